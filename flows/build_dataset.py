@@ -1,0 +1,28 @@
+"""Build a dataset as a Prefect flow: run it here, or deploy it to your own Prefect server.
+
+python flows/build_dataset.py specs/quickstart.yaml          # one run, here and now
+python flows/build_dataset.py specs/quickstart.yaml --serve  # a deployment, started from the Prefect UI or API
+"""
+
+import argparse
+from pathlib import Path
+
+from synthgen.flow import build_dataset
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("spec", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("outputs"))
+    parser.add_argument("--run", type=int, default=1)
+    parser.add_argument("--serve", action="store_true", help="wait for runs that are started elsewhere")
+    args = parser.parse_args()
+    if args.serve:
+        parameters = {"spec": str(args.spec.resolve()), "out": str(args.out.resolve()), "run": args.run}
+        build_dataset.serve(name=args.spec.stem, parameters=parameters, pause_on_shutdown=False)
+    else:
+        build_dataset(spec=args.spec, out=args.out, run=args.run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""What a stage's backend is, and how a spec's `use: name` becomes one.
+
+A backend is one module with two names, `Config` (its options) and `Backend` (its work): `use: sam` of the
+segmenter is `synthgen/segmenters/sam.py`; a dotted name, `use: acme.labels`, is the user's own module. Modules
+import cheaply; a model's packages are imported, and its weights loaded, at first use. Constructing a backend
+costs nothing, so `check` constructs them all.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any, ClassVar, Generic, Literal, Protocol, Self, TypeVar, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from synthgen.errors import Problem, listed, nearest
+from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Record, Sample
+
+KINDS = ("generator", "grounder", "segmenter", "filter", "exporter")
+
+
+class Config(BaseModel):
+    """A backend's options. `use` names the backend. Those named in `execution` say where and how it is computed (the
+    weights are named by `Stage.identity`), those in `judged` are compared with numbers already stored: neither is
+    part of `fingerprint`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    execution: ClassVar[frozenset[str]] = frozenset()
+    judged: ClassVar[frozenset[str]] = frozenset()
+
+    use: str = Field(description="The backend: a built-in name, or the dotted name of a module of yours.")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The options that decide what this backend makes of its inputs."""
+        return self.model_dump(mode="json", exclude=set(self.execution | self.judged))
+
+
+class ModelConfig(Config):
+    """Options of a backend that loads a model."""
+
+    execution: ClassVar[frozenset[str]] = frozenset({"model", "revision", "device", "torch_dtype", "batch_size"})
+
+    model: str = Field("mini", description="`mini` (embedded), a folder or file, or a Hugging Face model id.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face model.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="`auto`: CUDA, else MPS, else CPU."
+    )
+    torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="`auto`: float32 on CPU, else bfloat16 if the device has it, else float16."
+    )
+    batch_size: int = Field(8, ge=1, le=1024, description="Images that go through the model at once.")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a spec will ask of its backends, for `check`: size in px, whether jobs carry layouts, and the words
+    of every prompt that can come about."""
+
+    height: int
+    width: int
+    has_layout: bool
+    words: frozenset[str]
+
+
+C = TypeVar("C", bound=Config)
+
+
+class Stage(ABC, Generic[C]):
+    """What all backends have in common."""
+
+    def __init__(self, config: C, categories: Sequence[Category]) -> None:
+        self.config = config
+        self.categories = tuple(categories)
+
+    def check(self, request: Request) -> Iterable[Problem]:
+        """Everything that would fail later and can be known now, without torch. A field that starts with a dot is
+        an option of this backend (`.model`); any other is a key of the spec."""
+        return ()
+
+    def identity(self) -> str:
+        """Names the exact weights behind this backend (a commit, or a checksum); "" where there are none."""
+        return ""
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        """(name, url) of the licences of the models used."""
+        return ()
+
+
+class Generator(Stage[C]):
+    """Jobs become images."""
+
+    def aspect_ratios(self) -> Mapping[str, tuple[float, float]]:
+        """Class name -> (least, most) width over height that the model draws well, where it says so."""
+        return {}
+
+    @abstractmethod
+    def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
+        """One batch of jobs of one size -> uint8 (B, H, W, 3), RGB. An image's noise comes from `job.seed` alone."""
+
+
+class Grounder(Stage[C]):
+    """Says which object is where."""
+
+    @abstractmethod
+    def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
+        """Images uint8 (H, W, 3), RGB -> one `Grounding` each."""
+
+
+class Segmenter(Stage[C]):
+    """Boxes become masks."""
+
+    @abstractmethod
+    def segment(self, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]) -> list[Instances]:
+        """One mask for every grounded box, in the same order; the grounding's scores are carried over."""
+
+
+class FilterConfig(Config):
+    """Options of every filter."""
+
+    judged: ClassVar[frozenset[str]] = frozenset({"on_fail"})
+
+    on_fail: Literal["reject", "ignore", "drop"] = Field(
+        "reject",
+        description="reject the image; or, for measures of instances: ignore it (kept with `iscrowd` 1), or drop it.",
+    )
+
+
+class ThresholdConfig(FilterConfig):
+    """A number is kept while `min` <= number <= `max`."""
+
+    judged: ClassVar[frozenset[str]] = frozenset({"on_fail", "min", "max"})
+
+    min: float | None = Field(None, description="Least value kept.")
+    max: float | None = Field(None, description="Greatest value kept.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"`min` (={self.min:g}) must not be above `max` (={self.max:g})")
+        return self
+
+
+F = TypeVar("F", bound=FilterConfig)
+
+
+class Filter(Stage[F]):
+    """Measures images or instances: one raw number each, stored; thresholds are applied to stored numbers.
+
+    Attributes:
+        scope: what a number is about.
+        dtype: of the stored numbers.
+        whole_dataset: False: `fails` is called with the numbers of any part of the dataset. True: it is called
+            once, with the numbers of every image that passes all else, in order of id.
+    """
+
+    scope: ClassVar[Literal["image", "instance"]]
+    dtype: ClassVar[type[np.generic]] = np.float32
+    whole_dataset: ClassVar[bool] = False
+
+    @abstractmethod
+    def measure(self, sample: Sample) -> NDArray[Any]:
+        """-> numbers of `dtype`: shape (N,) for the sample's N instances, or () for the image."""
+
+    @abstractmethod
+    def fails(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        """Numbers (M,) -> bool (M,). A number that could not be measured (NaN) fails."""
+
+
+T = TypeVar("T", bound=ThresholdConfig)
+
+
+class ThresholdFilter(Filter[T]):
+    """A filter that keeps numbers between `min` and `max`."""
+
+    def fails(self, values: NDArray[Any]) -> NDArray[np.bool_]:
+        low = -np.inf if self.config.min is None else self.config.min
+        high = np.inf if self.config.max is None else self.config.max
+        # Stored numbers are float32; compare in that type, so that `min: 0.9` keeps a stored 0.9.
+        kept: NDArray[np.bool_] = (values >= self.dtype(low)) & (values <= self.dtype(high))
+        return ~kept
+
+
+class Folder(Protocol):
+    """Where an exporter writes. Names are relative, with forward slashes; nothing else can be reached."""
+
+    def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
+        """A new file, complete under its name only once the block has ended well."""
+
+    def image(self, source: Path, name: str, *, copy: bool = False) -> None:
+        """Gives an image of the run a name here: as a hard link where the store can, else, or if asked, as a copy."""
+
+
+@runtime_checkable
+class Records(Protocol):
+    """The accepted images, in order of id, read from disk as they are iterated: as often as wanted, one at a time."""
+
+    def __iter__(self) -> Iterator[Record]: ...
+
+    def split(self, name: str) -> Iterator[Record]:
+        """Those of one split."""
+
+
+class Exporter(Stage[C]):
+    """Writes the accepted images in a format that others load."""
+
+    @abstractmethod
+    def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None: ...
+
+
+def builtin(kind: str) -> list[str]:
+    """Names of the built-in backends of a kind."""
+    package = importlib.import_module(f"synthgen.{kind}s")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+
+
+def backend_module(kind: str, use: str) -> ModuleType:
+    """The module that `use` names.
+
+    Raises:
+        LookupError: no such module, or it is not a backend; says what there is.
+    """
+    if "." in use:
+        try:
+            module = importlib.import_module(use)
+        except ImportError as error:
+            raise LookupError(f"cannot import your module {use!r}: {error}") from error
+    elif use in builtin(kind):
+        module = importlib.import_module(f"synthgen.{kind}s.{use}")
+    else:
+        known = builtin(kind)
+        raise LookupError(f"no {kind} is called {use!r}{nearest(use, known)}; there are: {listed(known)}")
+    if not (hasattr(module, "Config") and hasattr(module, "Backend")):
+        raise LookupError(f"{use!r} is no backend: a backend's module defines `Config` and `Backend`")
+    return module

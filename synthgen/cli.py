@@ -1,0 +1,365 @@
+"""The command line. Thin: every command reads its arguments, calls one thing, prints what came of it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from synthgen.errors import RunError, SynthgenError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from synthgen.pipeline import Build
+    from synthgen.spec import DatasetSpec
+    from synthgen.verdicts import Quality
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="A YAML dataset spec in; a labelled, filtered, trustworthy COCO dataset out.",
+)
+
+Spec = Annotated[Path, typer.Argument(help="The dataset's YAML spec.", metavar="SPEC", show_default=False)]
+RunFolder = Annotated[
+    Path, typer.Argument(help="A run folder, such as outputs/quickstart/run-0001.", metavar="RUN", show_default=False)
+]
+Out = Annotated[Path, typer.Option("--out", help="Folder of run folders.", metavar="DIR")]
+Number = Annotated[
+    int, typer.Option("--run", min=1, max=99_999, help="Number of the run; another number makes other images.")
+]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set",
+        help="Change a key of the spec, such as filters.sharpness.min=60.",
+        metavar="KEY.PATH=VALUE",
+        show_default=False,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result only.")]
+Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Join shards made on another kind of machine.")]
+
+
+def main() -> None:
+    """Runs the command line; errors for people become one line each, and their exit code."""
+    debug = "--debug" in sys.argv
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        sys.exit(app(arguments, standalone_mode=False) or 0)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except SynthgenError as error:
+        if debug:
+            raise
+        for line in str(error).splitlines():
+            print(f"error: {line}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        print("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        import click
+
+        if isinstance(error, click.ClickException):
+            error.show()
+            sys.exit(error.exit_code)
+        text = " ".join(str(error).split())
+        print(f"error: {type(error).__name__}: {text} (--debug shows where)", file=sys.stderr)
+        sys.exit(1)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _load(spec: Path, overrides: list[str]) -> DatasetSpec:
+    from synthgen.spec import load_spec
+
+    return load_spec(spec, overrides)
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(help="The dataset's name.")]) -> None:
+    """Write NAME.yaml, a commented spec to start from."""
+    from synthgen.spec import DatasetSpec, load_yaml
+
+    template = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8").replace("NAME", name, 1)
+    DatasetSpec.parse(load_yaml(template))
+    try:
+        with open(f"{name}.yaml", "x", encoding="utf-8") as file:
+            file.write(template)
+    except FileExistsError as error:
+        raise RunError(f"{name}.yaml exists already; take another name") from error
+    print(f"wrote {name}.yaml; next: synthgen check {name}.yaml")
+
+
+@app.command()
+def check(
+    specs: Annotated[list[Path], typer.Argument(help="YAML specs.", metavar="SPEC...", show_default=False)],
+    out: Out = Path("outputs"),
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Find everything wrong with specs, before anything is made."""
+    from synthgen import stages
+
+    worst = 0
+    for path in specs:
+        try:
+            spec = _load(path, overrides)
+            stages.check(spec, out)
+            print(f"{path}: good ({spec.count} images of {len(spec.classes)} classes)")
+        except SynthgenError as error:
+            worst = error.exit_code
+            for line in str(error).splitlines():
+                print(f"{path}: error: {line}", file=sys.stderr)
+    raise typer.Exit(worst)
+
+
+@app.command()
+def plan(spec: Spec, out: Out = Path("outputs"), run: Number = 1, overrides: Overrides = []) -> None:  # noqa: B006
+    """Show what a run would make; make nothing."""
+    from synthgen import stages
+    from synthgen.preview import preview
+    from synthgen.store import Run
+
+    loaded = _load(spec, overrides)
+    backends = stages.check(loaded, out)
+    for part in preview(loaded, backends, Run.at(out, loaded.name, run)):
+        _console().print(part)
+
+
+@app.command()
+def run(
+    spec: Spec,
+    out: Out = Path("outputs"),
+    number: Number = 1,
+    overrides: Overrides = [],  # noqa: B006
+    quiet: Quiet = False,
+    allow_mixed: Mixed = False,
+) -> None:
+    """Make, label, filter and export a dataset; go on where an earlier run was stopped."""
+    from contextlib import nullcontext
+
+    from synthgen import stages
+    from synthgen.pipeline import Build
+    from synthgen.store import Run
+
+    loaded = _load(spec, overrides)
+    backends = stages.check(loaded, out)
+    folder, console = Run.at(out, loaded.name, number), _console()
+    if folder.spec_file.is_file():
+        with folder.lock():
+            build = Build.start(folder, loaded, backends)
+            quality = build.quality() if build.is_complete() else None
+        if quality:
+            _report(build, quality, console, quiet, "nothing to do")
+            return
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what a person needs is on the display
+    from synthgen.display import watching
+
+    with nullcontext() if quiet else console.status("starting Prefect") if console.is_terminal else nullcontext():
+        from synthgen.flow import build_dataset
+    with nullcontext() if quiet else watching(folder, console):
+        build_dataset(spec=spec, out=out, run=number, overrides=tuple(overrides), allow_mixed=allow_mixed)
+    build = Build.open(folder.root)
+    quality = build.quality()
+    assert quality is not None
+    _report(build, quality, console, quiet, "done")
+
+
+def _report(build: Build, quality: Quality, console: Console, quiet: bool, state: str) -> None:
+    """Prints what came of a run; exits 3 if it is short."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    from synthgen.summary import headline, shortfall, tables
+
+    if not quiet:
+        grid = Table.grid(padding=(0, 4))
+        made = []
+        for _, columns, rows in tables(quality):
+            table = Table(box=None)
+            for i, column in enumerate(columns):
+                table.add_column(column, justify="right" if i else "left", no_wrap=True)
+            for row in rows:
+                table.add_row(*(escape(cell) for cell in row))
+            made.append(table)
+        grid.add_row(made[0], Group(*made[1:]))
+        console.print(grid)
+        for name in build.spec.exporters:
+            console.print(f"{name}: {build.run.export_folder(name)}", highlight=False, soft_wrap=True)
+    console.print(f"{state}: {headline(quality)}", highlight=False, soft_wrap=True)
+    for line in shortfall(quality):
+        print(f"short: {line}", file=sys.stderr)
+    if quality.missing:
+        raise typer.Exit(3)
+
+
+def _reopen(run: Path, overrides: list[str]) -> Build:
+    """A run folder, with keys of its spec changed."""
+    from synthgen.pipeline import Build
+    from synthgen.spec import DatasetSpec, set_value
+    from synthgen.stages import Stages
+    from synthgen.store import Run
+
+    folder = Run.existing(run)
+    raw = folder.read_spec()
+    for override in overrides:
+        set_value(raw, override)
+    spec = DatasetSpec.parse(raw)
+    return Build.start(folder, spec, Stages.of(spec))
+
+
+@app.command()
+def label(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False, allow_mixed: Mixed = False) -> None:  # noqa: B006
+    """Label the images of a run that have no labels by its spec; then judge and export."""
+    from synthgen.store import Run
+
+    with Run.existing(run).lock():
+        build = _reopen(run, overrides)
+        _redo(build, quiet, allow_mixed)
+
+
+@app.command()
+def judge(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> None:  # noqa: B006
+    """Apply the filters of a run again, with other thresholds if some are set; then export."""
+    from synthgen.store import Run
+
+    with Run.existing(run).lock():
+        build = _reopen(run, overrides)
+        stale = [s for s in build.run.shards() if not build.is_done("label", s)]
+        if stale:
+            raise RunError(f"{len(stale)} shards have no labels by this spec; label them first: synthgen label {run}")
+        _redo(build, quiet, False)
+
+
+def _redo(build: Build, quiet: bool, allow_mixed: bool) -> None:
+    """Every stage after the images, over the shards that have them."""
+    from synthgen.pipeline import PER_SHARD
+
+    made = [s for s in build.run.shards() if build.is_done("generate", s)]
+    if len(made) < len(build.run.shards()):
+        raise RunError(f"{len(build.run.shards()) - len(made)} shards have no images yet; run the spec to make them")
+    for shard in made:
+        if not quiet and not all(build.is_done(stage, shard) for stage in PER_SHARD):
+            print(f"labelling and measuring shard {shard}")
+        build.label(shard, allow_mixed)
+        build.measure(shard)
+    quality = build.judge()
+    build.export()
+    _report(build, quality, _console(), quiet, "done")
+
+
+@app.command()
+def export(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> None:  # noqa: B006
+    """Write the exports of a run again, with other options if some are set."""
+    from synthgen.store import Run
+
+    with Run.existing(run).lock():
+        build = _reopen(run, overrides)
+        if not build.is_done("judge"):
+            raise RunError(f"{run} has not been judged by this spec yet; judge it first: synthgen judge {run}")
+        written = build.export()
+    if not quiet:
+        for name, files in written.items():
+            print(f"{name}: {files} files in {build.run.export_folder(name)}")
+
+
+@app.command()
+def show(
+    run: RunFolder,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The PNG to write; default: sheet.png in the run folder.")
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, max=1000, help="Tiles at most.")] = 48,
+    columns: Annotated[int, typer.Option(min=1, max=32)] = 8,
+    tile: Annotated[int, typer.Option(min=64, max=1024, help="px of a tile's side.")] = 224,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Show the rejected ones, with their reasons.")] = False,
+) -> None:
+    """Draw a contact sheet: images with masks, boxes and class names."""
+    from synthgen.pipeline import Build
+    from synthgen.show import draw
+
+    build = Build.open(run)
+    path = output or build.run.root / "sheet.png"
+    drawn = draw(build, path, images=images, columns=columns, tile_px=tile, rejected=rejected)
+    print(f"{path}: {drawn} images")
+
+
+@app.command()
+def remake(
+    run: RunFolder,
+    image_id: Annotated[int, typer.Argument(help="The image's id, as in COCO.", metavar="ID")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the new image here, too.")] = None,
+) -> None:
+    """Make an image's batch again and say whether its pixels are the same."""
+    import numpy as np
+
+    from synthgen.pipeline import Build
+
+    old, now = Build.open(run).remake(image_id)
+    if output:
+        from PIL import Image
+
+        Image.fromarray(now).save(output)
+    if np.array_equal(old, now):
+        print(f"image {image_id}: the same, to the last bit")
+        return
+    apart = np.abs(old.astype(int) - now)
+    print(
+        f"image {image_id}: differs in {(apart > 0).any(2).mean():.2%} of its pixels, by {apart.max()} of 255 at most"
+    )
+    raise typer.Exit(3)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of specs, for editors to complete and check by."""
+    import json
+
+    from synthgen.spec import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+
+
+@app.command()
+def models(
+    download: Annotated[
+        str | None, typer.Option(help="A model to fetch: a Hugging Face id, or vit_b, vit_l, vit_h.", metavar="MODEL")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    variant: Annotated[str | None, typer.Option(help="Of the weights, such as fp16.")] = None,
+) -> None:
+    """List models by name, size and whether they are here; fetch one."""
+    from rich.table import Table
+
+    from synthgen.download import download_model
+    from synthgen.models import KNOWN, ModelMissing, find_model
+
+    if download:
+        print(f"{download}: {download_model(download, revision, variant)}")
+        return
+    table = Table("model", "GB", "here", box=None)
+    table.add_row("mini", "0.06", "embedded")
+    for name, known in KNOWN.items():
+        try:
+            here = str(find_model(name, "diffusion"))
+        except ModelMissing:
+            here = "no"
+        table.add_row(name, f"{known.gigabytes:g}", here)
+    _console().print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,58 @@
+"""What can go wrong, in words for people, each with its exit code."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`" (did you mean 'x'?)"` for the known name most like `name`, or an empty string."""
+    found = get_close_matches(name.lower(), {k.lower(): k for k in known}, n=1, cutoff=0.6)
+    original = {k.lower(): k for k in known}
+    return f" (did you mean {original[found[0]]!r}?)" if found else ""
+
+
+def listed(names: Iterable[str], most: int = 40) -> str:
+    """Names for an error message, comma-separated, cut after `most`."""
+    names = list(names)
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a spec: where it stands, and a sentence with what it got and what it takes."""
+
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        text = f"{self.field}: {self.message}" if self.field else self.message
+        return " ".join(text.split())  # one line, whatever the user's value held
+
+
+class SynthgenError(Exception):
+    """An error for the person at the terminal: printed as one line, with `exit_code`."""
+
+    exit_code = 2
+
+
+class SpecError(SynthgenError):
+    """A spec that cannot be run: every problem found, not just the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+class BackendError(SynthgenError):
+    """A stage cannot do what its options ask, found only when its model was loaded."""
+
+
+class RunError(SynthgenError):
+    """A run folder that cannot be used as asked: another dataset, locked, or damaged."""
+
+
+class OutOfRoom(SynthgenError):
+    """Disk or memory is full; what is committed stays, and the same command resumes."""
+
+    exit_code = 4

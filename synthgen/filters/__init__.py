@@ -1,0 +1,1 @@
+"""Measures of images and instances, one a file."""

@@ -1,0 +1,264 @@
+"""Any diffusers pipeline, from a Hugging Face id or a folder."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+
+from synthgen.backends import Generator, ModelConfig, Request
+from synthgen.devices import resident, torch_device, torch_dtype
+from synthgen.errors import BackendError, Problem, listed, nearest
+from synthgen.models import ModelCard, ModelMissing, find_model, model_identity, read_card
+from synthgen.types import Job
+
+if TYPE_CHECKING:
+    import torch
+    from diffusers import DiffusionPipeline
+
+# Class names in diffusers that need no package besides; a test holds them against the library.
+SCHEDULERS = (
+    "DDIMScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LCMScheduler",
+    "PNDMScheduler",
+    "TCDScheduler",
+    "UniPCMultistepScheduler",
+)
+# The pipeline that takes a T2I-Adapter, for the pipeline class that a folder declares.
+ADAPTER_PIPELINES = {
+    "StableDiffusionPipeline": "StableDiffusionAdapterPipeline",
+    "StableDiffusionXLPipeline": "StableDiffusionXLAdapterPipeline",
+}
+# Arguments that we give ourselves, for every image.
+OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "generator", "image",
+        "output_type", "return_dict", "num_images_per_prompt"}  # fmt: skip
+
+
+class Config(ModelConfig):
+    execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"variant"}
+
+    variant: str | None = Field(None, description="Of the weights' files, such as `fp16`.")
+    scheduler: str | None = Field(None, description="Class name in diffusers; default: the model's own.")
+    scheduler_options: dict[str, Any] = Field({}, description="Such as `use_karras_sigmas: true`.")
+    num_inference_steps: int = Field(20, ge=1, le=1000)
+    guidance_scale: float = Field(3.0, ge=0, le=100)
+    call_options: dict[str, Any] = Field({}, description="Further arguments of the pipeline's call, as it names them.")
+    safety_checker: bool = Field(
+        True, description="Keep the model's own, if it has one: it makes images black that it minds."
+    )
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_scheduler(cls, value: str | None) -> str | None:
+        if value is not None and value not in SCHEDULERS:
+            raise ValueError(f"no such scheduler{nearest(value, SCHEDULERS)}; there are: {listed(SCHEDULERS)}")
+        return value
+
+    @field_validator("call_options")
+    @classmethod
+    def _not_ours(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(OURS & value.keys()):
+            raise ValueError(f"{listed(taken)} cannot stand here: keys of the spec or of the generator say it")
+        return value
+
+
+class Backend(Generator[Config]):
+    """Makes images with a diffusers pipeline.
+
+    A layout reaches the model in the form that its `synthgen.json` declares; so far that is a T2I-Adapter
+    (arXiv 2302.08453) that is given the boxes filled with their class's colour.
+    """
+
+    @cached_property
+    def _path(self) -> Path:
+        return find_model(self.config.model, "diffusion", self.config.revision)
+
+    @property
+    def _card(self) -> ModelCard:
+        return read_card(self._path)
+
+    def identity(self) -> str:
+        return model_identity(self._path)
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        licence = self._card.licence
+        return [(licence.name, licence.url)] if licence else []
+
+    def aspect_ratios(self) -> Mapping[str, tuple[float, float]]:
+        known = self._card.classes or {}
+        return {name: k.aspect_ratio for name, k in known.items() if k.aspect_ratio}
+
+    def check(self, request: Request) -> Iterable[Problem]:
+        try:
+            path, card = self._path, self._card
+        except ModelMissing as error:
+            return [Problem(".model", str(error))]
+        problems = list(self._check_files(path))
+        sizes = card.sizes
+        if sizes is not None and (request.height, request.width) not in sizes:
+            takes = listed(f"{h}x{w}" for h, w in sizes)
+            problems.append(
+                Problem("height, width", f"got {request.height}x{request.width}; {self.config.model!r} makes {takes}")
+            )
+        model = repr(self.config.model)
+        if card.classes is not None:
+            for name in (c.name for c in self.categories if c.name not in card.classes):
+                hint, known = nearest(name, card.classes), listed(card.classes)
+                problems.append(
+                    Problem("classes", f"got {name!r}, which {model} does not know{hint}; it knows: {known}")
+                )
+        if card.vocabulary is not None:
+            class_words = {w for c in self.categories for w in c.name.lower().split()}
+            for word in sorted(request.words - set(card.vocabulary) - class_words):
+                hint, known = nearest(word, card.vocabulary), listed(card.vocabulary, 60)
+                problems.append(
+                    Problem("prompts", f"got the word {word!r}, which {model} does not know{hint}; it knows: {known}")
+                )
+        if request.has_layout and card.layout is None:
+            mend = "set `layout: null`, and a grounder that finds things, such as `detector`"
+            problems.append(Problem("layout", f"{model} declares no way to take one; {mend}"))
+        return problems
+
+    def _check_files(self, path: Path) -> Iterable[Problem]:
+        """Whether the folder holds a pipeline with every component, and weights in safetensors."""
+        try:
+            index = json.loads((path / "model_index.json").read_bytes())
+        except (OSError, ValueError):
+            return [
+                Problem(".model", f"{str(path)!r} is no diffusers pipeline folder: it has no readable model_index.json")
+            ]
+        missing = []
+        for name, value in index.items():
+            component = path / name
+            if (
+                name.startswith("_")
+                or not isinstance(value, list)
+                or value[0] is None
+                or (name == "safety_checker" and not self.config.safety_checker)
+            ):
+                continue
+            if not component.is_dir():
+                missing.append(name)
+            elif (component / "config.json").is_file() and not name.startswith(
+                ("tokenizer", "scheduler", "feature_extractor")
+            ):
+                ending = f".{self.config.variant}" if self.config.variant else ""
+                if not any(component.glob(f"*{ending}.safetensors")) and not any(
+                    component.glob(f"*{ending}-*.safetensors")
+                ):
+                    missing.append(f"{name} (weights{ending} in safetensors)")
+        if missing:
+            return [
+                Problem(".model", f"{self.config.model!r} is not whole on this machine; missing: {listed(missing)}")
+            ]
+        return []
+
+    def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
+        import torch
+
+        has_layout = jobs[0].layout is not None
+        pipeline = self._pipeline(has_layout)
+        arguments: dict[str, Any] = {
+            "prompt": [job.prompt for job in jobs],
+            "height": jobs[0].height,
+            "width": jobs[0].width,
+            "num_inference_steps": self.config.num_inference_steps,
+            "guidance_scale": self.config.guidance_scale,
+            "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
+            "output_type": "pil",
+            **self.config.call_options,
+        }
+        if any(job.negative_prompt for job in jobs):
+            arguments["negative_prompt"] = [job.negative_prompt for job in jobs]
+        if has_layout:
+            arguments["image"] = self._layout_images(jobs)
+        known = inspect.signature(type(pipeline).__call__).parameters
+        for name in arguments:
+            if name not in known:
+                raise BackendError(f"generator: {type(pipeline).__name__} takes no {name!r}{nearest(name, known)}")
+        with warnings.catch_warnings():
+            # diffusers' own pipelines call what diffusers has deprecated; that is nothing a person here can mend.
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"diffusers\.")
+            images = pipeline(**arguments).images
+        return np.stack([np.asarray(image.convert("RGB")) for image in images])
+
+    def _layout_images(self, jobs: Sequence[Job]) -> torch.Tensor:
+        """The layouts drawn in the card's palette: float32 (B, 3, H, W) in [0, 1], black where nothing is asked."""
+        import torch
+
+        assert self._card.layout is not None  # `check` has seen to it
+        names = {c.id: c.name for c in self.categories}
+        images = np.zeros((len(jobs), jobs[0].height, jobs[0].width, 3), np.float32)
+        for image, job in zip(images, jobs, strict=True):
+            for category_id, (x0, y0, x1, y1) in zip(job.asked, job.layout or (), strict=True):
+                image[y0:y1, x0:x1] = self._card.layout.palette[names[category_id]]
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    def _pipeline(self, has_layout: bool) -> DiffusionPipeline:
+        return resident((self.config.model_dump_json(), has_layout), lambda: self._load(has_layout))
+
+    def _load(self, has_layout: bool) -> DiffusionPipeline:
+        import diffusers
+        from diffusers.utils import logging as diffusers_logging
+        from transformers.utils import logging as transformers_logging
+
+        for logging in (diffusers_logging, transformers_logging):
+            logging.set_verbosity_error()
+            logging.disable_progress_bar()
+
+        # A folder may name our autoencoder's class, and diffusers takes classes from imported modules only.
+        import synthgen.mini.autoencoder  # noqa: F401
+
+        config, card = self.config, self._card
+        device = torch_device(config.device)
+        dtype = torch_dtype(config.torch_dtype, device)
+        index = json.loads((self._path / "model_index.json").read_bytes())
+        explicit: dict[str, Any] = {}
+        if not config.safety_checker and "safety_checker" in index:
+            explicit |= {"safety_checker": None, "requires_safety_checker": False}
+        if "XL" in index["_class_name"]:
+            explicit["add_watermarker"] = False  # else pixels depend on whether a watermark package is installed
+        pipeline = diffusers.DiffusionPipeline.from_pretrained(
+            self._path, dtype=dtype, variant=config.variant, use_safetensors=True, local_files_only=True, **explicit
+        )
+        if config.scheduler:
+            kind = getattr(diffusers, config.scheduler)
+            pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **config.scheduler_options)
+        elif config.scheduler_options:
+            pipeline.scheduler = type(pipeline.scheduler).from_config(
+                pipeline.scheduler.config, **config.scheduler_options
+            )
+        if has_layout and card.layout:
+            name = type(pipeline).__name__
+            if name not in ADAPTER_PIPELINES:
+                raise BackendError(
+                    f"generator.model: {name} takes no T2I-Adapter; those that do: {listed(ADAPTER_PIPELINES)}"
+                )
+            kind = getattr(diffusers, ADAPTER_PIPELINES[name])
+            adapter = diffusers.T2IAdapter.from_pretrained(
+                self._path / card.layout.folder, dtype=dtype, use_safetensors=True, local_files_only=True
+            )
+            takes = inspect.signature(kind.__init__).parameters
+            parts = {k: v for k, v in {**pipeline.config, **pipeline.components}.items() if k in takes}
+            pipeline = kind(adapter=adapter, **parts)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline.to(device)

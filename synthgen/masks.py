@@ -1,0 +1,118 @@
+"""RLE, boxes, areas, polygons and IoU on arrays of masks. Masks are bool (N, H, W); boxes xyxy px, half-open."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+
+def encode_rle(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """bool (N, H, W) -> COCO RLEs, `{"size": [h, w], "counts": str}`. Lossless."""
+    if len(masks) == 0:
+        return []
+    # The encoder wants (H, W, N) in Fortran order: the same bytes as (N, W, H) in C order.
+    columns = np.ascontiguousarray(masks.transpose(0, 2, 1)).view(np.uint8)
+    encoded = coco_mask.encode(columns.transpose(2, 1, 0))
+    return [{"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in encoded]
+
+
+def decode_rle(rles: Sequence[Mapping[str, Any]], height: int, width: int) -> NDArray[np.bool_]:
+    """COCO RLEs of one image -> bool (N, H, W)."""
+    if len(rles) == 0:
+        return np.zeros((0, height, width), bool)
+    return np.ascontiguousarray(coco_mask.decode(list(rles)).transpose(2, 0, 1)).astype(bool)
+
+
+def mask_areas(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """bool (N, H, W) -> pixels set, (N,)."""
+    return np.asarray(masks.sum((1, 2)), np.int64)
+
+
+def mask_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """bool (N, H, W) -> tight half-open xyxy px boxes, float32 (N, 4); zeros for an empty mask."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for i, mask in enumerate(masks):
+        ys, xs = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+        if len(ys):
+            boxes[i] = xs[0], ys[0], xs[-1] + 1, ys[-1] + 1
+    return boxes
+
+
+def box_iou(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """IoU of every box of `a` (N, 4) with every box of `b` (M, 4), xyxy -> float32 (N, M); 0 for empty boxes."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inner = np.clip(high - low, 0, None).prod(-1)
+    area_a = np.clip(a[:, 2:] - a[:, :2], 0, None).prod(-1)
+    area_b = np.clip(b[:, 2:] - b[:, :2], 0, None).prod(-1)
+    union = area_a[:, None] + area_b[None] - inner
+    return np.asarray(np.divide(inner, union, out=np.zeros_like(inner, np.float64), where=union > 0), np.float32)
+
+
+def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """IoU of every mask of `a` (N, H, W) with every mask of `b` (M, H, W) -> float32 (N, M); 0 for empty masks."""
+    flat_a, flat_b = a.reshape(len(a), -1).astype(np.float32), b.reshape(len(b), -1).astype(np.float32)
+    inner = flat_a @ flat_b.T
+    union = flat_a.sum(1)[:, None] + flat_b.sum(1)[None] - inner
+    return np.asarray(np.divide(inner, union, out=np.zeros_like(inner), where=union > 0), np.float32)
+
+
+def mask_polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
+    """One mask, bool (H, W) -> COCO polygons `[x1, y1, x2, y2, …]` px, one a part; none for an empty mask.
+
+    Corners lie on the edges between pixels, so pycocotools' rasteriser gives the same mask back, lines and single
+    pixels too, and the polygons' areas sum to the mask's pixels. COCO has no word for a hole: a part with holes is
+    cut by vertical lines through them, as few as will do. Every polygon is simple, and none overlaps another.
+    """
+    return [polygon for x, y, part in _parts(mask, 0, 0) for polygon in _part_polygons(part, x, y)]
+
+
+def _parts(mask: NDArray[Any], x: int, y: int) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+    """(x, y, crop) of each part joined by pixel sides; `x`, `y`: px, where `mask` itself lies in the image."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=4)
+    for label in range(1, count):
+        left, top, width, height = (int(v) for v in stats[label, :4])
+        yield x + left, y + top, labels[top : top + height, left : left + width] == label
+
+
+def _part_polygons(part: NDArray[np.bool_], x: int, y: int) -> Iterator[list[float]]:
+    height, width = part.shape
+    _, _, stats, _ = cv2.connectedComponentsWithStats((~part).astype(np.uint8), connectivity=4)
+    left, top, wide, high = stats[1:, :4].T
+    hole = (left > 0) & (top > 0) & (left + wide < width) & (top + high < height)
+
+    # The fewest columns that meet every hole: the last one of the hole that ends first, and so on.
+    cuts: list[int] = []
+    for last, first in sorted(zip((left + wide - 1)[hole].tolist(), left[hole].tolist(), strict=True)):
+        if not cuts or cuts[-1] < first:
+            cuts.append(last)
+    if cuts:
+        for begin, end in zip([0, *cuts], [*cuts, width], strict=True):
+            for strip_x, strip_y, strip in _parts(part[:, begin:end], x + begin, y):
+                yield _outline(strip, strip_x, strip_y)
+    else:
+        yield _outline(part, x, y)
+
+
+def _outline(part: NDArray[np.bool_], x: int, y: int) -> list[float]:
+    """The polygon around a part that has no holes."""
+    # findContours walks through pixel centres. At twice the size pixel i is 2i and 2i + 1, and halving the centre
+    # upwards sends the one to its near edge, i, the other to its far edge, i + 1.
+    doubled = part.astype(np.uint8).repeat(2, 0).repeat(2, 1)
+    contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    corners = (contours[0].reshape(-1, 2) + 1) // 2
+    corners = corners[(corners != np.roll(corners, 1, 0)).any(1)]
+    polygon: list[float] = (corners + np.array((x, y))).reshape(-1).astype(float).tolist()
+    return polygon
+
+
+def polygon_iou(polygons: list[list[float]], mask: NDArray[np.bool_]) -> float:
+    """IoU of the polygons, as pycocotools rasterises them, with the mask they came from; 0 with no polygon."""
+    if not polygons:
+        return 0.0
+    height, width = mask.shape
+    drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
+    return float(mask_iou(drawn[None], mask[None])[0, 0])

@@ -1,0 +1,1 @@
+"""The embedded models: small, in the formats of the big ones, so that everything runs with no network."""

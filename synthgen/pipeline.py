@@ -1,0 +1,494 @@
+"""What is done to a run folder, stage by stage: plan, generate, label, measure, judge, export. No orchestration.
+
+Every function asks the store first: what is done and agrees is left alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from synthgen import stages as parts
+from synthgen.backends import ModelConfig
+from synthgen.devices import environment
+from synthgen.errors import RunError
+from synthgen.masks import decode_rle, encode_rle, mask_areas
+from synthgen.plan import Round, first_round, next_round, plan_round, split_of
+from synthgen.spec import DatasetSpec, differences
+from synthgen.stages import Stages, fingerprint
+from synthgen.store import Mark, Run, StageName, atomic
+from synthgen.types import Annotation, DatasetInfo, Instances, Job, Record, Sample
+from synthgen.verdicts import Quality, Verdicts, judge
+
+PER_SHARD: tuple[StageName, ...] = ("generate", "label", "measure")
+
+
+@dataclass(frozen=True)
+class Build:
+    """A run folder with the spec it is run by."""
+
+    run: Run
+    spec: DatasetSpec
+    stages: Stages
+
+    @classmethod
+    def start(cls, run: Run, spec: DatasetSpec, stages: Stages) -> Build:
+        """Opens a folder for a spec, new or to be taken up again. Call it holding the lock.
+
+        Raises:
+            RunError: the folder holds another dataset; says what differs.
+        """
+        made_from = parts.made_from(spec, stages)
+        facts = run.read_facts()
+        if facts and facts["made_from"] != made_from:
+            changed = "; ".join(differences(facts["made_from"], made_from)[:5])
+            raise RunError(
+                f"{run.root} holds images made otherwise ({changed}); "
+                "put the spec back, or take another name, --out or --run"
+            )
+        run.write_facts({**facts, "made_from": made_from, "labelled_by": parts.labelled_by(spec, stages)})
+        run.write_spec(spec.dump())
+        return cls(run, spec, stages)
+
+    @classmethod
+    def open(cls, root: Path) -> Build:
+        """A run folder with the spec that stands in it."""
+        run = Run.existing(root)
+        spec = DatasetSpec.parse(run.read_spec())
+        return cls(run, spec, Stages.of(spec))
+
+    # What each piece of work is made from
+
+    @cached_property
+    def _made_from(self) -> str:
+        return fingerprint(parts.made_from(self.spec, self.stages))
+
+    @cached_property
+    def _labelled_by(self) -> str:
+        return fingerprint(parts.labelled_by(self.spec, self.stages))
+
+    @cached_property
+    def _measured_by(self) -> str:
+        return fingerprint(parts.measured_by(self.spec, self.stages))
+
+    def inputs(self, stage: StageName, shard: int | str | None = None) -> str | None:
+        """Hash of all that a piece of work is made from; None while some of it is not there."""
+        if stage == "plan":
+            return self._made_from
+        if stage == "judge":
+            measured = [self.run.mark("measure", s) for s in self.run.shards()]
+            return (
+                None
+                if None in measured
+                else fingerprint(parts.judged_by(self.spec), *(m.outputs for m in measured if m))
+            )
+        if stage == "export":
+            judged, name = self.run.mark("judge"), str(shard)
+            return fingerprint(parts.exported_by(self.spec, name), judged.outputs) if judged else None
+        before = {"generate": ("plan",), "label": ("plan", "generate"), "measure": ("generate", "label")}[stage]
+        own = {"generate": self._made_from, "label": self._labelled_by, "measure": self._measured_by}[stage]
+        marks = [self.run.mark(b, shard) for b in before]  # type: ignore[arg-type]
+        return None if None in marks else fingerprint({"own": own}, *(m.outputs for m in marks if m))
+
+    def is_done(self, stage: StageName, shard: int | str | None = None) -> bool:
+        inputs = self.inputs(stage, shard)
+        return inputs is not None and self.run.is_done(stage, shard, inputs)
+
+    def pending(self) -> list[int]:
+        """Shards that some stage has still to go through."""
+        return [s for s in self.run.shards() if not all(self.is_done(stage, s) for stage in PER_SHARD)]
+
+    def is_complete(self) -> bool:
+        """Whether running would do nothing: everything is made and exported, and no round can be added."""
+        rounds = self.run.read_rounds()
+        return (
+            bool(rounds)
+            and len(self.run.shards()) == sum(self._shards_of(r) for r in rounds)
+            and not self.pending()
+            and self.is_done("judge")
+            and all(self.is_done("export", name) for name in self.spec.exporters)
+            and self._next_round() is None
+        )
+
+    # Plan
+
+    def plan(self) -> None:
+        """Writes the shards of every recorded round; in a new folder, records the first."""
+        if not self.run.read_rounds():
+            self.run.write_round(1, asdict(first_round(self.spec)))
+        shard = 0
+        for r in [Round(**recorded) for recorded in self.run.read_rounds()]:
+            jobs = None
+            for part in range(self._shards_of(asdict(r))):
+                if not self.run.is_done("plan", shard, self._made_from):
+                    jobs = jobs or list(
+                        plan_round(self.spec, self.run.number, r, self.stages.generator.aspect_ratios())
+                    )
+                    chosen = jobs[part * self.spec.shard_size : (part + 1) * self.spec.shard_size]
+                    file = self.run.write_jobs(shard, chosen)
+                    self.run.commit(
+                        "plan", shard, self._made_from, [file], counts={"images": len(chosen), "round": r.number}
+                    )
+                shard += 1
+
+    def extend(self) -> bool:
+        """Records a further round for what judging threw away; False if nothing is missing or the budget is spent."""
+        further = self._next_round()
+        if further:
+            self.run.write_round(further.number, asdict(further))
+        return further is not None
+
+    def _shards_of(self, round: Mapping[str, Any]) -> int:
+        return -(-int(round["count"]) // self.spec.shard_size)
+
+    def _next_round(self) -> Round | None:
+        quality = self.quality()
+        if quality is None:
+            return None
+        return next_round(
+            self.spec,
+            len(self.run.read_rounds()) + 1,
+            quality.made,
+            quality.accepted,
+            {c.id: quality.classes[c.name].accepted for c in self.spec.categories},
+            {int(k): n for k, n in quality.objects.items()},
+        )
+
+    def jobs(self, shard: int) -> list[Job]:
+        found = []
+        for row in self.run.read_jobs(shard):
+            row["id"] = row.pop("image_id")
+            row["slots"] = dict(row["slots"])
+            row["asked"] = tuple(row["asked"])
+            row["layout"] = None if row["layout"] is None else tuple(tuple(box) for box in row["layout"])
+            found.append(Job(split=split_of(row["family"], self.spec.splits), **row))
+        return found
+
+    # Generate
+
+    def generate(self, shard: int, allow_mixed: bool = False) -> Mapping[str, int]:
+        """Makes the images of a shard, a batch at a time; a batch that is done already is not made again."""
+        run, inputs = self.run, self.inputs("generate", shard)
+        if inputs is None or run.is_done("generate", shard, inputs):
+            return self._counts("generate", shard)
+        where = self._environment("generate", self.stages.generator.config, allow_mixed)
+        jobs, started = self.jobs(shard), time.monotonic()
+        known: dict[str, tuple[int, str]] = {}
+        for number, batch in enumerate(self.batches(jobs)):
+            mark = run.batch_done(shard, number, inputs)
+            if mark is None:
+                images = self.stages.generator.generate(batch)
+                files = [run.write_image(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
+                mark = run.commit_batch(shard, number, inputs, files)
+            known |= mark.files
+        run.commit(
+            "generate",
+            shard,
+            inputs,
+            [run.image_file(shard, job.id) for job in jobs],
+            seconds=time.monotonic() - started,
+            counts={"images": len(jobs)},
+            environment=where,
+            known=known,
+        )
+        run.clear_batches(shard)
+        return {"images": len(jobs)}
+
+    def batches(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+        """Jobs in the groups in which they go through the generator: part of what decides their last bits."""
+        config = self.stages.generator.config
+        size = config.batch_size if isinstance(config, ModelConfig) else 1
+        for start in range(0, len(jobs), size):
+            yield jobs[start : start + size]
+
+    def _environment(self, stage: StageName, config: Any, allow_mixed: bool) -> dict[str, Any]:
+        """Where this stage is computed now; the same as in the shards that are there already."""
+        if not isinstance(config, ModelConfig):
+            return {}
+        now: dict[str, Any] = {**environment(config.device, config.torch_dtype, config.batch_size)}
+        earlier = next(
+            (m for s in self.run.shards() if self.is_done(stage, s) and (m := self.run.mark(stage, s))), None
+        )
+        if earlier and dict(earlier.environment) != now and not allow_mixed:
+            changed = "; ".join(differences(earlier.environment, now))
+            raise RunError(
+                f"earlier shards of {self.run.root} were made otherwise ({changed}), so the same job would get "
+                "slightly other pixels; go on as before, or say --allow-mixed"
+            )
+        return now
+
+    def _counts(self, stage: StageName, shard: int) -> Mapping[str, int]:
+        mark = self.run.mark(stage, shard)
+        return mark.counts if mark else {}
+
+    # Label
+
+    def label(self, shard: int, allow_mixed: bool = False) -> Mapping[str, int]:
+        """Grounds and segments the images of a shard."""
+        run, inputs = self.run, self.inputs("label", shard)
+        if inputs is None or run.is_done("label", shard, inputs):
+            return self._counts("label", shard)
+        where = self._environment("label", self.stages.segmenter.config, allow_mixed)
+        jobs, started = self.jobs(shard), time.monotonic()
+        made = run.mark("generate", shard)
+        rows: list[dict[str, Any]] = []
+        for batch in self.batches(jobs):
+            images = [run.read_image(shard, job.id, made) for job in batch]
+            found = self.stages.segmenter.segment(images, self.stages.grounder.ground(batch, images))
+            for job, instances in zip(batch, found, strict=True):
+                rows += _label_rows(job.id, instances)
+        file = run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, _label_schema(rows)))
+        counts = {"images": len(jobs), "instances": len(rows)}
+        run.commit("label", shard, inputs, [file], seconds=time.monotonic() - started, counts=counts, environment=where)
+        return counts
+
+    def samples(self, shard: int, ids: set[int] | None = None) -> Iterator[Sample]:
+        """The labelled images of a shard, one at a time; of those `ids` only, where given."""
+        labels = self.run.read_table(self.run.table_file("labels", shard)).to_pandas()
+        by_image = dict(iter(labels.groupby("image_id"))) if len(labels) else {}
+        made = self.run.mark("generate", shard)
+        for job in self.jobs(shard):
+            if ids is None or job.id in ids:
+                instances = _instances(by_image.get(job.id), job.height, job.width)
+                yield Sample(job, self.run.read_image(shard, job.id, made), instances)
+
+    # Measure
+
+    def measure(self, shard: int) -> Mapping[str, int]:
+        """Takes every filter's raw numbers: a row an image (`instance` null), and a row an instance."""
+        run, inputs = self.run, self.inputs("measure", shard)
+        if inputs is None or run.is_done("measure", shard, inputs):
+            return self._counts("measure", shard)
+        started, rows, images = time.monotonic(), [], 0
+        for sample in self.samples(shard):
+            images += 1
+            whole: dict[str, Any] = {"image_id": sample.job.id, "instance": None}
+            each: list[dict[str, Any]] = [
+                {"image_id": sample.job.id, "instance": i} for i in range(len(sample.instances))
+            ]
+            for name, f in self.stages.filters.items():
+                values = np.asarray(f.measure(sample), f.dtype)
+                if values.shape != (() if f.scope == "image" else (len(each),)):
+                    raise RunError(
+                        f"filters.{name}: measured an array of shape {values.shape} for {len(each)} instances"
+                    )
+                if f.scope == "image":
+                    whole[name] = values.item()
+                else:
+                    for row, value in zip(each, values.tolist(), strict=True):
+                        row[name] = value
+            rows += [whole, *each]
+        fields = [(name, pa.from_numpy_dtype(f.dtype)) for name, f in self.stages.filters.items()]
+        schema = pa.schema([("image_id", pa.int64()), ("instance", pa.int32()), *fields])
+        file = run.write_table(run.table_file("measures", shard), pa.Table.from_pylist(rows, schema))
+        counts = {"images": images, "instances": len(rows) - images}
+        run.commit("measure", shard, inputs, [file], seconds=time.monotonic() - started, counts=counts)
+        return counts
+
+    # Judge
+
+    def verdicts(self, shards: Iterable[int]) -> Verdicts:
+        """Applies the spec's thresholds to the numbers of these shards. Writes nothing."""
+        import pandas as pd
+
+        measures, labels, jobs = [], [], []
+        for shard in shards:
+            measures.append(self.run.read_table(self.run.table_file("measures", shard)))
+            table = self.run.read_table(self.run.table_file("labels", shard))
+            labels.append(table.select(["image_id", "instance", "category_id", "area"]))
+            table = self.run.read_table(self.run.table_file("jobs", shard)).select(["image_id", "family", "asked"])
+            jobs.append(table.append_column("shard", pa.array(np.full(len(table), shard, np.int32))))
+        # Hashes are whole 64-bit numbers, and null in rows of instances: pandas would make floats of them.
+        types = {pa.uint64(): pd.UInt64Dtype()}.get
+        frames = (pa.concat_tables(t).to_pandas(types_mapper=types) for t in (measures, labels, jobs))
+        return judge(self.spec, self.stages.filters, *frames)
+
+    def judge(self) -> Quality:
+        """Writes `verdicts.parquet` and `quality.json`, replaced when what they are made from has changed."""
+        inputs = self.inputs("judge")
+        if inputs is None:
+            raise RunError(f"{self.run.root} has images without measures; run the spec to make them")
+        if not self.run.is_done("judge", None, inputs):
+            started, found = time.monotonic(), self.verdicts(self.run.shards())
+            table = self.run.write_table(self.run.verdicts_file, found.table())
+            with atomic(self.run.quality_file) as file:
+                file.write(orjson.dumps(asdict(found.quality()), option=orjson.OPT_INDENT_2))
+            self.run.commit("judge", None, inputs, [table, self.run.quality_file], seconds=time.monotonic() - started)
+        quality = self.quality()
+        assert quality is not None
+        return quality
+
+    def quality(self) -> Quality | None:
+        """The numbers of the last judging, if there was one."""
+        file = self.run.quality_file
+        return Quality.read(orjson.loads(file.read_bytes())) if file.is_file() else None
+
+    # Export
+
+    def export(self) -> dict[str, int]:
+        """Writes every export whose inputs have changed; -> exporter: files."""
+        licences = {li for stage in self.stages.named().values() for li in stage.licences()}
+        splits = tuple(self.spec.splits)
+        info = DatasetInfo(self.spec.name, self.spec.description, self.spec.categories, splits, tuple(sorted(licences)))
+        written = {}
+        for name, exporter in self.stages.exporters.items():
+            inputs = self.inputs("export", name)
+            if inputs is None:
+                raise RunError(f"{self.run.root} has not been judged yet; run the spec first")
+            earlier = self.run.mark("export", name)
+            if not self.run.is_done("export", name, inputs):
+                started, folder = time.monotonic(), self.run.export_to(name)
+                exporter.export(info, _Accepted(self), folder)
+                files, known = folder.files, self._known_images(folder.sources)
+                folder.remove_others(earlier)
+                earlier = self.run.commit(
+                    "export", name, inputs, files, seconds=time.monotonic() - started, known=known
+                )
+            written[name] = len(earlier.files) if earlier else 0
+        return written
+
+    def _known_images(self, sources: Mapping[str, Path]) -> dict[str, tuple[int, str]]:
+        """Checksums of exported images: those of the images that they are links or copies of."""
+        made = {n: f for s in self.run.shards() if (m := self.run.mark("generate", s)) for n, f in m.files.items()}
+        return {name: made[source.relative_to(self.run.root).as_posix()] for name, source in sources.items()}
+
+    # Single images
+
+    def find(self, image_id: int) -> int:
+        """The shard of an image.
+
+        Raises:
+            RunError: there is none of that id.
+        """
+        for shard in self.run.shards():
+            ids = self.run.read_table(self.run.table_file("jobs", shard)).column("image_id").to_pylist()
+            if image_id in ids:
+                return shard
+        raise RunError(f"no image of {self.run.root} has the id {image_id}")
+
+    def remake(self, image_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Makes an image's batch again; -> the image that is there, and the one made now. Writes nothing."""
+        shard = self.find(image_id)
+        batch = next(b for b in self.batches(self.jobs(shard)) if any(job.id == image_id for job in b))
+        images = self.stages.generator.generate(batch)
+        place = [job.id for job in batch].index(image_id)
+        return self.run.read_image(shard, image_id, self.run.mark("generate", shard)), images[place]
+
+
+class _Accepted:
+    """Accepted images with their labels, read shard by shard as they are iterated."""
+
+    def __init__(self, build: Build) -> None:
+        self._build = build
+        rows = build.run.read_table(build.run.verdicts_file).to_pandas()
+        images = rows[rows["instance"].isna() & (rows["verdict"] == "accepted")]
+        self._images = images.sort_values("image_id")
+        kept = rows[
+            rows["instance"].notna()
+            & rows["verdict"].isin(["kept", "ignored"])
+            & rows["image_id"].isin(images["image_id"])
+        ]
+        kept = kept.sort_values(["image_id", "instance"])
+        # Annotation ids run over all splits, in the order of images.
+        keys = zip(kept["image_id"], kept["instance"].astype(int), strict=True)
+        self._ids = {key: (i, v == "ignored") for i, (key, v) in enumerate(zip(keys, kept["verdict"], strict=True), 1)}
+
+    def __iter__(self) -> Iterator[Record]:
+        return self._read(self._images)
+
+    def split(self, name: str) -> Iterator[Record]:
+        return self._read(self._images[self._images["split"] == name])
+
+    def _read(self, images: Any) -> Iterator[Record]:
+        build = self._build
+        for shard, chosen in images.groupby("shard", sort=True):
+            wanted = set(chosen["image_id"])
+            run = build.run
+            labels = run.read_table(run.table_file("labels", shard)).to_pylist()
+            measures = run.read_table(run.table_file("measures", shard)).to_pylist()
+            by_image: dict[int, list[dict[str, Any]]] = {}
+            for row in labels:
+                by_image.setdefault(row["image_id"], []).append(row)
+            whole = {m["image_id"]: m for m in measures if m["instance"] is None}
+            image_filters = [n for n, f in build.stages.filters.items() if f.scope == "image" and f.dtype is np.float32]
+            for job in build.jobs(shard):
+                if job.id in wanted:
+                    annotations = tuple(
+                        self._annotation(row)
+                        for row in by_image.get(job.id, [])
+                        if (job.id, row["instance"]) in self._ids
+                    )
+                    yield Record(
+                        job, run.image_file(shard, job.id), annotations, {n: whole[job.id][n] for n in image_filters}
+                    )
+
+    def _annotation(self, row: dict[str, Any]) -> Annotation:
+        number, ignored = self._ids[row["image_id"], row["instance"]]
+        x0, y0, x1, y1 = row["bbox_xyxy"]
+        rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}
+        scores = {name: value for name, value in row.items() if name not in LABEL_COLUMNS and value is not None}
+        return Annotation(number, row["category_id"], rle, (x0, y0, x1 - x0, y1 - y0), row["area"], ignored, scores)
+
+
+LABEL_COLUMNS = {
+    "image_id": pa.int64(),
+    "instance": pa.int32(),
+    "category_id": pa.int32(),
+    "bbox_xyxy": pa.list_(pa.float32(), 4),
+    "area": pa.int64(),
+    "height": pa.int32(),
+    "width": pa.int32(),
+    "rle": pa.string(),
+}
+
+
+def _label_schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    scores = sorted({name for row in rows for name in row} - set(LABEL_COLUMNS))
+    return pa.schema([*LABEL_COLUMNS.items(), *((name, pa.float32()) for name in scores)])
+
+
+def _label_rows(image_id: int, instances: Instances) -> Iterator[dict[str, Any]]:
+    areas, rles = mask_areas(instances.masks), encode_rle(instances.masks)
+    for i, rle in enumerate(rles):
+        yield {
+            "image_id": image_id,
+            "instance": i,
+            "category_id": int(instances.category_id[i]),
+            "bbox_xyxy": instances.boxes[i].tolist(),
+            "area": int(areas[i]),
+            "height": rle["size"][0],
+            "width": rle["size"][1],
+            "rle": rle["counts"],
+            **{name: float(values[i]) for name, values in instances.scores.items()},
+        }
+
+
+def _instances(rows: Any, height: int, width: int) -> Instances:
+    """A DataFrame of label rows of one image, or None -> its instances."""
+    if rows is None:
+        return Instances.empty(height, width)
+    rles = [{"size": [height, width], "counts": counts} for counts in rows["rle"]]
+    return Instances(
+        decode_rle(rles, height, width),
+        np.stack(rows["bbox_xyxy"].to_list()).astype(np.float32),
+        rows["category_id"].to_numpy(np.int64),
+        {name: rows[name].to_numpy(np.float32) for name in rows.columns if name not in LABEL_COLUMNS},
+    )
+
+
+def stage_seconds(run: Run) -> dict[str, tuple[float, int]]:
+    """Stage -> (seconds, images) over the shards that are done: what the next plan's estimate rests on."""
+    totals: dict[str, tuple[float, int]] = {}
+    for stage in PER_SHARD:
+        marks: list[Mark] = [m for s in run.shards() if (m := run.mark(stage, s))]
+        totals[stage] = (sum(m.seconds for m in marks), sum(m.counts.get("images", 0) for m in marks))
+    return totals

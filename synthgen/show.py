@@ -1,0 +1,50 @@
+"""A run's contact sheet: what came out, to be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+
+from synthgen.errors import RunError
+from synthgen.pipeline import Build
+from synthgen.sheet import Tile, contact_sheet
+from synthgen.store import atomic
+
+
+def draw(build: Build, path: Path, *, images: int, columns: int, tile_px: int, rejected: bool) -> int:
+    """Writes the first accepted (or rejected) images of a run, in order of id, as one PNG.
+
+    Returns:
+        How many are on it.
+
+    Raises:
+        RunError: there are none.
+    """
+    state = "rejected" if rejected else "accepted"
+    if not build.run.verdicts_file.is_file():
+        raise RunError(f"{build.run.root} has not been judged yet; run the spec first")
+    rows = build.run.read_table(build.run.verdicts_file).to_pandas()
+    chosen = rows[rows["instance"].isna() & (rows["verdict"] == state)].sort_values("image_id").head(images)
+    if chosen.empty:
+        raise RunError(f"{build.run.root} has no {state} images")
+    captions = {
+        int(row.image_id): f"{row.image_id} " + (", ".join(row.reasons) if rejected else str(row.split))
+        for row in chosen.itertuples()
+    }
+    tiles = []
+    for shard in sorted(set(chosen["shard"])):
+        for sample in build.samples(int(shard), set(captions)):
+            tiles.append(Tile(sample.image, sample.instances, captions[sample.job.id], rejected))
+    names = {c.id: c.name for c in build.spec.categories}
+    count = (rows["instance"].isna() & (rows["verdict"] == state)).sum()
+    title = f"{build.spec.name}: {len(tiles)} of {count} {state} images"
+    sheet = contact_sheet(tiles, names, title=title, columns=columns, tile_px=tile_px)
+    ok, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise RunError(
+            f"cannot encode a sheet of {sheet.shape[1]}x{sheet.shape[0]} px; ask for fewer --images or a smaller --tile"
+        )
+    with atomic(path) as file:
+        file.write(encoded.tobytes())
+    return len(tiles)

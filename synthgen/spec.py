@@ -1,0 +1,504 @@
+"""The dataset spec: what a YAML file may say, read safely, checked whole.
+
+Every problem of a spec is found in one pass, each as one line with the field, what it got and what it takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+
+from synthgen.backends import Config, FilterConfig, backend_module
+from synthgen.errors import Problem, SpecError, listed, nearest
+from synthgen.types import Category
+
+MAX_BYTES = 1_000_000
+MAX_NODES = 100_000  # after aliases are expanded: a few kilobytes of them can stand for gigabytes
+
+STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
+FILTERS = ("predicted_iou", "stability", "mask_area", "sharpness", "near_duplicate")
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClassSpec(_Strict):
+    """A class of the dataset."""
+
+    name: str = Field(min_length=1, max_length=200, description="Used in prompts, and as the COCO category's name.")
+    synonyms: tuple[str, ...] = Field((), description="Other words for it; a grounder asks for them too.")
+    aspect_ratio: tuple[float, float] | None = Field(
+        None, description="Least and greatest width over height of its layout boxes; default: what the model declares."
+    )
+
+    @field_validator("aspect_ratio")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0.05 <= value[0] <= value[1] <= 20:
+            raise ValueError("takes [least, greatest], both from 0.05 to 20")
+        return value
+
+
+class Template(_Strict):
+    text: str = Field(
+        min_length=1, description="`{objects}` stands for the things asked for; any other name is a slot."
+    )
+    weight: float = Field(1.0, gt=0)
+
+
+class PromptSpec(_Strict):
+    """Prompts: templates with slots, each choice made in proportion to its weight."""
+
+    templates: tuple[Template, ...] = Field((), description="For images with objects; each has `{objects}`.")
+    background_templates: tuple[Template, ...] = Field((), description="For images without objects.")
+    slots: dict[str, dict[str, float]] = Field({}, description="Slot -> its values, as a list or as value: weight.")
+    negative_prompt: str = ""
+
+    @field_validator("templates", "background_templates", mode="before")
+    @classmethod
+    def _plain_templates(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            value = [value]
+        return [{"text": t} if isinstance(t, str) else t for t in value] if isinstance(value, list) else value
+
+    @field_validator("slots", mode="before")
+    @classmethod
+    def _plain_slots(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {k: {str(v): 1.0 for v in vs} if isinstance(vs, list) else vs for k, vs in value.items()}
+
+    @model_validator(mode="after")
+    def _slots_fit(self) -> PromptSpec:
+        for slot, values in self.slots.items():
+            if slot == "objects" or not slot.isidentifier():
+                raise ValueError(f"slots: {slot!r} is no slot name; it takes letters, digits and _, and not 'objects'")
+            if not values or not all(0 <= w < float("inf") for w in values.values()) or sum(values.values()) <= 0:
+                raise ValueError(f"slots.{slot}: takes at least one value, with weights of 0 or more")
+        for key, templates in (("templates", self.templates), ("background_templates", self.background_templates)):
+            for i, template in enumerate(templates):
+                names = template_slots(template.text)
+                if ("objects" in names) != (key == "templates"):
+                    wants = "needs" if key == "templates" else "is for images without objects and takes no"
+                    raise ValueError(f"{key}.{i}: {template.text!r} {wants} {{objects}}")
+                for name in names - {"objects"}:
+                    if name not in self.slots:
+                        raise ValueError(
+                            f"{key}.{i}: {template.text!r} names the slot {name!r}{nearest(name, self.slots)}; "
+                            f"slots given: {listed(self.slots) or 'none'}"
+                        )
+        return self
+
+
+def template_slots(text: str) -> set[str]:
+    """Names in braces. Only plain names: no attributes, indices, conversions or formats."""
+    try:
+        parts = list(Formatter().parse(text))
+    except ValueError as error:
+        raise ValueError(f"{text!r}: {error}") from error
+    for _, name, form, conversion in parts:
+        if name is not None and (not name.isidentifier() or form or conversion):
+            raise ValueError(f"{text!r}: {{{name}}} is no slot; it takes a plain name in braces")
+    return {name for _, name, _, _ in parts if name is not None}
+
+
+class LayoutSpec(_Strict):
+    """Where objects are put, before the image is made."""
+
+    size: tuple[float, float] = Field(
+        (0.3, 0.55), description="Least and greatest long side of a box, as a share of the image's shorter side."
+    )
+    max_overlap: float = Field(
+        0.0, ge=0, le=1, description="Most of a box that another may cover, as a share of the smaller."
+    )
+    margin: float = Field(0.02, ge=0, lt=0.5, description="Kept free at the image's borders, as a share of its side.")
+
+    @field_validator("size")
+    @classmethod
+    def _ordered(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0.02 <= value[0] <= value[1] <= 1:
+            raise ValueError("takes [least, greatest], both from 0.02 to 1")
+        return value
+
+
+class DatasetSpec(_Strict):
+    """A dataset: what is in it, how it is made, labelled, filtered, split and exported."""
+
+    version: Literal[1] = Field(1, description="Of this format.")
+    name: Name = Field(description="The dataset's name, and its folder's.")
+    description: str = Field("", max_length=10_000)
+    seed: int = Field(0, ge=0, lt=2**63, description="Another seed makes another dataset.")
+    count: int = Field(ge=1, le=9_999_999, description="Accepted images wanted.")
+    budget: float = Field(4.0, ge=1, le=1000, description="At most this many images are made for each one wanted.")
+    height: int = Field(ge=64, le=4096, multiple_of=8, description="px")
+    width: int = Field(ge=64, le=4096, multiple_of=8, description="px")
+    classes: tuple[ClassSpec, ...] = Field(min_length=1, description="Names, or mappings with `name`.")
+    objects_per_image: dict[int, float] = Field(
+        {1: 1.0}, description="A number; [least, most], all as likely; or number: weight. 0 makes background images."
+    )
+    prompts: PromptSpec
+    layout: LayoutSpec | None = Field(None, description="Null: the prompt alone places things.")
+    generator: SerializeAsAny[Config]
+    grounder: SerializeAsAny[Config]
+    segmenter: SerializeAsAny[Config]
+    filters: dict[Name, SerializeAsAny[FilterConfig]]
+    splits: dict[Name, float] = Field({"train": 0.8, "val": 0.1, "test": 0.1}, description="Shares, summing to 1.")
+    exporters: dict[Name, SerializeAsAny[Config]]
+    shard_size: int = Field(64, ge=1, le=4096, description="Images committed together.")
+
+    @property
+    def categories(self) -> tuple[Category, ...]:
+        return tuple(Category(i, c.name, c.synonyms) for i, c in enumerate(self.classes, 1))
+
+    @property
+    def max_images(self) -> int:
+        """The budget in images."""
+        return int(self.count * self.budget)
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _plain_classes(cls, value: Any) -> Any:
+        return [{"name": c} if isinstance(c, str) else c for c in value] if isinstance(value, list) else value
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, classes: tuple[ClassSpec, ...]) -> tuple[ClassSpec, ...]:
+        seen: dict[str, str] = {}
+        for c in classes:
+            for word in (c.name, *c.synonyms):
+                key = " ".join(word.lower().split())
+                if not key or any(ord(ch) < 32 for ch in word):
+                    raise ValueError(f"{word!r} is no class name; it takes printable text")
+                if key in seen:
+                    raise ValueError(
+                        f"{word!r} stands twice (for {seen[key]!r} and {c.name!r}); each name or synonym may stand once"
+                    )
+                seen[key] = c.name
+        return classes
+
+    @field_validator("objects_per_image", mode="before")
+    @classmethod
+    def _plain_objects(cls, value: Any) -> Any:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return {value: 1.0}
+        if isinstance(value, list):
+            if (
+                len(value) != 2
+                or not all(isinstance(v, int) and not isinstance(v, bool) for v in value)
+                or value[0] > value[1]
+            ):
+                raise ValueError("takes a number, [least, most], or number: weight")
+            if not 0 <= value[0] <= value[1] <= 64:
+                raise ValueError("takes numbers of objects from 0 to 64")
+            return dict.fromkeys(range(value[0], value[1] + 1), 1.0)
+        return value
+
+    @field_validator("objects_per_image")
+    @classmethod
+    def _objects_in_range(cls, value: dict[int, float]) -> dict[int, float]:
+        if (
+            not value
+            or not all(0 <= k <= 64 and 0 <= w < float("inf") for k, w in value.items())
+            or sum(value.values()) <= 0
+        ):
+            raise ValueError("takes numbers of objects from 0 to 64, with weights of 0 or more")
+        return value
+
+    @field_validator("splits")
+    @classmethod
+    def _splits_sum(cls, value: dict[str, float]) -> dict[str, float]:
+        total = sum(value.values())
+        if not value or min(value.values()) <= 0 or abs(total - 1) > 1e-6:
+            raise ValueError(f"takes shares above 0 that sum to 1; these sum to {total:g}")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> DatasetSpec:
+        if any(k > 0 and w > 0 for k, w in self.objects_per_image.items()) and not self.prompts.templates:
+            raise ValueError("prompts.templates: takes at least one template, such as 'a photo of {objects}'")
+        if self.objects_per_image.get(0, 0) > 0 and not self.prompts.background_templates:
+            raise ValueError(
+                "prompts.background_templates: takes at least one template, "
+                "since `objects_per_image` allows images without objects"
+            )
+        return self
+
+    @classmethod
+    def parse(cls, raw: Any) -> DatasetSpec:
+        """Plain data, as YAML gives it -> a spec.
+
+        Raises:
+            SpecError: with every problem found.
+        """
+        if not isinstance(raw, dict):
+            raise SpecError([Problem("", f"a spec is a mapping of keys to values, got {type(raw).__name__}")])
+        data = dict(raw)
+        problems: list[Problem] = []
+        failed: set[tuple[str, ...]] = set()
+        for kind, default in STAGES.items():
+            data[kind] = _parse_stage(kind, (kind,), data.get(kind), default, problems, failed)
+        for key, kind, defaults in (("filters", "filter", FILTERS), ("exporters", "exporter", ("coco",))):
+            given = data.get(key, dict.fromkeys(defaults))
+            if isinstance(given, dict):
+                data[key] = {
+                    n: _parse_stage(kind, (key, str(n)), v, str(n), problems, failed) for n, v in given.items()
+                }
+        try:
+            spec = cls.model_validate(data)
+        except ValidationError as error:
+            # A stage that did not parse is there as None, and has been spoken of.
+            problems += [p for loc, p in _problems(error, cls) if not any(loc[: len(f)] == f for f in failed)]
+            raise SpecError(problems) from error
+        if problems:
+            raise SpecError(problems)
+        return spec
+
+    def dump(self) -> dict[str, Any]:
+        """Plain data that `parse` reads back to an equal spec."""
+        return self.model_dump(mode="json")
+
+
+def _parse_stage(
+    kind: str, where: tuple[str, ...], raw: Any, default: str, problems: list[Problem], failed: set[tuple[str, ...]]
+) -> Config | None:
+    field = ".".join(where)
+    raw = {"use": raw} if isinstance(raw, str) else {} if raw is None else raw
+    if not isinstance(raw, dict):
+        problems.append(Problem(field, f"takes a mapping of options, got {_shown(raw)}"))
+    elif not isinstance(use := raw.get("use", default), str):
+        problems.append(Problem(f"{field}.use", f"takes a name, got {_shown(use)}"))
+    else:
+        try:
+            options: type[Config] = backend_module(kind, use).Config
+            return options.model_validate({**raw, "use": use})
+        except LookupError as error:
+            problems.append(Problem(f"{field}.use" if "use" in raw else field, str(error.args[0])))
+        except ValidationError as error:
+            problems += [Problem(f"{field}.{p.field}", p.message) for _, p in _problems(error, options)]
+    failed.add(where)
+    return None
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """The keys that the mapping at `loc` takes."""
+    found: Any = model
+    for part in loc:
+        if not (isinstance(found, type) and issubclass(found, BaseModel)):
+            break
+        if isinstance(part, str) and part in found.model_fields:
+            inner = [a for a in re.findall(r"\w+", str(found.model_fields[part].annotation)) if a in _PARTS]
+            found = _PARTS[inner[0]] if inner else None
+    return list(found.model_fields) if isinstance(found, type) and issubclass(found, BaseModel) else []
+
+
+_PARTS: dict[str, type[BaseModel]] = {c.__name__: c for c in (ClassSpec, Template, PromptSpec, LayoutSpec)}
+
+
+def _problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str, ...], Problem]]:
+    """pydantic's errors -> (where, problem), in words for people."""
+    found = []
+    for e in error.errors(include_url=False):
+        loc = e["loc"]
+        where = ".".join(str(part) for part in loc if part != "[key]")
+        message, got = e["msg"], e.get("input")
+        if e["type"] == "extra_forbidden":
+            known = _known_keys(model, loc[:-1])
+            message = f"unknown key{nearest(str(loc[-1]), known)}; it takes: {listed(known)}"
+        elif e["type"] == "missing":
+            message = "is missing, and has no default"
+        elif e["type"] == "value_error":
+            message = str(e["ctx"]["error"])
+            inner, _, rest = message.partition(": ")
+            if rest and re.fullmatch(r"[a-z_]+(\.\w+)*", inner):  # a check over several fields names its own
+                where, message = f"{where}.{inner}" if where else inner, rest
+            else:
+                message = f"got {_shown(got)}; {message}"
+        else:
+            message = f"got {_shown(got)}; {message[0].lower()}{message[1:]}"
+        found.append((tuple(map(str, loc)), Problem(where, message)))
+    return found
+
+
+class _Loader(yaml.SafeLoader):
+    """`yaml.safe_load`, refusing duplicate keys and alias bombs."""
+
+    def compose_document(self) -> Any:
+        node = super().compose_document()  # type: ignore[no-untyped-call]
+        if _expanded(node, {}) > MAX_NODES:
+            raise yaml.YAMLError(f"its aliases expand to more than {MAX_NODES:,} values")
+        return node
+
+    def construct_scalar(self, node: Any) -> Any:
+        if any("\ud800" <= character <= "\udfff" for character in node.value):
+            raise yaml.YAMLError(f"half a character (a lone surrogate) in line {node.start_mark.line + 1}")
+        return super().construct_scalar(node)  # type: ignore[no-untyped-call]
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.YAMLError(f"the key {key.value!r} stands twice, again in line {key.start_mark.line + 1}")
+            if isinstance(key.value, str):
+                seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
+        return mapping
+
+
+def _expanded(node: Any, sizes: dict[int, int | None]) -> int:
+    """Values that a YAML node stands for once its aliases are written out. A node inside itself counts as too many."""
+    if id(node) in sizes:
+        size = sizes[id(node)]
+        return MAX_NODES + 1 if size is None else size
+    sizes[id(node)] = None
+    total = 1
+    if isinstance(node, yaml.SequenceNode):
+        total += sum(_expanded(child, sizes) for child in node.value)
+    elif isinstance(node, yaml.MappingNode):
+        total += sum(_expanded(child, sizes) for pair in node.value for child in pair)
+    sizes[id(node)] = min(total, MAX_NODES + 1)
+    return min(total, MAX_NODES + 1)
+
+
+def load_yaml(text: str) -> Any:
+    """Plain data from YAML text.
+
+    Raises:
+        SpecError: not YAML, a duplicate key, too long, or aliases that stand for too much.
+    """
+    if len(text) > MAX_BYTES:
+        raise SpecError([Problem("", f"a spec takes at most {MAX_BYTES:,} characters, got {len(text):,}")])
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f" in line {mark.line + 1}" if mark else ""
+        raise SpecError([Problem("", f"not valid YAML: {error.problem}{line}")]) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpecError([Problem("", f"not valid YAML: {error or 'nested too deeply'}")]) from error
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
+    """A spec from a file, with `key.path=value` overrides (values in YAML). A model path that starts with `./` or
+    `../` is taken from the spec's own folder.
+
+    Raises:
+        SpecError: it cannot be read, or it has problems.
+    """
+    try:
+        raw = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SpecError([Problem("", f"cannot read the spec {str(path)!r}: {reason}")]) from error
+    if not isinstance(raw, dict):
+        got = "an empty file" if raw is None else type(raw).__name__
+        raise SpecError([Problem("", f"a spec is a mapping of keys to values, got {got}")])
+    for override in overrides:
+        set_value(raw, override)
+    for kind in STAGES:
+        options = raw.get(kind)
+        if isinstance(options, dict) and str(options.get("model", "")).startswith(("./", "../")):
+            options["model"] = str((path.parent / options["model"]).resolve())
+    return DatasetSpec.parse(raw)
+
+
+def set_value(raw: dict[str, Any], override: str) -> None:
+    """Puts one `key.path=value` into plain data, in place."""
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise SpecError(
+            [Problem("--set", f"got {override!r}; it takes key.path=value, such as filters.sharpness.min=60")]
+        )
+    value, place = load_yaml(text), raw
+    for key in keys[:-1]:
+        inner = place.get(key)
+        if inner is None:
+            inner = place[key] = {}
+        elif isinstance(inner, str) and key in STAGES:
+            inner = place[key] = {"use": inner}
+        if not isinstance(inner, dict):
+            raise SpecError([Problem("--set", f"got {override!r}; {key!r} is no mapping of options")])
+        place = inner
+    place[keys[-1]] = value
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a spec as people write it: the short forms, and every built-in backend's options."""
+    from synthgen.backends import builtin
+
+    schema = DatasetSpec.model_json_schema()
+    definitions = schema["$defs"]
+
+    def options(kind: str, default: str | None = None) -> dict[str, Any]:
+        forms: list[dict[str, Any]] = [{"type": "string", "enum": builtin(kind)}]
+        for name in builtin(kind):
+            part = backend_module(kind, name).Config.model_json_schema(ref_template="#/$defs/{model}")
+            definitions.update(part.pop("$defs", {}))
+            part["properties"]["use"] = {"const": name, "description": "The backend."}
+            part["required"] = [r for r in part.get("required", []) if r != "use" or name != default]
+            part["title"] = f"{kind} {name}"
+            forms.append({k: v for k, v in part.items() if v != []})
+        own = {"type": "object", "required": ["use"], "properties": {"use": {"type": "string", "pattern": r"\."}}}
+        return {"anyOf": [*forms, {**own, "title": f"a {kind} of yours"}]}
+
+    properties = schema["properties"]
+    for kind, default in STAGES.items():
+        properties[kind] = options(kind, default)
+    for key, kind in (("filters", "filter"), ("exporters", "exporter")):
+        named = {}
+        for name in builtin(kind):
+            named[name] = {
+                "anyOf": [
+                    {"type": "null"},
+                    *(
+                        f
+                        for f in options(kind, name)["anyOf"]
+                        if f["title" if "title" in f else "type"] == f"{kind} {name}"
+                    ),
+                ]
+            }
+        properties[key] = {"type": "object", "properties": named, "additionalProperties": options(kind)}
+    schema["required"] = [
+        r for r in schema["required"] if r not in properties or r not in {*STAGES, "filters", "exporters"}
+    ]
+    text, number = {"type": "string"}, {"type": "integer", "minimum": 0, "maximum": 64}
+    properties["classes"]["items"] = {"anyOf": [text, properties["classes"]["items"]]}
+    properties["objects_per_image"]["anyOf"] = [
+        number,
+        {"type": "array", "items": number, "minItems": 2, "maxItems": 2},
+        {"type": "object", "additionalProperties": properties["objects_per_image"].pop("additionalProperties")},
+    ]
+    properties["objects_per_image"].pop("type")
+    prompts = definitions["PromptSpec"]["properties"]
+    for key in ("templates", "background_templates"):
+        prompts[key]["items"] = {"anyOf": [text, prompts[key]["items"]]}
+    prompts["slots"]["additionalProperties"] = {
+        "anyOf": [{"type": "array", "items": {}}, prompts["slots"]["additionalProperties"]]
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Which leaves of two nested mappings differ, as `key.path: old -> new`."""
+    found = []
+    for key in sorted({*old, *new}, key=str):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            found += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            found.append(f"{prefix}{key}: {_shown(a)} -> {_shown(b)}")
+    return found

@@ -1,0 +1,171 @@
+"""A spec's backends, checked together before anything is made, and what each stage's results depend on."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from synthgen.backends import Exporter, Filter, Generator, Grounder, Request, Segmenter, Stage, backend_module
+from synthgen.errors import Problem, SpecError
+from synthgen.models import ModelMissing
+from synthgen.plan import first_round, plan_round
+from synthgen.spec import DatasetSpec
+from synthgen.store import digest
+
+FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The backends of a spec, constructed and not yet loaded."""
+
+    generator: Generator[Any]
+    grounder: Grounder[Any]
+    segmenter: Segmenter[Any]
+    filters: Mapping[str, Filter[Any]]
+    exporters: Mapping[str, Exporter[Any]]
+
+    @classmethod
+    def of(cls, spec: DatasetSpec) -> Stages:
+        def build(kind: str, config: Any) -> Any:
+            return backend_module(kind, config.use).Backend(config, spec.categories)
+
+        return cls(
+            build("generator", spec.generator),
+            build("grounder", spec.grounder),
+            build("segmenter", spec.segmenter),
+            {name: build("filter", config) for name, config in spec.filters.items()},
+            {name: build("exporter", config) for name, config in spec.exporters.items()},
+        )
+
+    def named(self) -> dict[str, Stage[Any]]:
+        """Key in the spec -> backend."""
+        return {
+            "generator": self.generator,
+            "grounder": self.grounder,
+            "segmenter": self.segmenter,
+            **{f"filters.{name}": f for name, f in self.filters.items()},
+            **{f"exporters.{name}": e for name, e in self.exporters.items()},
+        }
+
+
+def request_of(spec: DatasetSpec) -> Request:
+    prompts = spec.prompts
+    texts = [t.text for t in (*prompts.templates, *prompts.background_templates)]
+    texts = [re.sub(r"\{\w+\}", " ", text) for text in texts]
+    texts += [value for values in prompts.slots.values() for value in values]
+    texts += [prompts.negative_prompt, *(c.name for c in spec.classes)]
+    words = {word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text.lower())}
+    return Request(spec.height, spec.width, spec.layout is not None, frozenset(words))
+
+
+def check(spec: DatasetSpec, out: Path) -> Stages:
+    """Everything that would fail later and can be known now, in about a second, without torch.
+
+    Raises:
+        SpecError: with every problem found.
+    """
+    stages, request = Stages.of(spec), request_of(spec)
+    problems: list[Problem] = []
+    for key, stage in stages.named().items():
+        for problem in stage.check(request):
+            problems.append(Problem(key + problem.field, problem.message) if problem.field.startswith(".") else problem)
+    for name, f in stages.filters.items():
+        if f.scope == "image" and f.config.on_fail != "reject":
+            problems.append(
+                Problem(f"filters.{name}.on_fail", f"got {f.config.on_fail!r}; it measures images, and takes 'reject'")
+            )
+    if not problems:
+        try:
+            for _ in zip(range(200), plan_round(spec, 1, first_round(spec)), strict=False):
+                pass
+        except SpecError as error:
+            problems += error.problems
+    need, place = disk_bytes(spec), out.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if need > free:
+        images = f"{spec.count:,} images of {spec.width}x{spec.height} px"
+        room = f"need about {need / 1e9:.1f} GB in {place}, which has {free / 1e9:.1f} GB free"
+        problems.append(Problem("count", f"{images} {room}"))
+    if problems:
+        raise SpecError(problems)
+    return stages
+
+
+def disk_bytes(spec: DatasetSpec) -> int:
+    """About how much room a run takes: half of the raw pixels as PNG, and 4 kB of records, for one image and half as
+    many again thrown away."""
+    return int(1.5 * spec.count * (spec.height * spec.width * 3 / 2 + 4096))
+
+
+def made_from(spec: DatasetSpec, stages: Stages) -> dict[str, Any]:
+    """What the images depend on, as plain data: the generator's fingerprint, and what a folder is told apart by."""
+    return {
+        "format": FORMAT,
+        "name": spec.name,
+        "seed": spec.seed,
+        "height": spec.height,
+        "width": spec.width,
+        "shard_size": spec.shard_size,
+        "classes": {c.name: list(c.aspect_ratio) if c.aspect_ratio else None for c in spec.classes},
+        "class_order": [c.name for c in spec.classes],
+        "objects_per_image": {str(k): w for k, w in spec.objects_per_image.items()},
+        "prompts": spec.prompts.model_dump(mode="json"),
+        "layout": spec.layout.model_dump(mode="json") if spec.layout else None,
+        "generator": {**spec.generator.fingerprint(), "weights": _identity(stages.generator, "generator")},
+    }
+
+
+def labelled_by(spec: DatasetSpec, stages: Stages) -> dict[str, Any]:
+    """What the labels depend on, besides the images."""
+    return {
+        "format": FORMAT,
+        "grounder": {**spec.grounder.fingerprint(), "weights": _identity(stages.grounder, "grounder")},
+        "segmenter": {**spec.segmenter.fingerprint(), "weights": _identity(stages.segmenter, "segmenter")},
+        "synonyms": {c.name: list(c.synonyms) for c in spec.classes},
+    }
+
+
+def measured_by(spec: DatasetSpec, stages: Stages) -> dict[str, Any]:
+    """What the measures depend on, besides images and labels. Thresholds are not among it."""
+    return {
+        "format": FORMAT,
+        **{n: {**f.config.fingerprint(), "weights": _identity(f, f"filters.{n}")} for n, f in stages.filters.items()},
+    }
+
+
+def judged_by(spec: DatasetSpec) -> dict[str, Any]:
+    """What the verdicts depend on, besides the measures."""
+    return {
+        "format": FORMAT,
+        "count": spec.count,
+        "splits": dict(spec.splits),
+        "filters": {n: c.model_dump(mode="json") for n, c in spec.filters.items()},
+    }
+
+
+def exported_by(spec: DatasetSpec, exporter: str) -> dict[str, Any]:
+    """What an export depends on, besides the verdicts and the records."""
+    return {
+        "format": FORMAT,
+        "description": spec.description,
+        "splits": list(spec.splits),
+        "options": spec.exporters[exporter].model_dump(mode="json"),
+    }
+
+
+def fingerprint(parts: Mapping[str, Any], *inputs: str) -> str:
+    return digest([parts, *inputs])
+
+
+def _identity(stage: Stage[Any], field: str) -> str:
+    try:
+        return stage.identity()
+    except ModelMissing as error:
+        raise SpecError([Problem(f"{field}.model", str(error))]) from error

@@ -1,0 +1,431 @@
+"""A run folder: the only module that knows a path inside one, and what it means for work to be done.
+
+A stage of a shard is done if and only if its commit mark exists and agrees: the mark is one small file, written last,
+with the names, sizes and checksums of the files and a hash of what they were made from. Files are written beside
+their place, fsynced and renamed; then the mark. So a run that is killed anywhere holds whole files only, and the
+next run takes every mark that agrees and makes the rest.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import cv2
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from synthgen.errors import OutOfRoom, RunError
+from synthgen.types import Job
+
+StageName = Literal["plan", "generate", "label", "measure", "judge", "export"]
+
+JOB_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("run", pa.int32()),
+        ("round", pa.int32()),
+        ("index", pa.int32()),
+        ("family", pa.string()),
+        ("prompt", pa.string()),
+        ("negative_prompt", pa.string()),
+        ("slots", pa.map_(pa.string(), pa.string())),
+        ("asked", pa.list_(pa.int32())),
+        ("layout", pa.list_(pa.list_(pa.int32(), 4))),
+        ("seed", pa.int64()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+    ]
+)
+
+
+def digest(value: Any) -> str:
+    """sha256 of plain data, independent of the order of its keys."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
+
+
+def _fsync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that has its name only once it is whole and on the disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _fsync_folder(path.parent)
+    except OSError as error:
+        if error.errno in {28, 122}:  # ENOSPC, EDQUOT
+            raise OutOfRoom(f"no room left on the disk for {path}; free some and run the same command again") from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """That a piece of work is done.
+
+    Attributes:
+        inputs: hash of what the files were made from.
+        files: name in the run folder -> [size in bytes, sha256].
+        seconds: it took; `counts`, `environment`: whatever the stage wants to remember.
+    """
+
+    inputs: str
+    files: Mapping[str, tuple[int, str]]
+    seconds: float = 0.0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def outputs(self) -> str:
+        """Hash of what the files hold: the next stage's input."""
+        return digest({name: checksum for name, (_, checksum) in self.files.items()})
+
+
+class Run:
+    """One run of a dataset: `DIR/<name>/run-0001`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    @classmethod
+    def at(cls, out: Path, name: str, number: int) -> Run:
+        return cls(out / name / f"run-{number:04d}")
+
+    @classmethod
+    def existing(cls, root: Path) -> Run:
+        """A run folder that a person named.
+
+        Raises:
+            RunError: it is none.
+        """
+        run = cls(root)
+        if not run.spec_file.is_file():
+            raise RunError(f"{str(root)!r} is no run folder; it takes one such as outputs/quickstart/run-0001")
+        return run
+
+    # Paths
+
+    @property
+    def number(self) -> int:
+        return int(self.root.name.removeprefix("run-"))
+
+    @property
+    def spec_file(self) -> Path:
+        return self.root / "spec.yaml"
+
+    @property
+    def verdicts_file(self) -> Path:
+        return self.root / "verdicts.parquet"
+
+    @property
+    def quality_file(self) -> Path:
+        return self.root / "quality.json"
+
+    def image_file(self, shard: int, image_id: int) -> Path:
+        return self.root / "images" / f"{shard:05d}" / f"{image_id:012d}.png"
+
+    def table_file(self, kind: Literal["jobs", "labels", "measures"], shard: int) -> Path:
+        return self.root / kind / f"{shard:05d}.parquet"
+
+    def export_folder(self, exporter: str) -> Path:
+        return self.root / exporter
+
+    def _mark_file(self, stage: str, shard: int | str | None) -> Path:
+        part = "" if shard is None else f"-{shard:05d}" if isinstance(shard, int) else f"-{shard}"
+        return self.root / "commits" / f"{stage}{part}.json"
+
+    def _batch_file(self, shard: int, batch: int) -> Path:
+        return self.root / "commits" / "partial" / f"generate-{shard:05d}-{batch:04d}.json"
+
+    # The spec as run
+
+    def read_spec(self) -> Any:
+        return yaml.safe_load(self.spec_file.read_text(encoding="utf-8"))
+
+    def write_spec(self, spec: Mapping[str, Any]) -> None:
+        text = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True, width=120)
+        if not self.spec_file.is_file() or self.spec_file.read_text(encoding="utf-8") != text:
+            with atomic(self.spec_file) as file:
+                file.write(text.encode())
+
+    def read_facts(self) -> dict[str, Any]:
+        """`run.json`: what the images of this folder were made from, and by what."""
+        file = self.root / "run.json"
+        facts: dict[str, Any] = orjson.loads(file.read_bytes()) if file.is_file() else {}
+        return facts
+
+    def write_facts(self, facts: Mapping[str, Any]) -> None:
+        if facts != self.read_facts():
+            with atomic(self.root / "run.json") as file:
+                file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+
+    # Lock
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Keeps two processes out of one folder; the lock dies with its holder, however that ends.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        with open(self.root / ".lock", "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                file.seek(0)
+                raise RunError(
+                    f"another process ({file.read().strip() or 'unknown'}) is at work in {self.root}"
+                ) from error
+            file.truncate(0)
+            file.write(f"pid {os.getpid()}")
+            file.flush()
+            yield
+
+    # Marks
+
+    def mark(self, stage: StageName, shard: int | str | None = None) -> Mark | None:
+        return self._read_mark(self._mark_file(stage, shard))
+
+    def _read_mark(self, file: Path) -> Mark | None:
+        try:
+            raw = orjson.loads(file.read_bytes())
+            return Mark(**{**raw, "files": {n: (int(s), str(c)) for n, (s, c) in raw["files"].items()}})
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None  # a mark that cannot be read says nothing is done
+
+    def is_done(self, stage: StageName, shard: int | str | None, inputs: str) -> bool:
+        """Whether the mark exists, was made from these inputs, and its files are there with the sizes it says.
+        Checksums are compared when a file is read."""
+        mark = self.mark(stage, shard)
+        return mark is not None and mark.inputs == inputs and all(self._has(n, s) for n, (s, _) in mark.files.items())
+
+    def _has(self, name: str, size: int) -> bool:
+        try:
+            return (self.root / name).stat().st_size == size
+        except OSError:
+            return False
+
+    def commit(
+        self,
+        stage: StageName,
+        shard: int | str | None,
+        inputs: str,
+        files: Iterable[Path],
+        *,
+        seconds: float = 0.0,
+        counts: Mapping[str, int] | None = None,
+        environment: Mapping[str, Any] | None = None,
+        known: Mapping[str, tuple[int, str]] | None = None,
+    ) -> Mark:
+        """Writes the mark; `known` holds sizes and checksums that need not be computed again."""
+        entries = {}
+        for path in files:
+            name = path.relative_to(self.root).as_posix()
+            entries[name] = known[name] if known and name in known else (path.stat().st_size, sha256(path))
+        mark = Mark(inputs, entries, round(seconds, 3), counts or {}, environment or {})
+        self._write_mark(self._mark_file(stage, shard), mark)
+        return mark
+
+    def _write_mark(self, file: Path, mark: Mark) -> None:
+        with atomic(file) as opened:
+            opened.write(orjson.dumps(asdict(mark), option=orjson.OPT_INDENT_2))
+
+    def commit_batch(self, shard: int, batch: int, inputs: str, files: Iterable[Path]) -> Mark:
+        """A mark for a part of a shard, so that a kill costs one batch at most."""
+        entries = {p.relative_to(self.root).as_posix(): (p.stat().st_size, sha256(p)) for p in files}
+        mark = Mark(inputs, entries)
+        self._write_mark(self._batch_file(shard, batch), mark)
+        return mark
+
+    def batch_done(self, shard: int, batch: int, inputs: str) -> Mark | None:
+        """The mark of a finished batch, if its files hold what it says."""
+        mark = self._read_mark(self._batch_file(shard, batch))
+        if mark is None or mark.inputs != inputs:
+            return None
+        whole = all(self._has(n, s) and sha256(self.root / n) == c for n, (s, c) in mark.files.items())
+        return mark if whole else None
+
+    def clear_batches(self, shard: int) -> None:
+        folder = self.root / "commits" / "partial"
+        for file in folder.glob(f"generate-{shard:05d}-*.json"):
+            file.unlink()
+        with suppress(OSError):
+            folder.rmdir()
+
+    # Rounds: what each batch of planning was asked to make up for
+
+    def _round_files(self) -> list[Path]:
+        return sorted((self.root / "commits").glob("round-*.json"))
+
+    def read_rounds(self) -> list[dict[str, Any]]:
+        """The recorded rounds in order, as `Round` takes them; keys that were numbers are numbers again."""
+        rounds = [orjson.loads(file.read_bytes()) for file in self._round_files()]
+        return [
+            {k: {int(i): w for i, w in v.items()} if isinstance(v, dict) else v for k, v in r.items()} for r in rounds
+        ]
+
+    def write_round(self, number: int, round: Mapping[str, Any]) -> None:
+        with atomic(self.root / "commits" / f"round-{number:04d}.json") as file:
+            file.write(orjson.dumps(round, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+
+    def shards(self) -> list[int]:
+        """Numbers of the shards that are planned, in order."""
+        return sorted(int(f.stem.removeprefix("plan-")) for f in (self.root / "commits").glob("plan-*.json"))
+
+    def images_made(self, shard: int) -> int:
+        """Images of a shard on the disk now, for showing progress."""
+        return sum(1 for _ in (self.root / "images" / f"{shard:05d}").glob("[0-9]*.png"))
+
+    # Images
+
+    def write_image(self, shard: int, image_id: int, image: NDArray[np.uint8]) -> Path:
+        """uint8 (H, W, 3), RGB -> PNG, read-only: exports share it as a hard link."""
+        path = self.image_file(shard, image_id)
+        ok, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if not ok:
+            raise RunError(f"cannot encode {path.name}: {image.dtype} {image.shape}")
+        with atomic(path) as file:
+            file.write(encoded.tobytes())
+            os.fchmod(file.fileno(), 0o444)
+        return path
+
+    def read_image(self, shard: int, image_id: int, checked_by: Mark | None = None) -> NDArray[np.uint8]:
+        """-> uint8 (H, W, 3), RGB.
+
+        Raises:
+            RunError: it is not there, or not what the mark says was made.
+        """
+        path = self.image_file(shard, image_id)
+        name = path.relative_to(self.root).as_posix()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise RunError(f"{name} cannot be read: {error.strerror}") from error
+        if checked_by and checked_by.files.get(name, (0, ""))[1] != hashlib.sha256(data).hexdigest():
+            raise RunError(
+                f"{name} is not the image that was made: its checksum differs; delete it and run again to make it anew"
+            )
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if decoded is None:
+            raise RunError(f"{name} is no readable image; delete it and run again to make it anew")
+        return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+    # Tables
+
+    def write_table(self, path: Path, table: pa.Table) -> Path:
+        with atomic(path) as file:
+            pq.write_table(table, file, compression="zstd")
+        return path
+
+    def read_table(self, path: Path) -> pa.Table:
+        try:
+            return pq.read_table(path)
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"{path.relative_to(self.root)} cannot be read: {error}") from error
+
+    def write_jobs(self, shard: int, jobs: Sequence[Job]) -> Path:
+        rows = [
+            {
+                **{
+                    name: getattr(job, name) for name in JOB_SCHEMA.names if name not in {"image_id", "slots", "layout"}
+                },
+                "image_id": job.id,
+                "slots": sorted(job.slots.items()),
+                "layout": None if job.layout is None else [list(box) for box in job.layout],
+            }
+            for job in jobs
+        ]
+        return self.write_table(self.table_file("jobs", shard), pa.Table.from_pylist(rows, JOB_SCHEMA))
+
+    def read_jobs(self, shard: int) -> list[dict[str, Any]]:
+        """A row a job, by the names of `JOB_SCHEMA`. The split is not among them: the spec as it is now decides it."""
+        rows: list[dict[str, Any]] = self.read_table(self.table_file("jobs", shard)).to_pylist()
+        return rows
+
+    # Exports
+
+    def export_to(self, exporter: str) -> ExportFolder:
+        return ExportFolder(self, exporter)
+
+    def free_bytes(self) -> int:
+        place = self.root
+        while not place.exists():
+            place = place.parent
+        return shutil.disk_usage(place).free
+
+
+class ExportFolder:
+    """Where one exporter writes: `<run>/<exporter>/…`. Knows what it has been given, for the mark."""
+
+    def __init__(self, run: Run, exporter: str) -> None:
+        self._run = run
+        self._root = run.export_folder(exporter)
+        self.files: list[Path] = []
+        self.sources: dict[str, Path] = {}
+
+    def _path(self, name: str) -> Path:
+        path = (self._root / name).resolve()
+        if not path.is_relative_to(self._root.resolve()):
+            raise RunError(f"an export may not write outside its folder, got {name!r}")
+        self.files.append(path)
+        return path
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        with atomic(self._path(name)) as file:
+            yield file
+
+    def image(self, source: Path, name: str, *, copy: bool = False) -> None:
+        path = self._path(name)
+        self.sources[path.relative_to(self._run.root).as_posix()] = source
+        if not copy and path.exists() and path.samefile(source):
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not copy:
+            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+            temporary.unlink(missing_ok=True)
+            try:
+                os.link(source, temporary)
+                temporary.replace(path)
+                return
+            except OSError:  # another file system, or one without hard links
+                temporary.unlink(missing_ok=True)
+        with atomic(path) as file, open(source, "rb") as opened:
+            shutil.copyfileobj(opened, file)
+
+    def remove_others(self, earlier: Mark | None) -> None:
+        """Removes what an earlier export of ours wrote and this one did not."""
+        now = {p.relative_to(self._run.root).as_posix() for p in self.files}
+        for name in earlier.files if earlier else ():
+            if name not in now:
+                (self._run.root / name).unlink(missing_ok=True)

@@ -1,0 +1,102 @@
+import time
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from synthgen.filters.near_duplicate import Backend, Config
+from synthgen.types import Instances, Job, Sample
+
+
+def backend(max_distance: int = 4) -> Backend:
+    return Backend(Config(use="near_duplicate", max_distance=max_distance), ())
+
+
+def hash_of(image: np.ndarray) -> int:
+    height, width = image.shape[:2]
+    job = Job(1, 1, 0, 0, "f", "train", "a cup", "", {}, (), None, 7, height, width)
+    value = backend().measure(Sample(job, image, Instances.empty(height, width)))
+    assert value.dtype == np.uint64
+    assert value.shape == ()
+    return int(value)
+
+
+def brute_force(hashes: np.ndarray, distance: int) -> list[bool]:
+    kept: list[int] = []
+    failed = []
+    for value in hashes.tolist():
+        failed.append(any((value ^ other).bit_count() <= distance for other in kept))
+        if not failed[-1]:
+            kept.append(value)
+    return failed
+
+
+def planted(seed: int, count: int) -> np.ndarray:
+    """Random hashes, equal ones, and ones up to 20 bits away from others, in random order."""
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, count, dtype=np.uint64)
+    near = hashes[rng.integers(0, count, count)]
+    for i, bits in enumerate(rng.integers(0, 20, count)):
+        for bit in rng.choice(64, bits, replace=False):
+            near[i] ^= np.uint64(1 << int(bit))
+    return rng.permutation(np.concatenate([hashes, near, hashes[:20]]))
+
+
+def picture(seed: int, size: int = 96) -> np.ndarray:
+    import cv2
+
+    small = np.random.default_rng(seed).integers(0, 256, (6, 6, 3)).astype(np.uint8)
+    return np.asarray(cv2.resize(small, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+@pytest.mark.parametrize("distance", [0, 1, 3, 4, 6, 7, 8, 16])
+def test_agrees_with_brute_force(distance: int) -> None:
+    hashes = planted(distance, 900)  # more than one block
+    assert backend(distance).fails(hashes).tolist() == brute_force(hashes, distance)
+
+
+@pytest.mark.parametrize("distance", [2, 4, 16])
+def test_agrees_with_brute_force_when_all_are_alike(distance: int) -> None:
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**20, 2500, dtype=np.uint64) << np.uint64(7)
+    assert backend(distance).fails(hashes).tolist() == brute_force(hashes, distance)
+
+
+def test_only_kept_images_count() -> None:
+    """A chain, each 4 bits from the last: the second fails, so the third, 8 bits from the first, is kept."""
+    chain = np.array([0x00, 0x0F, 0xFF], np.uint64)
+    assert backend().fails(chain).tolist() == [False, True, False]
+    assert backend().fails(chain[[1, 0, 2]]).tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few(count: int) -> None:
+    assert backend().fails(np.zeros(count, np.uint64)).tolist() == [False] * count
+
+
+def test_hash_of_look_alikes() -> None:
+    first = picture(0)
+    noisy = np.clip(first + np.random.default_rng(1).normal(0, 3, first.shape), 0, 255).astype(np.uint8)
+    dimmed = (first * 0.9).astype(np.uint8)
+    assert (hash_of(first) ^ hash_of(noisy)).bit_count() <= 4
+    assert (hash_of(first) ^ hash_of(dimmed)).bit_count() <= 4
+    assert (hash_of(first) ^ hash_of(picture(2))).bit_count() > 16
+
+
+@pytest.mark.parametrize("grey", [0, 77, 255])
+def test_hash_of_a_flat_image(grey: int) -> None:
+    assert hash_of(np.full((50, 70, 3), grey, np.uint8)) == 0
+
+
+def test_options() -> None:
+    with pytest.raises(ValidationError):
+        Config(use="near_duplicate", max_distance=17)
+    assert Config(use="near_duplicate", max_distance=3).fingerprint() == Config(use="near_duplicate").fingerprint()
+
+
+@pytest.mark.parametrize("distance", [4, 16])
+def test_time_of_100_000(distance: int) -> None:
+    hashes = np.random.default_rng(0).integers(0, 2**64, 100_000, dtype=np.uint64)
+    begin = time.perf_counter()
+    failed = backend(distance).fails(hashes)
+    print(f"100,000 hashes within {distance} bits: {time.perf_counter() - begin:.2f} s, {failed.sum()} fail")
