@@ -33,7 +33,7 @@ class Config(BaseModel):
     weights are named by `Stage.identity`), those in `judged` are compared with numbers already stored: neither is
     part of `fingerprint`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     execution: ClassVar[frozenset[str]] = frozenset()
     judged: ClassVar[frozenset[str]] = frozenset()
 

@@ -103,7 +103,12 @@ def cache_folder() -> Path:
     return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthgen"
 
 
-def find_model(model: str, kind: Literal["diffusion", "sam", "detector"], revision: str | None = None) -> Path:
+def find_model(
+    model: str,
+    kind: Literal["diffusion", "sam", "detector"],
+    revision: str | None = None,
+    variant: str | None = None,
+) -> Path:
     """The folder or file of a model that is on this machine. Nothing is ever fetched.
 
     Raises:
@@ -118,8 +123,9 @@ def find_model(model: str, kind: Literal["diffusion", "sam", "detector"], revisi
     if path.exists():
         return path.resolve()
     known = KNOWN.get(model)
-    size = f" ({known.gigabytes:g} GB)" if known else ""
-    fetch = f"fetch it with: synthgen models --download {model}" + (f" --revision {revision}" if revision else "")
+    size = f" ({known.gigabytes / (2 if variant == 'fp16' else 1):.3g} GB)" if known else ""
+    fetch = f"fetch it with: synthgen models --download {model}"
+    fetch += f" --revision {revision}" * bool(revision) + f" --variant {variant}" * bool(variant)
     if known and known.url:
         path = cache_folder() / "models" / Path(known.url).name
         if path.is_file():

@@ -17,6 +17,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from synthgen import __version__
 from synthgen import stages as parts
 from synthgen.backends import ModelConfig
 from synthgen.devices import environment
@@ -47,15 +48,16 @@ class Build:
         Raises:
             RunError: the folder holds another dataset; says what differs.
         """
-        made_from = parts.made_from(spec, stages)
         facts = run.read_facts()
+        models = parts.models_of(stages, facts.get("models", {}))
+        made_from = parts.made_from(spec, models)
         if facts and facts["made_from"] != made_from:
             changed = "; ".join(differences(facts["made_from"], made_from)[:5])
             raise RunError(
                 f"{run.root} holds images made otherwise ({changed}); "
                 "put the spec back, or take another name, --out or --run"
             )
-        run.write_facts({**facts, "made_from": made_from, "labelled_by": parts.labelled_by(spec, stages)})
+        run.write_facts({"synthgen": __version__, "made_from": made_from, "models": models})
         run.write_spec(spec.dump())
         return cls(run, spec, stages)
 
@@ -69,16 +71,20 @@ class Build:
     # What each piece of work is made from
 
     @cached_property
+    def _models(self) -> dict[str, dict[str, Any]]:
+        return parts.models_of(self.stages, self.run.read_facts().get("models", {}))
+
+    @cached_property
     def _made_from(self) -> str:
-        return fingerprint(parts.made_from(self.spec, self.stages))
+        return fingerprint(parts.made_from(self.spec, self._models))
 
     @cached_property
     def _labelled_by(self) -> str:
-        return fingerprint(parts.labelled_by(self.spec, self.stages))
+        return fingerprint(parts.labelled_by(self.spec, self._models))
 
     @cached_property
     def _measured_by(self) -> str:
-        return fingerprint(parts.measured_by(self.spec, self.stages))
+        return fingerprint(parts.measured_by(self.spec, self._models))
 
     def inputs(self, stage: StageName, shard: int | str | None = None) -> str | None:
         """Hash of all that a piece of work is made from; None while some of it is not there."""

@@ -16,7 +16,7 @@ from random import Random
 from typing import Generic, TypeVar
 
 from synthgen.errors import Problem, SpecError
-from synthgen.spec import DatasetSpec, LayoutSpec, Template, template_slots
+from synthgen.spec import DatasetSpec, LayoutSpec, template_slots
 from synthgen.types import Box, Job
 
 IMAGES_PER_RUN = 10_000_000  # a job's id is (run - 1) * this + index + 1, so that runs can be merged
@@ -127,9 +127,9 @@ def plan_round(
     key = (spec.seed, run, round.number)
     classes = _Dealer(round.classes, *key, "class")
     objects = _Dealer(round.objects, *key, "objects")
-    templates = {
-        kind: _Dealer({t: t.weight for t in given}, *key, "template")
-        for kind, given in ((True, spec.prompts.templates), (False, spec.prompts.background_templates))
+    templates = {True: spec.prompts.templates, False: spec.prompts.background_templates}
+    chosen = {
+        kind: _Dealer({i: t.weight for i, t in enumerate(ts)}, *key, "template") for kind, ts in templates.items()
     }
     slots = {name: _Dealer(values, *key, "slot", name) for name, values in spec.prompts.slots.items()}
     names = {c.id: c.name for c in spec.categories}
@@ -139,7 +139,7 @@ def plan_round(
     }
     for index in range(round.start, round.start + round.count):
         asked = tuple(classes.deal() for _ in range(objects.deal()))
-        template: Template = templates[bool(asked)].deal()
+        template = templates[bool(asked)][chosen[bool(asked)].deal()]
         filled = {name: slots[name].deal() for name in sorted(template_slots(template.text) - {"objects"})}
         layout = (
             place(spec.layout, [ratios[c] for c in asked], spec.height, spec.width, spec.seed, run, index)

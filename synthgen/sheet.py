@@ -96,7 +96,7 @@ def _draw_tile(tile: Tile, names: Mapping[int, str], tile_px: int) -> Image8:
     masks = [_enlarged(mask, 2 * height, 2 * width) for mask in tile.instances.masks]
     colours = [class_colour(int(category)) for category in tile.instances.category_id]
     for mask, colour in zip(masks, colours, strict=True):
-        _blend(image, mask, colour, 0.3)
+        _blend(image, mask, colour, 0.18)
     boxes = tile.instances.boxes * np.tile([width / source_w, height / source_h], 2)
     corners: list[Area] = [(int(x1), int(y1), int(x2), int(y2)) for x1, y1, x2, y2 in np.rint(boxes)]
     for (left, top, right, bottom), colour in zip(corners, colours, strict=True):

@@ -17,18 +17,19 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 from synthgen.backends import Config, FilterConfig, backend_module
 from synthgen.errors import Problem, SpecError, listed, nearest
 from synthgen.types import Category
+from synthgen.wording import shown, takes
 
 MAX_BYTES = 1_000_000
 MAX_NODES = 100_000  # after aliases are expanded: a few kilobytes of them can stand for gigabytes
 
 STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
-FILTERS = ("predicted_iou", "stability", "mask_area", "sharpness", "near_duplicate")
+FILTERS = ("asked_found", "predicted_iou", "stability", "mask_area", "sharpness", "near_duplicate")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ClassSpec(_Strict):
@@ -52,7 +53,13 @@ class Template(_Strict):
     text: str = Field(
         min_length=1, description="`{objects}` stands for the things asked for; any other name is a slot."
     )
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(1.0, gt=0, description="How often it is taken, beside the others.")
+
+    @field_validator("text")
+    @classmethod
+    def _plain_braces(cls, value: str) -> str:
+        template_slots(value)
+        return value
 
 
 class PromptSpec(_Strict):
@@ -75,15 +82,23 @@ class PromptSpec(_Strict):
     def _plain_slots(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
+        for slot, values in value.items():
+            for v in values if isinstance(values, list) else ():
+                if isinstance(v, bool) or not isinstance(v, str | int | float):
+                    raise ValueError(f"got {shown(v)} for {slot!r}; takes text (yes, no, on and off only in quotes)")
+                if values.count(v) > 1:
+                    raise ValueError(f"got {shown(v)} more than once for {slot!r}; takes `value: weight` for that")
         return {k: {str(v): 1.0 for v in vs} if isinstance(vs, list) else vs for k, vs in value.items()}
 
     @model_validator(mode="after")
     def _slots_fit(self) -> PromptSpec:
         for slot, values in self.slots.items():
             if slot == "objects" or not slot.isidentifier():
-                raise ValueError(f"slots: {slot!r} is no slot name; it takes letters, digits and _, and not 'objects'")
+                raise ValueError(f"slots: got the name {slot!r}; takes letters, digits and _, and not 'objects'")
             if not values or not all(0 <= w < float("inf") for w in values.values()) or sum(values.values()) <= 0:
-                raise ValueError(f"slots.{slot}: takes at least one value, with weights of 0 or more")
+                raise ValueError(
+                    f"slots.{slot}: got {shown(values)}; takes at least one value, with weights of 0 or more, not all 0"
+                )
         for key, templates in (("templates", self.templates), ("background_templates", self.background_templates)):
             for i, template in enumerate(templates):
                 names = template_slots(template.text)
@@ -104,10 +119,10 @@ def template_slots(text: str) -> set[str]:
     try:
         parts = list(Formatter().parse(text))
     except ValueError as error:
-        raise ValueError(f"{text!r}: {error}") from error
+        raise ValueError(f"{error}; takes names in braces, and {{{{ and }}}} for braces themselves") from error
     for _, name, form, conversion in parts:
         if name is not None and (not name.isidentifier() or form or conversion):
-            raise ValueError(f"{text!r}: {{{name}}} is no slot; it takes a plain name in braces")
+            raise ValueError(f"{{{name}}} is no slot; takes a plain name in braces")
     return {name for _, name, _, _ in parts if name is not None}
 
 
@@ -177,10 +192,10 @@ class DatasetSpec(_Strict):
             for word in (c.name, *c.synonyms):
                 key = " ".join(word.lower().split())
                 if not key or any(ord(ch) < 32 for ch in word):
-                    raise ValueError(f"{word!r} is no class name; it takes printable text")
+                    raise ValueError(f"got {word!r}; takes printable text")
                 if key in seen:
                     raise ValueError(
-                        f"{word!r} stands twice (for {seen[key]!r} and {c.name!r}); each name or synonym may stand once"
+                        f"got {word!r} twice, for {seen[key]!r} and for {c.name!r}; takes each name and synonym once"
                     )
                 seen[key] = c.name
         return classes
@@ -224,10 +239,10 @@ class DatasetSpec(_Strict):
     @model_validator(mode="after")
     def _parts_fit(self) -> DatasetSpec:
         if any(k > 0 and w > 0 for k, w in self.objects_per_image.items()) and not self.prompts.templates:
-            raise ValueError("prompts.templates: takes at least one template, such as 'a photo of {objects}'")
+            raise ValueError("prompts.templates: got none; takes at least one template, such as 'a photo of {objects}'")
         if self.objects_per_image.get(0, 0) > 0 and not self.prompts.background_templates:
             raise ValueError(
-                "prompts.background_templates: takes at least one template, "
+                "prompts.background_templates: got none; takes at least one template, "
                 "since `objects_per_image` allows images without objects"
             )
         return self
@@ -273,9 +288,9 @@ def _parse_stage(
     field = ".".join(where)
     raw = {"use": raw} if isinstance(raw, str) else {} if raw is None else raw
     if not isinstance(raw, dict):
-        problems.append(Problem(field, f"takes a mapping of options, got {_shown(raw)}"))
+        problems.append(Problem(field, f"takes a mapping of options, got {shown(raw)}"))
     elif not isinstance(use := raw.get("use", default), str):
-        problems.append(Problem(f"{field}.use", f"takes a name, got {_shown(use)}"))
+        problems.append(Problem(f"{field}.use", f"takes a name, got {shown(use)}"))
     else:
         try:
             options: type[Config] = backend_module(kind, use).Config
@@ -286,11 +301,6 @@ def _parse_stage(
             problems += [Problem(f"{field}.{p.field}", p.message) for _, p in _problems(error, options)]
     failed.add(where)
     return None
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "…"
 
 
 def _known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
@@ -310,25 +320,39 @@ _PARTS: dict[str, type[BaseModel]] = {c.__name__: c for c in (ClassSpec, Templat
 
 def _problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str, ...], Problem]]:
     """pydantic's errors -> (where, problem), in words for people."""
+    errors = error.errors(include_url=False)
+    mistyped = "".join(
+        nearest(str(e["loc"][-1]), _known_keys(model, e["loc"][:-1])) for e in errors if e["type"] == "extra_forbidden"
+    )
     found = []
-    for e in error.errors(include_url=False):
-        loc = e["loc"]
+    for e in errors:
+        loc, kind, got = e["loc"], e["type"], e.get("input")
+        if kind == "too_short" and any(len(o["loc"]) > len(loc) and o["loc"][: len(loc)] == loc for o in errors):
+            continue  # pydantic counts the entries that are right; the wrong ones have been spoken of
+        if kind == "missing" and f"{loc[-1]!r}" in mistyped:
+            continue
+        if kind == "missing" and isinstance(loc[-1], int):  # a list that is too short
+            loc, kind, message = loc[:-1], "", f"takes {loc[-1] + 1} numbers"
+        else:
+            message = takes(kind, e.get("ctx", {}), got) or f"{e['msg'][0].lower()}{e['msg'][1:]}"
         where = ".".join(str(part) for part in loc if part != "[key]")
-        message, got = e["msg"], e.get("input")
-        if e["type"] == "extra_forbidden":
+        known = _known_keys(model, loc)
+        if kind == "extra_forbidden":
             known = _known_keys(model, loc[:-1])
             message = f"unknown key{nearest(str(loc[-1]), known)}; it takes: {listed(known)}"
-        elif e["type"] == "missing":
-            message = "is missing, and has no default"
-        elif e["type"] == "value_error":
+        elif kind == "missing":
+            message = (
+                f"missing, and has no default; it takes: {listed(known)}" if known else "missing, and has no default"
+            )
+        elif kind == "value_error":
             message = str(e["ctx"]["error"])
             inner, _, rest = message.partition(": ")
             if rest and re.fullmatch(r"[a-z_]+(\.\w+)*", inner):  # a check over several fields names its own
                 where, message = f"{where}.{inner}" if where else inner, rest
-            else:
-                message = f"got {_shown(got)}; {message}"
+            elif not message.startswith("got "):
+                message = f"got {shown(got)}; {message}"
         else:
-            message = f"got {_shown(got)}; {message[0].lower()}{message[1:]}"
+            message = f"got {shown(got)}; {message}" + (f", with: {listed(known)}" if known else "")
         found.append((tuple(map(str, loc)), Problem(where, message)))
     return found
 
@@ -339,7 +363,7 @@ class _Loader(yaml.SafeLoader):
     def compose_document(self) -> Any:
         node = super().compose_document()  # type: ignore[no-untyped-call]
         if _expanded(node, {}) > MAX_NODES:
-            raise yaml.YAMLError(f"its aliases expand to more than {MAX_NODES:,} values")
+            raise yaml.YAMLError(f"its aliases stand for to more than {MAX_NODES:,} values")
         return node
 
     def construct_scalar(self, node: Any) -> Any:
@@ -359,10 +383,16 @@ class _Loader(yaml.SafeLoader):
 
 
 def _expanded(node: Any, sizes: dict[int, int | None]) -> int:
-    """Values that a YAML node stands for once its aliases are written out. A node inside itself counts as too many."""
+    """Values that a YAML node stands for once its aliases are written out.
+
+    Raises:
+        yaml.YAMLError: a node stands inside itself.
+    """
     if id(node) in sizes:
         size = sizes[id(node)]
-        return MAX_NODES + 1 if size is None else size
+        if size is None:
+            raise yaml.YAMLError(f"what stands in line {node.start_mark.line + 1} is an alias of itself")
+        return size
     sizes[id(node)] = None
     total = 1
     if isinstance(node, yaml.SequenceNode):
@@ -387,8 +417,10 @@ def load_yaml(text: str) -> Any:
         mark = error.problem_mark
         line = f" in line {mark.line + 1}" if mark else ""
         raise SpecError([Problem("", f"not valid YAML: {error.problem}{line}")]) from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError([Problem("", f"not valid YAML: {error or 'nested too deeply'}")]) from error
+    except RecursionError as error:
+        raise SpecError([Problem("", "not valid YAML for a spec: nested too deeply")]) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError([Problem("", f"not valid YAML: {error}")]) from error
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
@@ -500,5 +532,5 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found += differences(a, b, f"{prefix}{key}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {_shown(a)} -> {_shown(b)}")
+            found.append(f"{prefix}{key}: {shown(a)} -> {shown(b)}")
     return found

@@ -104,7 +104,36 @@ def disk_bytes(spec: DatasetSpec) -> int:
     return int(1.5 * spec.count * (spec.height * spec.width * 3 / 2 + 4096))
 
 
-def made_from(spec: DatasetSpec, stages: Stages) -> dict[str, Any]:
+def models_of(stages: Stages, recorded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Key in the spec -> model, revision and exact weights, of the stages that have a model.
+
+    Args:
+        recorded: what this gave when the run was made: a run can be judged and exported where its models are not.
+
+    Raises:
+        SpecError: a model is neither here nor recorded under the same name.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for key, stage in stages.named().items():
+        named = {"model": getattr(stage.config, "model", None), "revision": getattr(stage.config, "revision", None)}
+        try:
+            weights = stage.identity()
+        except ModelMissing as error:
+            known = recorded.get(key, {})
+            if {**known, **named} != known:
+                raise SpecError([Problem(f"{key}.model", str(error))]) from error
+            found[key] = known
+        else:
+            if weights:
+                found[key] = {**named, "weights": weights, "licences": [list(li) for li in stage.licences()]}
+    return found
+
+
+def _weights(models: Mapping[str, Mapping[str, Any]], key: str) -> str:
+    return str(models[key]["weights"]) if key in models else ""
+
+
+def made_from(spec: DatasetSpec, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the images depend on, as plain data: the generator's fingerprint, and what a folder is told apart by."""
     return {
         "format": FORMAT,
@@ -118,25 +147,25 @@ def made_from(spec: DatasetSpec, stages: Stages) -> dict[str, Any]:
         "objects_per_image": {str(k): w for k, w in spec.objects_per_image.items()},
         "prompts": spec.prompts.model_dump(mode="json"),
         "layout": spec.layout.model_dump(mode="json") if spec.layout else None,
-        "generator": {**spec.generator.fingerprint(), "weights": _identity(stages.generator, "generator")},
+        "generator": {**spec.generator.fingerprint(), "weights": _weights(models, "generator")},
     }
 
 
-def labelled_by(spec: DatasetSpec, stages: Stages) -> dict[str, Any]:
+def labelled_by(spec: DatasetSpec, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the labels depend on, besides the images."""
     return {
         "format": FORMAT,
-        "grounder": {**spec.grounder.fingerprint(), "weights": _identity(stages.grounder, "grounder")},
-        "segmenter": {**spec.segmenter.fingerprint(), "weights": _identity(stages.segmenter, "segmenter")},
+        "grounder": {**spec.grounder.fingerprint(), "weights": _weights(models, "grounder")},
+        "segmenter": {**spec.segmenter.fingerprint(), "weights": _weights(models, "segmenter")},
         "synonyms": {c.name: list(c.synonyms) for c in spec.classes},
     }
 
 
-def measured_by(spec: DatasetSpec, stages: Stages) -> dict[str, Any]:
+def measured_by(spec: DatasetSpec, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What the measures depend on, besides images and labels. Thresholds are not among it."""
     return {
         "format": FORMAT,
-        **{n: {**f.config.fingerprint(), "weights": _identity(f, f"filters.{n}")} for n, f in stages.filters.items()},
+        **{n: {**c.fingerprint(), "weights": _weights(models, f"filters.{n}")} for n, c in spec.filters.items()},
     }
 
 
@@ -162,10 +191,3 @@ def exported_by(spec: DatasetSpec, exporter: str) -> dict[str, Any]:
 
 def fingerprint(parts: Mapping[str, Any], *inputs: str) -> str:
     return digest([parts, *inputs])
-
-
-def _identity(stage: Stage[Any], field: str) -> str:
-    try:
-        return stage.identity()
-    except ModelMissing as error:
-        raise SpecError([Problem(f"{field}.model", str(error))]) from error

@@ -90,7 +90,7 @@ class Backend(Generator[Config]):
 
     @cached_property
     def _path(self) -> Path:
-        return find_model(self.config.model, "diffusion", self.config.revision)
+        return find_model(self.config.model, "diffusion", self.config.revision, self.config.variant)
 
     @property
     def _card(self) -> ModelCard:
@@ -112,7 +112,8 @@ class Backend(Generator[Config]):
             path, card = self._path, self._card
         except ModelMissing as error:
             return [Problem(".model", str(error))]
-        problems = list(self._check_files(path))
+        if problems := list(self._check_files(path)):
+            return problems
         sizes = card.sizes
         if sizes is not None and (request.height, request.width) not in sizes:
             takes = listed(f"{h}x{w}" for h, w in sizes)
@@ -129,7 +130,7 @@ class Backend(Generator[Config]):
         if card.vocabulary is not None:
             class_words = {w for c in self.categories for w in c.name.lower().split()}
             for word in sorted(request.words - set(card.vocabulary) - class_words):
-                hint, known = nearest(word, card.vocabulary), listed(card.vocabulary, 60)
+                hint, known = nearest(word, card.vocabulary), listed(filter(str.isalnum, card.vocabulary), 60)
                 problems.append(
                     Problem("prompts", f"got the word {word!r}, which {model} does not know{hint}; it knows: {known}")
                 )

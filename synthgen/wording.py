@@ -1,0 +1,57 @@
+"""pydantic's errors in words for people: what was got, and what is taken."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from synthgen.errors import nearest
+
+# What a pattern takes, where the pattern itself would be a riddle.
+PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "letters, digits, _ and -, at most 64 of them, a letter or digit first",
+    r"^(auto|cpu|mps|cuda(:\d+)?)$": "auto, cpu, mps, cuda, or cuda: with a number, such as cuda:0",
+    r"^[^{}]*\{\}[^{}]*$": "text with one {} in it, where the word goes",
+}
+WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "string": "text (numbers, dates, and yes and no are text only in quotes)",
+    "bool": "true or false",
+    "tuple": "a list",
+    "list": "a list",
+    "dict": "a mapping of keys to values",
+    "model": "a mapping of keys to values",
+}
+LIMITS = {"ge": "{} or more", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
+
+
+def shown(value: Any) -> str:
+    """A value as an error message shows it, cut to fit a line."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def takes(kind: str, context: Mapping[str, Any], got: Any) -> str | None:
+    """What would have been right, from the type and context of a pydantic error; None where its own words must do."""
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", context["expected"])
+        return f"takes {context['expected']}{nearest(got, known) if isinstance(got, str) else ''}"
+    if kind == "string_pattern_mismatch":
+        return f"takes {PATTERNS.get(context['pattern'], 'text that matches ' + context['pattern'])}"
+    if kind == "multiple_of":
+        step = context["multiple_of"]
+        return f"takes a multiple of {step:g}, such as {max(step, round(got / step) * step):g}"
+    for limit, words in LIMITS.items():
+        if limit in context:
+            return "takes " + words.format(f"{context[limit]:,}")
+    for limit, words in (("min_length", "at least"), ("max_length", "at most")):
+        if limit in context:
+            number = context[limit]
+            unit = "character" if kind.startswith("string") else "entry"
+            several = unit + "s" if unit == "character" else "entries"
+            return f"takes {words} {number:,} {unit if number == 1 else several}"
+    word = WORDS.get(kind.partition("_")[0])
+    return f"takes {word}" if word else None

@@ -1,0 +1,620 @@
+"""Pipelines of diffusers' real classes, tiny and randomly initialised, saved in the real formats: each must give the
+pixels that diffusers' own call gives."""
+
+import json
+import shutil
+import string
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+import transformers
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from pydantic import ValidationError
+
+from synthgen import devices, models
+from synthgen.backends import KINDS, Request, builtin
+from synthgen.errors import BackendError
+from synthgen.generators import diffusion
+from synthgen.types import Category, Job
+
+SIDE = 32
+PALETTE = {"apple": (1.0, 0.0, 0.0), "car": (0.0, 0.5, 1.0)}
+CATEGORIES = (Category(1, "apple"), Category(2, "car"))
+REQUEST = Request(SIDE, SIDE, has_layout=False, words=frozenset({"a", "cup"}))
+LETTERS = string.ascii_lowercase + ","
+
+
+def job(index: int, *, layout: Any = None, prompt: str = "a red cup, on a table", negative: str = "", side: int = SIDE):
+    asked = tuple(1 + i % 2 for i in range(len(layout))) if layout else ()
+    return Job(index + 1, 1, 1, index, "f", "train", prompt, negative, {}, asked, layout, 1000 + index, side, side)
+
+
+def backend(model: Path | str, **options: Any) -> diffusion.Backend:
+    given = {"num_inference_steps": 3, "guidance_scale": 4.0, **options}
+    return diffusion.Backend(diffusion.Config(use="diffusion", model=str(model), device="cpu", **given), CATEGORIES)
+
+
+@pytest.fixture(autouse=True)
+def forget(monkeypatch):
+    """Models that a test loads are not kept for the next one."""
+    monkeypatch.setattr(devices, "_resident", {})
+
+
+# Tiny parts
+
+
+def clip_tokenizer():
+    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
+    for letter in LETTERS:
+        vocab |= {letter: len(vocab), letter + "</w>": len(vocab) + 1}
+    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=24)
+
+
+def t5_tokenizer():
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
+    return transformers.T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=24)
+
+
+def clip_text(kind: Any = transformers.CLIPTextModel):
+    config = transformers.CLIPTextConfig(
+        vocab_size=2 + 2 * len(LETTERS), hidden_size=32, intermediate_size=37, num_hidden_layers=2,
+        num_attention_heads=4, max_position_embeddings=24, projection_dim=32, bos_token_id=0, eos_token_id=1,
+        pad_token_id=1,
+    )  # fmt: skip
+    return kind(config).eval()
+
+
+def t5_text():
+    config = transformers.T5Config(
+        vocab_size=4 + len(LETTERS), d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4, is_encoder_decoder=False,
+        use_cache=False,
+    )  # fmt: skip
+    return transformers.T5EncoderModel(config).eval()
+
+
+def vae(latent_channels: int = 4, **options: Any):
+    return diffusers.AutoencoderKL(
+        block_out_channels=(4, 8), norm_num_groups=2, latent_channels=latent_channels, sample_size=SIDE,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **options,
+    ).eval()  # fmt: skip
+
+
+def unet(cross_attention_dim: int = 32, **options: Any):
+    return diffusers.UNet2DConditionModel(
+        block_out_channels=(8, 16), norm_num_groups=2, layers_per_block=1, sample_size=SIDE // 2, in_channels=4,
+        out_channels=4, cross_attention_dim=cross_attention_dim, attention_head_dim=(2, 4),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **options,
+    ).eval()  # fmt: skip
+
+
+def plain_parts(scheduler: Any = None, **options: Any) -> dict[str, Any]:
+    scheduler = scheduler or diffusers.PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1)
+    return {
+        "vae": vae(), "unet": unet(**options), "text_encoder": clip_text(), "tokenizer": clip_tokenizer(),
+        "scheduler": scheduler, "safety_checker": None, "feature_extractor": None,
+    }  # fmt: skip
+
+
+def stable_diffusion():
+    return diffusers.StableDiffusionPipeline(**plain_parts(), requires_safety_checker=False)
+
+
+def stable_diffusion_xl():
+    scheduler = diffusers.EulerDiscreteScheduler(
+        beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
+    )
+    denoiser = unet(
+        64, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80,
+        transformer_layers_per_block=(1, 2), use_linear_projection=True,
+    )  # fmt: skip
+    return diffusers.StableDiffusionXLPipeline(
+        vae(), clip_text(), clip_text(transformers.CLIPTextModelWithProjection), clip_tokenizer(), clip_tokenizer(),
+        denoiser, scheduler, add_watermarker=False,
+    )  # fmt: skip
+
+
+def stable_diffusion_3(with_t5: bool):
+    denoiser = diffusers.SD3Transformer2DModel(
+        sample_size=SIDE // 2, patch_size=1, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
+        num_attention_heads=4, joint_attention_dim=32 if with_t5 else 64, caption_projection_dim=32,
+        pooled_projection_dim=64,
+    )  # fmt: skip
+    first, second = (clip_text(transformers.CLIPTextModelWithProjection) for _ in range(2))
+    return diffusers.StableDiffusion3Pipeline(
+        denoiser.eval(), diffusers.FlowMatchEulerDiscreteScheduler(), vae(shift_factor=0.06), first, clip_tokenizer(),
+        second, clip_tokenizer(), t5_text() if with_t5 else None, t5_tokenizer() if with_t5 else None,
+    )  # fmt: skip
+
+
+def flux():
+    denoiser = diffusers.FluxTransformer2DModel(
+        patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
+    )  # fmt: skip
+    return diffusers.FluxPipeline(
+        diffusers.FlowMatchEulerDiscreteScheduler(), vae(1, shift_factor=0.06), clip_text(), clip_tokenizer(),
+        t5_text(), t5_tokenizer(), denoiser.eval(),
+    )  # fmt: skip
+
+
+def latent_consistency():
+    return diffusers.LatentConsistencyModelPipeline(
+        **plain_parts(diffusers.LCMScheduler(), time_cond_proj_dim=8), requires_safety_checker=False
+    )
+
+
+MAKERS: dict[str, Callable[[], Any]] = {
+    "sd": stable_diffusion,
+    "sdxl": stable_diffusion_xl,
+    "sd3": lambda: stable_diffusion_3(with_t5=True),
+    "sd3_without_t5": lambda: stable_diffusion_3(with_t5=False),
+    "flux": flux,
+    "lcm": latent_consistency,
+}
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Callable[[str], Path]:
+    """Name in `MAKERS` -> the folder that `save_pretrained` made. Only for reading."""
+    root = tmp_path_factory.mktemp("pipelines")
+
+    def folder(name: str) -> Path:
+        if not (root / name).exists():
+            torch.manual_seed(0)
+            MAKERS[name]().save_pretrained(root / name)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture
+def own(saved, tmp_path) -> Path:
+    """A folder of Stable Diffusion that a test may change."""
+    return shutil.copytree(saved("sd"), tmp_path / "sd")
+
+
+def upstream(folder: Path, jobs: list[Job], change: Callable[[Any], Any] | None = None, **arguments: Any) -> np.ndarray:
+    """diffusers' own call, as its documentation has it."""
+    xl = {"add_watermarker": False} if "XL" in (folder / "model_index.json").read_text() else {}
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(folder, local_files_only=True, **xl)
+    pipeline = (change(pipeline) if change else None) or pipeline
+    pipeline.set_progress_bar_config(disable=True)
+    if any(j.negative_prompt for j in jobs):
+        arguments["negative_prompt"] = [j.negative_prompt for j in jobs]
+    images = pipeline(
+        [j.prompt for j in jobs],
+        **{"num_inference_steps": 3, "guidance_scale": 4.0, "height": SIDE, "width": SIDE, **arguments},
+        generator=[torch.Generator("cpu").manual_seed(j.seed) for j in jobs],
+    ).images
+    return np.stack([np.asarray(image) for image in images])
+
+
+def is_picture(images: np.ndarray) -> bool:
+    """Neither black nor flat: else equality would say nothing."""
+    return bool((images.reshape(len(images), -1).std(1) > 2).all())
+
+
+JOBS = [job(0), job(1, prompt="a blue cup"), job(2)]
+
+
+# Equal to diffusers
+
+
+@pytest.mark.parametrize(
+    ("name", "negative"),
+    [("sd", ""), ("sd", "blurry"), ("sdxl", ""), ("sdxl", "blurry"), ("sd3", "blurry"), ("sd3_without_t5", ""),
+     ("flux", ""), ("lcm", "")],
+)  # fmt: skip
+def test_equals_upstream(saved, name, negative):
+    jobs = [job(i, prompt=j.prompt, negative=negative) for i, j in enumerate(JOBS)]
+    found = backend(saved(name)).generate(jobs)
+    assert found.dtype == np.uint8 and found.shape == (3, SIDE, SIDE, 3)
+    assert is_picture(found)
+    np.testing.assert_array_equal(found, upstream(saved(name), jobs))
+
+
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_each_argument_reaches_the_pipeline(saved, name):
+    """Equality above would hold too if steps, guidance or seeds went unused: each changes the image."""
+    usual = backend(saved(name)).generate(JOBS[:1])
+    for other in (
+        backend(saved(name), num_inference_steps=5).generate(JOBS[:1]),
+        backend(saved(name), guidance_scale=9.0).generate(JOBS[:1]),
+        backend(saved(name)).generate([job(2)]),
+        backend(saved(name)).generate([job(0, prompt="other words")]),
+    ):
+        assert (usual != other).any()
+
+
+def test_the_negative_prompt_of_each_image_is_its_own(saved):
+    mixed = backend(saved("sd")).generate([job(0, negative="blurry"), job(1)])
+    plain = backend(saved("sd")).generate([job(0), job(1)])
+    assert (mixed[0] != plain[0]).any()
+    np.testing.assert_array_equal(mixed[1], plain[1])
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "DPMSolverMultistepScheduler", "EulerAncestralDiscreteScheduler"])
+def test_scheduler_by_name(saved, name):
+    def change(pipeline):
+        pipeline.scheduler = getattr(diffusers, name).from_config(pipeline.scheduler.config)
+
+    found = backend(saved("sd"), scheduler=name).generate(JOBS)
+    np.testing.assert_array_equal(found, upstream(saved("sd"), JOBS, change))
+    assert (found != backend(saved("sd")).generate(JOBS)).any()
+
+
+@pytest.mark.parametrize("scheduler", [None, "DPMSolverMultistepScheduler"])
+def test_scheduler_options(saved, scheduler):
+    option = {"timestep_spacing": "trailing"} if scheduler is None else {"use_karras_sigmas": True}
+
+    def change(pipeline):
+        kind = getattr(diffusers, scheduler) if scheduler else type(pipeline.scheduler)
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **option)
+
+    found = backend(saved("sd"), scheduler=scheduler, scheduler_options=option).generate(JOBS)
+    np.testing.assert_array_equal(found, upstream(saved("sd"), JOBS, change))
+    assert (found != backend(saved("sd"), scheduler=scheduler).generate(JOBS)).any()
+
+
+def test_call_options_are_passed_on(saved):
+    found = backend(saved("sd"), call_options={"clip_skip": 1}).generate(JOBS)
+    np.testing.assert_array_equal(found, upstream(saved("sd"), JOBS, clip_skip=1))
+    assert (found != backend(saved("sd")).generate(JOBS)).any()
+
+
+def test_variant_files_are_the_ones_that_load(saved, tmp_path):
+    torch.manual_seed(1)  # other weights than those of the files without a variant
+    stable_diffusion().to(torch.float16).save_pretrained(tmp_path / "both", variant="fp16")
+    for file in saved("sd").rglob("*.safetensors"):
+        shutil.copy(file, tmp_path / "both" / file.relative_to(saved("sd")))
+    found = backend(tmp_path / "both", variant="fp16").generate(JOBS)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "both", variant="fp16", dtype=torch.float32)
+    np.testing.assert_array_equal(found, upstream(tmp_path / "both", JOBS, lambda _: pipeline))
+    assert (found != backend(tmp_path / "both").generate(JOBS)).any()
+    assert not list(backend(tmp_path / "both", variant="fp16").check(REQUEST))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_other_dtypes_are_near(saved, dtype):
+    """The pipeline really runs in it: not the same bytes, and the same picture."""
+    exact = backend(saved("sd")).generate(JOBS).astype(int)
+    found = backend(saved("sd"), torch_dtype=dtype).generate(JOBS)
+    assert (found != exact).any()
+    assert np.abs(found - exact).mean() < 6
+
+
+def test_an_image_alone_is_the_image_in_a_batch(saved):
+    together = backend(saved("sd")).generate(JOBS).astype(int)
+    for image, single in zip(together, JOBS, strict=True):
+        assert np.abs(image - backend(saved("sd")).generate([single])[0]).max() <= 1
+
+
+def test_twice_the_same_bytes_and_the_global_generator_is_left_alone(saved):
+    before = torch.get_rng_state()
+    first = backend(saved("sd"), scheduler="EulerAncestralDiscreteScheduler").generate(JOBS)
+    devices._resident.clear()
+    torch.rand(3)
+    second = backend(saved("sd"), scheduler="EulerAncestralDiscreteScheduler").generate(JOBS)
+    np.testing.assert_array_equal(first, second)
+    torch.set_rng_state(before)
+    backend(saved("sd"), scheduler="EulerAncestralDiscreteScheduler").generate(JOBS)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# Layouts
+
+
+def with_adapter(folder: Path, make: Callable[[], Any]) -> Path:
+    torch.manual_seed(0)
+    make().save_pretrained(folder)
+    torch.manual_seed(2)
+    adapter = diffusers.T2IAdapter(
+        in_channels=3, channels=(8, 16), num_res_blocks=1, downscale_factor=2, adapter_type="full_adapter"
+    )
+    adapter.save_pretrained(folder / "adapter")
+    layout = {"form": "t2i_adapter", "folder": "adapter", "palette": PALETTE}
+    (folder / "synthgen.json").write_text(json.dumps({"layout": layout}))
+    return folder
+
+
+LAYOUT_JOBS = [job(0, layout=((2, 3, 12, 20),)), job(1, layout=((0, 0, 8, 8), (16, 10, 32, 32)))]
+
+
+def layout_maps() -> torch.Tensor:
+    """What `LAYOUT_JOBS` look like, by hand: the rows of a box are its y, the columns its x."""
+    maps = torch.zeros(2, 3, SIDE, SIDE)
+    maps[0, 0, 3:20, 2:12] = 1.0
+    maps[1, 0, 0:8, 0:8] = 1.0
+    maps[1, 1, 10:32, 16:32], maps[1, 2, 10:32, 16:32] = 0.5, 1.0
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [(stable_diffusion, "StableDiffusionAdapterPipeline"), (stable_diffusion_xl, "StableDiffusionXLAdapterPipeline")],
+)
+def test_layouts_equal_upstream(tmp_path, make, kind):
+    folder = with_adapter(tmp_path / "model", make)
+
+    def change(pipeline):
+        adapter = diffusers.T2IAdapter.from_pretrained(folder / "adapter")
+        options = {"add_watermarker": False} if "XL" in kind else {"requires_safety_checker": False}
+        return getattr(diffusers, kind)(adapter=adapter, **pipeline.components, **options)
+
+    found = backend(folder).generate(LAYOUT_JOBS)
+    assert is_picture(found)
+    np.testing.assert_array_equal(found, upstream(folder, LAYOUT_JOBS, change, image=layout_maps()))
+
+
+def test_the_same_folder_makes_plain_images_too(tmp_path, saved):
+    folder = with_adapter(tmp_path / "model", stable_diffusion)
+    plain = [job(0), job(1)]
+    found = backend(folder).generate(plain)
+    np.testing.assert_array_equal(found, upstream(saved("sd"), plain))
+    assert (found != backend(folder).generate(LAYOUT_JOBS)).any((1, 2, 3)).all()
+
+
+def test_a_pipeline_without_adapter_form_says_so(tmp_path):
+    folder = with_adapter(tmp_path / "model", latent_consistency)
+    with pytest.raises(BackendError, match="LatentConsistencyModelPipeline takes no T2I-Adapter"):
+        backend(folder).generate(LAYOUT_JOBS)
+
+
+# Options that a pipeline does not take
+
+
+def test_unknown_call_option(saved):
+    with pytest.raises(BackendError, match=r"StableDiffusionPipeline takes no 'clip_skp' \(did you mean 'clip_skip'"):
+        backend(saved("sd"), call_options={"clip_skp": 1}).generate(JOBS)
+
+
+def test_negative_prompt_where_there_is_none(saved):
+    with pytest.raises(BackendError, match="LatentConsistencyModelPipeline takes no 'negative_prompt'"):
+        backend(saved("lcm")).generate([job(0, negative="blurry")])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheduler": "EulerDiscreteSchedular"}, "did you mean 'EulerDiscreteScheduler'"),
+        ({"call_options": {"prompt": "x", "height": 64}}, "height, prompt cannot stand here"),
+        ({"num_inference_steps": 0}, "num_inference_steps"),
+        ({"guidance_scale": -1}, "guidance_scale"),
+        ({"device": "gpu"}, "device"),
+        ({"cfg": 3}, "cfg"),
+    ],
+)
+def test_options_are_refused(options, message):
+    with pytest.raises(ValidationError, match=message):
+        diffusion.Config(use="diffusion", **options)
+
+
+def test_fingerprint_is_of_what_decides_the_image():
+    usual = diffusion.Config(use="diffusion").fingerprint()
+    elsewhere = {"model": "x/y", "revision": "v", "variant": "fp16", "device": "cuda:1", "torch_dtype": "float16",
+                 "batch_size": 3}  # fmt: skip
+    assert diffusion.Config(use="diffusion", **elsewhere).fingerprint() == usual
+    for option in ({"num_inference_steps": 4}, {"scheduler": "DDIMScheduler"}, {"call_options": {"eta": 1.0}},
+                   {"guidance_scale": 1.0}, {"scheduler_options": {"a": 1}}, {"safety_checker": False}):  # fmt: skip
+        assert diffusion.Config(use="diffusion", **option).fingerprint() != usual
+
+
+@pytest.mark.parametrize("name", diffusion.SCHEDULERS)
+def test_schedulers_are_those_of_diffusers(name):
+    kind = getattr(diffusers, name)
+    assert issubclass(kind, diffusers.SchedulerMixin)
+    kind().set_timesteps(3)
+
+
+def test_every_scheduler_of_diffusers_for_text_to_image_is_named():
+    """Compatible ones, that diffusers itself would take in place of these."""
+    known = {kind.__name__ for kind in diffusers.DDIMScheduler().compatibles}
+    known |= {kind.__name__ for kind in diffusers.FlowMatchEulerDiscreteScheduler().compatibles}
+    needs_packages = {"LMSDiscreteScheduler", "DPMSolverSDEScheduler"}  # scipy, torchsde
+    assert known - needs_packages - set(diffusion.SCHEDULERS) <= {"EDMEulerScheduler"}
+
+
+def test_adapter_pipelines_are_those_of_diffusers():
+    for plain, adapted in diffusion.ADAPTER_PIPELINES.items():
+        assert hasattr(diffusers, plain) and hasattr(diffusers, adapted)
+
+
+# The safety checker
+
+
+@pytest.fixture
+def with_checker(tmp_path) -> Path:
+    """Stable Diffusion with a checker that minds every image."""
+    torch.manual_seed(0)
+    parts = plain_parts()
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+              "image_size": 32, "patch_size": 16}  # fmt: skip
+    checker = StableDiffusionSafetyChecker(transformers.CLIPConfig(vision_config=vision, projection_dim=8)).eval()
+    checker.concept_embeds_weights.fill_(-2)
+    parts["safety_checker"] = checker
+    parts["feature_extractor"] = transformers.CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
+    )
+    diffusers.StableDiffusionPipeline(**parts).save_pretrained(tmp_path / "checked")
+    return tmp_path / "checked"
+
+
+def test_safety_checker(with_checker):
+    assert not backend(with_checker).generate(JOBS).any()
+    assert is_picture(backend(with_checker, safety_checker=False).generate(JOBS))
+
+
+def test_a_safety_checker_that_is_not_wanted_need_not_be_here(with_checker):
+    shutil.rmtree(with_checker / "safety_checker")
+    (problem,) = backend(with_checker).check(REQUEST)
+    assert "missing: safety_checker" in problem.message
+    assert not list(backend(with_checker, safety_checker=False).check(REQUEST))
+    assert is_picture(backend(with_checker, safety_checker=False).generate(JOBS))
+
+
+# What `check` finds
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_whole_folders_pass(saved, name):
+    assert list(backend(saved(name)).check(REQUEST)) == []
+
+
+def remove(*names: str) -> Callable[[Path], None]:
+    def act(folder: Path) -> None:
+        for name in names:
+            path = folder / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return act
+
+
+def only_pickles(folder: Path) -> None:
+    for file in folder.rglob("*.safetensors"):
+        file.rename(file.with_suffix(".bin"))
+
+
+def index(text: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / "model_index.json").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("damage", "options", "message"),
+    [
+        (remove("unet/diffusion_pytorch_model.safetensors"), {}, "missing: unet (weights in safetensors)"),
+        (remove("unet"), {}, "missing: unet"),
+        (remove("tokenizer"), {}, "missing: tokenizer"),
+        (remove("scheduler"), {}, "missing: scheduler"),
+        (only_pickles, {}, "text_encoder (weights in safetensors)"),
+        (lambda folder: None, {"variant": "fp16"}, "unet (weights.fp16 in safetensors)"),
+        (remove("model_index.json"), {}, "no readable model_index.json"),
+        (index("{"), {}, "no readable model_index.json"),
+        (index("[1, 2]"), {}, "no readable model_index.json"),
+        (index("{}"), {}, "no readable model_index.json"),
+        (lambda folder: (folder / "synthgen.json").write_text("{"), {}, "no valid model card"),
+        (lambda folder: (folder / "synthgen.json").write_text('{"class": 1}'), {}, "no valid model card"),
+    ],
+)
+def test_check_finds_damage(own, damage, options, message):
+    damage(own)
+    (problem,) = backend(own, **options).check(REQUEST)
+    assert problem.field == ".model"
+    assert message in problem.message
+
+
+def test_pickled_weights_are_never_loaded(own):
+    only_pickles(own)
+    with pytest.raises(Exception, match="safetensors"):
+        backend(own).generate(JOBS)
+
+
+def test_a_model_that_is_not_here(tmp_path):
+    (problem,) = backend("nobody/nothing").check(REQUEST)
+    assert "synthgen models --download nobody/nothing" in problem.message
+    (problem,) = backend(tmp_path / "none").check(REQUEST)
+    assert "does not exist" in problem.message
+
+
+def test_check_holds_the_spec_against_the_card(own):
+    card = {
+        "sizes": [[64, 96]],
+        "classes": {"apple": {}, "cart": {}},
+        "vocabulary": ["a", "apple", "cart", "photo"],
+        "licence": {"name": "Own", "url": "https://example.org"},
+    }
+    (own / "synthgen.json").write_text(json.dumps(card))
+    request = Request(64, 64, has_layout=True, words=frozenset({"a", "foto", "car"}))
+    found = {(p.field, p.message.split(";")[0]) for p in backend(own).check(request)}
+    assert {field for field, _ in found} == {"height, width", "classes", "prompts", "layout"}
+    text = " ".join(message for _, message in found)
+    assert "got 64x64" in text
+    assert "got 'car'" in text and "did you mean 'cart'" in text
+    assert "'foto'" in text and "did you mean 'photo'" in text
+    assert list(backend(own).licences()) == [("Own", "https://example.org")]
+
+
+def test_identity_is_of_the_files(own, saved):
+    models.model_identity.cache_clear()
+    assert backend(own).identity() == backend(saved("sd")).identity() != backend(saved("lcm")).identity()
+    (own / "scheduler" / "scheduler_config.json").write_text("{}")
+    models.model_identity.cache_clear()
+    assert backend(own).identity() != backend(saved("sd")).identity()
+
+
+# The embedded model
+
+
+def mini(**options: Any) -> diffusion.Backend:
+    return backend("mini", **options)
+
+
+def mini_jobs(*layouts: Any) -> list[Job]:
+    return [job(i, layout=layout, prompt="a photo of an apple on grass", side=128) for i, layout in enumerate(layouts)]
+
+
+def test_mini_loads_in_silence(capfd, caplog):
+    images = mini().generate(mini_jobs(((20, 30, 70, 80),)))
+    assert images.shape == (1, 128, 128, 3) and is_picture(images)
+    assert capfd.readouterr() == ("", "")
+    assert caplog.records == []
+
+
+def test_mini_is_given_the_layout_in_its_colours():
+    layouts = (((20, 30, 70, 80),), ((0, 0, 40, 50), (60, 64, 128, 128)))
+    made, seen = mini(num_inference_steps=1), []
+    adapter = made._pipeline(True).adapter
+    adapter.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    made.generate(mini_jobs(*layouts))
+    maps = seen[0][-2:].permute(0, 2, 3, 1).numpy()  # guidance may double the batch
+    palette = models.read_card(models.MINI / "diffusion").layout.palette
+    expected = np.zeros((2, 128, 128, 3), np.float32)
+    expected[0, 30:80, 20:70] = expected[1, 0:50, 0:40] = palette["apple"]
+    expected[1, 64:128, 60:128] = palette["car"]
+    np.testing.assert_array_equal(maps, expected)
+
+
+def test_mini_puts_things_where_the_layout_says():
+    """The same noise and words: what differs lies where the boxes lie."""
+    left, right = mini(num_inference_steps=8).generate(
+        [job(0, layout=(box,), prompt="a photo of an apple on sky", side=128) for box in ((4, 34, 60, 94), (68, 34, 124, 94))]
+    ).astype(int)  # fmt: skip
+    apart = np.abs(left - right).mean(2)
+    inside = np.concatenate([apart[34:94, 4:60], apart[34:94, 68:124]]).mean()
+    assert inside > 2 * apart[:24].mean()
+
+
+def test_mini_knows_every_class_of_its_palette():
+    card = models.read_card(models.MINI / "diffusion")
+    assert card.layout is not None and set(card.layout.palette) == set(card.classes)
+    assert mini().aspect_ratios().keys() == card.classes.keys()
+    categories = tuple(Category(i, name) for i, name in enumerate(card.classes, 1))
+    known = diffusion.Backend(diffusion.Config(use="diffusion"), categories)
+    assert not list(known.check(Request(128, 128, has_layout=True, words=frozenset({"a", "photo", "of"}))))
+    assert len(set(card.layout.palette.values())) == len(card.classes)
+
+
+def test_mini_tokenizer_knows_the_vocabulary_of_its_card():
+    """A word outside would silently become `<unk>`."""
+    folder = models.MINI / "diffusion"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
+    card = models.read_card(folder)
+    words = [*card.vocabulary, *(word for name in card.classes for word in name.split())]
+    assert [w for w in words if tokenizer.unk_token_id in tokenizer(w).input_ids] == []
+
+
+# Imports
+
+
+def test_importing_every_backend_brings_in_no_torch():
+    names = [f"synthgen.{kind}s.{name}" for kind in KINDS for name in builtin(kind)]
+    heavy = "{'torch', 'diffusers', 'transformers', 'segment_anything', 'cv2', 'prefect', 'pandas'}"
+    code = f"import sys, {', '.join(names)}; print(sorted({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
