@@ -7,7 +7,7 @@ python flows/build_dataset.py specs/quickstart.yaml --serve  # a deployment, sta
 import argparse
 from pathlib import Path
 
-from synthgen.flow import build_dataset
+from synthgen.flow import build_dataset, build_here
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
         parameters = {"spec": str(args.spec.resolve()), "out": str(args.out.resolve()), "run": args.run}
         build_dataset.serve(name=args.spec.stem, parameters=parameters, pause_on_shutdown=False)
     else:
-        build_dataset(spec=args.spec, out=args.out, run=args.run)
+        build_here(args.spec, args.out, args.run)
 
 
 if __name__ == "__main__":

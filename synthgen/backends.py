@@ -230,8 +230,10 @@ def backend_module(kind: str, use: str) -> ModuleType:
     """
     if "." in use:
         try:
+            if use.startswith("."):
+                raise ImportError("a module's full name starts with no dot")
             module = importlib.import_module(use)
-        except ImportError as error:
+        except Exception as error:  # whatever a user's module does when it is imported
             raise LookupError(f"cannot import your module {use!r}: {error}") from error
     elif use in builtin(kind):
         module = importlib.import_module(f"synthgen.{kind}s.{use}")

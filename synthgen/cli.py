@@ -46,31 +46,38 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result onl
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Join shards made on another kind of machine.")]
 
 
+INTERRUPTED = 130
+
+
 def main() -> None:
     """Runs the command line; errors for people become one line each, and their exit code."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        sys.exit(app(arguments, standalone_mode=False) or 0)
+        code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
+        if code == 130:  # what typer makes of a KeyboardInterrupt
+            raise KeyboardInterrupt
+        sys.exit(code)
     except typer.Exit as stop:
         sys.exit(stop.exit_code)
     except SynthgenError as error:
         if debug:
             raise
+        prefix = "" if error.exit_code == INTERRUPTED else "error: "
         for line in str(error).splitlines():
-            print(f"error: {line}", file=sys.stderr)
+            print(f"{prefix}{line}", file=sys.stderr)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         if debug:
             raise
-        import click
-
-        if isinstance(error, click.ClickException):
-            error.show()
-            sys.exit(error.exit_code)
+        words = getattr(error, "format_message", None)  # wrong usage: click's errors, of which typer has its own copy
+        if callable(words):
+            if text := " ".join(words().split()):
+                print(f"error: {text.rstrip('.')}; synthgen --help says what there is", file=sys.stderr)
+            sys.exit(2)
         text = " ".join(str(error).split())
         print(f"error: {type(error).__name__}: {text} (--debug shows where)", file=sys.stderr)
         sys.exit(1)
@@ -93,8 +100,10 @@ def new(name: Annotated[str, typer.Argument(help="The dataset's name.")]) -> Non
     """Write NAME.yaml, a commented spec to start from."""
     from synthgen.spec import DatasetSpec, load_yaml
 
-    template = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8").replace("NAME", name, 1)
-    DatasetSpec.parse(load_yaml(template))
+    template = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
+    DatasetSpec.parse({**load_yaml(template), "name": name})
+    # YAML reads `yes` and `007` as something else than text.
+    template = template.replace("NAME", name if load_yaml(name) == name else f'"{name}"', 1)
     try:
         with open(f"{name}.yaml", "x", encoding="utf-8") as file:
             file.write(template)
@@ -168,9 +177,9 @@ def run(
     from synthgen.display import watching
 
     with nullcontext() if quiet else console.status("starting Prefect") if console.is_terminal else nullcontext():
-        from synthgen.flow import build_dataset
+        from synthgen.flow import build_here
     with nullcontext() if quiet else watching(folder, console):
-        build_dataset(spec=spec, out=out, run=number, overrides=tuple(overrides), allow_mixed=allow_mixed)
+        build_here(spec, out, number, overrides, allow_mixed)
     build = Build.open(folder.root)
     quality = build.quality()
     assert quality is not None

@@ -97,6 +97,11 @@ class Progress:
 
     def drawn(self, now: Snapshot) -> Table:
         grid = Table.grid(padding=(0, 1))
+        if not now.made:
+            grid.add_row(
+                f"starting: Prefect's server and the models are loaded ({_clock(time.monotonic() - self._started)})"
+            )
+            return grid
         grid.add_row(
             "made",
             ProgressBar(now.planned or 1, now.made, width=30),

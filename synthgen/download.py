@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import urllib.request
 from pathlib import Path
+from urllib.error import HTTPError
 
 from synthgen.errors import RunError
 from synthgen.models import KNOWN, cache_folder
@@ -40,6 +41,8 @@ def download_model(model: str, revision: str | None = None, variant: str | None 
         )
         return Path(snapshot_download(model, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=ignore))
     except (OSError, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the response
         raise RunError(f"cannot fetch {model!r}: {type(error).__name__}: {error}") from error
 
 

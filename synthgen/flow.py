@@ -6,27 +6,29 @@ Tasks take paths and integers and give counts; what is done is the store's to sa
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from synthgen.models import cache_folder
 
-# Before Prefect is imported, since it reads its settings then. With PREFECT_API_URL set, the user's server serves
-# and their own settings hold; without, Prefect's embedded server does, with its files in our cache folder.
+# Before Prefect is imported, since it reads its settings then. With PREFECT_API_URL set, the user's own settings hold;
+# without, Prefect keeps its files in our cache folder.
+os.environ.setdefault("DO_NOT_TRACK", "1")
 if "PREFECT_API_URL" not in os.environ:
     os.environ.setdefault("PREFECT_HOME", str(cache_folder() / "prefect"))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
-    os.environ.setdefault("PREFECT_SERVER_ALLOW_EPHEMERAL_MODE", "true")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from synthgen.interrupts import stoppable
 from synthgen.pipeline import Build
+from synthgen.server import embedded_server
 from synthgen.spec import load_spec
 from synthgen.stages import check
 from synthgen.store import Run
@@ -86,7 +88,7 @@ def build_dataset(
     loaded = load_spec(Path(spec), overrides)
     stages = check(loaded, Path(out))
     folder = Run.at(Path(out), loaded.name, run)
-    with folder.lock():
+    with folder.lock(), stoppable():
         build = Build.start(folder, loaded, stages)
         while True:
             build.plan()
@@ -102,6 +104,17 @@ def build_dataset(
     assert quality is not None
     publish(quality)
     return asdict(quality)
+
+
+def build_here(
+    spec: Path, out: Path = Path("outputs"), run: int = 1, overrides: Sequence[str] = (), allow_mixed: bool = False
+) -> dict[str, Any]:
+    """`build_dataset`, now and in this process: on the Prefect server that is configured, else on one of our own."""
+    with ExitStack() as stack:
+        if not PREFECT_API_URL.value():
+            url = stack.enter_context(embedded_server())
+            stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+        return build_dataset(spec, out, run, tuple(overrides), allow_mixed)
 
 
 def publish(quality: Quality) -> None:

@@ -22,6 +22,7 @@ from synthgen import stages as parts
 from synthgen.backends import ModelConfig
 from synthgen.devices import environment
 from synthgen.errors import RunError
+from synthgen.interrupts import checkpoint
 from synthgen.masks import decode_rle, encode_rle, mask_areas
 from synthgen.plan import Round, first_round, next_round, plan_round, split_of
 from synthgen.spec import DatasetSpec, differences
@@ -98,8 +99,10 @@ class Build:
                 else fingerprint(parts.judged_by(self.spec), *(m.outputs for m in measured if m))
             )
         if stage == "export":
-            judged, name = self.run.mark("judge"), str(shard)
-            return fingerprint(parts.exported_by(self.spec, name), judged.outputs) if judged else None
+            marks = [self.run.mark("judge")]
+            marks += [self.run.mark(s, n) for n in self.run.shards() for s in ("label", "measure")]  # type: ignore[arg-type]
+            options = parts.exported_by(self.spec, str(shard))
+            return None if None in marks else fingerprint(options, *(m.outputs for m in marks if m))
         before = {"generate": ("plan",), "label": ("plan", "generate"), "measure": ("generate", "label")}[stage]
         own = {"generate": self._made_from, "label": self._labelled_by, "measure": self._measured_by}[stage]
         marks = [self.run.mark(b, shard) for b in before]  # type: ignore[arg-type]
@@ -186,15 +189,17 @@ class Build:
         run, inputs = self.run, self.inputs("generate", shard)
         if inputs is None or run.is_done("generate", shard, inputs):
             return self._counts("generate", shard)
-        where = self._environment("generate", self.stages.generator.config, allow_mixed)
+        where = self._environment("generate", {"generator": self.stages.generator.config}, allow_mixed)
         jobs, started = self.jobs(shard), time.monotonic()
         known: dict[str, tuple[int, str]] = {}
-        for number, batch in enumerate(self.batches(jobs)):
-            mark = run.batch_done(shard, number, inputs)
+        part = fingerprint({"where": where}, inputs)  # batches of another size hold other images
+        for number, batch in enumerate(self.batches(jobs, self.stages.generator.config)):
+            mark = run.batch_done(shard, number, part)
             if mark is None:
                 images = self.stages.generator.generate(batch)
                 files = [run.write_image(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
-                mark = run.commit_batch(shard, number, inputs, files)
+                mark = run.commit_batch(shard, number, part, files)
+                checkpoint()
             known |= mark.files
         run.commit(
             "generate",
@@ -209,18 +214,20 @@ class Build:
         run.clear_batches(shard)
         return {"images": len(jobs)}
 
-    def batches(self, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-        """Jobs in the groups in which they go through the generator: part of what decides their last bits."""
-        config = self.stages.generator.config
+    @staticmethod
+    def batches(jobs: Sequence[Job], config: Any) -> Iterator[Sequence[Job]]:
+        """Jobs in the groups in which they go through a model: part of what decides its results' last bits."""
         size = config.batch_size if isinstance(config, ModelConfig) else 1
         for start in range(0, len(jobs), size):
             yield jobs[start : start + size]
 
-    def _environment(self, stage: StageName, config: Any, allow_mixed: bool) -> dict[str, Any]:
-        """Where this stage is computed now; the same as in the shards that are there already."""
-        if not isinstance(config, ModelConfig):
-            return {}
-        now: dict[str, Any] = {**environment(config.device, config.torch_dtype, config.batch_size)}
+    def _environment(self, stage: StageName, configs: Mapping[str, Any], allow_mixed: bool) -> dict[str, Any]:
+        """Where the models of this stage are computed now; the same as in the shards that are there already."""
+        now: dict[str, Any] = {
+            name: environment(c.device, c.torch_dtype, c.batch_size)
+            for name, c in configs.items()
+            if isinstance(c, ModelConfig)
+        }
         earlier = next(
             (m for s in self.run.shards() if self.is_done(stage, s) and (m := self.run.mark(stage, s))), None
         )
@@ -243,13 +250,16 @@ class Build:
         run, inputs = self.run, self.inputs("label", shard)
         if inputs is None or run.is_done("label", shard, inputs):
             return self._counts("label", shard)
-        where = self._environment("label", self.stages.segmenter.config, allow_mixed)
+        grounder, segmenter = self.stages.grounder, self.stages.segmenter
+        configs = {"grounder": grounder.config, "segmenter": segmenter.config}
+        where = self._environment("label", configs, allow_mixed)
         jobs, started = self.jobs(shard), time.monotonic()
         made = run.mark("generate", shard)
         rows: list[dict[str, Any]] = []
-        for batch in self.batches(jobs):
+        for batch in self.batches(jobs, segmenter.config):
+            checkpoint()
             images = [run.read_image(shard, job.id, made) for job in batch]
-            found = self.stages.segmenter.segment(images, self.stages.grounder.ground(batch, images))
+            found = segmenter.segment(images, grounder.ground(batch, images))
             for job, instances in zip(batch, found, strict=True):
                 rows += _label_rows(job.id, instances)
         file = run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, _label_schema(rows)))
@@ -384,7 +394,8 @@ class Build:
     def remake(self, image_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Makes an image's batch again; -> the image that is there, and the one made now. Writes nothing."""
         shard = self.find(image_id)
-        batch = next(b for b in self.batches(self.jobs(shard)) if any(job.id == image_id for job in b))
+        batches = self.batches(self.jobs(shard), self.stages.generator.config)
+        batch = next(b for b in batches if any(job.id == image_id for job in b))
         images = self.stages.generator.generate(batch)
         place = [job.id for job in batch].index(image_id)
         return self.run.read_image(shard, image_id, self.run.mark("generate", shard)), images[place]

@@ -1,8 +1,9 @@
 """A spec becomes jobs. Pure: the same spec, run and round give the same jobs, on any machine and library version.
 
 Every choice is drawn from a stream keyed by a hash of what it is for. Choices among named things (classes, numbers
-of objects, templates, slot values) are dealt out rather than thrown: after any number of jobs each has come up as
-often as its share says, give or take one. So classes are balanced by construction.
+of objects, templates, slot values) are dealt out rather than thrown: after any number of jobs, things of equal weight
+have come up equally often, give or take one, so classes are balanced by construction. Of n things with weights, one of
+share s has come up as often as s says, give or take less than 1 + s * (n - 2).
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class _Stream:
 
 class _Dealer(Generic[K]):
     """Deals out keys in proportion to their weights, in random order: the k-th time of a key of weight w lies at
-    (k + u) / w for a uniform u, and the earliest comes next. With equal weights every key comes once a turn."""
+    (k + u) / w for a uniform u, and the earliest comes next. With equal weights every key comes once a turn. At any
+    time t a key has come |d| < 1 more often than w * t; the bound in the module's docstring is what is left of these d
+    when t is eliminated."""
 
     def __init__(self, weights: Mapping[K, float], *key: object) -> None:
         self._weights = {k: w for k, w in weights.items() if w > 0}
@@ -95,7 +98,7 @@ def next_round(
         made, accepted: images so far.
         classes, objects: accepted instances by category id; accepted images by number of objects asked.
     """
-    deficit, room = spec.count - accepted, spec.max_images - made
+    deficit, room = spec.count - accepted, min(spec.max_images, IMAGES_PER_RUN) - made
     if deficit <= 0 or room <= 0:
         return None
     # A little more than the yield so far calls for: one round more costs less than many small ones.
@@ -213,7 +216,8 @@ def place(
             Problem(
                 "layout",
                 f"{len(ratios)} objects of at least {layout.size[0]:g} of the shorter side do not fit into "
-                f"{width}x{height} px with margin {layout.margin:g} and max_overlap {layout.max_overlap:g}",
+                f"{width}x{height} px with margin {layout.margin:g} and max_overlap {layout.max_overlap:g}; "
+                "ask for fewer or smaller ones",
             )
         ]
     )

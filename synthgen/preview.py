@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from synthgen.pipeline import stage_seconds
@@ -34,14 +35,14 @@ def preview(spec: DatasetSpec, stages: Stages, run: Run) -> Iterator[RenderableT
             slots[name][value] += 1
         if len(prompts) < 6:
             prompts.append(job.prompt)
-    yield f"[bold]{spec.name}[/] {run.root}"
+    yield f"[bold]{spec.name}[/] {escape(str(run.root))}"
     grid = Table.grid(padding=(0, 4))
     tables = [_counts("class", classes), *(_counts(name, counts) for name, counts in slots.items())]
     tables += [_counts("objects", Counter({str(k): n for k, n in sorted(objects.items())})), _counts("split", splits)]
     grid.add_row(*tables)
     yield grid
     yield "[bold]prompts, such as[/]"
-    yield from (f"  {prompt}" for prompt in prompts)
+    yield from (f"  {escape(prompt)}" for prompt in prompts)
     shards = -(-spec.count // spec.shard_size)
     yield (
         f"first round: {spec.count} images of {spec.width}x{spec.height} px in {shards} shard{'s' * (shards > 1)}; "
@@ -63,8 +64,8 @@ def _last_run(run: Run) -> Run:
 
 def _counts(title: str, counts: Counter[str]) -> Table:
     table = Table(box=None)
-    table.add_column(title)
+    table.add_column(escape(title))
     table.add_column("", justify="right")
     for name, n in counts.items():
-        table.add_row(name, str(n))
+        table.add_row(escape(name), str(n))
     return table

@@ -23,7 +23,10 @@ MAX_BYTES = 1_000_000
 MAX_NODES = 100_000  # after aliases are expanded: a few kilobytes of them can stand for gigabytes
 
 STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
-FILTERS = ("asked_found", "predicted_iou", "stability", "mask_area", "sharpness", "near_duplicate")
+DEFAULTS = {
+    "filters": ("asked_found", "predicted_iou", "stability", "mask_area", "sharpness", "near_duplicate"),
+    "exporters": ("coco",),
+}
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
@@ -68,7 +71,7 @@ class PromptSpec(_Strict):
     templates: tuple[Template, ...] = Field((), description="For images with objects; each has `{objects}`.")
     background_templates: tuple[Template, ...] = Field((), description="For images without objects.")
     slots: dict[str, dict[str, float]] = Field({}, description="Slot -> its values, as a list or as value: weight.")
-    negative_prompt: str = ""
+    negative_prompt: str = Field("", description="What images should not show; the same for all.")
 
     @field_validator("templates", "background_templates", mode="before")
     @classmethod
@@ -150,25 +153,27 @@ class DatasetSpec(_Strict):
 
     version: Literal[1] = Field(1, description="Of this format.")
     name: Name = Field(description="The dataset's name, and its folder's.")
-    description: str = Field("", max_length=10_000)
-    seed: int = Field(0, ge=0, lt=2**63, description="Another seed makes another dataset.")
-    count: int = Field(ge=1, le=9_999_999, description="Accepted images wanted.")
+    description: str = Field("", max_length=10_000, description="Goes into the exports; default: the name.")
+    seed: int = Field(0, strict=True, ge=0, lt=2**63, description="Another seed makes another dataset.")
+    count: int = Field(strict=True, ge=1, le=9_999_999, description="Accepted images wanted.")
     budget: float = Field(4.0, ge=1, le=1000, description="At most this many images are made for each one wanted.")
-    height: int = Field(ge=64, le=4096, multiple_of=8, description="px")
-    width: int = Field(ge=64, le=4096, multiple_of=8, description="px")
+    height: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="px")
+    width: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="px")
     classes: tuple[ClassSpec, ...] = Field(min_length=1, description="Names, or mappings with `name`.")
     objects_per_image: dict[int, float] = Field(
         {1: 1.0}, description="A number; [least, most], all as likely; or number: weight. 0 makes background images."
     )
-    prompts: PromptSpec
+    prompts: PromptSpec = Field(description="What the generator is asked for, in words.")
     layout: LayoutSpec | None = Field(None, description="Null: the prompt alone places things.")
-    generator: SerializeAsAny[Config]
-    grounder: SerializeAsAny[Config]
-    segmenter: SerializeAsAny[Config]
-    filters: dict[Name, SerializeAsAny[FilterConfig]]
+    generator: SerializeAsAny[Config] = Field(description="Makes images of prompts; default: `diffusion`.")
+    grounder: SerializeAsAny[Config] = Field(description="Says which object is where; default: `layout`.")
+    segmenter: SerializeAsAny[Config] = Field(description="Makes masks of boxes; default: `sam`.")
+    filters: dict[Name, SerializeAsAny[FilterConfig]] = Field(
+        description="Name -> options, each with its threshold. Those given replace the default ones."
+    )
     splits: dict[Name, float] = Field({"train": 0.8, "val": 0.1, "test": 0.1}, description="Shares, summing to 1.")
-    exporters: dict[Name, SerializeAsAny[Config]]
-    shard_size: int = Field(64, ge=1, le=4096, description="Images committed together.")
+    exporters: dict[Name, SerializeAsAny[Config]] = Field(description="Name -> options; default: `coco`.")
+    shard_size: int = Field(64, strict=True, ge=1, le=4096, description="Images committed together.")
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -215,6 +220,8 @@ class DatasetSpec(_Strict):
             if not 0 <= value[0] <= value[1] <= 64:
                 raise ValueError("takes numbers of objects from 0 to 64")
             return dict.fromkeys(range(value[0], value[1] + 1), 1.0)
+        if not isinstance(value, dict):
+            raise ValueError("takes a number, [least, most], or number: weight")
         return value
 
     @field_validator("objects_per_image")
@@ -261,8 +268,8 @@ class DatasetSpec(_Strict):
         failed: set[tuple[str, ...]] = set()
         for kind, default in STAGES.items():
             data[kind] = _parse_stage(kind, (kind,), data.get(kind), default, problems, failed)
-        for key, kind, defaults in (("filters", "filter", FILTERS), ("exporters", "exporter", ("coco",))):
-            given = data.get(key, dict.fromkeys(defaults))
+        for key, kind in (("filters", "filter"), ("exporters", "exporter")):
+            given = data.get(key, dict.fromkeys(DEFAULTS[key]))
             if isinstance(given, dict):
                 data[key] = {
                     n: _parse_stage(kind, (key, str(n)), v, str(n), problems, failed) for n, v in given.items()
@@ -288,9 +295,9 @@ def _parse_stage(
     field = ".".join(where)
     raw = {"use": raw} if isinstance(raw, str) else {} if raw is None else raw
     if not isinstance(raw, dict):
-        problems.append(Problem(field, f"takes a mapping of options, got {shown(raw)}"))
+        problems.append(Problem(field, f"got {shown(raw)}; takes a name or a mapping of options"))
     elif not isinstance(use := raw.get("use", default), str):
-        problems.append(Problem(f"{field}.use", f"takes a name, got {shown(use)}"))
+        problems.append(Problem(f"{field}.use", f"got {shown(use)}; takes a name"))
     else:
         try:
             options: type[Config] = backend_module(kind, use).Config
@@ -321,29 +328,30 @@ _PARTS: dict[str, type[BaseModel]] = {c.__name__: c for c in (ClassSpec, Templat
 def _problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str, ...], Problem]]:
     """pydantic's errors -> (where, problem), in words for people."""
     errors = error.errors(include_url=False)
-    mistyped = "".join(
-        nearest(str(e["loc"][-1]), _known_keys(model, e["loc"][:-1])) for e in errors if e["type"] == "extra_forbidden"
-    )
+    below = {e["loc"][:i] for e in errors for i in range(len(e["loc"]))}
+    mistyped = {
+        (*e["loc"][:-1], key)
+        for e in errors
+        if e["type"] == "extra_forbidden"
+        for key in _known_keys(model, e["loc"][:-1])
+        if repr(key) in nearest(str(e["loc"][-1]), [key])
+    }
+    lengths = {e["loc"][:-1]: int(e["loc"][-1]) + 1 for e in errors if e["loc"] and isinstance(e["loc"][-1], int)}
     found = []
     for e in errors:
         loc, kind, got = e["loc"], e["type"], e.get("input")
-        if kind == "too_short" and any(len(o["loc"]) > len(loc) and o["loc"][: len(loc)] == loc for o in errors):
-            continue  # pydantic counts the entries that are right; the wrong ones have been spoken of
-        if kind == "missing" and f"{loc[-1]!r}" in mistyped:
-            continue
-        if kind == "missing" and isinstance(loc[-1], int):  # a list that is too short
-            loc, kind, message = loc[:-1], "", f"takes {loc[-1] + 1} numbers"
-        else:
-            message = takes(kind, e.get("ctx", {}), got) or f"{e['msg'][0].lower()}{e['msg'][1:]}"
+        if (kind == "too_short" and loc in below) or (kind == "missing" and loc in mistyped):
+            continue  # what is wrong with the entries, or with the key's name, is spoken of in its own line
         where = ".".join(str(part) for part in loc if part != "[key]")
-        known = _known_keys(model, loc)
         if kind == "extra_forbidden":
             known = _known_keys(model, loc[:-1])
             message = f"unknown key{nearest(str(loc[-1]), known)}; it takes: {listed(known)}"
+        elif kind == "missing" and isinstance(loc[-1], int):  # an entry of a list of fixed length
+            if loc[-1] + 1 < lengths[loc[:-1]]:
+                continue
+            where, message = where.rpartition(".")[0], f"got {shown(got)}; takes {loc[-1] + 1} numbers"
         elif kind == "missing":
-            message = (
-                f"missing, and has no default; it takes: {listed(known)}" if known else "missing, and has no default"
-            )
+            message = "missing, and has no default"
         elif kind == "value_error":
             message = str(e["ctx"]["error"])
             inner, _, rest = message.partition(": ")
@@ -352,7 +360,9 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[tupl
             elif not message.startswith("got "):
                 message = f"got {shown(got)}; {message}"
         else:
-            message = f"got {shown(got)}; {message}" + (f", with: {listed(known)}" if known else "")
+            message = takes(kind, e.get("ctx", {}), got) or f"{e['msg'][0].lower()}{e['msg'][1:]}"
+            keys = listed(_known_keys(model, loc)) if kind.startswith("model") else ""
+            message = f"got {shown(got)}; {message}" + (f", which are: {keys}" if keys else "")
         found.append((tuple(map(str, loc)), Problem(where, message)))
     return found
 
@@ -363,7 +373,7 @@ class _Loader(yaml.SafeLoader):
     def compose_document(self) -> Any:
         node = super().compose_document()  # type: ignore[no-untyped-call]
         if _expanded(node, {}) > MAX_NODES:
-            raise yaml.YAMLError(f"its aliases stand for to more than {MAX_NODES:,} values")
+            raise yaml.YAMLError(f"its aliases stand for more than {MAX_NODES:,} values")
         return node
 
     def construct_scalar(self, node: Any) -> Any:
@@ -455,11 +465,15 @@ def set_value(raw: dict[str, Any], override: str) -> None:
         raise SpecError(
             [Problem("--set", f"got {override!r}; it takes key.path=value, such as filters.sharpness.min=60")]
         )
-    value, place = load_yaml(text), raw
-    for key in keys[:-1]:
+    try:
+        value, place = load_yaml(text), raw
+    except SpecError as error:
+        raise SpecError([Problem("--set", f"got {override!r}; {error}")]) from error
+    for depth, key in enumerate(keys[:-1]):
         inner = place.get(key)
         if inner is None:
-            inner = place[key] = {}
+            # One filter changed is no reason to lose the others, which were there by default.
+            inner = place[key] = dict.fromkeys(DEFAULTS.get(key, ()) if depth == 0 else ())
         elif isinstance(inner, str) and key in STAGES:
             inner = place[key] = {"use": inner}
         if not isinstance(inner, dict):
@@ -476,7 +490,8 @@ def json_schema() -> dict[str, Any]:
     definitions = schema["$defs"]
 
     def options(kind: str, default: str | None = None) -> dict[str, Any]:
-        forms: list[dict[str, Any]] = [{"type": "string", "enum": builtin(kind)}]
+        dotted = {"type": "string", "pattern": r"\.", "description": "The dotted name of your module."}
+        forms: list[dict[str, Any]] = [{"type": "string", "enum": builtin(kind)}, dotted]
         for name in builtin(kind):
             part = backend_module(kind, name).Config.model_json_schema(ref_template="#/$defs/{model}")
             definitions.update(part.pop("$defs", {}))
@@ -484,26 +499,28 @@ def json_schema() -> dict[str, Any]:
             part["required"] = [r for r in part.get("required", []) if r != "use" or name != default]
             part["title"] = f"{kind} {name}"
             forms.append({k: v for k, v in part.items() if v != []})
-        own = {"type": "object", "required": ["use"], "properties": {"use": {"type": "string", "pattern": r"\."}}}
+        own = {"type": "object", "required": ["use"], "properties": {"use": dotted}}
         return {"anyOf": [*forms, {**own, "title": f"a {kind} of yours"}]}
 
     properties = schema["properties"]
     for kind, default in STAGES.items():
-        properties[kind] = options(kind, default)
+        properties[kind] = {"description": properties[kind]["description"], **options(kind, default)}
     for key, kind in (("filters", "filter"), ("exporters", "exporter")):
         named = {}
         for name in builtin(kind):
             named[name] = {
+                "description": (backend_module(kind, name).__doc__ or "").partition("\n")[0],
                 "anyOf": [
                     {"type": "null"},
-                    *(
-                        f
-                        for f in options(kind, name)["anyOf"]
-                        if f["title" if "title" in f else "type"] == f"{kind} {name}"
-                    ),
-                ]
+                    *(f for f in options(kind, name)["anyOf"] if f.get("title") == f"{kind} {name}"),
+                ],
             }
-        properties[key] = {"type": "object", "properties": named, "additionalProperties": options(kind)}
+        properties[key] = {
+            "description": properties[key]["description"],
+            "type": "object",
+            "properties": named,
+            "additionalProperties": options(kind),
+        }
     schema["required"] = [
         r for r in schema["required"] if r not in properties or r not in {*STAGES, "filters", "exporters"}
     ]
@@ -517,9 +534,10 @@ def json_schema() -> dict[str, Any]:
     properties["objects_per_image"].pop("type")
     prompts = definitions["PromptSpec"]["properties"]
     for key in ("templates", "background_templates"):
-        prompts[key]["items"] = {"anyOf": [text, prompts[key]["items"]]}
+        items = {"anyOf": [text, prompts[key].pop("items")]}
+        prompts[key] = {**prompts[key], "type": ["array", "string"], "items": items}
     prompts["slots"]["additionalProperties"] = {
-        "anyOf": [{"type": "array", "items": {}}, prompts["slots"]["additionalProperties"]]
+        "anyOf": [{"type": "array", "items": {"type": ["string", "number"]}}, prompts["slots"]["additionalProperties"]]
     }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

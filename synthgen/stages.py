@@ -80,8 +80,9 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
                 Problem(f"filters.{name}.on_fail", f"got {f.config.on_fail!r}; it measures images, and takes 'reject'")
             )
     if not problems:
+        ratios = stages.generator.aspect_ratios()
         try:
-            for _ in zip(range(200), plan_round(spec, 1, first_round(spec)), strict=False):
+            for _ in zip(range(200), plan_round(spec, 1, first_round(spec), ratios), strict=False):
                 pass
         except SpecError as error:
             problems += error.problems
@@ -174,8 +175,9 @@ def judged_by(spec: DatasetSpec) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "count": spec.count,
-        "splits": dict(spec.splits),
-        "filters": {n: c.model_dump(mode="json") for n, c in spec.filters.items()},
+        # Lists, since the order of splits decides where a family falls, and that of filters the order of reasons.
+        "splits": list(spec.splits.items()),
+        "filters": [(n, c.model_dump(mode="json")) for n, c in spec.filters.items()],
     }
 
 

@@ -220,7 +220,7 @@ class Run:
         try:
             raw = orjson.loads(file.read_bytes())
             return Mark(**{**raw, "files": {n: (int(s), str(c)) for n, (s, c) in raw["files"].items()}})
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
             return None  # a mark that cannot be read says nothing is done
 
     def is_done(self, stage: StageName, shard: int | str | None, inputs: str) -> bool:
@@ -394,11 +394,15 @@ class ExportFolder:
         self.sources: dict[str, Path] = {}
 
     def _path(self, name: str) -> Path:
-        path = (self._root / name).resolve()
-        if not path.is_relative_to(self._root.resolve()):
+        path = self._root if "\0" in name else (self._root / name).resolve()
+        if not self._is_inside(path):
             raise RunError(f"an export may not write outside its folder, got {name!r}")
         self.files.append(path)
         return path
+
+    def _is_inside(self, path: Path) -> bool:
+        root = self._root.resolve()
+        return path != root and path.is_relative_to(root)
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
@@ -427,5 +431,6 @@ class ExportFolder:
         """Removes what an earlier export of ours wrote and this one did not."""
         now = {p.relative_to(self._run.root).as_posix() for p in self.files}
         for name in earlier.files if earlier else ():
-            if name not in now:
-                (self._run.root / name).unlink(missing_ok=True)
+            path = (self._run.root / name).resolve()
+            if name not in now and self._is_inside(path):
+                path.unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def tables(q: Quality) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, .
 
 def markdown(q: Quality) -> str:
     lines = [f"# {_cell(q.name)}", "", headline(q), ""]
-    lines += [f"- {line}" for line in shortfall(q)]
+    lines += [f"- {_cell(line)}" for line in shortfall(q)]
     for title, columns, rows in tables(q):
         lines += ["", f"## {title}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
         lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
@@ -53,6 +53,4 @@ def markdown(q: Quality) -> str:
 
 def _cell(text: str) -> str:
     """Text from a spec, shown as text whatever it holds."""
-    for character in "\\`*_{}[]<>|#":
-        text = text.replace(character, f"&#{ord(character)};")
-    return " ".join(text.split())
+    return " ".join(text.split()).translate({ord(c): f"&#{ord(c)};" for c in "&\\`*_{}[]<>|#"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,7 +109,8 @@ class Verdicts:
 
     @staticmethod
     def _filled(frame: pd.DataFrame, schema: pa.Schema) -> pd.DataFrame:
-        return frame.reindex(columns=schema.names)
+        # The type of an empty column is anyone's guess, and no guess of pandas's is a list.
+        return frame.reindex(columns=schema.names).astype({"reasons": object})
 
     def quality(self) -> Quality:
         counts = Counter(self.images["verdict"])
@@ -149,28 +151,24 @@ class Verdicts:
         f = self.filters.get(name)
         if not isinstance(f, ThresholdFilter) or not images or not missing:
             return ""
-        low, high = f.config.min, f.config.max
-        values = self.failing[name]
         # What an image's threshold would have to be is decided by its worst number; only one side can be told simply.
-        if low is not None:
-            needs = sorted(
-                (min(values[i]) for i in images if min(values[i]) < low and max(values[i]) <= (high or np.inf)),
-                reverse=True,
-            )
-            key = "min"
-        else:
-            needs, key = sorted(max(values[i]) for i in images), "max"
-        needs = [v for v in needs if np.isfinite(v)][:missing]
-        if not needs:
+        key = "max" if f.config.min is None else "min"
+        worst = []
+        for values in (np.array(self.failing[name][i]) for i in images):
+            if np.isfinite(values).all() and (key == "max" or not (values > f.config.min).any()):
+                worst.append(values.max() if key == "max" else values.min())
+        if not worst:
             return ""
-        shown = _outward(needs[-1], key)
-        return f"{key}: {shown:g} would let {len(needs)} more through"
+        worst.sort(reverse=key == "min")
+        shown = _outward(worst[min(missing, len(worst)) - 1], key)
+        more = sum(v <= shown if key == "max" else v >= shown for v in worst)
+        return f"{key}: {shown:g} would let {more} more through"
 
 
 def _outward(value: float, key: str) -> float:
     """A threshold of three digits that surely keeps `value`."""
-    digits = 10.0 ** (2 - np.floor(np.log10(abs(value)))) if value else 1.0
-    return float((np.floor(value * digits) if key == "min" else np.ceil(value * digits)) / digits)
+    rounding = ROUND_FLOOR if key == "min" else ROUND_CEILING
+    return float(Context(prec=3, rounding=rounding).create_decimal_from_float(float(value)))
 
 
 def judge(

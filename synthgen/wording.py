@@ -46,7 +46,8 @@ def takes(kind: str, context: Mapping[str, Any], got: Any) -> str | None:
         return f"takes a multiple of {step:g}, such as {max(step, round(got / step) * step):g}"
     for limit, words in LIMITS.items():
         if limit in context:
-            return "takes " + words.format(f"{context[limit]:,}")
+            number = context[limit]
+            return "takes " + words.format(f"{int(number) if number == int(number) else number:,}")
     for limit, words in (("min_length", "at least"), ("max_length", "at most")):
         if limit in context:
             number = context[limit]

@@ -5,6 +5,7 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 
+import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -28,6 +29,22 @@ GOOD = {
     "layout": {"size": [0.34, 0.5], "margin": 0.02},
 }
 
+# What the embedded models make in two seconds. Nothing is asked of the pictures, so that tests do not depend on how
+# good the models are, and no round is added to the first.
+QUICK = {
+    **GOOD,
+    "budget": 1,
+    "shard_size": 4,
+    "generator": {"num_inference_steps": 4, "batch_size": 2},
+    "filters": {
+        "predicted_iou": {"min": None},
+        "stability": {"min": None},
+        "mask_area": {"min": None, "max": None},
+        "sharpness": {"min": None},
+        "near_duplicate": None,
+    },
+}
+
 
 @pytest.fixture
 def good() -> dict[str, Any]:
@@ -49,3 +66,55 @@ def spec_file(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture
+def quick() -> dict[str, Any]:
+    """A spec that is run through in two seconds, as plain data."""
+    return deepcopy(QUICK)
+
+
+@pytest.fixture(scope="session")
+def run_through() -> Callable[..., Any]:
+    """Does what the flow does, without Prefect: plain data, folder of run folders, run number -> the `Build`."""
+    from synthgen.pipeline import Build
+    from synthgen.spec import DatasetSpec
+    from synthgen.stages import check
+    from synthgen.store import Run
+
+    def run(raw: dict[str, Any], out: Path, number: int = 1, *, allow_mixed: bool = False) -> Build:
+        spec = DatasetSpec.parse(raw)
+        folder = Run.at(out, spec.name, number)
+        with folder.lock():
+            build = Build.start(folder, spec, check(spec, out))
+            while True:
+                build.plan()
+                for shard in build.pending():
+                    build.generate(shard, allow_mixed)
+                    build.label(shard, allow_mixed)
+                    build.measure(shard)
+                build.judge()
+                if not build.extend():
+                    break
+            build.export()
+        return build
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, run_through: Callable[..., Any]) -> Any:
+    """The `Build` of a finished run of `quick`. Only for reading."""
+    return run_through(deepcopy(QUICK), tmp_path_factory.mktemp("finished"))
+
+
+@pytest.fixture
+def copied(finished: Any, tmp_path: Path) -> Path:
+    """A copy of the finished run for a test to change: the folder of run folders. Hard links stay hard links."""
+    shutil.copytree(finished.run.root.parent.parent, tmp_path / "out", copy_function=shutil.copy2)
+    run = tmp_path / "out" / finished.run.root.relative_to(finished.run.root.parent.parent)
+    for link in run.glob("coco/*/*.png"):
+        (image,) = run.glob(f"images/*/{link.name}")
+        link.unlink()
+        link.hardlink_to(image)
+    return tmp_path / "out"

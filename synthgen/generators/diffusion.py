@@ -59,8 +59,8 @@ class Config(ModelConfig):
     variant: str | None = Field(None, description="Of the weights' files, such as `fp16`.")
     scheduler: str | None = Field(None, description="Class name in diffusers; default: the model's own.")
     scheduler_options: dict[str, Any] = Field({}, description="Such as `use_karras_sigmas: true`.")
-    num_inference_steps: int = Field(20, ge=1, le=1000)
-    guidance_scale: float = Field(3.0, ge=0, le=100)
+    num_inference_steps: int = Field(20, ge=1, le=1000, description="Denoising steps: more are slower and finer.")
+    guidance_scale: float = Field(3.0, ge=0, le=100, description="How closely the prompt is followed; 1 is unguided.")
     call_options: dict[str, Any] = Field({}, description="Further arguments of the pipeline's call, as it names them.")
     safety_checker: bool = Field(
         True, description="Keep the model's own, if it has one: it makes images black that it minds."
@@ -143,7 +143,8 @@ class Backend(Generator[Config]):
         """Whether the folder holds a pipeline with every component, and weights in safetensors."""
         try:
             index = json.loads((path / "model_index.json").read_bytes())
-        except (OSError, ValueError):
+            index["_class_name"]
+        except (OSError, ValueError, TypeError, KeyError):
             return [
                 Problem(".model", f"{str(path)!r} is no diffusers pipeline folder: it has no readable model_index.json")
             ]
@@ -233,7 +234,8 @@ class Backend(Generator[Config]):
         device = torch_device(config.device)
         dtype = torch_dtype(config.torch_dtype, device)
         index = json.loads((self._path / "model_index.json").read_bytes())
-        explicit: dict[str, Any] = {}
+        # diffusers takes a component for optional only if it is told so, even where the folder says that it has none.
+        explicit: dict[str, Any] = {name: None for name, value in index.items() if value == [None, None]}
         if not config.safety_checker and "safety_checker" in index:
             explicit |= {"safety_checker": None, "requires_safety_checker": False}
         if "XL" in index["_class_name"]:

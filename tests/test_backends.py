@@ -1,0 +1,397 @@
+"""What every backend owes: the built-in ones, all of them, and a user's own."""
+
+import contextlib
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pydantic import ValidationError
+
+from synthgen.backends import KINDS, Filter, ModelConfig, Request, backend_module, builtin
+from synthgen.errors import BackendError, Problem, SpecError
+from synthgen.spec import DatasetSpec
+from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Sample
+
+EVERY = [(kind, name) for kind in KINDS for name in builtin(kind)]
+FILTERS = builtin("filter")
+CATEGORIES = (Category(1, "apple", ("pome",)), Category(2, "tree"))
+REQUEST = Request(128, 128, has_layout=True, words=frozenset({"a", "photo", "of", "on", "grass"}))
+# Options without a default, each with the value that it has here.
+REQUIRED: dict[tuple[str, str], dict[str, Any]] = {}
+
+
+def config(kind: str, name: str, **options: Any) -> Any:
+    return backend_module(kind, name).Config(use=name, **REQUIRED.get((kind, name), {}), **options)
+
+
+def build(kind: str, name: str, **options: Any) -> Any:
+    return backend_module(kind, name).Backend(config(kind, name, **options), CATEGORIES)
+
+
+def of_one_image() -> Job:
+    asked, layout = (1, 2), ((8, 40, 60, 92), (66, 30, 122, 100))
+    return Job(5, 1, 1, 4, "f", "train", "a photo of an apple on grass", "", {}, asked, layout, 11, 128, 128)
+
+
+every = pytest.mark.parametrize(("kind", "name"), EVERY)
+
+
+def test_there_are_backends_of_every_kind():
+    assert {kind for kind, _ in EVERY} == set(KINDS)
+    assert {("generator", "diffusion"), ("grounder", "layout"), ("grounder", "detector"), ("segmenter", "sam"),
+            ("filter", "predicted_iou"), ("filter", "stability"), ("filter", "mask_area"), ("filter", "sharpness"),
+            ("filter", "near_duplicate"), ("exporter", "coco")} <= set(EVERY)  # fmt: skip
+
+
+@every
+def test_module_says_what_it_is(kind, name):
+    module = backend_module(kind, name)
+    assert module.__doc__ and module.__doc__.strip()
+    base = {"generator": "Generator", "grounder": "Grounder", "segmenter": "Segmenter", "filter": "Filter",
+            "exporter": "Exporter"}[kind]  # fmt: skip
+    assert base in {c.__name__ for c in module.Backend.__mro__}
+    assert module.Backend.__doc__ and module.Backend.__module__ == module.__name__
+    assert module.Backend.__doc__ not in {c.__doc__ for c in module.Backend.__mro__[1:]}
+
+
+@every
+def test_defaults_can_be_built(kind, name):
+    backend = build(kind, name)
+    assert backend.config.use == name
+    assert backend.categories == CATEGORIES
+    problems = list(backend.check(REQUEST))
+    assert all(isinstance(p, Problem) for p in problems)
+    assert all(isinstance(n, str) and isinstance(url, str) for n, url in _licences(backend))
+
+
+def _licences(backend: Any) -> Any:
+    """Of backends whose model is not here, none."""
+    with contextlib.suppress(LookupError):
+        return list(backend.licences())
+    return []
+
+
+@every
+def test_every_option_is_described_or_named_by_its_library(kind, name):
+    """`num_inference_steps` needs no words; whatever has no description must be a name of the pipelines'."""
+    plain = {n for n, f in backend_module(kind, name).Config.model_fields.items() if not f.description}
+    assert plain <= {"num_inference_steps", "guidance_scale"}
+
+
+@every
+def test_unknown_options_are_refused(kind, name):
+    with pytest.raises(ValidationError, match="Extra inputs are not permitted"):
+        config(kind, name, no_such_option=1)
+
+
+@every
+def test_options_do_not_change(kind, name):
+    with pytest.raises(ValidationError, match="frozen"):
+        config(kind, name).use = "other"
+
+
+@every
+def test_fingerprint_leaves_out_what_decides_nothing(kind, name):
+    made = config(kind, name)
+    left_out = made.execution | made.judged
+    assert left_out <= set(type(made).model_fields)
+    assert set(made.fingerprint()) == set(type(made).model_fields) - left_out
+    if isinstance(made, ModelConfig):
+        assert left_out >= {"model", "revision", "device", "torch_dtype", "batch_size"}
+    if kind == "filter":
+        assert left_out >= {"on_fail"}
+
+
+@every
+def test_specs_take_it(kind, name, good):
+    """By name, with its options, and back from the plain data that a run folder keeps."""
+    key = {"filter": "filters", "exporter": "exporters"}.get(kind)
+    options = {"use": name, **REQUIRED.get((kind, name), {})}
+    good = {**good, key: {"mine": options}} if key else {**good, kind: options}
+    spec = DatasetSpec.parse(good)
+    assert DatasetSpec.parse(spec.dump()) == spec
+
+
+def test_importing_and_building_brings_in_no_torch():
+    """And takes no time: `check` builds all that a spec names."""
+    code = f"""
+import sys, time
+from synthgen.backends import backend_module
+started = time.process_time()
+for kind, name in {EVERY!r}:
+    module = backend_module(kind, name)
+    module.Backend(module.Config(use=name, **{REQUIRED!r}.get((kind, name), {{}})), ())
+print(sorted({{"torch", "diffusers", "transformers", "segment_anything", "prefect", "pandas"}} & set(sys.modules)))
+assert time.process_time() - started < 2
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "use", "message"),
+    [
+        ("filter", "sharpnes", r"no filter is called 'sharpnes' \(did you mean 'sharpness'\?\)"),
+        ("filter", "no.such.module", "cannot import your module 'no.such.module'"),
+        ("filter", "os.path", "'os.path' is no backend"),
+        ("filter", "../sharpness", "cannot import your module"),
+        ("generator", "", "no generator is called ''"),
+        ("exporter", ".", "cannot import"),
+        ("exporter", "a..b", "cannot import"),
+        ("segmenter", "Sam", r"did you mean 'sam'\?"),
+    ],
+)
+def test_names_that_name_nothing(kind, use, message):
+    with pytest.raises(LookupError, match=message):
+        backend_module(kind, use)
+
+
+# On a real image
+
+
+@pytest.fixture(scope="module")
+def image() -> np.ndarray:
+    generator = build("generator", "diffusion", num_inference_steps=4)
+    images = generator.generate([of_one_image()])
+    assert images.dtype == np.uint8 and images.shape == (1, 128, 128, 3)
+    return images[0]
+
+
+@pytest.fixture(scope="module")
+def sample(image) -> Sample:
+    job = of_one_image()
+    (grounding,) = build("grounder", "layout").ground([job], [image])
+    assert isinstance(grounding, Grounding) and len(grounding) == 2
+    np.testing.assert_array_equal(grounding.boxes, np.array(job.layout, np.float32))
+    (instances,) = build("segmenter", "sam").segment([image], [grounding])
+    assert isinstance(instances, Instances) and instances.masks.shape == (2, 128, 128)
+    np.testing.assert_array_equal(instances.category_id, [1, 2])
+    return Sample(job, image, instances)
+
+
+@pytest.fixture
+def samples(sample) -> dict[str, Sample]:
+    job = replace(sample.job, asked=(), layout=())
+    rng = np.random.default_rng(0)
+    nothing = Instances.empty(128, 128)
+    unseen = replace(sample.instances, masks=np.zeros_like(sample.instances.masks))
+    return {
+        "usual": sample,
+        "no objects": Sample(job, sample.image, nothing),
+        "empty masks": Sample(sample.job, sample.image, unseen),
+        "black": Sample(job, np.zeros((128, 128, 3), np.uint8), nothing),
+        "white": Sample(job, np.full((128, 128, 3), 255, np.uint8), nothing),
+        "noise": Sample(job, rng.integers(0, 256, (128, 128, 3)).astype(np.uint8), nothing),
+    }
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_keep_their_shapes(name, samples):
+    f: Filter[Any] = build("filter", name)
+    assert f.scope in ("image", "instance")
+    for what, sample in samples.items():
+        before = sample.image.copy(), sample.instances.masks.copy()
+        values = np.asarray(f.measure(sample), f.dtype)
+        assert values.shape == (() if f.scope == "image" else (len(sample.instances),)), what
+        assert np.isfinite(values.astype(np.float64)).all(), what
+        np.testing.assert_array_equal(values, f.measure(sample), err_msg=what)
+        np.testing.assert_array_equal(sample.image, before[0])
+        np.testing.assert_array_equal(sample.instances.masks, before[1])
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_judge_any_number_of_numbers(name, samples):
+    f: Filter[Any] = build("filter", name)
+    for count in (0, 1, 7):
+        failed = f.fails(np.zeros(count, f.dtype))
+        assert failed.dtype == np.bool_ and failed.shape == (count,)
+    if not f.whole_dataset:
+        values = np.array([0.0, 0.3, 0.85, 1.0, 5.0, 1e6], f.dtype)
+        together = f.fails(values)
+        assert [bool(f.fails(values[i : i + 1])[0]) for i in range(6)] == together.tolist()
+        if f.dtype is np.float32:
+            assert f.fails(np.array([np.nan], np.float32)).all()
+
+
+@pytest.mark.parametrize("name", ["predicted_iou", "stability"])
+def test_filters_of_scores_that_a_segmenter_does_not_give(name, sample):
+    bare = Sample(sample.job, sample.image, replace(sample.instances, scores={}))
+    with pytest.raises(BackendError, match=f"filter {name}: needs the segmenter's score"):
+        build("filter", name).measure(bare)
+
+
+def test_exporter_on_a_real_run(finished, tmp_path):
+    """`finished` has been through `coco`; here its records go through every exporter into another folder."""
+    from synthgen.pipeline import _Accepted
+    from synthgen.store import ExportFolder, Run
+
+    info = DatasetInfo("fruit", "", finished.spec.categories, tuple(finished.spec.splits), ())
+    for name in builtin("exporter"):
+        for again in ("a", "b"):
+            folder = ExportFolder(Run(tmp_path / again), name)
+            backend_module("exporter", name).Backend(config("exporter", name), finished.spec.categories).export(
+                info, _Accepted(finished), folder
+            )
+            assert folder.files
+            assert all(file.is_file() and file.is_relative_to(tmp_path / again / name) for file in folder.files)
+    first, second = (
+        {p.relative_to(tmp_path / a).as_posix(): p.read_bytes() for p in (tmp_path / a).rglob("*") if p.is_file()}
+        for a in ("a", "b")
+    )
+    assert first == second
+
+
+# A user's own modules
+
+
+OWN = {
+    "colours": '''
+"""Images of one colour each."""
+import numpy as np
+from pydantic import Field
+from synthgen.backends import Config as Base, Generator
+class Config(Base):
+    brightness: int = Field(200, ge=1, le=255)
+class Backend(Generator[Config]):
+    def generate(self, jobs):
+        colours = [np.random.default_rng(job.seed).integers(0, self.config.brightness, 3) for job in jobs]
+        return np.stack([np.full((j.height, j.width, 3), c, np.uint8) for j, c in zip(jobs, colours)])
+''',
+    "boxes": '''
+"""A mask is the whole of its box."""
+import numpy as np
+from synthgen.backends import Config as Base, Segmenter
+from synthgen.types import Instances
+class Config(Base):
+    pass
+class Backend(Segmenter[Config]):
+    def segment(self, images, groundings):
+        found = []
+        for image, grounding in zip(images, groundings):
+            masks = np.zeros((len(grounding), *image.shape[:2]), bool)
+            for mask, (x0, y0, x1, y1) in zip(masks, grounding.boxes.astype(int)):
+                mask[y0:y1, x0:x1] = True
+            found.append(Instances(masks, grounding.boxes, grounding.category_id, grounding.scores))
+        return found
+''',
+    "redness": '''
+"""Mean red of the image."""
+import numpy as np
+from synthgen.backends import ThresholdConfig, ThresholdFilter
+class Config(ThresholdConfig):
+    pass
+class Backend(ThresholdFilter[Config]):
+    scope = "image"
+    def measure(self, sample):
+        return np.float32(sample.image[..., 0].mean())
+''',
+    "listing": '''
+"""A line an image."""
+from synthgen.backends import Config as Base, Exporter
+class Config(Base):
+    pass
+class Backend(Exporter[Config]):
+    def export(self, info, records, folder):
+        with folder.open("list.txt") as file:
+            for record in records:
+                file.write(f"{record.job.id} {len(record.annotations)} {record.measures['red']}\\n".encode())
+''',
+    "shapeless": '''
+"""Measures the wrong thing."""
+import numpy as np
+from synthgen.backends import ThresholdConfig, ThresholdFilter
+class Config(ThresholdConfig):
+    pass
+class Backend(ThresholdFilter[Config]):
+    scope = "image"
+    def measure(self, sample):
+        return np.zeros(3, np.float32)
+''',
+    "outside": '''
+"""Writes where it may not."""
+from synthgen.backends import Config as Base, Exporter
+class Config(Base):
+    pass
+class Backend(Exporter[Config]):
+    def export(self, info, records, folder):
+        with folder.open("../../stolen.txt") as file:
+            file.write(b"x")
+''',
+}
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch) -> Path:
+    """A package of a user's, importable."""
+    package = tmp_path / "ownpack"
+    package.mkdir()
+    for name, text in OWN.items():
+        (package / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield package
+    for name in [n for n in sys.modules if n.split(".")[0] == "ownpack"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def own_spec(own, good) -> dict[str, Any]:
+    return {
+        **good,
+        "generator": "ownpack.colours",
+        "segmenter": "ownpack.boxes",
+        "filters": {"red": {"use": "ownpack.redness", "min": 60}},
+        "exporters": {"lines": "ownpack.listing", "coco": None},
+        "shard_size": 3,
+    }
+
+
+def test_own_modules_make_a_dataset(own_spec, run_through, tmp_path):
+    build_ = run_through(own_spec, tmp_path / "out")
+    quality = build_.quality()
+    assert quality.accepted == 8 and quality.reasons["red"].images > 0
+    root = build_.run.root
+    lines = [line.split() for line in (root / "lines" / "list.txt").read_text().splitlines()]
+    assert len(lines) == 8 and all(float(red) >= 60 for _, _, red in lines)
+    annotations = 0
+    for split in build_.spec.splits:
+        with contextlib.redirect_stdout(None):
+            coco = COCO(str(root / "coco" / "annotations" / f"instances_{split}.json"))
+        annotations += len(coco.anns)
+        for image_id, image in coco.imgs.items():
+            assert [int(image_id), len(coco.getAnnIds(imgIds=image_id))] in [[int(i), int(n)] for i, n, _ in lines]
+            assert image["measures"]["red"] >= 60
+        for annotation in coco.anns.values():  # a mask that is its box
+            assert annotation["area"] == annotation["bbox"][2] * annotation["bbox"][3]
+    assert annotations == quality.instances
+    again = run_through(own_spec, tmp_path / "again")
+    for file in ("lines/list.txt", "quality.json", "verdicts.parquet"):
+        assert (again.run.root / file).read_bytes() == (root / file).read_bytes()
+
+
+def test_own_options_are_checked_like_ours(own_spec):
+    with pytest.raises(SpecError, match=re.escape("generator.brightness")):
+        DatasetSpec.parse({**own_spec, "generator": {"use": "ownpack.colours", "brightness": 0}})
+    with pytest.raises(SpecError, match=r"generator\.brigthness: unknown key \(did you mean 'brightness'\?\)"):
+        DatasetSpec.parse({**own_spec, "generator": {"use": "ownpack.colours", "brigthness": 9}})
+
+
+def test_own_modules_that_cannot_be_imported(own):
+    (own / "broken.py").write_text("def (\n")
+    (own / "raises.py").write_text("1 / 0\n")
+    with pytest.raises(LookupError, match=r"cannot import your module 'ownpack\.broken': invalid syntax"):
+        backend_module("filter", "ownpack.broken")
+    with pytest.raises(LookupError, match=r"cannot import your module 'ownpack\.raises': division by zero"):
+        backend_module("filter", "ownpack.raises")
+
+
+def test_own_modules_that_break_the_contract(own_spec, run_through, tmp_path):
+    with pytest.raises(Exception, match=r"filters\.red: measured an array of shape \(3,\)"):
+        run_through({**own_spec, "filters": {"red": {"use": "ownpack.shapeless"}}}, tmp_path / "out")
+    with pytest.raises(Exception, match="may not write outside its folder"):
+        run_through({**own_spec, "exporters": {"lines": "ownpack.outside"}}, tmp_path / "out2")
+    assert not list(tmp_path.rglob("stolen.txt"))

@@ -1,0 +1,222 @@
+"""The command line: quick, thin, and polite."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from synthgen import cli
+from synthgen.errors import BackendError, OutOfRoom, SynthgenError
+from synthgen.preview import preview
+from synthgen.spec import DatasetSpec, json_schema
+from synthgen.stages import Stages
+from synthgen.store import Run
+
+QUICKSTART = Path(__file__).parents[1] / "specs" / "quickstart.yaml"
+SpecFile = Callable[..., Path]
+Synthgen = Callable[..., tuple[int, str, str]]
+COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+
+
+@pytest.fixture
+def synthgen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Synthgen:
+    """The command line in this process, in a folder of its own -> exit code, what it printed, its errors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["synthgen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
+def test_help_is_quick() -> None:
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "synthgen.cli", "--help"], capture_output=True, text=True)
+        seconds.append(time.perf_counter() - start)
+        assert done.returncode == 0
+        assert all(name in done.stdout for name in COMMANDS)
+    print(f"synthgen --help: {min(seconds):.2f} s")
+    assert min(seconds) < 2  # 0.3 s where nothing else runs
+
+
+def test_check_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from synthgen import cli\n"
+        "try: cli.main()\n"
+        "finally: print(*sorted(sys.modules), sep='\\n', file=sys.stderr)"
+    )
+    command = [sys.executable, "-c", code, "check", str(QUICKSTART)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0
+    assert "good (48 images of 10 classes)" in done.stdout
+    imported = set(done.stderr.splitlines())
+    assert {"synthgen.cli", "synthgen.generators.diffusion", "synthgen.segmenters.sam"} <= imported
+    heavy = {"torch", "torchvision", "diffusers", "transformers", "prefect", "pandas", "datasets", "segment_anything"}
+    assert not imported & heavy
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, synthgen: Synthgen) -> None:
+    code, out, err = synthgen(command, "--help")
+    assert (code, err) == (0, "")
+    assert f"Usage: synthgen {command}" in out
+    (function,) = [c.callback for c in cli.app.registered_commands if c.callback and c.callback.__name__ == command]
+    first = (function.__doc__ or "").split("\n")[0]
+    assert len(first) > 20
+    assert first[:40] in out
+
+
+def test_nothing_asked_shows_help(synthgen: Synthgen) -> None:
+    code, out, err = synthgen()
+    assert code == 2
+    assert "Usage: synthgen" in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check", "--nope", "x"], "No such option: --nope"),
+        (["run", "x", "--se", "a=b"], "No such option: --se (Possible options: --help, --set)"),
+        (["chek"], "No such command 'chek'"),
+        (["run"], "Missing argument 'SPEC'"),
+        (["run", "x", "y"], "Got unexpected extra argument"),
+        (["run", "x", "--run", "0"], "Invalid value for '--run'"),
+        (["run", "x", "--run", "one"], "Invalid value for '--run'"),
+        (["show", "x", "--images"], "requires an argument"),
+        (["remake", "x", "first"], "Invalid value for 'ID'"),
+    ],
+)
+def test_wrong_usage(arguments: list[str], message: str, synthgen: Synthgen, tmp_path: Path) -> None:
+    code, out, err = synthgen(*arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("error: ") and message in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [["label"], ["judge"], ["export"], ["show"], ["remake", "1"]])
+@pytest.mark.parametrize("make", [False, True], ids=["missing", "another folder"])
+def test_no_run_folder(command: list[str], make: bool, synthgen: Synthgen, tmp_path: Path) -> None:
+    folder = tmp_path / "run-0001"
+    if make:
+        folder.mkdir()
+    name, *more = command
+    code, out, err = synthgen(name, folder, *more)
+    assert (code, out) == (2, "")
+    takes = "it takes one such as outputs/quickstart/run-0001"
+    assert err == f"error: {str(folder)!r} is no run folder; {takes}\n"
+    assert [p.name for p in tmp_path.rglob("*")] == ["run-0001"] * make
+
+
+def test_check_of_good_and_bad_specs(synthgen: Synthgen, spec_file: SpecFile, good: dict[str, Any]) -> None:
+    first = spec_file(good, "first.yaml")
+    bad = spec_file({**good, "count": 0, "sede": 1}, "bad.yaml")
+    last = spec_file({**good, "name": "last"}, "last.yaml")
+    code, out, err = synthgen("check", first, bad, last)
+    assert code == 2
+    assert out.splitlines() == [f"{path}: good (8 images of 3 classes)" for path in (first, last)]
+    assert sorted(err.splitlines()) == [
+        f"{bad}: error: count: got 0; takes 1 or more",
+        next(line for line in err.splitlines() if f"{bad}: error: sede: unknown key" in line),
+    ]
+    assert synthgen("check", first, last)[0] == 0
+    code, out, err = synthgen("check", bad, "--set", "count=3")
+    assert (code, err.count("\n")) == (2, 1)
+
+
+def test_plan_shows_and_makes_nothing(synthgen: Synthgen, tmp_path: Path) -> None:
+    code, out, err = synthgen("plan", QUICKSTART, "--set", "count=40")
+    assert (code, err) == (0, "")
+    assert not list(tmp_path.iterdir())
+    rows = {row[0]: row[1] for row in re.findall(r"(?m)^ *(\w[\w ]*?) {2,}(\d+)", out)}
+    classes = ["apple", "orange", "strawberry", "mushroom", "tree", "car", "bus", "cup", "umbrella", "sports ball"]
+    counts = [int(rows[name]) for name in classes]
+    assert max(counts) - min(counts) <= 1
+    for word in ("grass", "asphalt", "train", "val", "test"):
+        assert re.search(rf"\b{word} +\d+", out)
+    assert len(re.findall(r"(?m)^  a photo of ", out)) == 6
+    flat = " ".join(out.split())
+    assert "40 images of 128x128 px in 3 shards" in flat
+    assert "at most 160 by the budget; about 2 MB on the disk" in flat
+    assert "time: not known before the first run here" in flat
+
+
+def test_plan_of_another_run_is_another_plan(synthgen: Synthgen) -> None:
+    first, again, second = (synthgen("plan", QUICKSTART, "--run", n)[1] for n in (1, 1, 2))
+    assert first == again != second
+
+
+def test_plan_prints_what_a_person_wrote(good: dict[str, Any], tmp_path: Path) -> None:
+    """Square brackets are markup to rich."""
+    from rich.console import Console
+
+    slots = {"ground": ["[red]sand", "[/]"]}
+    spec = DatasetSpec.parse({**good, "classes": ["[b]apple"], "prompts": {**good["prompts"], "slots": slots}})
+    console = Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    for part in preview(spec, Stages.of(spec), Run.at(tmp_path, spec.name, 1)):
+        console.print(part)
+    text = console.export_text()
+    console.file.close()
+    assert "a [b]apple on [red]sand" in text
+    assert re.search(r"\[/\] +\d", text)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (BackendError("the model\nis broken"), 2, "error: the model\nerror: is broken\n"),
+        (OutOfRoom("the disk is full"), 4, "error: the disk is full\n"),
+        (KeyboardInterrupt(), 130, "stopped; what is finished is kept, and the same command goes on from there\n"),
+        (ZeroDivisionError("a\nb"), 1, "error: ZeroDivisionError: a b (--debug shows where)\n"),
+    ],
+)
+def test_exit_codes(
+    error: BaseException, code: int, message: str, synthgen: Synthgen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "_load", fail)
+    assert synthgen("check" if not isinstance(error, SynthgenError) else "plan", "x") == (code, "", message)
+
+
+def test_debug_shows_where(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "synthgen.cli", "plan", "nowhere.yaml", "--debug"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "in load_spec" in done.stderr
+
+
+def test_models_lists(synthgen: Synthgen, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SYNTHGEN_HOME", str(tmp_path / "home"))
+    code, out, err = synthgen("models")
+    assert (code, err) == (0, "")
+    rows = {row.split()[0]: row.split()[1:] for row in out.splitlines() if row.strip()}
+    assert rows["mini"] == ["0.06", "embedded"]
+    assert rows["vit_h"] == ["2.6", "no"]
+    assert rows["stabilityai/stable-diffusion-xl-base-1.0"] == ["13.9", "no"]
+    (tmp_path / "home" / "models").mkdir(parents=True)
+    (tmp_path / "home" / "models" / "sam_vit_h_4b8939.pth").write_bytes(b"weights")
+    out = synthgen("models")[1]
+    assert "no" not in next(row for row in out.splitlines() if row.split()[:1] == ["vit_h"]).split()
+
+
+def test_schema_is_json(synthgen: Synthgen) -> None:
+    code, out, err = synthgen("schema")
+    assert (code, err) == (0, "")
+    assert yaml.safe_load(out) == json_schema()

@@ -1,0 +1,267 @@
+"""The flow on a real Prefect server, and `synthgen run` as a person starts it."""
+
+import io
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+import yaml
+from rich.console import Console
+
+from synthgen import display
+from synthgen.errors import RunError
+from synthgen.generators import diffusion
+from synthgen.store import Run
+
+SYNTHGEN = [sys.executable, "-m", "synthgen.cli"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prefect server with its files in a folder of its own -> its API's URL."""
+    home = tmp_path_factory.mktemp("prefect")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", str(home))
+        patch.setenv("PREFECT_LOGGING_LEVEL", "CRITICAL")
+        patch.setenv("DO_NOT_TRACK", "1")
+        from prefect.settings import PREFECT_API_URL
+        from prefect.testing.utilities import prefect_test_harness
+
+        with prefect_test_harness(server_startup_timeout=180):
+            yield str(PREFECT_API_URL.value())
+
+
+@pytest.fixture
+def spec(quick, tmp_path) -> Path:
+    path = tmp_path / "spec.yaml"
+    path.write_text(yaml.safe_dump(quick, sort_keys=False))
+    return path
+
+
+def synthgen(*arguments: Any, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`synthgen …`, with Prefect's variables taken out of the environment and `environment` put in."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "COLUMNS"))}
+    return subprocess.run(
+        [*SYNTHGEN, *map(str, arguments)], capture_output=True, text=True, timeout=240, env={**kept, **environment},
+        check=False,
+    )  # fmt: skip
+
+
+def read(kind: str, **filters: Any) -> list[Any]:
+    """Artifacts or flow runs that the server has."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found: list[Any] = getattr(client, f"read_{kind}")(**filters)
+        return found
+
+
+def results(root: Path) -> dict[str, bytes]:
+    files = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
+    return {n: p.read_bytes() for n, p in files.items() if n.startswith(("images/", "labels/", "measures/", "coco/"))}
+
+
+# The flow
+
+
+def test_the_flow_makes_what_the_stages_make(server, spec, finished, tmp_path):
+    from synthgen.flow import build_dataset
+
+    quality = build_dataset(spec=spec, out=tmp_path / "out")
+    root = tmp_path / "out" / "fruit" / "run-0001"
+    assert quality == orjson.loads((root / "quality.json").read_bytes())
+    assert results(root) == results(finished.run.root)
+
+
+def test_the_server_shows_tasks_and_artifacts(server, spec, copied):
+    from synthgen.flow import build_dataset
+
+    quality = build_dataset(spec=spec, out=copied, overrides=("splits={train: 1}",))
+    artifacts = {a.key: a for a in read("artifacts")}
+    rows = orjson.loads(artifacts["fruit-yield"].data)
+    assert rows[0] == {"reason": "accepted", "images": quality["accepted"], "alone": ""}
+    assert {r["reason"]: r["images"] for r in rows[1:]} == {n: r["images"] for n, r in quality["reasons"].items()}
+    assert artifacts["fruit-summary"].data.startswith("# fruit\n")
+    newest = max(read("flow_runs"), key=lambda run: run.start_time)
+    assert newest.state is not None and newest.state.is_completed()
+    tasks = [t.name.partition("-")[0] for t in read("task_runs") if t.flow_run_id == newest.id]
+    assert sorted(tasks) == ["export", "judge"]  # nothing else was left to do
+
+
+def test_the_flow_takes_up_a_run(server, spec, copied, monkeypatch):
+    """What is there is not made again, whatever Prefect remembers or does not."""
+    from synthgen.flow import build_dataset
+
+    made: list[int] = []
+    generate = diffusion.Backend.generate
+    monkeypatch.setattr(
+        diffusion.Backend, "generate", lambda self, jobs: made.extend(j.id for j in jobs) or generate(self, jobs)
+    )
+    root = copied / "fruit" / "run-0001"
+    before = results(root)
+    build_dataset(spec=spec, out=copied)
+    assert made == []
+    (root / "commits" / "generate-00001.json").unlink()
+    build_dataset(spec=spec, out=copied)
+    assert made == [5, 6, 7, 8]
+    assert results(root) == before
+
+
+def test_errors_for_people_come_out_of_the_flow_as_they_are(server, spec, copied):
+    from synthgen.flow import build_dataset
+
+    with pytest.raises(RunError, match="holds images made otherwise"):
+        build_dataset(spec=spec, out=copied, overrides=("seed=9",))
+    with Run.at(copied, "fruit", 1).lock(), pytest.raises(RunError, match="is at work in"):
+        build_dataset(spec=spec, out=copied)
+
+
+# `synthgen run`
+
+
+def left_behind(home: Path) -> list[str]:
+    """Commands of processes that were started with this home."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(home).encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def test_run_from_end_to_end_on_a_server_of_its_own(spec, finished, tmp_path):
+    home, out = tmp_path / "home", tmp_path / "out"
+    done = synthgen("run", spec, "--out", out, "--quiet", SYNTHGEN_HOME=str(home))
+    quality = finished.quality()
+    assert done.returncode == (3 if quality.missing else 0), done.stderr
+    assert done.stdout.startswith(f"done: {quality.accepted} of 8 images accepted")
+    assert done.stdout.count("\n") == 1
+    assert results(out / "fruit" / "run-0001") == results(finished.run.root)
+    assert left_behind(home) == []
+    assert (home / "prefect").is_dir()  # and not in the user's own ~/.prefect
+
+
+def test_run_on_the_server_of_the_user(server, spec, copied, finished, tmp_path):
+    before = len(read("flow_runs"))
+    home = tmp_path / "home"
+    arguments = ["run", spec, "--out", copied, "--set", "description=Other words."]
+    done = synthgen(*arguments, PREFECT_API_URL=server, SYNTHGEN_HOME=str(home), PREFECT_HOME=str(tmp_path / "theirs"))
+    quality = finished.quality()
+    assert done.returncode == (3 if quality.missing else 0), done.stderr
+    assert len(read("flow_runs")) == before + 1
+    assert not (home / "prefect").exists()
+    for word in ("apple", "orange", "tree", "train", "coco: ", "done: "):
+        assert word in done.stdout
+
+
+def test_run_that_ends_short(server, spec, copied, tmp_path):
+    arguments = ["run", spec, "--out", copied, "--set", "filters.sharpness.min=1e9", "--quiet"]
+    done = synthgen(*arguments, PREFECT_API_URL=server, PREFECT_HOME=str(tmp_path / "theirs"))
+    assert done.returncode == 3
+    lines = done.stderr.splitlines()
+    assert lines[0] == "short: 8 images are missing, and the budget is spent (8 images made)"
+    assert lines[1].startswith("short: sharpness rejects 8 images, 8 of them alone; min: ")
+    assert lines[1].endswith("would let 8 more through")
+    assert "Traceback" not in done.stderr
+    again = synthgen(*arguments)  # nothing can be done, and it still is short
+    assert (again.returncode, again.stderr) == (3, done.stderr)
+    assert again.stdout.startswith("nothing to do: 0 of 8 images accepted")
+
+
+def test_run_that_cannot_start_leaves_no_traceback(spec, copied):
+    done = synthgen("run", spec, "--out", copied, "--set", "seed=9")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert "seed: 0 -> 9" in done.stderr
+
+
+def test_a_finished_run_is_known_before_prefect_or_torch_is(spec, copied, finished):
+    before = {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file() and p.name != ".lock"}
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "synthgen.cli", "run", spec, "--out", copied],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == (3 if finished.quality().missing else 0)
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert "synthgen" in imported
+    assert imported & {"prefect", "torch", "diffusers", "transformers", "segment_anything"} == set()
+    assert "nothing to do: " in done.stdout
+    assert now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime < 5
+    assert {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file() and p.name != ".lock"} == before
+
+
+# What is shown meanwhile
+
+
+def test_progress_of_a_finished_run(finished):
+    progress = display.Progress(finished.run)
+    now = progress.look()
+    found = finished.quality()
+    judged = [finished.verdicts([s]).images for s in finished.run.shards()]  # near-duplicates are of a shard only
+    accepted = sum(int((images["verdict"] != "rejected").sum()) for images in judged)
+    assert (now.wanted, now.planned, now.made, now.labelled, now.accepted) == (8, 8, 8, 8, accepted)
+    assert accepted >= found.accepted
+    assert sum(now.reasons.values()) >= 8 - accepted
+    assert progress.words(now).startswith(f"8/8 images made (0.0/s), 8 labelled, {accepted} of 8 accepted")
+    console = Console(file=io.StringIO(), width=120)
+    console.print(progress.drawn(now))
+    drawn = console.file.getvalue()
+    assert "8/8" in drawn and f"{accepted}/8" in drawn and "0.0 images/s" in drawn
+
+
+def test_progress_before_anything_is_there(tmp_path):
+    progress = display.Progress(Run.at(tmp_path, "none", 1))
+    now = progress.look()
+    assert progress.words(now) == "starting"
+    assert progress.drawn(now).row_count >= 1
+    assert progress.seconds_left(now) is None
+
+
+def test_time_left(finished, monkeypatch):
+    progress = display.Progress(finished.run)
+    now = progress.look()
+    progress._first = display.Snapshot(made=0)
+    progress._started -= 4.0
+    left = progress.seconds_left(display.Snapshot(wanted=8, planned=8, made=4, labelled=4, accepted=4))
+    assert left == pytest.approx(4.0, rel=0.1)  # 4 in 4 s: one a second, 4 to go
+    left = progress.seconds_left(display.Snapshot(wanted=8, planned=8, made=4, labelled=4, accepted=2))
+    assert left == pytest.approx(12.0, rel=0.1)  # half of them pass: 6 wanted are 12
+    assert progress.seconds_left(now) == pytest.approx(0, abs=20)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599.9, "1:00:00"), (7322, "2:02:02")]
+)
+def test_clock(seconds, shown):
+    assert display._clock(seconds) == shown
+
+
+def test_lines_where_there_is_no_terminal(finished, monkeypatch):
+    import time
+
+    monkeypatch.setattr(display, "PLAIN_SECONDS", 0.02)
+    console = Console(file=io.StringIO(), width=200)
+    with display.watching(finished.run, console):
+        time.sleep(0.5)
+    lines = console.file.getvalue().splitlines()
+    assert lines and all("8/8 images made" in line for line in lines)
+    assert "\x1b" not in console.file.getvalue()
+
+
+def test_a_live_drawing_on_a_terminal(finished):
+    import time
+
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    with display.watching(finished.run, console):
+        time.sleep(1.2)
+    assert "8/8" in console.file.getvalue()

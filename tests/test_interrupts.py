@@ -1,0 +1,87 @@
+"""Ctrl-C and SIGTERM, sent to the real command."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from synthgen.interrupts import Interrupted, checkpoint, stoppable
+
+SPEC = """
+name: stopped
+count: 6
+height: 128
+width: 128
+shard_size: 6
+classes: [apple, car]
+prompts: {templates: ["a photo of {objects} on grass"]}
+layout: {}
+generator: {num_inference_steps: 6, batch_size: 2}
+filters: {}
+"""
+
+
+def test_a_checkpoint_raises_once_an_end_was_asked_for() -> None:
+    checkpoint()
+    with stoppable():
+        checkpoint()
+        os.kill(os.getpid(), signal.SIGTERM)
+        with pytest.raises(Interrupted, match="the same command goes on"):
+            checkpoint()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    checkpoint()
+
+
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with stoppable():
+        assert signal.getsignal(signal.SIGINT) is not before[0]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_outside_the_main_thread_nothing_is_set() -> None:
+    before, errors = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        try:
+            with stoppable():
+                assert signal.getsignal(signal.SIGINT) is before
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_stops_after_the_batch_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    spec, out = tmp_path / "spec.yaml", tmp_path / "out"
+    spec.write_text(SPEC)
+    command = [sys.executable, "-m", "synthgen.cli", "run", str(spec), "--out", str(out)]
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path / "prefect")}
+    partial = out / "stopped" / "run-0001" / "commits" / "partial"
+    # A group of its own, so that the signal reaches what a terminal's Ctrl-C would.
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 200
+    while not (partial.is_dir() and list(partial.glob("*.json"))):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert "the same command goes on from there" in errors
+    finished = {path: path.stat().st_mtime_ns for path in (out / "stopped" / "run-0001" / "images").rglob("*.png")}
+    assert 0 < len(finished) < 6
+    assert not list((tmp_path / "prefect").glob("server-*.json"))
+
+    assert subprocess.run(command, env=environment, check=False, timeout=250).returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+    assert len(list((out / "stopped" / "run-0001" / "images").rglob("*.png"))) == 6

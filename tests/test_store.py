@@ -1,0 +1,443 @@
+"""The store: whole files or none, work that is done if and only if its mark agrees, one process at a time."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from synthgen import store
+from synthgen.errors import OutOfRoom, RunError
+from synthgen.store import JOB_SCHEMA, Mark, Run, atomic, digest, sha256
+from synthgen.types import Job
+
+JOB = Job(
+    id=10_000_001,
+    run=2,
+    round=1,
+    index=0,
+    family="00ff00ff00ff00ff",
+    split="train",
+    prompt="a photo of a café, “quoted”\nand a line",
+    negative_prompt="blur",
+    slots={"ground": "sand", "light": "{x}"},
+    asked=(3, 1),
+    layout=((1, 2, 30, 40), (50, 60, 70, 128)),
+    seed=2**63 - 1,
+    height=96,
+    width=128,
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    return Run.at(tmp_path, "fruit", 1)
+
+
+def write(path: Path, data: bytes = b"data") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path) as file:
+        file.write(data)
+    return path
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+# Files
+
+
+def test_atomic_writes_whole_files(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b.bin"
+    with atomic(path) as file:
+        file.write(b"new")
+        assert not path.exists()
+    assert path.read_bytes() == b"new"
+    assert names(tmp_path) == ["a/b.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), OSError(errno.EIO, "broken")])
+def test_atomic_leaves_the_old_file_if_the_block_fails(error: BaseException, tmp_path: Path) -> None:
+    path = write(tmp_path / "b.bin", b"old")
+    with pytest.raises(type(error)), atomic(path) as file:
+        file.write(b"half of the new")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["b.bin"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_said_in_words(number: int, tmp_path: Path) -> None:
+    with pytest.raises(OutOfRoom, match=r"no room left on the disk for .*b\.bin") as stop, atomic(tmp_path / "b.bin"):
+        raise OSError(number, "full")
+    assert stop.value.exit_code == 4
+    assert names(tmp_path) == []
+
+
+def test_atomic_syncs_the_file_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(os, "fsync", lambda _: seen.append((tmp_path / "b.bin").exists()))
+    write(tmp_path / "b.bin")
+    assert seen == [False, True]  # the file, without its name; then the folder, with it
+
+
+def test_digest_does_not_mind_the_order_of_keys() -> None:
+    assert digest({"a": 1, "b": {2: 3, "c": None}}) == digest({"b": {"c": None, 2: 3}, "a": 1})
+    assert digest([1, 2]) != digest([2, 1])
+    assert digest({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
+
+
+# Marks
+
+
+def test_work_is_done_once_its_mark_is_there(run: Run) -> None:
+    file = write(run.root / "labels" / "00003.parquet")
+    assert not run.is_done("label", 3, "inputs")
+    mark = run.commit("label", 3, "inputs", [file], seconds=1.23456, counts={"images": 2}, environment={"torch": "2"})
+    assert run.is_done("label", 3, "inputs")
+    assert run.mark("label", 3) == mark
+    assert mark.files == {"labels/00003.parquet": (4, sha256(file))}
+    assert (mark.seconds, mark.counts, mark.environment) == (1.235, {"images": 2}, {"torch": "2"})
+    assert names(run.root) == ["commits/label-00003.json", "labels/00003.parquet"]
+    for stage, shard in (("label", 4), ("measure", 3), ("label", None)):
+        assert not run.is_done(stage, shard, "inputs")  # type: ignore[arg-type]
+
+
+def torn(run: Run, file: Path, mark: Path) -> None:
+    mark.write_bytes(mark.read_bytes()[:40])
+
+
+def empty(run: Run, file: Path, mark: Path) -> None:
+    mark.write_bytes(b"")
+
+
+def not_json(run: Run, file: Path, mark: Path) -> None:
+    mark.write_bytes(b"\xff\xfe\x00")
+
+
+def a_list(run: Run, file: Path, mark: Path) -> None:
+    mark.write_text("[]")
+
+
+def of_another_time(run: Run, file: Path, mark: Path) -> None:
+    mark.write_text(json.dumps({**json.loads(mark.read_text()), "new": 1}))
+
+
+def without_files(run: Run, file: Path, mark: Path) -> None:
+    mark.write_text(json.dumps({"inputs": "inputs"}))
+
+
+def odd_files(run: Run, file: Path, mark: Path) -> None:
+    mark.write_text(json.dumps({"inputs": "inputs", "files": ["labels/00003.parquet"]}))
+
+
+def no_file(run: Run, file: Path, mark: Path) -> None:
+    file.unlink()
+
+
+def shorter(run: Run, file: Path, mark: Path) -> None:
+    file.write_bytes(b"dat")
+
+
+def longer(run: Run, file: Path, mark: Path) -> None:
+    file.write_bytes(b"data!")
+
+
+DAMAGE = [torn, empty, not_json, a_list, of_another_time, without_files, odd_files, no_file, shorter, longer]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=lambda d: d.__name__)
+def test_a_mark_that_does_not_agree_says_nothing_is_done(damage: Callable[..., None], run: Run) -> None:
+    file = write(run.root / "labels" / "00003.parquet")
+    run.commit("label", 3, "inputs", [file])
+    assert run.is_done("label", 3, "inputs")
+    damage(run, file, run.root / "commits" / "label-00003.json")
+    assert not run.is_done("label", 3, "inputs")
+
+
+def test_other_inputs_are_other_work(run: Run) -> None:
+    run.commit("label", 3, "inputs", [write(run.root / "labels" / "00003.parquet")])
+    assert not run.is_done("label", 3, "others")
+
+
+def test_outputs_of_a_mark_are_what_its_files_hold() -> None:
+    mark = Mark("x", {"a": (1, "aa"), "b": (2, "bb")}, seconds=3)
+    assert mark.outputs == Mark("y", {"b": (2, "bb"), "a": (1, "aa")}, counts={"n": 1}).outputs
+    assert mark.outputs != Mark("x", {"a": (1, "aa"), "b": (2, "bc")}).outputs
+
+
+def test_checksums_that_are_known_are_not_computed_again(run: Run) -> None:
+    file = write(run.root / "a.bin")
+    mark = run.commit("export", "coco", "inputs", [file], known={"a.bin": (4, "known")})
+    assert mark.files == {"a.bin": (4, "known")}
+    assert names(run.root / "commits") == ["export-coco.json"]
+
+
+def test_batches_are_checked_to_the_last_byte(run: Run) -> None:
+    files = [write(run.root / "images" / "00001" / f"{i}.png", b"data%d" % i) for i in range(3)]
+    mark = run.commit_batch(1, 0, "inputs", files)
+    run.commit_batch(1, 1, "inputs", [])
+    run.commit_batch(2, 0, "inputs", [])
+    assert run.batch_done(1, 0, "inputs") == mark
+    assert run.batch_done(1, 0, "others") is None
+    assert run.batch_done(1, 2, "inputs") is None
+    files[1].write_bytes(b"dataX")  # of the same size
+    assert run.batch_done(1, 0, "inputs") is None
+    run.clear_batches(1)
+    assert names(run.root / "commits") == ["partial/generate-00002-0000.json"]
+    run.clear_batches(2)
+    assert not (run.root / "commits" / "partial").exists()
+    run.clear_batches(2)
+
+
+def test_shards_and_rounds_are_read_in_order(run: Run) -> None:
+    assert (run.shards(), run.read_rounds()) == ([], [])
+    for shard in (10, 2, 0):
+        run.commit("plan", shard, "inputs", [])
+    assert run.shards() == [0, 2, 10]
+    rounds = [
+        {"number": n, "start": 5, "count": 3, "classes": {1: 0.5, 12: 2.0}, "objects": {0: 1.0}} for n in (1, 2, 11)
+    ]
+    for round in reversed(rounds):
+        run.write_round(round["number"], round)  # type: ignore[arg-type]
+    assert run.read_rounds() == rounds
+
+
+# The lock
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from synthgen.store import Run
+with Run(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_keeps_others_out_and_dies_with_its_holder(run: Run) -> None:
+    with subprocess.Popen([sys.executable, "-c", HOLD, run.root], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with pytest.raises(RunError, match=rf"another process \(pid {holder.pid}\) is at work in "), run.lock():
+                pytest.fail("two processes in one folder")
+        finally:
+            holder.send_signal(signal.SIGKILL)
+        holder.wait(20)
+        with run.lock():
+            assert (run.root / ".lock").read_text() == f"pid {os.getpid()}"
+    with run.lock():  # and again
+        pass
+
+
+def test_the_lock_is_let_go_if_the_block_fails(run: Run) -> None:
+    with pytest.raises(ValueError, match="no"), run.lock():
+        raise ValueError("no")
+    with run.lock():
+        pass
+
+
+# The spec and the facts
+
+
+def test_spec_and_facts_are_read_back_and_written_only_when_they_change(run: Run) -> None:
+    assert run.read_facts() == {}
+    spec, facts = {"name": "früchte", "splits": {"val": 0.5, "a": 0.5}}, {"made_from": {"seed": 7}}
+    for _ in range(2):
+        run.write_spec(spec)
+        run.write_facts(facts)
+        assert (run.read_spec(), run.read_facts()) == (spec, facts)
+        assert list(run.read_spec()["splits"]) == ["val", "a"]
+        for path in (run.spec_file, run.root / "run.json"):
+            os.utime(path, (1, 1))
+    run.write_spec(spec)
+    run.write_facts(facts)
+    assert run.spec_file.stat().st_mtime == (run.root / "run.json").stat().st_mtime == 1
+    run.write_spec({**spec, "count": 1})
+    assert run.read_spec()["count"] == 1
+
+
+def test_a_run_folder_is_known_by_its_spec(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no run folder; it takes one such as"):
+        Run.existing(tmp_path)
+    run = Run.at(tmp_path, "fruit", 12)
+    assert run.root == tmp_path / "fruit" / "run-0012"
+    assert run.number == 12
+    assert not run.root.exists()
+    run.write_spec({"name": "fruit"})
+    assert Run.existing(run.root).number == 12
+
+
+# Images
+
+
+def test_images_are_read_back_and_read_only(run: Run) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    path = run.write_image(1, 42, image)
+    assert path == run.root / "images" / "00001" / "000000000042.png"
+    assert path.stat().st_mode & 0o777 == 0o444
+    assert (run.read_image(1, 42) == image).all()
+    mark = run.commit("generate", 1, "inputs", [path])
+    assert (run.read_image(1, 42, mark) == image).all()
+    assert run.images_made(1) == 1 and run.images_made(2) == 0
+    run.write_image(1, 42, image[::-1].copy())  # replaced, as a batch is that is made again
+    with pytest.raises(RunError, match="is not the image that was made: its checksum differs"):
+        run.read_image(1, 42, mark)
+
+
+def test_images_that_cannot_be_read_are_named(run: Run) -> None:
+    with pytest.raises(RunError, match=r"images/00001/000000000042.png cannot be read: No such file"):
+        run.read_image(1, 42)
+    write(run.image_file(1, 42), b"no image")
+    with pytest.raises(RunError, match=r"images/00001/000000000042.png is no readable image"):
+        run.read_image(1, 42)
+
+
+# Tables
+
+
+JOBS = {
+    "layout": JOB,
+    "no layout": replace(JOB, layout=None),
+    "no objects": replace(JOB, asked=(), layout=()),
+    "no slots": replace(JOB, slots={}, negative_prompt="", seed=0),
+}
+
+
+@pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
+def test_jobs_are_read_back(job: Job, run: Run) -> None:
+    run.write_jobs(0, [job, JOB])
+    row, other = run.read_jobs(0)
+    assert list(row) == JOB_SCHEMA.names
+    row["id"] = row.pop("image_id")
+    row["slots"] = dict(row["slots"])
+    row["asked"] = tuple(row["asked"])
+    row["layout"] = None if row["layout"] is None else tuple(map(tuple, row["layout"]))
+    assert Job(**row, split=job.split) == job
+    assert other["image_id"] == JOB.id
+    fields = set(Job.__dataclass_fields__) - {"id", "split"} | {"image_id"}
+    assert set(JOB_SCHEMA.names) == fields
+
+
+def test_the_same_jobs_are_the_same_bytes(run: Run) -> None:
+    job = replace(JOB, slots=dict(reversed(JOB.slots.items())))
+    first = run.write_jobs(0, [JOB]).read_bytes()
+    assert run.write_jobs(1, [job]).read_bytes() == first
+
+
+def test_a_damaged_table_is_named(run: Run) -> None:
+    write(run.table_file("jobs", 3), b"PAR1 no table PAR1")
+    with pytest.raises(RunError, match=r"^jobs/00003.parquet cannot be read: "):
+        run.read_jobs(3)
+    with pytest.raises(RunError, match=r"^jobs/00004.parquet cannot be read: "):
+        run.read_jobs(4)
+
+
+# Exports
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "../coco2/x", "..", "", ".", "a/..", "\0", "a\0b"])
+def test_an_export_stays_in_its_folder(name: str, run: Run) -> None:
+    folder = run.export_to("coco")
+    source = write(run.root / "images" / "a.png")
+    with pytest.raises(RunError, match="an export may not write outside its folder, got"), folder.open(name):
+        pass
+    with pytest.raises(RunError, match="an export may not write outside its folder, got"):
+        folder.image(source, name)
+    assert names(run.root) == ["images/a.png"]
+    assert folder.files == []
+
+
+def test_an_export_does_not_follow_links_out_of_its_folder(run: Run, tmp_path: Path) -> None:
+    (run.root / "coco").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (run.root / "coco" / "train").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="outside its folder"), run.export_to("coco").open("train/x.json"):
+        pass
+    assert names(tmp_path / "elsewhere") == []
+
+
+def test_images_are_shared_as_hard_links(run: Run) -> None:
+    source = run.write_image(0, 1, np.zeros((8, 8, 3), np.uint8))
+    folder = run.export_to("coco")
+    for _ in range(2):  # again: it is there already
+        folder.image(source, "train/1.png")
+    given = run.root / "coco" / "train" / "1.png"
+    assert given.samefile(source)
+    assert given.stat().st_nlink == 2
+    assert given.stat().st_mode & 0o222 == 0
+    assert folder.sources == {"coco/train/1.png": source}
+
+
+def test_images_are_copied_if_asked_or_where_links_cannot_be(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = run.write_image(0, 1, np.zeros((8, 8, 3), np.uint8))
+    folder = run.export_to("coco")
+    folder.image(source, "asked.png", copy=True)
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EXDEV, "another file system")
+
+    monkeypatch.setattr(os, "link", refuse)
+    folder.image(source, "cannot.png")
+    for name in ("asked.png", "cannot.png"):
+        given = run.root / "coco" / name
+        assert given.read_bytes() == source.read_bytes()
+        assert not given.samefile(source)
+    assert source.stat().st_nlink == 1
+    assert names(run.root / "coco") == ["asked.png", "cannot.png"]
+
+
+def test_a_link_becomes_a_copy_and_the_image_stays_as_it_is(run: Run) -> None:
+    source = run.write_image(0, 1, np.zeros((8, 8, 3), np.uint8))
+    before = source.read_bytes()
+    folder = run.export_to("coco")
+    folder.image(source, "1.png")
+    folder.image(source, "1.png", copy=True)
+    assert not (run.root / "coco" / "1.png").samefile(source)
+    (run.root / "coco" / "1.png").write_bytes(b"changed by a person")
+    assert source.read_bytes() == before
+
+
+def test_only_what_an_earlier_export_wrote_is_removed(run: Run) -> None:
+    earlier = run.export_to("coco")
+    for name in ("old.json", "kept.json"):
+        with earlier.open(name) as file:
+            file.write(b"1")
+    mark = run.commit("export", "coco", "inputs", earlier.files)
+    write(run.root / "coco" / "mine.txt")
+    now = run.export_to("coco")
+    with now.open("kept.json") as file:
+        file.write(b"2")
+    now.remove_others(None)
+    assert names(run.root / "coco") == ["kept.json", "mine.txt", "old.json"]
+    now.remove_others(mark)
+    assert names(run.root / "coco") == ["kept.json", "mine.txt"]
+    (run.root / "coco" / "kept.json").unlink()
+    run.export_to("coco").remove_others(mark)  # gone already
+    assert names(run.root / "coco") == ["mine.txt"]
+
+
+@pytest.mark.parametrize("name", ["../../mine.txt", "/etc/hosts", "images/00000/1.png", "spec.yaml"])
+def test_a_mark_that_was_tampered_with_removes_nothing_elsewhere(name: str, run: Run, tmp_path: Path) -> None:
+    for path in (tmp_path / "mine.txt", run.root / "images" / "00000" / "1.png", run.spec_file):
+        write(path)
+    before = names(tmp_path)
+    run.export_to("coco").remove_others(Mark("x", {name: (4, "y")}))
+    assert names(tmp_path) == before
+
+
+def test_free_bytes_of_a_folder_that_is_not_there_yet(run: Run) -> None:
+    assert run.free_bytes() > 0
+    assert not run.root.exists()
+    assert store.JOB_SCHEMA.field("seed").type == "int64"

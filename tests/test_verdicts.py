@@ -1,0 +1,316 @@
+"""Small tables with known verdicts."""
+
+import re
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import orjson
+import pandas as pd
+import pytest
+
+from synthgen.plan import split_of
+from synthgen.spec import DatasetSpec
+from synthgen.stages import Stages
+from synthgen.verdicts import Quality, Verdicts, judge
+
+SPEC = {
+    "name": "fruit",
+    "count": 3,
+    "height": 64,
+    "width": 64,
+    "classes": ["apple", "pear"],
+    "objects_per_image": {0: 1, 1: 1, 2: 1},
+    "prompts": {"templates": ["{objects}"], "background_templates": ["nothing"]},
+    "filters": {},
+}
+
+
+def table(images: list[dict[str, Any]], filters: dict[str, Any] | None = None, **changes: Any) -> Verdicts:
+    """Judges images given as mappings: a number a filter, and `objects`: mappings with `class`, `area` and a number a
+    filter of instances."""
+    spec = DatasetSpec.parse({**SPEC, "filters": filters or {}, **changes})
+    backends = Stages.of(spec).filters
+    jobs, labels, measures = [], [], []
+    for image_id, image in enumerate(images, 1):
+        objects = image.get("objects", [])
+        asked = image.get("asked", [o.get("class", 1) for o in objects])
+        jobs.append({"image_id": image_id, "shard": (image_id - 1) // 2, "family": f"f{image_id}", "asked": asked})
+        measures.append({"image_id": image_id, "instance": None, **{n: image.get(n) for n in backends}})
+        for i, o in enumerate(objects):
+            key = {"image_id": image_id, "instance": i}
+            labels.append({**key, "category_id": o.get("class", 1), "area": o.get("area", 9)})
+            measures.append({**key, **{n: o.get(n) for n in backends}})
+
+    def frame(rows: list[dict[str, Any]], **columns: Any) -> pd.DataFrame:
+        types = {"image_id": "int64", **columns}
+        return pd.DataFrame({n: pd.array([r[n] for r in rows], dtype=t) for n, t in types.items()})
+
+    measured = frame(measures, instance="Int64")
+    for name, f in backends.items():
+        hole = np.nan if f.dtype is np.float32 else 0
+        measured[name] = np.array([hole if r[name] is None else r[name] for r in measures], f.dtype)
+    rows = frame(jobs, shard="int32", family="str").assign(asked=[np.array(j["asked"]) for j in jobs])
+    return judge(spec, backends, measured, frame(labels, instance="int64", category_id="int64", area="int64"), rows)
+
+
+def of_images(found: Verdicts) -> list[tuple[str, list[str]]]:
+    return list(zip(found.images["verdict"], found.images["reasons"], strict=True))
+
+
+def of_instances(found: Verdicts) -> list[tuple[str, list[str]]]:
+    return list(zip(found.instances["verdict"], found.instances["reasons"], strict=True))
+
+
+def iou(*values: float | None, **more: Any) -> dict[str, Any]:
+    """An image with an object for each predicted IoU."""
+    return {"objects": [{"predicted_iou": value} for value in values], **more}
+
+
+@pytest.mark.parametrize(
+    ("limits", "value", "kept"),
+    [
+        ({"min": 0.9}, 0.9, True),  # of float32, which lies below the float64 of that name
+        ({"min": 0.9}, np.nextafter(np.float32(0.9), np.float32(0)), False),
+        ({"min": None, "max": 0.3}, 0.3, True),  # of float32, which lies above
+        ({"min": None, "max": 0.3}, np.nextafter(np.float32(0.3), np.float32(1)), False),
+        ({"min": 0.2, "max": 0.2}, 0.2, True),
+        ({"min": None, "max": None}, -1e30, True),
+        ({"min": None}, None, False),  # could not be measured
+        ({"min": 0.5}, None, False),
+    ],
+)
+def test_thresholds_are_inclusive(limits, value, kept):
+    found = table([iou(value)], {"predicted_iou": limits})
+    assert of_images(found) == [("accepted", []) if kept else ("rejected", ["predicted_iou"])]
+
+
+@pytest.mark.parametrize(
+    ("on_fail", "image", "instances"),
+    [
+        ("reject", "rejected", ["kept", "rejected"]),
+        ("ignore", "accepted", ["kept", "ignored"]),
+        ("drop", "accepted", ["kept", "dropped"]),
+    ],
+)
+def test_what_becomes_of_a_failed_instance(on_fail, image, instances):
+    found = table([iou(0.95, 0.1)], {"predicted_iou": {"min": 0.9, "on_fail": on_fail}})
+    assert [v for v, _ in of_images(found)] == [image]
+    assert of_instances(found) == [(instances[0], []), (instances[1], ["predicted_iou"])]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "outcome"),
+    [
+        ("drop", "ignore", "ignored"),
+        ("ignore", "drop", "ignored"),
+        ("drop", "reject", "rejected"),
+        ("reject", "ignore", "rejected"),
+        ("drop", "drop", "dropped"),
+    ],
+)
+def test_the_strictest_outcome_holds(first, second, outcome):
+    filters = {"predicted_iou": {"min": 0.9, "on_fail": first}, "mask_area": {"min": 0.1, "on_fail": second}}
+    found = table([{"objects": [{"predicted_iou": 0.1, "mask_area": 0.01}]}], filters)
+    assert of_instances(found) == [(outcome, ["predicted_iou", "mask_area"])]
+    rejecting = [n for n, o in (("predicted_iou", first), ("mask_area", second)) if o == "reject"]
+    assert of_images(found) == [("rejected" if rejecting else "accepted", rejecting)]
+
+
+@pytest.mark.parametrize("on_fail", ["reject", "ignore", "drop"])
+def test_an_object_without_a_pixel_always_rejects(on_fail):
+    """It was asked for or grounded, so it may stand there unlabelled."""
+    filters = {"predicted_iou": {"min": 0.5, "on_fail": on_fail}}
+    image = {"objects": [{"predicted_iou": 0.9}, {"predicted_iou": 0.9, "area": 0}]}
+    found = table([image], filters)
+    assert of_images(found) == [("rejected", ["empty_mask"])]
+    assert of_instances(found) == [("kept", []), ("rejected", ["empty_mask"])]
+    assert found.quality().reasons["empty_mask"].images == 1
+    assert found.quality().reasons["empty_mask"].advice == ""
+
+
+def test_every_reason_is_given_once():
+    filters = {"predicted_iou": {"min": 0.9}, "sharpness": {"min": 50}, "mask_area": {"min": 0.1}}
+    image = {"objects": [{"predicted_iou": 0.1, "mask_area": 0.5}] * 2, "sharpness": 3.0}
+    found = table([image, {"sharpness": 99.0}], filters)
+    assert of_images(found) == [("rejected", ["predicted_iou", "sharpness"]), ("accepted", [])]
+
+
+def test_alone_counts_images_that_nothing_else_rejects():
+    filters = {"predicted_iou": {"min": 0.9}, "sharpness": {"min": 50}}
+    found = table([iou(0.1, sharpness=1), iou(0.1, sharpness=99), iou(0.95, sharpness=1), iou(sharpness=2)], filters)
+    reasons = found.quality().reasons
+    assert {n: (r.images, r.alone) for n, r in reasons.items()} == {"sharpness": (3, 2), "predicted_iou": (2, 1)}
+    assert list(reasons) == ["sharpness", "predicted_iou"]  # the hungriest first
+
+
+def test_near_duplicates_are_sought_among_what_passes_in_order_of_id():
+    filters = {"sharpness": {"min": 50}, "near_duplicate": {"max_distance": 0}}
+    rows = [(1, 7), (99, 7), (99, 8), (99, 7), (99, 8)]  # sharpness, hash: the first is rejected for another reason
+    found = table([{"sharpness": s, "near_duplicate": h} for s, h in rows], filters)
+    assert of_images(found) == [
+        ("rejected", ["sharpness"]),
+        ("accepted", []),
+        ("accepted", []),
+        ("rejected", ["near_duplicate"]),
+        ("rejected", ["near_duplicate"]),
+    ]
+
+
+def test_surplus_is_what_comes_after_the_count():
+    found = table([{"sharpness": s} for s in (99, 1, 99, 99, 99, 1, 99)], {"sharpness": {"min": 50}})
+    assert [v for v, _ in of_images(found)] == [
+        "accepted", "rejected", "accepted", "accepted", "surplus", "rejected", "surplus",
+    ]  # fmt: skip
+    quality = found.quality()
+    assert (quality.made, quality.accepted, quality.surplus, quality.rejected) == (7, 3, 2, 2)
+    assert quality.passed == pytest.approx(5 / 7)
+    assert quality.missing == 0
+    assert quality.reasons["sharpness"].advice == ""  # nothing is missing
+
+
+def test_counts_of_classes_splits_and_objects():
+    filters = {"predicted_iou": {"min": 0.5, "on_fail": "drop"}, "sharpness": {"min": 50}}
+    images = [
+        {"objects": [{"class": 1, "predicted_iou": 0.9}, {"class": 2, "predicted_iou": 0.1}], "sharpness": 99},
+        {"objects": [{"class": 2, "predicted_iou": 0.9}], "sharpness": 1},  # rejected: asked, and not accepted
+        {"objects": [], "sharpness": 99},
+        {"objects": [{"class": 1, "predicted_iou": 0.9}], "sharpness": 99},
+        {"objects": [{"class": 1, "predicted_iou": 0.9}], "sharpness": 99},  # surplus: not counted
+    ]
+    found = table(images, filters)
+    quality = found.quality()
+    assert {n: (c.asked, c.accepted) for n, c in quality.classes.items()} == {"apple": (3, 2), "pear": (2, 0)}
+    assert quality.objects == {"0": 1, "1": 1, "2": 1}
+    assert quality.instances == 2
+    assert list(quality.splits) == ["train", "val", "test"] and sum(quality.splits.values()) == 3
+    shares = DatasetSpec.parse(SPEC).splits
+    assert found.images["split"].tolist() == [split_of(f"f{i}", shares) for i in range(1, 6)]
+    assert found.images["shard"].tolist() == [0, 0, 1, 1, 2]
+    assert found.instances["shard"].tolist() == [0, 0, 0, 1, 2]
+
+
+def test_objects_counts_what_was_asked_not_what_was_found():
+    """A detector may find another number of things."""
+    quality = table([iou(0.9, 0.9, asked=[1])], {"predicted_iou": {"min": 0.5}}).quality()
+    assert quality.objects == {"0": 0, "1": 1, "2": 0}
+    assert quality.classes["apple"].asked == 1 and quality.classes["apple"].accepted == 2
+
+
+def test_no_instance_at_all():
+    found = table([{"sharpness": 99.0}, {"sharpness": 1.0}], {"predicted_iou": None, "sharpness": {"min": 50}})
+    assert of_images(found) == [("accepted", []), ("rejected", ["sharpness"])]
+    assert len(found.instances) == 0
+    assert found.quality().instances == 0
+    assert found.table().num_rows == 2
+
+
+def test_no_filters():
+    found = table([iou(), {"objects": [{"area": 3}]}, {"objects": [{"area": 0}]}])
+    assert of_images(found) == [("accepted", []), ("accepted", []), ("rejected", ["empty_mask"])]
+
+
+def test_table_holds_images_and_instances():
+    found = table([iou(0.95), iou(0.1), iou()], {"predicted_iou": {"min": 0.9}}).table().to_pylist()
+    assert [(r["image_id"], r["instance"], r["verdict"], r["reasons"], r["category_id"]) for r in found] == [
+        (1, None, "accepted", [], None),
+        (2, None, "rejected", ["predicted_iou"], None),
+        (3, None, "accepted", [], None),
+        (1, 0, "kept", [], 1),
+        (2, 0, "rejected", ["predicted_iou"], 1),
+    ]
+    assert {r["split"] for r in found[:3]} <= {"train", "val", "test"}
+    assert [r["shard"] for r in found] == [0, 0, 1, 0, 0]
+
+
+def test_order_of_rows_decides_nothing():
+    rng = np.random.default_rng(0)
+    spec = DatasetSpec.parse({**SPEC, "filters": {"sharpness": {"min": 0.5}, "near_duplicate": {"max_distance": 0}}})
+    filters = Stages.of(spec).filters
+    measures = pd.DataFrame(
+        {
+            "image_id": np.arange(1, 21),
+            "instance": pd.array([None] * 20, dtype="Int64"),
+            "sharpness": rng.random(20).astype(np.float32),
+            "near_duplicate": rng.integers(0, 9, 20).astype(np.uint64),
+        }
+    )
+    labels = pd.DataFrame({n: np.zeros(0, np.int64) for n in ("image_id", "instance", "category_id", "area")})
+    jobs = pd.DataFrame(
+        {"image_id": np.arange(1, 21), "shard": 0, "family": [f"f{i}" for i in range(20)], "asked": [[]] * 20}
+    )
+    usual = judge(spec, filters, measures, labels, jobs)
+    mixed = judge(spec, filters, measures.sample(frac=1, random_state=1), labels, jobs.sample(frac=1, random_state=2))
+    assert usual.table().equals(mixed.table())
+
+
+def test_quality_survives_json():
+    quality = table([iou(0.95), iou(0.1)], {"predicted_iou": {"min": 0.9}}).quality()
+    assert Quality.read(orjson.loads(orjson.dumps(asdict(quality)))) == quality
+
+
+# Advice
+
+
+def advised(found: Verdicts, name: str) -> tuple[dict[str, float], int] | None:
+    text = found.quality().reasons[name].advice
+    if not text:
+        return None
+    match = re.fullmatch(r"(min|max): (\S+) would let (\d+) more through", text)
+    assert match, text
+    return {match[1]: float(match[2])}, int(match[3])
+
+
+def test_advice_is_for_as_many_as_are_missing():
+    found = table([{"sharpness": s} for s in (99, 10, 20, 30, 40)], {"sharpness": {"min": 50}})
+    assert found.quality().reasons["sharpness"].advice == "min: 30 would let 2 more through"
+    found = table([iou(0.95), iou(0.95, 0.1), iou(0.2, 0.3)], {"predicted_iou": {"min": 0.9}})
+    assert found.quality().reasons["predicted_iou"].advice == "min: 0.1 would let 2 more through"
+
+
+def test_no_advice_where_no_threshold_helps():
+    filters = {"predicted_iou": {"min": 0.9}, "sharpness": {"min": 50}}
+    found = table([iou(0.1, sharpness=1), iou(None, sharpness=99)], filters)
+    assert {n: r.advice for n, r in found.quality().reasons.items()} == {"predicted_iou": "", "sharpness": ""}
+
+
+LIMITS = [
+    {"min": 0.5},
+    {"min": None, "max": 0.5},
+    {"min": 0.4, "max": 0.6},
+    {"min": 0.5, "max": 0.5},
+    {"min": None, "max": 0.0},
+]
+
+
+@pytest.mark.parametrize("limits", LIMITS, ids=str)
+def test_advice_does_what_it_says(limits):
+    """Over random tables of many scales, with ties, and numbers that could not be measured."""
+    told = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        scale = float(10.0 ** rng.integers(-5, 6))
+
+        def number(of: float, rng=rng) -> float | None:
+            kind = rng.integers(0, 12)
+            value = rng.choice([0.0, 0.45, 0.5, 0.55]) if kind == 0 else rng.normal(0.5, 0.5)
+            return None if kind == 1 else float(np.float32(abs(value) * of))
+
+        images = [
+            {"objects": [{"predicted_iou": number(1.0)} for _ in range(rng.integers(0, 4))], "sharpness": number(scale)}
+            for _ in range(rng.integers(1, 30))
+        ]
+        scaled = {k: None if v is None else v * scale for k, v in limits.items()}
+        filters = {"predicted_iou": limits, "sharpness": scaled}
+        found = table(images, filters, count=int(rng.integers(1, 30)))
+        quality = found.quality()
+        for name in quality.reasons:
+            advice = advised(found, name)
+            if advice is not None:
+                told += 1
+                threshold, more = advice
+                after = table(images, {**filters, name: {**filters[name], **threshold}}, count=10_000).quality()
+                assert 1 <= more == after.accepted - quality.accepted, (seed, name, threshold)
+                alone = quality.reasons[name].alone
+                assert more >= min(quality.missing, 1) and more <= alone
+    assert told > 10
