@@ -1,5 +1,5 @@
 # Two commands are all the set-up there is: `make demo` and `make test`. Both start from a bare clone.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1

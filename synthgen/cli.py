@@ -98,7 +98,8 @@ def _load(spec: Path, overrides: list[str]) -> DatasetSpec:
 @app.command()
 def new(name: Annotated[str, typer.Argument(help="The dataset's name.")]) -> None:
     """Write NAME.yaml, a commented spec to start from."""
-    from synthgen.spec import DatasetSpec, load_yaml
+    from synthgen.reading import load_yaml
+    from synthgen.spec import DatasetSpec
 
     template = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
     DatasetSpec.parse({**load_yaml(template), "name": name})
@@ -337,7 +338,7 @@ def schema() -> None:
     """Print the JSON Schema of specs, for editors to complete and check by."""
     import json
 
-    from synthgen.spec import json_schema
+    from synthgen.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable, Hashable
 from importlib.metadata import version
@@ -12,6 +13,10 @@ from synthgen.errors import BackendError
 
 if TYPE_CHECKING:
     import torch
+
+# Before torch is imported. By default OpenMP's threads spin while they wait for each other, and where anything else
+# runs on the machine, they wait for threads that are not running: then this is not slower by halves, but many times.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 T = TypeVar("T")
 

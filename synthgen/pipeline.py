@@ -23,12 +23,12 @@ from synthgen.backends import ModelConfig
 from synthgen.devices import environment
 from synthgen.errors import RunError
 from synthgen.interrupts import checkpoint
-from synthgen.masks import decode_rle, encode_rle, mask_areas
 from synthgen.plan import Round, first_round, next_round, plan_round, split_of
+from synthgen.records import Accepted, instances_of, label_rows, label_schema
 from synthgen.spec import DatasetSpec, differences
 from synthgen.stages import Stages, fingerprint
 from synthgen.store import Mark, Run, StageName, atomic
-from synthgen.types import Annotation, DatasetInfo, Instances, Job, Record, Sample
+from synthgen.types import DatasetInfo, Job, Sample
 from synthgen.verdicts import Quality, Verdicts, judge
 
 PER_SHARD: tuple[StageName, ...] = ("generate", "label", "measure")
@@ -193,9 +193,10 @@ class Build:
         jobs, started = self.jobs(shard), time.monotonic()
         known: dict[str, tuple[int, str]] = {}
         part = fingerprint({"where": where}, inputs)  # batches of another size hold other images
-        for number, batch in enumerate(self.batches(jobs, self.stages.generator.config)):
+        for number, batch in enumerate(_batches(jobs, where, "generator")):
             mark = run.batch_done(shard, number, part)
             if mark is None:
+                run.forget_exports()  # they may hold links to what these images were
                 images = self.stages.generator.generate(batch)
                 files = [run.write_image(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
                 mark = run.commit_batch(shard, number, part, files)
@@ -213,13 +214,6 @@ class Build:
         )
         run.clear_batches(shard)
         return {"images": len(jobs)}
-
-    @staticmethod
-    def batches(jobs: Sequence[Job], config: Any) -> Iterator[Sequence[Job]]:
-        """Jobs in the groups in which they go through a model: part of what decides its results' last bits."""
-        size = config.batch_size if isinstance(config, ModelConfig) else 1
-        for start in range(0, len(jobs), size):
-            yield jobs[start : start + size]
 
     def _environment(self, stage: StageName, configs: Mapping[str, Any], allow_mixed: bool) -> dict[str, Any]:
         """Where the models of this stage are computed now; the same as in the shards that are there already."""
@@ -256,13 +250,13 @@ class Build:
         jobs, started = self.jobs(shard), time.monotonic()
         made = run.mark("generate", shard)
         rows: list[dict[str, Any]] = []
-        for batch in self.batches(jobs, segmenter.config):
+        for batch in _batches(jobs, where, "segmenter"):
             checkpoint()
             images = [run.read_image(shard, job.id, made) for job in batch]
             found = segmenter.segment(images, grounder.ground(batch, images))
             for job, instances in zip(batch, found, strict=True):
-                rows += _label_rows(job.id, instances)
-        file = run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, _label_schema(rows)))
+                rows += label_rows(job.id, instances)
+        file = run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
         counts = {"images": len(jobs), "instances": len(rows)}
         run.commit("label", shard, inputs, [file], seconds=time.monotonic() - started, counts=counts, environment=where)
         return counts
@@ -274,7 +268,7 @@ class Build:
         made = self.run.mark("generate", shard)
         for job in self.jobs(shard):
             if ids is None or job.id in ids:
-                instances = _instances(by_image.get(job.id), job.height, job.width)
+                instances = instances_of(by_image.get(job.id), job.height, job.width)
                 yield Sample(job, self.run.read_image(shard, job.id, made), instances)
 
     # Measure
@@ -363,7 +357,7 @@ class Build:
             earlier = self.run.mark("export", name)
             if not self.run.is_done("export", name, inputs):
                 started, folder = time.monotonic(), self.run.export_to(name)
-                exporter.export(info, _Accepted(self), folder)
+                exporter.export(info, Accepted(self.run, self.jobs, self.stages.filters), folder)
                 files, known = folder.files, self._known_images(folder.sources)
                 folder.remove_others(earlier)
                 earlier = self.run.commit(
@@ -394,112 +388,19 @@ class Build:
     def remake(self, image_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Makes an image's batch again; -> the image that is there, and the one made now. Writes nothing."""
         shard = self.find(image_id)
-        batches = self.batches(self.jobs(shard), self.stages.generator.config)
+        mark = self.run.mark("generate", shard)
+        batches = _batches(self.jobs(shard), mark.environment if mark else {}, "generator")
         batch = next(b for b in batches if any(job.id == image_id for job in b))
         images = self.stages.generator.generate(batch)
         place = [job.id for job in batch].index(image_id)
-        return self.run.read_image(shard, image_id, self.run.mark("generate", shard)), images[place]
+        return self.run.read_image(shard, image_id, mark), images[place]
 
 
-class _Accepted:
-    """Accepted images with their labels, read shard by shard as they are iterated."""
-
-    def __init__(self, build: Build) -> None:
-        self._build = build
-        rows = build.run.read_table(build.run.verdicts_file).to_pandas()
-        images = rows[rows["instance"].isna() & (rows["verdict"] == "accepted")]
-        self._images = images.sort_values("image_id")
-        kept = rows[
-            rows["instance"].notna()
-            & rows["verdict"].isin(["kept", "ignored"])
-            & rows["image_id"].isin(images["image_id"])
-        ]
-        kept = kept.sort_values(["image_id", "instance"])
-        # Annotation ids run over all splits, in the order of images.
-        keys = zip(kept["image_id"], kept["instance"].astype(int), strict=True)
-        self._ids = {key: (i, v == "ignored") for i, (key, v) in enumerate(zip(keys, kept["verdict"], strict=True), 1)}
-
-    def __iter__(self) -> Iterator[Record]:
-        return self._read(self._images)
-
-    def split(self, name: str) -> Iterator[Record]:
-        return self._read(self._images[self._images["split"] == name])
-
-    def _read(self, images: Any) -> Iterator[Record]:
-        build = self._build
-        for shard, chosen in images.groupby("shard", sort=True):
-            wanted = set(chosen["image_id"])
-            run = build.run
-            labels = run.read_table(run.table_file("labels", shard)).to_pylist()
-            measures = run.read_table(run.table_file("measures", shard)).to_pylist()
-            by_image: dict[int, list[dict[str, Any]]] = {}
-            for row in labels:
-                by_image.setdefault(row["image_id"], []).append(row)
-            whole = {m["image_id"]: m for m in measures if m["instance"] is None}
-            image_filters = [n for n, f in build.stages.filters.items() if f.scope == "image" and f.dtype is np.float32]
-            for job in build.jobs(shard):
-                if job.id in wanted:
-                    annotations = tuple(
-                        self._annotation(row)
-                        for row in by_image.get(job.id, [])
-                        if (job.id, row["instance"]) in self._ids
-                    )
-                    yield Record(
-                        job, run.image_file(shard, job.id), annotations, {n: whole[job.id][n] for n in image_filters}
-                    )
-
-    def _annotation(self, row: dict[str, Any]) -> Annotation:
-        number, ignored = self._ids[row["image_id"], row["instance"]]
-        x0, y0, x1, y1 = row["bbox_xyxy"]
-        rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}
-        scores = {name: value for name, value in row.items() if name not in LABEL_COLUMNS and value is not None}
-        return Annotation(number, row["category_id"], rle, (x0, y0, x1 - x0, y1 - y0), row["area"], ignored, scores)
-
-
-LABEL_COLUMNS = {
-    "image_id": pa.int64(),
-    "instance": pa.int32(),
-    "category_id": pa.int32(),
-    "bbox_xyxy": pa.list_(pa.float32(), 4),
-    "area": pa.int64(),
-    "height": pa.int32(),
-    "width": pa.int32(),
-    "rle": pa.string(),
-}
-
-
-def _label_schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
-    scores = sorted({name for row in rows for name in row} - set(LABEL_COLUMNS))
-    return pa.schema([*LABEL_COLUMNS.items(), *((name, pa.float32()) for name in scores)])
-
-
-def _label_rows(image_id: int, instances: Instances) -> Iterator[dict[str, Any]]:
-    areas, rles = mask_areas(instances.masks), encode_rle(instances.masks)
-    for i, rle in enumerate(rles):
-        yield {
-            "image_id": image_id,
-            "instance": i,
-            "category_id": int(instances.category_id[i]),
-            "bbox_xyxy": instances.boxes[i].tolist(),
-            "area": int(areas[i]),
-            "height": rle["size"][0],
-            "width": rle["size"][1],
-            "rle": rle["counts"],
-            **{name: float(values[i]) for name, values in instances.scores.items()},
-        }
-
-
-def _instances(rows: Any, height: int, width: int) -> Instances:
-    """A DataFrame of label rows of one image, or None -> its instances."""
-    if rows is None:
-        return Instances.empty(height, width)
-    rles = [{"size": [height, width], "counts": counts} for counts in rows["rle"]]
-    return Instances(
-        decode_rle(rles, height, width),
-        np.stack(rows["bbox_xyxy"].to_list()).astype(np.float32),
-        rows["category_id"].to_numpy(np.int64),
-        {name: rows[name].to_numpy(np.float32) for name in rows.columns if name not in LABEL_COLUMNS},
-    )
+def _batches(jobs: Sequence[Job], environment: Mapping[str, Any], stage: str) -> Iterator[Sequence[Job]]:
+    """Jobs in the groups in which they go through a model: part of what decides its results' last bits."""
+    size = environment.get(stage, {}).get("batch_size", 1)
+    for start in range(0, len(jobs), size):
+        yield jobs[start : start + size]
 
 
 def stage_seconds(run: Run) -> dict[str, tuple[float, int]]:

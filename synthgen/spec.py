@@ -1,4 +1,4 @@
-"""The dataset spec: what a YAML file may say, read safely, checked whole.
+"""The dataset spec: what a YAML file may say, checked whole.
 
 Every problem of a spec is found in one pass, each as one line with the field, what it got and what it takes.
 """
@@ -11,16 +11,13 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
 from synthgen.backends import Config, FilterConfig, backend_module
 from synthgen.errors import Problem, SpecError, listed, nearest
+from synthgen.reading import load_yaml
 from synthgen.types import Category
 from synthgen.wording import shown, takes
-
-MAX_BYTES = 1_000_000
-MAX_NODES = 100_000  # after aliases are expanded: a few kilobytes of them can stand for gigabytes
 
 STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
 DEFAULTS = {
@@ -367,72 +364,6 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[tupl
     return found
 
 
-class _Loader(yaml.SafeLoader):
-    """`yaml.safe_load`, refusing duplicate keys and alias bombs."""
-
-    def compose_document(self) -> Any:
-        node = super().compose_document()  # type: ignore[no-untyped-call]
-        if _expanded(node, {}) > MAX_NODES:
-            raise yaml.YAMLError(f"its aliases stand for more than {MAX_NODES:,} values")
-        return node
-
-    def construct_scalar(self, node: Any) -> Any:
-        if any("\ud800" <= character <= "\udfff" for character in node.value):
-            raise yaml.YAMLError(f"half a character (a lone surrogate) in line {node.start_mark.line + 1}")
-        return super().construct_scalar(node)  # type: ignore[no-untyped-call]
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.YAMLError(f"the key {key.value!r} stands twice, again in line {key.start_mark.line + 1}")
-            if isinstance(key.value, str):
-                seen.add(key.value)
-        mapping: dict[Any, Any] = super().construct_mapping(node, deep)
-        return mapping
-
-
-def _expanded(node: Any, sizes: dict[int, int | None]) -> int:
-    """Values that a YAML node stands for once its aliases are written out.
-
-    Raises:
-        yaml.YAMLError: a node stands inside itself.
-    """
-    if id(node) in sizes:
-        size = sizes[id(node)]
-        if size is None:
-            raise yaml.YAMLError(f"what stands in line {node.start_mark.line + 1} is an alias of itself")
-        return size
-    sizes[id(node)] = None
-    total = 1
-    if isinstance(node, yaml.SequenceNode):
-        total += sum(_expanded(child, sizes) for child in node.value)
-    elif isinstance(node, yaml.MappingNode):
-        total += sum(_expanded(child, sizes) for pair in node.value for child in pair)
-    sizes[id(node)] = min(total, MAX_NODES + 1)
-    return min(total, MAX_NODES + 1)
-
-
-def load_yaml(text: str) -> Any:
-    """Plain data from YAML text.
-
-    Raises:
-        SpecError: not YAML, a duplicate key, too long, or aliases that stand for too much.
-    """
-    if len(text) > MAX_BYTES:
-        raise SpecError([Problem("", f"a spec takes at most {MAX_BYTES:,} characters, got {len(text):,}")])
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f" in line {mark.line + 1}" if mark else ""
-        raise SpecError([Problem("", f"not valid YAML: {error.problem}{line}")]) from error
-    except RecursionError as error:
-        raise SpecError([Problem("", "not valid YAML for a spec: nested too deeply")]) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise SpecError([Problem("", f"not valid YAML: {error}")]) from error
-
-
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
     """A spec from a file, with `key.path=value` overrides (values in YAML). A model path that starts with `./` or
     `../` is taken from the spec's own folder.
@@ -480,66 +411,6 @@ def set_value(raw: dict[str, Any], override: str) -> None:
             raise SpecError([Problem("--set", f"got {override!r}; {key!r} is no mapping of options")])
         place = inner
     place[keys[-1]] = value
-
-
-def json_schema() -> dict[str, Any]:
-    """JSON Schema of a spec as people write it: the short forms, and every built-in backend's options."""
-    from synthgen.backends import builtin
-
-    schema = DatasetSpec.model_json_schema()
-    definitions = schema["$defs"]
-
-    def options(kind: str, default: str | None = None) -> dict[str, Any]:
-        dotted = {"type": "string", "pattern": r"\.", "description": "The dotted name of your module."}
-        forms: list[dict[str, Any]] = [{"type": "string", "enum": builtin(kind)}, dotted]
-        for name in builtin(kind):
-            part = backend_module(kind, name).Config.model_json_schema(ref_template="#/$defs/{model}")
-            definitions.update(part.pop("$defs", {}))
-            part["properties"]["use"] = {"const": name, "description": "The backend."}
-            part["required"] = [r for r in part.get("required", []) if r != "use" or name != default]
-            part["title"] = f"{kind} {name}"
-            forms.append({k: v for k, v in part.items() if v != []})
-        own = {"type": "object", "required": ["use"], "properties": {"use": dotted}}
-        return {"anyOf": [*forms, {**own, "title": f"a {kind} of yours"}]}
-
-    properties = schema["properties"]
-    for kind, default in STAGES.items():
-        properties[kind] = {"description": properties[kind]["description"], **options(kind, default)}
-    for key, kind in (("filters", "filter"), ("exporters", "exporter")):
-        named = {}
-        for name in builtin(kind):
-            named[name] = {
-                "description": (backend_module(kind, name).__doc__ or "").partition("\n")[0],
-                "anyOf": [
-                    {"type": "null"},
-                    *(f for f in options(kind, name)["anyOf"] if f.get("title") == f"{kind} {name}"),
-                ],
-            }
-        properties[key] = {
-            "description": properties[key]["description"],
-            "type": "object",
-            "properties": named,
-            "additionalProperties": options(kind),
-        }
-    schema["required"] = [
-        r for r in schema["required"] if r not in properties or r not in {*STAGES, "filters", "exporters"}
-    ]
-    text, number = {"type": "string"}, {"type": "integer", "minimum": 0, "maximum": 64}
-    properties["classes"]["items"] = {"anyOf": [text, properties["classes"]["items"]]}
-    properties["objects_per_image"]["anyOf"] = [
-        number,
-        {"type": "array", "items": number, "minItems": 2, "maxItems": 2},
-        {"type": "object", "additionalProperties": properties["objects_per_image"].pop("additionalProperties")},
-    ]
-    properties["objects_per_image"].pop("type")
-    prompts = definitions["PromptSpec"]["properties"]
-    for key in ("templates", "background_templates"):
-        items = {"anyOf": [text, prompts[key].pop("items")]}
-        prompts[key] = {**prompts[key], "type": ["array", "string"], "items": items}
-    prompts["slots"]["additionalProperties"] = {
-        "anyOf": [{"type": "array", "items": {"type": ["string", "number"]}}, prompts["slots"]["additionalProperties"]]
-    }
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:

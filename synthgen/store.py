@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -274,6 +274,13 @@ class Run:
             return None
         whole = all(self._has(n, s) and sha256(self.root / n) == c for n, (s, c) in mark.files.items())
         return mark if whole else None
+
+    def forget_exports(self) -> None:
+        """Takes back that exports are done; the marks keep the names of their files, for the next to replace."""
+        for file in (self.root / "commits").glob("export-*.json"):
+            mark = self._read_mark(file)
+            if mark and mark.inputs:
+                self._write_mark(file, replace(mark, inputs=""))
 
     def clear_batches(self, shard: int) -> None:
         folder = self.root / "commits" / "partial"

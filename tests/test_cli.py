@@ -15,7 +15,8 @@ import yaml
 from synthgen import cli
 from synthgen.errors import BackendError, OutOfRoom, SynthgenError
 from synthgen.preview import preview
-from synthgen.spec import DatasetSpec, json_schema
+from synthgen.schema import json_schema
+from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
 from synthgen.store import Run
 

@@ -777,3 +777,20 @@ def test_torchvision_iterates(finished):
             assert image.size == (128, 128)
             seen += len(targets)
     assert seen == finished.quality().instances
+
+
+def test_a_damaged_image_that_is_made_again_is_linked_again(
+    copied: Path, quick: dict[str, Any], run_through: Any
+) -> None:
+    run = copied / "fruit" / "run-0001"
+    link = next(path for path in sorted(run.glob("coco/*/*.png")))
+    (image,) = run.glob(f"images/*/{link.name}")
+    whole = image.read_bytes()
+    image.chmod(0o644)
+    with open(image, "r+b") as file:  # in place and of the same size, so the link is damaged with it
+        file.seek(len(whole) // 2)
+        file.write(b"damage")
+    image.unlink()
+    run_through(quick, copied)
+    assert image.read_bytes() == link.read_bytes() == whole
+    assert link.samefile(image)

@@ -16,7 +16,9 @@ import yaml
 
 from synthgen import cli
 from synthgen.errors import SpecError
-from synthgen.spec import DatasetSpec, differences, json_schema, load_spec, load_yaml, set_value
+from synthgen.reading import load_yaml
+from synthgen.schema import json_schema
+from synthgen.spec import DatasetSpec, differences, load_spec, set_value
 
 ROOT = Path(__file__).parents[1]
 SpecFile = Callable[..., Path]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
-from synthgen.spec import json_schema
+from synthgen.schema import json_schema
 from synthgen.wording import PATTERNS, shown, takes
 
 NAME = next(iter(PATTERNS))

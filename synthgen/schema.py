@@ -1,0 +1,66 @@
+"""The JSON Schema of specs, for editors to complete and check by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from synthgen.backends import backend_module, builtin
+from synthgen.spec import STAGES, DatasetSpec
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of a spec as people write it: the short forms, and every built-in backend's options."""
+    schema = DatasetSpec.model_json_schema()
+    definitions = schema["$defs"]
+
+    def options(kind: str, default: str | None = None) -> dict[str, Any]:
+        dotted = {"type": "string", "pattern": r"\.", "description": "The dotted name of your module."}
+        forms: list[dict[str, Any]] = [{"type": "string", "enum": builtin(kind)}, dotted]
+        for name in builtin(kind):
+            part = backend_module(kind, name).Config.model_json_schema(ref_template="#/$defs/{model}")
+            definitions.update(part.pop("$defs", {}))
+            part["properties"]["use"] = {"const": name, "description": "The backend."}
+            part["required"] = [r for r in part.get("required", []) if r != "use" or name != default]
+            part["title"] = f"{kind} {name}"
+            forms.append({k: v for k, v in part.items() if v != []})
+        own = {"type": "object", "required": ["use"], "properties": {"use": dotted}}
+        return {"anyOf": [*forms, {**own, "title": f"a {kind} of yours"}]}
+
+    properties = schema["properties"]
+    for kind, default in STAGES.items():
+        properties[kind] = {"description": properties[kind]["description"], **options(kind, default)}
+    for key, kind in (("filters", "filter"), ("exporters", "exporter")):
+        named = {}
+        for name in builtin(kind):
+            named[name] = {
+                "description": (backend_module(kind, name).__doc__ or "").partition("\n")[0],
+                "anyOf": [
+                    {"type": "null"},
+                    *(f for f in options(kind, name)["anyOf"] if f.get("title") == f"{kind} {name}"),
+                ],
+            }
+        properties[key] = {
+            "description": properties[key]["description"],
+            "type": "object",
+            "properties": named,
+            "additionalProperties": options(kind),
+        }
+    schema["required"] = [
+        r for r in schema["required"] if r not in properties or r not in {*STAGES, "filters", "exporters"}
+    ]
+    text, number = {"type": "string"}, {"type": "integer", "minimum": 0, "maximum": 64}
+    properties["classes"]["items"] = {"anyOf": [text, properties["classes"]["items"]]}
+    properties["objects_per_image"]["anyOf"] = [
+        number,
+        {"type": "array", "items": number, "minItems": 2, "maxItems": 2},
+        {"type": "object", "additionalProperties": properties["objects_per_image"].pop("additionalProperties")},
+    ]
+    properties["objects_per_image"].pop("type")
+    prompts = definitions["PromptSpec"]["properties"]
+    for key in ("templates", "background_templates"):
+        items = {"anyOf": [text, prompts[key].pop("items")]}
+        prompts[key] = {**prompts[key], "type": ["array", "string"], "items": items}
+    prompts["slots"]["additionalProperties"] = {
+        "anyOf": [{"type": "array", "items": {"type": ["string", "number"]}}, prompts["slots"]["additionalProperties"]]
+    }
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
