@@ -3,7 +3,6 @@ pixels that diffusers' own call gives."""
 
 import json
 import shutil
-import string
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +16,14 @@ import torch
 import transformers
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from pydantic import ValidationError
+from tiny import (
+    MAKERS,
+    SIDE,
+    latent_consistency,
+    plain_parts,
+    stable_diffusion,
+    stable_diffusion_xl,
+)
 
 from synthgen import devices, models
 from synthgen.backends import KINDS, Request, builtin
@@ -24,11 +31,9 @@ from synthgen.errors import BackendError
 from synthgen.generators import diffusion
 from synthgen.types import Category, Job
 
-SIDE = 32
 PALETTE = {"apple": (1.0, 0.0, 0.0), "car": (0.0, 0.5, 1.0)}
 CATEGORIES = (Category(1, "apple"), Category(2, "car"))
 REQUEST = Request(SIDE, SIDE, has_layout=False, words=frozenset({"a", "cup"}))
-LETTERS = string.ascii_lowercase + ","
 
 
 def job(index: int, *, layout: Any = None, prompt: str = "a red cup, on a table", negative: str = "", side: int = SIDE):
@@ -45,120 +50,6 @@ def backend(model: Path | str, **options: Any) -> diffusion.Backend:
 def forget(monkeypatch):
     """Models that a test loads are not kept for the next one."""
     monkeypatch.setattr(devices, "_resident", {})
-
-
-# Tiny parts
-
-
-def clip_tokenizer():
-    vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
-    for letter in LETTERS:
-        vocab |= {letter: len(vocab), letter + "</w>": len(vocab) + 1}
-    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=24)
-
-
-def t5_tokenizer():
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
-    return transformers.T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=24)
-
-
-def clip_text(kind: Any = transformers.CLIPTextModel):
-    config = transformers.CLIPTextConfig(
-        vocab_size=2 + 2 * len(LETTERS), hidden_size=32, intermediate_size=37, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=24, projection_dim=32, bos_token_id=0, eos_token_id=1,
-        pad_token_id=1,
-    )  # fmt: skip
-    return kind(config).eval()
-
-
-def t5_text():
-    config = transformers.T5Config(
-        vocab_size=4 + len(LETTERS), d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4, is_encoder_decoder=False,
-        use_cache=False,
-    )  # fmt: skip
-    return transformers.T5EncoderModel(config).eval()
-
-
-def vae(latent_channels: int = 4, **options: Any):
-    return diffusers.AutoencoderKL(
-        block_out_channels=(4, 8), norm_num_groups=2, latent_channels=latent_channels, sample_size=SIDE,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **options,
-    ).eval()  # fmt: skip
-
-
-def unet(cross_attention_dim: int = 32, **options: Any):
-    return diffusers.UNet2DConditionModel(
-        block_out_channels=(8, 16), norm_num_groups=2, layers_per_block=1, sample_size=SIDE // 2, in_channels=4,
-        out_channels=4, cross_attention_dim=cross_attention_dim, attention_head_dim=(2, 4),
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        **options,
-    ).eval()  # fmt: skip
-
-
-def plain_parts(scheduler: Any = None, **options: Any) -> dict[str, Any]:
-    scheduler = scheduler or diffusers.PNDMScheduler(beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1)
-    return {
-        "vae": vae(), "unet": unet(**options), "text_encoder": clip_text(), "tokenizer": clip_tokenizer(),
-        "scheduler": scheduler, "safety_checker": None, "feature_extractor": None,
-    }  # fmt: skip
-
-
-def stable_diffusion():
-    return diffusers.StableDiffusionPipeline(**plain_parts(), requires_safety_checker=False)
-
-
-def stable_diffusion_xl():
-    scheduler = diffusers.EulerDiscreteScheduler(
-        beta_schedule="scaled_linear", timestep_spacing="leading", steps_offset=1
-    )
-    denoiser = unet(
-        64, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=80,
-        transformer_layers_per_block=(1, 2), use_linear_projection=True,
-    )  # fmt: skip
-    return diffusers.StableDiffusionXLPipeline(
-        vae(), clip_text(), clip_text(transformers.CLIPTextModelWithProjection), clip_tokenizer(), clip_tokenizer(),
-        denoiser, scheduler, add_watermarker=False,
-    )  # fmt: skip
-
-
-def stable_diffusion_3(with_t5: bool):
-    denoiser = diffusers.SD3Transformer2DModel(
-        sample_size=SIDE // 2, patch_size=1, in_channels=4, out_channels=4, num_layers=1, attention_head_dim=8,
-        num_attention_heads=4, joint_attention_dim=32 if with_t5 else 64, caption_projection_dim=32,
-        pooled_projection_dim=64,
-    )  # fmt: skip
-    first, second = (clip_text(transformers.CLIPTextModelWithProjection) for _ in range(2))
-    return diffusers.StableDiffusion3Pipeline(
-        denoiser.eval(), diffusers.FlowMatchEulerDiscreteScheduler(), vae(shift_factor=0.06), first, clip_tokenizer(),
-        second, clip_tokenizer(), t5_text() if with_t5 else None, t5_tokenizer() if with_t5 else None,
-    )  # fmt: skip
-
-
-def flux():
-    denoiser = diffusers.FluxTransformer2DModel(
-        patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
-    )  # fmt: skip
-    return diffusers.FluxPipeline(
-        diffusers.FlowMatchEulerDiscreteScheduler(), vae(1, shift_factor=0.06), clip_text(), clip_tokenizer(),
-        t5_text(), t5_tokenizer(), denoiser.eval(),
-    )  # fmt: skip
-
-
-def latent_consistency():
-    return diffusers.LatentConsistencyModelPipeline(
-        **plain_parts(diffusers.LCMScheduler(), time_cond_proj_dim=8), requires_safety_checker=False
-    )
-
-
-MAKERS: dict[str, Callable[[], Any]] = {
-    "sd": stable_diffusion,
-    "sdxl": stable_diffusion_xl,
-    "sd3": lambda: stable_diffusion_3(with_t5=True),
-    "sd3_without_t5": lambda: stable_diffusion_3(with_t5=False),
-    "flux": flux,
-    "lcm": latent_consistency,
-}
 
 
 @pytest.fixture(scope="session")

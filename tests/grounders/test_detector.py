@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from tiny import save_owlv2
 
 from synthgen import devices
 from synthgen.backends import Request
@@ -32,46 +33,7 @@ def backend(folder, **options):
 
 @pytest.fixture(scope="module")
 def owlv2(tmp_path_factory):
-    """A small random OWLv2 with the real processor; its tokenizer has characters and whole words."""
-    from transformers import CLIPTokenizer, Owlv2Config, Owlv2ForObjectDetection, Owlv2ImageProcessor, Owlv2Processor
-
-    letters = [*"abcdefghijklmnopqrstuvwxyz-."]
-    tokens = ["!", *letters, *(f"{letter}</w>" for letter in letters)]
-    tokens += ["<|startoftext|>", "<|endoftext|>"]  # OWLv2 pools at the greatest id: the end of text
-    tokenizer = CLIPTokenizer(vocab={t: i for i, t in enumerate(tokens)}, merges=[], pad_token="!", model_max_length=40)
-    config = Owlv2Config(
-        text_config={
-            "vocab_size": len(tokens),
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "max_position_embeddings": 40,
-            "bos_token_id": len(tokens) - 2,
-            "eos_token_id": len(tokens) - 1,
-        },
-        vision_config={
-            "hidden_size": 48,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "image_size": 64,
-            "patch_size": 16,
-        },
-        projection_dim=32,
-    )
-    folder = tmp_path_factory.mktemp("owlv2")
-    torch.manual_seed(0)
-    model = Owlv2ForObjectDetection(config)
-    with torch.no_grad():  # as they are initialised, every score is 0.5 or 1 and every box is flat
-        model.class_head.logit_scale.bias.fill_(10.0)
-        model.class_head.logit_scale.weight.zero_()
-        model.class_head.logit_shift.weight.mul_(0.01)
-        model.box_head.dense2.weight.mul_(0.01)
-        model.box_head.dense2.bias.zero_()
-    model.save_pretrained(folder)
-    Owlv2Processor(Owlv2ImageProcessor(size={"height": 64, "width": 64}), tokenizer).save_pretrained(folder)
-    return folder
+    return save_owlv2(tmp_path_factory.mktemp("owlv2"))
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,64 @@
+"""The specs that come with the project."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from pycocotools.coco import COCO
+from tiny import save_owlv2, stable_diffusion_xl
+
+from synthgen import cli
+from synthgen.spec import load_spec
+
+SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
+def test_it_can_be_read(path: Path) -> None:
+    assert load_spec(path).name == path.stem
+
+
+def test_sdxl_street_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SYNTHGEN_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["synthgen", "check", "specs/sdxl_street.yaml"])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    assert stop.value.code == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[2] for line in lines] == ["generator.model", "grounder.model", "segmenter.model"]
+    for line, end in zip(lines, ("base-1.0 --variant fp16", "owlv2-base-patch16-ensemble", "vit_h"), strict=True):
+        assert " GB); fetch it with: synthgen models --download " in line
+        assert line.endswith(end)
+
+
+def test_sdxl_street_runs(tmp_path: Path, run_through: Any) -> None:
+    """With small random models of the same classes in the places of SDXL, OWLv2 and ViT-H, and small images."""
+    torch.manual_seed(0)
+    stable_diffusion_xl().save_pretrained(tmp_path / "sdxl", variant="fp16")
+    save_owlv2(tmp_path / "owlv2")
+    raw = yaml.safe_load((SPECS[0].parent / "sdxl_street.yaml").read_text(encoding="utf-8"))
+    raw |= {"count": 4, "budget": 1, "height": 64, "width": 64, "shard_size": 3}
+    raw["generator"] |= {"model": str(tmp_path / "sdxl"), "num_inference_steps": 2, "torch_dtype": "float32"}
+    raw["grounder"] |= {"model": str(tmp_path / "owlv2"), "score_threshold": 0.0, "max_boxes": 5}
+    raw["segmenter"] |= {"model": "mini"}
+    raw["filters"] = {name: None if name == "near_duplicate" else {"min": None} for name in raw["filters"]}
+    raw["filters"]["mask_area"] = {"min": None, "max": None}
+
+    build = run_through(raw, tmp_path / "out")
+
+    quality = build.quality()
+    assert quality is not None
+    assert quality.made == 4
+    assert quality.accepted + quality.rejected == 4
+    found = [i for shard in build.run.shards() for sample in build.samples(shard) for i in sample.instances.category_id]
+    asked = {c for shard in build.run.shards() for job in build.jobs(shard) for c in job.asked}
+    assert found
+    assert set(found) <= asked
+    for split in ("train", "val", "test"):
+        COCO(str(build.run.root / "coco" / "annotations" / f"instances_{split}.json"))
