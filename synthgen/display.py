@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,8 +29,13 @@ class Snapshot:
     planned: int = 0
     made: int = 0
     labelled: int = 0
+    judged: int = 0
     accepted: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
+
+
+WINDOW_SECONDS = 60.0  # over which speed is taken
+SHARDS_A_LOOK = 20  # judged at most, so that taking up a large run does not keep its tables being read
 
 
 class Progress:
@@ -39,9 +44,10 @@ class Progress:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._build: Build | None = None
+        self._planned: dict[int, int] = {}
         self._judged: dict[int, tuple[int, Counter[str]]] = {}
+        self._seen: deque[tuple[float, int]] = deque()
         self._started = time.monotonic()
-        self._first: Snapshot | None = None
 
     def look(self) -> Snapshot:
         found = Snapshot()
@@ -51,44 +57,59 @@ class Progress:
             except SynthgenError:
                 return found
         found.wanted = self._build.spec.count
+        room = SHARDS_A_LOOK
         for shard in self._run.shards():
-            plan = self._run.mark("plan", shard)
-            found.planned += plan.counts["images"] if plan else 0
-            found.made += self._run.images_made(shard)
-            if self._build.is_done("label", shard):
-                found.labelled += plan.counts["images"] if plan else 0
-            if shard not in self._judged and self._build.is_done("measure", shard):
-                images = self._build.verdicts([shard]).images
-                reasons = Counter(r for reasons in images["reasons"] for r in reasons)
-                self._judged[shard] = (int((images["verdict"] != "rejected").sum()), reasons)
+            if shard not in self._planned and (plan := self._run.mark("plan", shard)):
+                self._planned[shard] = plan.counts["images"]
+            images = self._planned.get(shard, 0)
+            if shard not in self._judged and room and self._build.is_done("measure", shard):
+                self._judge(shard)
+                room -= 1
+            found.planned += images
+            if shard in self._judged:
+                found.made += images
+                found.labelled += images
+                found.judged += images
+            else:
+                found.made += self._run.images_made(shard)
+                found.labelled += images if self._build.is_done("label", shard) else 0
         for accepted, reasons in self._judged.values():
             found.accepted += accepted
             found.reasons += reasons
-        if self._first is None:
-            self._first = found
+        self._remember(found.made)
         return found
 
-    def speed(self, now: Snapshot) -> float:
-        """Images a second since this process began to watch."""
-        elapsed = time.monotonic() - self._started
-        return (now.made - self._first.made) / elapsed if self._first and elapsed > 0 else 0.0
+    def _judge(self, shard: int) -> None:
+        assert self._build is not None
+        images = self._build.verdicts([shard]).images
+        reasons = Counter(r for reasons in images["reasons"] for r in reasons)
+        self._judged[shard] = (int((images["verdict"] != "rejected").sum()), reasons)
+
+    def _remember(self, made: int) -> None:
+        now = time.monotonic()
+        if len(self._seen) == 1 and self._seen[0][1] == made:
+            self._seen.clear()  # nothing made yet: loading is no part of the speed
+        self._seen.append((now, made))
+        while now - self._seen[0][0] > WINDOW_SECONDS:
+            self._seen.popleft()
+
+    def speed(self) -> float:
+        """Images a second, over the last minute."""
+        (then, before), (now, made) = (self._seen[0], self._seen[-1]) if self._seen else ((0.0, 0), (0.0, 0))
+        return (made - before) / (now - then) if now > then else 0.0
 
     def seconds_left(self, now: Snapshot) -> float | None:
-        """Until as many are accepted as are wanted, at the speed and yield so far; None while neither is known."""
-        speed = self.speed(now)
-        if not speed:
+        """Until as many are accepted as are wanted, at the speed and yield so far; None while nothing is made."""
+        if not self.speed():
             return None
-        judged = sum(n for n, _ in self._judged.values()) + sum(sum(c.values()) > 0 for _, c in self._judged.values())
-        share = now.accepted / now.labelled if now.labelled and judged else 1.0
-        return (
-            max(0, now.planned - now.made, (now.wanted - now.accepted) / max(share, 0.05) - (now.made - now.labelled))
-            / speed
-        )
+        share = max(now.accepted / now.judged, 0.05) if now.judged else 1.0
+        expected = now.accepted + (now.made - now.judged) * share
+        return max(now.planned - now.made, (now.wanted - expected) / share, 0) / self.speed()
 
     def words(self, now: Snapshot) -> str:
         if not now.planned:
             return "starting"
-        text = f"{now.made}/{now.planned} images made ({self.speed(now):.1f}/s), {now.labelled} labelled"
+        text = f"{now.made}/{now.planned} images made ({self.speed():.1f}/s), {now.labelled} labelled"
         text += f", {now.accepted} of {now.wanted} accepted"
         if now.reasons:
             text += "; rejected: " + ", ".join(f"{name} {n}" for name, n in now.reasons.most_common())
@@ -106,7 +127,7 @@ class Progress:
             "made",
             ProgressBar(now.planned or 1, now.made, width=30),
             f"{now.made}/{now.planned}",
-            f"{self.speed(now):.1f} images/s",
+            f"{self.speed():.1f} images/s",
         )
         left = self.seconds_left(now)
         grid.add_row(

@@ -227,16 +227,29 @@ def test_progress_before_anything_is_there(tmp_path):
     assert progress.seconds_left(now) is None
 
 
-def test_time_left(finished, monkeypatch):
+@pytest.mark.parametrize(
+    ("judged", "accepted", "seconds"),
+    [
+        (0, 0, 4.0),  # one a second, and 4 to go; nothing is known of the yield
+        (4, 4, 4.0),
+        (4, 2, 12.0),  # half of them pass: the 6 that are wanted still are 12
+        (2, 1, 12.0),  # two more are made, and expected to give one: 6 wanted still
+    ],
+)
+def test_time_left(finished, judged, accepted, seconds):
     progress = display.Progress(finished.run)
-    now = progress.look()
-    progress._first = display.Snapshot(made=0)
-    progress._started -= 4.0
-    left = progress.seconds_left(display.Snapshot(wanted=8, planned=8, made=4, labelled=4, accepted=4))
-    assert left == pytest.approx(4.0, rel=0.1)  # 4 in 4 s: one a second, 4 to go
-    left = progress.seconds_left(display.Snapshot(wanted=8, planned=8, made=4, labelled=4, accepted=2))
-    assert left == pytest.approx(12.0, rel=0.1)  # half of them pass: 6 wanted are 12
-    assert progress.seconds_left(now) == pytest.approx(0, abs=20)
+    progress._seen.extend([(100.0, 0), (104.0, 4)])
+    now = display.Snapshot(wanted=8, planned=8, made=4, labelled=judged, judged=judged, accepted=accepted)
+    assert progress.speed() == 1.0
+    assert progress.seconds_left(now) == pytest.approx(seconds)
+
+
+def test_speed_is_of_making_and_not_of_loading(finished, monkeypatch):
+    progress, clock = display.Progress(finished.run), iter([0.0, 50.0, 60.0, 62.0])
+    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
+    for made in (0, 0, 0, 8):
+        progress._remember(made)
+    assert progress.speed() == 4.0
 
 
 @pytest.mark.parametrize(
