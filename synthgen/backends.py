@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from synthgen.errors import Problem, listed, nearest
+from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Record, Sample
 
 KINDS = ("generator", "grounder", "segmenter", "filter", "exporter")
@@ -187,6 +187,25 @@ class ThresholdFilter(Filter[T]):
         # Stored numbers are float32; compare in that type, so that `min: 0.9` keeps a stored 0.9.
         kept: NDArray[np.bool_] = (values >= self.dtype(low)) & (values <= self.dtype(high))
         return ~kept
+
+
+class ScoreFilter(ThresholdFilter[T]):
+    """A filter whose number is a score that the segmenter, or the grounder, has given an instance."""
+
+    scope = "instance"
+    score: ClassVar[str]
+
+    def measure(self, sample: Sample) -> NDArray[Any]:
+        """-> float32 (N,).
+
+        Raises:
+            BackendError: there is no such score.
+        """
+        scores = sample.instances.scores
+        if len(sample.instances) and self.score not in scores:
+            known = listed(scores) or "none"
+            raise BackendError(f"filter {self.config.use}: needs the score {self.score!r}; the labels have: {known}")
+        return scores.get(self.score, np.zeros(0, np.float32))
 
 
 class Folder(Protocol):

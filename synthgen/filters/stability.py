@@ -1,14 +1,8 @@
 """How little a mask changes when SAM's threshold moves."""
 
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen.backends import ThresholdConfig, ThresholdFilter
-from synthgen.errors import BackendError, listed
-from synthgen.types import Sample
+from synthgen.backends import ScoreFilter, ThresholdConfig
 
 
 class Config(ThresholdConfig):
@@ -20,22 +14,8 @@ class Config(ThresholdConfig):
     max: float | None = Field(None, ge=0, le=1, description="Greatest stability score kept.")
 
 
-class Backend(ThresholdFilter[Config]):
+class Backend(ScoreFilter[Config]):
     """SAM's stability score: the IoU of the masks cut at a higher and at a lower logit (arXiv 2304.02643, appendix B;
     `calculate_stability_score` of segment_anything). In [0, 1]; low where the object's edge is soft."""
 
-    scope = "instance"
-
-    def measure(self, sample: Sample) -> NDArray[Any]:
-        """-> float32 (N,): the segmenter's score `stability_score`.
-
-        Raises:
-            BackendError: the segmenter gives no such score.
-        """
-        instances = sample.instances
-        if len(instances) and "stability_score" not in instances.scores:
-            raise BackendError(
-                "filter stability: needs the segmenter's score 'stability_score', which it does not give"
-                f" (scores there are: {listed(instances.scores) or 'none'})"
-            )
-        return instances.scores.get("stability_score", np.zeros(0, np.float32))
+    score = "stability_score"
