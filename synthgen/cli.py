@@ -23,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="A YAML dataset spec in; a labelled, filtered, trustworthy COCO dataset out.",
+    epilog="Errors are one line each; --debug, anywhere on the line, shows where they come from.",
 )
 
 Spec = Annotated[Path, typer.Argument(help="The dataset's YAML spec.", metavar="SPEC", show_default=False)]
@@ -290,7 +291,8 @@ def export(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> N
 def show(
     run: RunFolder,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The PNG to write; default: sheet.png in the run folder.")
+        Path | None,
+        typer.Option("--output", "-o", help="The .png, .jpg or .webp to write; default: sheet.png in the run folder."),
     ] = None,
     images: Annotated[int, typer.Option(min=1, max=1000, help="Tiles at most.")] = 48,
     columns: Annotated[int, typer.Option(min=1, max=32)] = 8,

@@ -6,21 +6,27 @@ from pathlib import Path
 
 import cv2
 
-from synthgen.errors import RunError
+from synthgen.errors import RunError, listed
 from synthgen.pipeline import Build
 from synthgen.sheet import Tile, contact_sheet
 from synthgen.store import atomic
 
+# Ending -> what OpenCV is told: without a quality, its WebP is lossless and as large as a PNG.
+FORMATS = {".png": [], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92], ".webp": [cv2.IMWRITE_WEBP_QUALITY, 85]}
+
 
 def draw(build: Build, path: Path, *, images: int, columns: int, tile_px: int, rejected: bool) -> int:
-    """Writes the first accepted (or rejected) images of a run, in order of id, as one PNG.
+    """Writes the first accepted (or rejected) images of a run, in order of id, as one picture, in the format that the
+    name ends with.
 
     Returns:
         How many are on it.
 
     Raises:
-        RunError: there are none.
+        RunError: there are none, or the name's ending is no format of pictures.
     """
+    if path.suffix.lower() not in FORMATS:
+        raise RunError(f"{str(path)!r} cannot be written; its name takes one of the endings {listed(FORMATS)}")
     state = "rejected" if rejected else "accepted"
     if not build.run.verdicts_file.is_file():
         raise RunError(f"{build.run.root} has not been judged yet; run the spec first")
@@ -40,7 +46,8 @@ def draw(build: Build, path: Path, *, images: int, columns: int, tile_px: int, r
     count = (rows["instance"].isna() & (rows["verdict"] == state)).sum()
     title = f"{build.spec.name}: {len(tiles)} of {count} {state} images"
     sheet = contact_sheet(tiles, names, title=title, columns=columns, tile_px=tile_px)
-    ok, encoded = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
+    ending = path.suffix.lower()
+    ok, encoded = cv2.imencode(ending, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), FORMATS[ending])
     if not ok:
         raise RunError(
             f"cannot encode a sheet of {sheet.shape[1]}x{sheet.shape[0]} px; ask for fewer --images or a smaller --tile"

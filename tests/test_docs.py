@@ -105,7 +105,7 @@ def test_the_architecture_names_every_module() -> None:
 @pytest.mark.parametrize("path", [*(p.relative_to(ROOT) for p in ROOT.glob("*.md")), Path("docs")], ids=str)
 def test_links_lead_somewhere(path: Path) -> None:
     if (ROOT / path).is_dir():
-        assert (ROOT / path / "quickstart.png").is_file()
+        assert (ROOT / path / "quickstart.webp").is_file()
         return
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", (ROOT / path).read_text(encoding="utf-8")):
         assert (ROOT / target).exists(), target

@@ -62,9 +62,9 @@ def test_sheets_of_accepted_and_rejected_differ(half, tmp_path):
 
 
 def test_the_same_run_is_the_same_sheet(finished, tmp_path):
-    for name in "ab":
+    for name in ("a.png", "b.png"):
         draw(finished, tmp_path / name, images=4, columns=2, tile_px=96, rejected=False)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
 
 
 def test_nothing_to_show(copied, quick, run_through, tmp_path):
@@ -108,3 +108,16 @@ def test_markdown_of_a_finished_run(finished):
     assert text.startswith("# fruit\n")
     for name in ("apple", "orange", "tree", "train", "val", "test"):
         assert f"| {name} |" in text
+
+
+@pytest.mark.parametrize(("ending", "starts"), [(".png", b"\x89PNG"), (".jpg", b"\xff\xd8\xff"), (".webp", b"RIFF")])
+def test_the_ending_of_the_name_is_the_format(finished, tmp_path, ending, starts):
+    path = tmp_path / f"sheet{ending}"
+    assert draw(finished, path, images=2, columns=2, tile_px=64, rejected=False)
+    assert path.read_bytes().startswith(starts)
+
+
+def test_an_ending_that_is_no_format_writes_nothing(finished, tmp_path):
+    with pytest.raises(RunError, match=r"sheet.txt.*endings .png, .jpg, .webp"):
+        draw(finished, tmp_path / "sheet.txt", images=2, columns=2, tile_px=64, rejected=False)
+    assert not list(tmp_path.iterdir())
