@@ -1,0 +1,70 @@
+"""`python -m synthgen.mini`: trains the embedded models."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from synthgen.errors import SynthgenError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Makes the embedded models: small ones, in the formats of the big ones.",
+)
+HOURS = {"autoencoder": 0.5, "diffusion": 8.0, "sam": 2.0, "clip": 1.0}
+DEFAULTS = ", ".join(f"{name} {hours:g}" for name, hours in HOURS.items())
+
+
+@app.callback()
+def _commands() -> None:
+    """A command's name is said even while there is but one."""
+
+
+@app.command()
+def train(
+    model: Annotated[Literal["autoencoder", "diffusion", "sam", "clip"], typer.Argument(help="What to train.")],
+    work: Annotated[Path, typer.Option(metavar="DIR", help="Where checkpoints, curves and models go.")],
+    hours: Annotated[
+        float | None,
+        typer.Option(min=0.001, help=f"Of the whole training. Default: {DEFAULTS}."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after so many, whatever the time.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in DIR.")] = False,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
+    torch_dtype: Annotated[
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the chip has it.")
+    ] = "auto",
+    workers: Annotated[int, typer.Option(min=0, help="Processes that draw scenes.")] = 1,
+) -> None:
+    """Train a model on scenes drawn as it goes; the diffusion model needs the autoencoder first.
+
+    A checkpoint is written every five minutes, at the end, and when stopped (Ctrl-C, SIGTERM). Each exports the model
+    into DIR/autoencoder, DIR/diffusion, DIR/sam or DIR/clip; DIR/curves has what was measured on the way.
+    """
+    from transformers.utils import logging
+
+    from synthgen.mini.training import Options
+
+    logging.disable_progress_bar()  # one for every file that a checkpoint writes
+    options = Options(work, HOURS[model] if hours is None else hours, steps, seed, resume, device, torch_dtype, workers)
+    import_module(f"synthgen.mini.train_{model}").train(options)
+
+
+def main() -> None:
+    """Runs the command; an error for people becomes one line, and its exit code."""
+    try:
+        app(prog_name="python -m synthgen.mini")
+    except SynthgenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,339 @@
+"""Composed scenes with exact truth: sprites on procedural backgrounds, from which the embedded models are trained.
+
+`draw` makes an image with its background's name, its things and their visible masks; `caption` puts that into words.
+All that is random comes from the generator passed in, so the same state gives the same bytes.
+
+The sprites are Fluent Emoji (3D style) by Microsoft, under the MIT License; see `sprites/LICENSE`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Floats = NDArray[np.float32]
+Box = tuple[int, int, int, int]
+
+SIZE = 128
+
+CLASSES: tuple[str, ...] = (
+    *("apple", "orange", "banana", "strawberry", "cat", "dog", "duck", "fish", "car", "bus"),
+    *("bicycle", "airplane", "chair", "umbrella", "sports ball", "cup", "tree", "sunflower", "mushroom", "rocket"),
+    *("bird", "elephant", "giraffe", "zebra", "donut", "pizza", "carrot", "backpack", "suitcase", "kite"),
+    *("clock", "potted plant"),
+)
+
+# Which pixels of a sprite are paint: hue from, to (degrees; negative ones lie below 360), saturation from, to, and the
+# least value, which spares tyres.
+_PAINT = {
+    "car": (-60, 15, 0.3, 1, 0),
+    "bus": (-130, 60, 0, 1, 0.6),
+    "chair": (-70, 60, 0, 1, 0),
+    "umbrella": (225, 300, 0, 1, 0),
+    "cup": (180, 350, 0, 0.27, 0),
+    "backpack": (-60, 10, 0.3, 1, 0),
+    "suitcase": (150, 250, 0.3, 1, 0),
+    "kite": (-60, 300, 0.15, 1, 0),
+}
+COLOURED: frozenset[str] = frozenset(_PAINT)
+
+# "orange" is a class, and one word should mean one thing to a small text encoder.
+_COLOURS = {  # hue (degrees), saturation, value of a colour's middle tone
+    "red": (1, 0.90, 0.88),
+    "yellow": (49, 0.85, 0.98),
+    "green": (128, 0.78, 0.66),
+    "blue": (216, 0.85, 0.88),
+    "purple": (276, 0.66, 0.68),
+    "pink": (331, 0.42, 0.99),
+    "white": (240, 0.03, 0.95),
+    "black": (240, 0.12, 0.19),
+}
+COLOURS: tuple[str, ...] = tuple(_COLOURS)
+
+# A later thing leaves at least this much of an earlier one in view, and at least so many px.
+_VISIBLE, _LEAST_PX = 0.65, 40
+
+_COUNTS = {2: "two", 3: "three", 4: "four"}
+_PLURALS = {"bus": "buses", "fish": "fish", "strawberry": "strawberries"}
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """One thing of a scene. `box`: half-open xyxy px, of the whole sprite as asked for, clipped to the image."""
+
+    category: int
+    colour: str | None
+    box: Box
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """An image and the truth about it.
+
+    Attributes:
+        image: uint8 (S, S, 3), RGB.
+        background: one of `BACKGROUNDS`.
+        things: in the order in which they were drawn: a later one may cover part of an earlier one.
+        masks: bool (N, S, S), what can be seen of each thing; disjoint.
+    """
+
+    image: NDArray[np.uint8]
+    background: str
+    things: tuple[Thing, ...]
+    masks: NDArray[np.bool_]
+
+
+def draw(rng: np.random.Generator, *, size: int = SIZE, most: int = 3, occlusion: bool = True) -> Scene:
+    """A random scene of `size` x `size` px with up to `most` things; 5 % have none.
+
+    Of each thing at least 65 % of its pixels are visible, and at least 40 px; one that finds no place is left out.
+    Things of one class never overlap by more than a touch, so they can be counted; without `occlusion` no boxes do.
+
+    Raises:
+        ValueError: `size` below 32 or `most` below 1.
+    """
+    if size < 32 or most < 1:
+        raise ValueError(f"`size` (={size}) must be at least 32, and `most` (={most}) at least 1.")
+    background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
+    canvas = _background(rng, background, size)
+    kinds = _kinds(rng, most)
+    things: list[Thing] = []
+    masks: list[NDArray[np.bool_]] = []
+    areas: list[int] = []  # px of each mask before anything covered it
+    for category, colour in kinds:
+        sprite = _sprite(category, colour)[:, :: rng.choice((-1, 1))]
+        cover = occlusion and bool(things) and rng.random() < 0.3
+        for attempt in range(40):
+            covering = cover and attempt < 15
+            box = _propose(rng, sprite.shape, size, len(kinds), attempt, things if covering else ())
+            apart = [other.box for other in things if not covering or other.category == category]
+            if any(_meet(box, other, size // 32 if occlusion else 0) for other in apart):
+                continue
+            scaled = cv2.resize(sprite, (box[2] - box[0], box[3] - box[1]), interpolation=cv2.INTER_AREA)
+            patch = np.asarray(scaled, np.float32) / np.float32(255)
+            mask = np.zeros((size, size), bool)
+            mask[box[1] : box[3], box[0] : box[2]] = patch[..., 3] > 0.5
+            area = int(mask.sum())
+            left = [int((other & ~mask).sum()) for other in masks]
+            if area < _LEAST_PX or any(
+                seen < max(_LEAST_PX, _VISIBLE * whole) for seen, whole in zip(left, areas, strict=True)
+            ):
+                continue
+            _paste(rng, canvas, patch, box)
+            masks = [*(other & ~mask for other in masks), mask]
+            areas.append(area)
+            things.append(Thing(category, colour, box))
+            break
+    return Scene(
+        np.rint(np.clip(canvas, 0, 1) * 255).astype(np.uint8),
+        background,
+        tuple(things),
+        np.stack(masks) if masks else np.zeros((0, size, size), bool),
+    )
+
+
+def caption(background: str, things: Sequence[Thing], rng: np.random.Generator | None = None) -> str:
+    """What a scene shows, as in "a photo of a blue car and two ducks on grass".
+
+    Without `rng` complete and always the same. With it groups come in any order, a group's colour is left out with
+    probability 0.3, and its count is written out ("a duck and a duck", as a dataset spec's prompts have it) with 0.3.
+    """
+    groups: dict[tuple[str, str], int] = {}
+    dropped: dict[tuple[int, str | None], bool] = {}
+    for thing in things:
+        kind = (thing.category, thing.colour)
+        if kind not in dropped:
+            dropped[kind] = rng is not None and rng.random() < 0.3
+        key = ("" if dropped[kind] else thing.colour or "", CLASSES[thing.category])
+        groups[key] = groups.get(key, 0) + 1
+    order = list(groups)
+    if rng is not None:
+        order = [order[i] for i in rng.permutation(len(order))]
+    parts: list[str] = []
+    for colour, name in order:
+        count = groups[colour, name]
+        if count in _COUNTS and (rng is None or rng.random() >= 0.3):
+            parts.append(f"{_COUNTS[count]} {colour} {plural(name)}".replace("  ", " "))
+        else:
+            one = f"{colour} {name}".strip()
+            parts.extend([("an " if one[0] in "aeiou" else "a ") + one] * count)
+    return f"a photo of {' and '.join(parts)} on {background}" if parts else f"a photo of {background}"
+
+
+def plural(name: str) -> str:
+    """The plural of a class: "strawberries" of "strawberry"."""
+    return _PLURALS.get(name, name + "s")
+
+
+def words() -> list[str]:
+    """Every word that a caption can have, and the few that prompts join them with: what a tokenizer must know."""
+    names = [word for name in CLASSES for word in f"{name} {plural(name)}".split()]
+    joining = [",", ".", "a", "an", "and", "at", "by", "in", "near", "of", "on", "photo", "the", "with"]
+    return sorted({*names, *joining, *COLOURS, *BACKGROUNDS, *_COUNTS.values()})
+
+
+def aspect_ratio(category: int) -> float:
+    """Width over height of the class's sprite."""
+    height, width = _sprite(category, None).shape[:2]
+    return float(width / height)
+
+
+def _kinds(rng: np.random.Generator, most: int) -> list[tuple[int, str | None]]:
+    """(category, colour) of each thing; every so often the same once more, for captions that count."""
+    share = rng.random()
+    count = 0 if share < 0.05 else 1 if share < 0.45 or most == 1 else 2 if share < 0.75 or most == 2 else 3
+    if count == 3:
+        count = int(rng.integers(3, most + 1))
+    kinds: list[tuple[int, str | None]] = []
+    for _ in range(count):
+        if kinds and rng.random() < 0.3:
+            kinds.append(kinds[-1])
+            continue
+        category = int(rng.integers(len(CLASSES)))
+        coloured = CLASSES[category] in COLOURED
+        kinds.append((category, COLOURS[rng.integers(len(COLOURS))] if coloured else None))
+    return kinds
+
+
+def _propose(
+    rng: np.random.Generator, shape: tuple[int, ...], size: int, count: int, attempt: int, near: Sequence[Thing]
+) -> Box:
+    """A box for a sprite of `shape`, smaller the more attempts have failed; centred in the box of one of `near`."""
+    low, high = (0.35, 0.8) if count == 1 else (0.25, 0.62)
+    scale = rng.uniform(low, high - (high - low) * attempt / 50) * size / max(shape[:2])
+    w, h = max(8, round(shape[1] * scale)), max(8, round(shape[0] * scale))
+    if near:
+        left, top, right, bottom = near[int(rng.integers(len(near)))].box
+        x, y = round(rng.uniform(left, right) - w / 2), round(rng.uniform(top, bottom) - h / 2)
+        x, y = min(max(x, 0), size - w), min(max(y, 0), size - h)
+    else:
+        x, y = int(rng.integers(0, size - w + 1)), int(rng.integers(0, size - h + 1))
+    return x, y, x + w, y + h
+
+
+def _meet(a: Box, b: Box, slack: int) -> bool:
+    """Whether two boxes overlap by more than `slack` px both ways."""
+    return min(a[2], b[2]) - max(a[0], b[0]) > slack and min(a[3], b[3]) - max(a[1], b[1]) > slack
+
+
+def _paste(rng: np.random.Generator, canvas: Floats, patch: Floats, box: Box) -> None:
+    """Draws a premultiplied patch and its soft shadow into `canvas`, float32 (S, S, 3)."""
+    size, (x0, y0, x1, y1) = len(canvas), box
+    sigma = max(1.0, (x1 - x0) / 20)
+    pad, drop = int(3 * sigma) + 1, max(2, (y1 - y0) // 14)
+    shadow = cv2.copyMakeBorder(patch[..., 3], pad, pad, pad, pad, cv2.BORDER_CONSTANT, value=0)
+    shadow = cv2.GaussianBlur(shadow, (0, 0), sigma) * np.float32(rng.uniform(0.22, 0.4))
+    left, top = max(0, x0 - pad), max(0, y0 - pad + drop)
+    right, bottom = min(size, x1 + pad), min(size, y1 + pad + drop)
+    dx, dy = x0 - pad, y0 - pad + drop
+    canvas[top:bottom, left:right] *= 1 - shadow[top - dy : bottom - dy, left - dx : right - dx, None]
+
+    alpha = patch[..., 3:]
+    gain = (rng.uniform(0.85, 1.12) * rng.uniform(0.97, 1.03, 3)).astype(np.float32)
+    canvas[y0:y1, x0:x1] *= 1 - alpha
+    canvas[y0:y1, x0:x1] += np.minimum(patch[..., :3] * gain, alpha)
+
+
+@cache
+def _sprite(category: int, colour: str | None) -> NDArray[np.uint8]:
+    """A class's sprite, cropped to what is more than half opaque: premultiplied RGBA, uint8 (h, w, 4)."""
+    name = CLASSES[category]
+    path = Path(__file__).with_name("sprites") / f"{name.replace(' ', '_')}.webp"
+    with Image.open(path) as file:
+        rgba = np.asarray(file.convert("RGBA"), np.float32) / np.float32(255)
+    ys, xs = np.nonzero(rgba[..., 3] > 0.5)
+    rgba = rgba[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1].copy()
+    if colour is not None:
+        rgba[..., :3] = _recolour(rgba, name, colour)
+    rgba[..., :3] *= rgba[..., 3:]
+    sprite: NDArray[np.uint8] = np.rint(rgba * 255).astype(np.uint8)
+    sprite.flags.writeable = False
+    return sprite
+
+
+def _recolour(rgba: Floats, name: str, colour: str) -> Floats:
+    """RGB, float32 (h, w, 3), of a sprite whose paint has another colour: its shading kept, its hue turned."""
+    low, high, dull, vivid, dark = _PAINT[name]
+    hsv = cv2.cvtColor(rgba[..., :3], cv2.COLOR_RGB2HSV)
+    turn = (hsv[..., 0] - low) % 360
+    chosen = (turn <= high - low) & (hsv[..., 1] >= dull) & (hsv[..., 1] <= vivid) & (hsv[..., 2] >= dark)
+    paint = chosen.astype(np.float32)
+    solid = chosen & (rgba[..., 3] > 0.5)
+
+    # Value alone hardly shades a vivid colour (a channel stays at its top); luma does.
+    luma = rgba[..., :3] @ np.array((0.299, 0.587, 0.114), np.float32)
+    shade = (luma / np.median(luma[solid])) ** np.float32(0.75)
+    hue, saturation, value = _COLOURS[colour]
+    drift = (turn - np.median(turn[solid]) + 180) % 360 - 180
+    bright = value * shade
+    painted = np.stack(
+        [
+            (hue + np.clip(0.2 * drift, -6, 6)) % 360,
+            np.clip(saturation * (1 - np.clip(bright - 1, 0, 0.6)), 0, 1),  # beyond white, a highlight pales
+            np.clip(bright, 0, 1),
+        ],
+        -1,
+    ).astype(np.float32)
+    soft = cv2.GaussianBlur(paint, (0, 0), 0.7)[..., None]
+    return np.asarray(rgba[..., :3] * (1 - soft) + cv2.cvtColor(painted, cv2.COLOR_HSV2RGB) * soft, np.float32)
+
+
+# A background is a colour and a tone added to it: float32 (S, S) from the generator and the coordinates x (1, S) and
+# y (S, 1), in [0, 1].
+
+
+def _noise(rng: np.random.Generator, size: int, cells: int, amplitude: float) -> Floats:
+    """Smooth noise, float32 (S, S), of standard deviation about `amplitude`."""
+    grid = rng.standard_normal((cells, cells), np.float32) * np.float32(amplitude)
+    return np.asarray(cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
+
+
+def _brick(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
+    row, along = np.divmod(y * 10.7, 1)
+    mortar = (along < 0.17) | ((x * 5.35 + row % 2 / 2) % 1 < 0.085)
+    return np.where(mortar, np.float32(0.22), np.float32(0)) + _noise(rng, x.size, 20, 0.03)
+
+
+def _sand(rng: np.random.Generator, x: Floats, y: Floats) -> Any:
+    return 0.04 * np.sin((y + _noise(rng, x.size, 6, 0.05)) * 60) + _noise(rng, x.size, 50, 0.015)
+
+
+def _carpet(rng: np.random.Generator, x: Floats, y: Floats) -> Any:
+    return 0.07 * np.sign(np.sin(x * 38) * np.sin(y * 38)) * np.abs(np.sin(y * 76)) + _noise(rng, x.size, 64, 0.03)
+
+
+def _tiles(rng: np.random.Generator, x: Floats, y: Floats) -> Any:
+    return (np.floor(x * 5.99) + np.floor(y * 5.99)) % 2 * np.float32(-0.2) + _noise(rng, x.size, 12, 0.01)
+
+
+_SCENERY: dict[str, tuple[tuple[float, float, float], Callable[[np.random.Generator, Floats, Floats], Floats]]] = {
+    "grass": ((0.36, 0.58, 0.22), lambda rng, x, y: _noise(rng, x.size, 40, 0.06)),
+    "sand": ((0.86, 0.75, 0.52), _sand),
+    "water": ((0.18, 0.45, 0.70), lambda rng, x, y: 0.06 * np.sin(y * 40 + _noise(rng, x.size, 8, 2))),
+    "snow": ((0.92, 0.95, 0.98), lambda rng, x, y: _noise(rng, x.size, 20, 0.015)),
+    "wood": ((0.62, 0.42, 0.24), lambda rng, x, y: 0.07 * np.sin(x * 50 + _noise(rng, x.size, 4, 2))),
+    "asphalt": ((0.36, 0.37, 0.40), lambda rng, x, y: _noise(rng, x.size, 64, 0.05)),
+    "brick": ((0.66, 0.32, 0.24), _brick),
+    "sky": ((0.50, 0.74, 0.95), lambda rng, x, y: np.clip(_noise(rng, x.size, 6, 0.18), 0, 0.3) + (y - 0.5) * 0.2),
+    "tiles": ((0.80, 0.84, 0.80), _tiles),
+    "carpet": ((0.48, 0.22, 0.42), _carpet),
+}
+BACKGROUNDS: tuple[str, ...] = tuple(_SCENERY)
+
+
+def _background(rng: np.random.Generator, name: str, size: int) -> Floats:
+    """RGB, float32 (S, S, 3), about [0, 1]: the background's colour, varied, with its texture and a slope of light."""
+    colour, texture = _SCENERY[name]
+    base = np.array(colour) * (1 + rng.uniform(-0.12, 0.12)) + rng.uniform(-0.03, 0.03, 3)
+    x = np.linspace(0, 1, size, dtype=np.float32)[None]
+    y = x.T
+    angle = rng.uniform(0, 2 * np.pi)
+    light = (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y - 0.5) * np.float32(rng.uniform(0, 0.18))
+    tone = light + _noise(rng, size, 5, 0.035) + texture(rng, x, y)
+    return np.clip(base.astype(np.float32) + tone[..., None].astype(np.float32), 0, 1)

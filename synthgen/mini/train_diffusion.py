@@ -1,0 +1,233 @@
+"""Trains the denoiser, its text encoder and its T2I-Adapter together: `WORK/diffusion`, a diffusers pipeline folder
+with `adapter/` and a card."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, StableDiffusionPipeline, T2IAdapter, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from synthgen.errors import RunError
+from synthgen.mini import scenes
+from synthgen.mini.autoencoder import PatchAutoencoder
+from synthgen.mini.train_autoencoder import PATCH, to_model
+from synthgen.mini.training import Batch, Options, Trainer, replacing_files
+from synthgen.models import AdapterLayout, KnownClass, Licence, ModelCard
+
+TOKENS = 40  # of a prompt, at most
+# The end of the text may not have the id 2: transformers' CLIP takes that for the id of OpenAI's first release, which
+# was wrong, and pools at the greatest id instead.
+SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
+APACHE = Licence(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0")
+UNPROMPTED, WITH_LAYOUT = 0.1, 0.65  # shares; guidance and plain text-to-image are learnt from the others
+EASY_BATCHES = 10_000  # over which the share of single, large things falls from a half to none of its own
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Dimensions. `heads` a level of the UNet; `text`: width of the text encoder."""
+
+    channels: tuple[int, ...] = (96, 192, 256)
+    heads: tuple[int, ...] = (3, 6, 8)
+    groups: int = 16
+    text: int = 128
+    text_layers: int = 2
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """Draws scenes with prompts and layouts, afresh for every batch: drawing a scene costs less than a tenth of what
+    the denoiser takes for it. So a pool of latents would save little, repeat scenes, and have to be kept.
+
+    -> `images` uint8 (B, S, S, 3); `prompts`, B strings; `layout` uint8 (B, S, S), 0 where nothing is asked, else
+    1 + category; `has_layout` bool (B,).
+    """
+
+    count: int = 32
+    size: int = scenes.SIZE
+
+    def __call__(self, rng: np.random.Generator, index: int) -> Batch:
+        single = rng.random(self.count) < 0.5 * max(0.0, 1 - index / EASY_BATCHES)
+        drawn = [scenes.draw(rng, size=self.size, most=1 if alone else 3) for alone in single]
+        layout = np.zeros((self.count, self.size, self.size), np.uint8)
+        for plane, scene in zip(layout, drawn, strict=True):
+            for thing in scene.things:
+                x0, y0, x1, y1 = thing.box
+                plane[y0:y1, x0:x1] = 1 + thing.category
+        empty = rng.random(self.count) < UNPROMPTED
+        prompts = [scenes.caption(scene.background, scene.things, rng) for scene in drawn]
+        return {
+            "images": np.stack([scene.image for scene in drawn]),
+            "prompts": ["" if no else prompt for no, prompt in zip(empty, prompts, strict=True)],
+            "layout": layout,
+            "has_layout": rng.random(self.count) < WITH_LAYOUT,
+        }  # fmt: skip
+
+
+def palette(count: int) -> list[tuple[float, float, float]]:
+    """`count` colours far from each other and from black, RGB in [0, 1]: each the one that is farthest from those
+    before it (Gonzalez 1985), of 124 whose values are exact in float16."""
+    grid = np.array(list(itertools.product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=3)))
+    if count >= len(grid):
+        raise ValueError(f"`count` (={count}) must be below {len(grid)}.")
+    distance, chosen = np.full(len(grid), np.inf), [0]
+    for _ in range(count):
+        distance = np.minimum(distance, np.linalg.norm(grid - grid[chosen[-1]], axis=1))
+        chosen.append(int(distance.argmax()))
+    return [(float(r), float(g), float(b)) for r, g, b in grid[chosen[1:]]]
+
+
+def word_tokenizer() -> Any:
+    """One token a word of `scenes.words()`; anything else is `<unk>`. A call leaves its padding in a tokenizer, so one
+    that has been called is not for saving."""
+    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *scenes.words()])}
+    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    made.normalizer = normalizers.Lowercase()
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    ends = [(token, vocabulary[token]) for token in ("<bos>", "<eos>")]
+    made.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ends)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>",
+        model_max_length=TOKENS,
+    )  # fmt: skip
+
+
+def tokens(tokenizer: Any, texts: list[str]) -> torch.Tensor:
+    """-> int64 (B, TOKENS)."""
+    ids: torch.Tensor = tokenizer(
+        texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
+def text_config(width: int, layers: int, **more: int) -> dict[str, int]:
+    """Of a CLIP text encoder over `word_tokenizer()`."""
+    return {
+        "vocab_size": len(SPECIAL) + len(scenes.words()), "hidden_size": width, "intermediate_size": 4 * width,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "max_position_embeddings": TOKENS, "pad_token_id": 0,
+        "bos_token_id": 2, "eos_token_id": 3, **more,
+    }  # fmt: skip
+
+
+def build(shape: Shape, size: int) -> dict[str, nn.Module]:
+    """`size`: px of the images' sides. All levels of the UNet have cross-attention: with a plain one first, the
+    adapter's features do not fit."""
+    levels = len(shape.channels)
+    unet = UNet2DConditionModel(
+        sample_size=size // PATCH, in_channels=16, out_channels=16, layers_per_block=1, cross_attention_dim=shape.text,
+        attention_head_dim=shape.heads,  # of this class it is the *number* of heads
+        norm_num_groups=shape.groups, block_out_channels=shape.channels,
+        down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
+    )  # fmt: skip
+    adapter = T2IAdapter(in_channels=3, channels=list(shape.channels), num_res_blocks=1, downscale_factor=PATCH)
+    text_encoder = CLIPTextModel(CLIPTextConfig(**text_config(shape.text, shape.text_layers)))
+    return {"unet": unet, "text_encoder": text_encoder, "adapter": adapter}
+
+
+def noise_scheduler() -> Any:
+    """Cosine noise, v prediction, no signal at the last step (arXiv 2305.08891)."""
+    return DDIMScheduler(
+        1000, beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", clip_sample=False,
+        rescale_betas_zero_snr=True, timestep_spacing="trailing", steps_offset=1,
+    )  # fmt: skip
+
+
+def loss_weight(alpha: torch.Tensor) -> torch.Tensor:
+    """Cumulative alpha (B,) -> weight of the v loss: min-SNR with gamma 5 (arXiv 2303.09556). It would be 0 where
+    there is no signal yet, which is where sampling starts and a picture's plan is made: there it is at least 0.2."""
+    snr = alpha / (1 - alpha)
+    weight = snr.clamp(max=5) / (snr + 1)
+    return torch.where(snr < 1, weight.clamp(min=0.2), weight)
+
+
+def card(size: int) -> ModelCard:
+    ratios = {name: scenes.aspect_ratio(i) for i, name in enumerate(scenes.CLASSES)}
+    return ModelCard(
+        licence=APACHE,
+        sizes=((size, size),),
+        classes={n: KnownClass(aspect_ratio=(round(0.95 * r, 3), round(1.05 * r, 3))) for n, r in ratios.items()},
+        vocabulary=tuple(scenes.words()),
+        layout=AdapterLayout(
+            form="t2i_adapter",
+            folder="adapter",
+            palette=dict(zip(scenes.CLASSES, palette(len(scenes.CLASSES)), strict=True)),
+        ),
+    )
+
+
+def _autoencoder(folder: Path) -> tuple[Any, str]:
+    """The trained autoencoder, float32, and the sha256 of its weights."""
+    file = folder / "diffusion_pytorch_model.safetensors"
+    if not file.is_file():
+        raise RunError(f"there is no {file}; train it first: python -m synthgen.mini train autoencoder")
+    loaded = PatchAutoencoder.from_pretrained(folder, local_files_only=True)
+    # A fresh one: a loaded one's config, and with it the export, names the folder that it came from.
+    vae = PatchAutoencoder(**{k: v for k, v in loaded.config.items() if not k.startswith("_")})
+    vae.load_state_dict(loaded.state_dict())
+    return vae.float().eval().requires_grad_(False), hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def train(options: Options, captioned: Captioned | None = None, shape: Shape | None = None) -> None:
+    captioned, shape = captioned or Captioned(), shape or Shape()
+    vae, digest = _autoencoder(options.work / "autoencoder")
+    tokenizer, scheduler, about = word_tokenizer(), noise_scheduler(), card(captioned.size)
+    known = hashlib.sha256(about.model_dump_json().encode()).hexdigest()
+    trainer = Trainer(
+        "diffusion", lambda: build(shape, captioned.size), options, peak=5e-4, decay=0.9995,
+        about=f"{shape}; card {known[:12]}; autoencoder {digest[:12]}",
+    )  # fmt: skip
+    unet, text_encoder, adapter = (trainer.models[name] for name in ("unet", "text_encoder", "adapter"))
+    if trainer.device.type == "cpu":  # torch's fused attention is 2.5 times as slow backwards there
+        unet.set_attn_processor(AttnProcessor())  # type: ignore[operator, unused-ignore]
+    encoder = copy.deepcopy(vae.encoder).to(trainer.device, memory_format=torch.channels_last)
+    alphas = scheduler.alphas_cumprod.to(trainer.device)
+    colours = torch.tensor([(0.0, 0.0, 0.0), *palette(len(scenes.CLASSES))], device=trainer.device)
+
+    def step(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        with torch.no_grad(), trainer.autocast():
+            clean = encoder(to_model(batch["images"])).float()  # (B, 16, S/8, S/8)
+        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+        t = torch.randint(len(alphas), (len(clean),), generator=generator).to(clean.device)
+        alpha = alphas[t]
+        signal, spread = alpha.sqrt().view(-1, 1, 1, 1), (1 - alpha).sqrt().view(-1, 1, 1, 1)
+        noisy = (signal * clean + spread * noise).contiguous(memory_format=torch.channels_last)
+        velocity = signal * noise - spread * clean
+        layout = batch["layout"].long()
+        ids = tokens(tokenizer, batch["prompts"]).to(clean.device)
+        told = batch["has_layout"].float().view(-1, 1, 1, 1)
+        with trainer.autocast():
+            features = [told * f for f in adapter(colours[layout].permute(0, 3, 1, 2))]
+            said = text_encoder(ids)[0]
+            guess = unet(noisy, t, said, down_intrablock_additional_residuals=features).sample
+        # Backgrounds are learnt in minutes, things take hours.
+        things = 0.6 + 2.4 * F.avg_pool2d((layout > 0).float()[:, None], PATCH)
+        error = ((guess.float() - velocity).pow(2) * things).mean((1, 2, 3)) / things.mean((1, 2, 3))
+        weight = loss_weight(alpha)
+        return (error * weight).mean() / weight.mean(), {"error": float(error.detach().mean())}
+
+    def export(average: Mapping[str, nn.Module]) -> None:
+        half = {name: copy.deepcopy(model).cpu().half() for name, model in average.items()}
+        pipeline = StableDiffusionPipeline(
+            vae=copy.deepcopy(vae).half(), unet=half["unet"], text_encoder=half["text_encoder"],
+            tokenizer=word_tokenizer(), scheduler=scheduler, safety_checker=None, feature_extractor=None,
+            requires_safety_checker=False,
+        )  # fmt: skip
+        with replacing_files(options.work / "diffusion") as folder:
+            pipeline.save_pretrained(folder)
+            half["adapter"].save_pretrained(folder / "adapter")  # type: ignore[operator, unused-ignore]
+            (folder / "synthgen.json").write_text(about.model_dump_json(exclude_none=True, indent=1) + "\n")
+
+    trainer.run(captioned, step, export)
