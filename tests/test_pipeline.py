@@ -148,6 +148,7 @@ def remove(pattern: str) -> Callable[[Path], None]:
         assert found
         found[0].unlink()
 
+    act.__name__ = f"remove {pattern}"
     return act
 
 
@@ -158,6 +159,7 @@ def cut(pattern: str) -> Callable[[Path], None]:
         found.chmod(0o644)
         found.write_bytes(data[: len(data) // 2])
 
+    act.__name__ = f"cut {pattern}"
     return act
 
 
@@ -186,7 +188,6 @@ def cut(pattern: str) -> Callable[[Path], None]:
         (cut("commits/generate-*.json"), 4),
         (cut("coco/annotations/*"), 0),
     ],
-    ids=str,
 )
 def test_harm_is_mended(copied, finished, quick, run_through, generated, harm, makes):
     root = copied / "fruit" / "run-0001"
