@@ -38,7 +38,7 @@ def test_masks_are_tinted_where_they_are() -> None:
     sheet = contact_sheet([tile()], {1: "cup"})
     image = sheet[10 : 10 + 256, 10 : 10 + 256]
     middle = image[100:156, 100:156].reshape(-1, 3)
-    expected = 128 * 0.7 + np.array(class_colour(1)) * 0.3
+    expected = 128 * 0.82 + np.array(class_colour(1)) * 0.18
     assert np.abs(middle - expected).max() <= 2
     assert (image[-30:, -30:] == 128).all()  # far from the object nothing is drawn
     assert has_colour(image[60:68, 100:156], class_colour(1))  # the contour, at a quarter of the height
