@@ -74,8 +74,13 @@ def test_masks_of_drawn_things_agree_with_truth(size):
     agreement = [iou(m, t) for m, t in zip(found.masks, truth, strict=True)]
     stability = found.scores["stability_score"]
     assert agreement[0] > 0.95
-    # The second is a flat shape unlike all that the model has seen: where its mask is wrong, its score must say so.
-    assert agreement[1] > 0.85 or stability[1] < 0.5
+    assert stability[0] > 0.6
+    # At 128 and 64 px the second, flat and unlike all that the model has seen, is missed: its score must say so.
+    if min(size) == max(size):
+        assert agreement[1] > 0.85 or stability[1] < 0.5
+    else:
+        assert agreement[1] > 0.85
+        assert stability[1] > 0.6
     assert (found.scores["predicted_iou"] > 0.7).all()
     assert ((stability > 0) & (stability <= 1)).all()
     assert (found.scores["box_iou"] > 0.6).all()
