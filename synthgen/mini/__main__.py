@@ -36,6 +36,9 @@ def train(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many, whatever the time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in DIR.")] = False,
+    start: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Begin with the weights of this earlier model.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     torch_dtype: Annotated[
@@ -53,7 +56,9 @@ def train(
     from synthgen.mini.training import Options
 
     logging.disable_progress_bar()  # one for every file that a checkpoint writes
-    options = Options(work, HOURS[model] if hours is None else hours, steps, seed, resume, device, torch_dtype, workers)
+    options = Options(
+        work, HOURS[model] if hours is None else hours, steps, seed, resume, start, device, torch_dtype, workers
+    )
     import_module(f"synthgen.mini.train_{model}").train(options)
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from synthgen.mini import scenes
 from synthgen.mini.autoencoder import PatchAutoencoder
-from synthgen.mini.training import Batch, Options, Trainer, replacing_files
+from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
 
 LATENT_NOISE = 0.05  # in standard deviations; the decoder must bear a denoiser's errors
 PATCH = 8
@@ -61,7 +63,10 @@ def train(options: Options, pictures: Pictures | None = None, channels: int = 25
         made = PatchAutoencoder(channels=channels, decoder_blocks=decoder_blocks, sample_size=pictures.size)
         return {"vae": made}
 
-    trainer = Trainer("autoencoder", build, options, peak=2e-3, decay=0.999, weight_decay=0.0)
+    def earlier(folder: Path) -> dict[str, Weights]:
+        return {"vae": load_file(folder / "diffusion_pytorch_model.safetensors")}
+
+    trainer = Trainer("autoencoder", build, options, peak=2e-3, decay=0.999, weight_decay=0.0, earlier=earlier)
     model = trainer.models["vae"]
     assert isinstance(model, PatchAutoencoder)
 

@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -13,15 +14,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from synthgen.mini import scenes
-from synthgen.mini.train_diffusion import APACHE, text_config, tokens, word_tokenizer
-from synthgen.mini.training import Batch, Options, Trainer, replacing_files
+from synthgen.mini.train_diffusion import APACHE, WORD_VECTORS, known_words, text_config, tokens, word_tokenizer
+from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
 from synthgen.models import KnownClass, ModelCard
 
 LONGEST_SCALE = float(np.log(100))  # of the logits: section 2.5
+MIDDLE, STEEPNESS = 0.5, 20.0  # the cosine at which a text is as likely true as not, and how fast that changes
+# Shares of a thing's visible pixels in a crop: up to the first there is nothing of it, and between the others a part
+# too small to be named.
+NOTHING, PART = 0.01, (0.1, 0.4)
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Draws images with texts: crops of things, "a photo of a blue car", and whole scenes, with their captions.
+    """Draws images with texts: crops of things, "a photo of a blue car", of nothing but ground, "a photo of grass",
+    and whole scenes, with their captions. Crops of parts of things have no text and are negatives of all.
 
     Crops of one scene share its background and are each other's hard negatives. Every caption has a hard negative too:
     the same but for one thing's class. `views`: crops a thing.
 
-    -> For C crops and B scenes `crops` uint8 (C, P, P, 3), `crop_texts`, `fits` bool (C, C): whether text j is true of
-    crop i; `images` uint8 (B, P, P, 3), `texts`, `wrong_texts`.
+    -> For C crops, T of them with a text, and B scenes `crops` uint8 (C, P, P, 3), `crop_texts`, `fits` bool (C, T):
+    whether text j is true of crop i; `images` uint8 (B, P, P, 3), `texts`, `wrong_texts`.
     """
 
     count: int = 16
@@ -56,24 +63,49 @@ class Pairs:
 
     def __call__(self, rng: np.random.Generator, index: int) -> Batch:
         drawn = [scenes.draw(rng, size=self.size) for _ in range(self.count)]
-        crops, said, seen = [], [], []
+        crops, texts, shown = [], [], []  # `shown`: (category or background, colour) of a crop
         for scene in drawn:
             for thing in scene.things * self.views:
-                crops.append(_spoil(rng, _view(_around(rng, scene.image, thing.box), self.pixels)))
-                seen.append(thing)
-                said.append(thing if rng.random() < 0.5 else replace(thing, colour=None))
-        names = np.array([thing.category for thing in seen], np.int64)
-        colours = np.array([thing.colour or "" for thing in seen], dtype=str)
-        told = np.array([thing.colour or "" for thing in said], dtype=str)
-        fits = (names[:, None] == names) & ((told == "") | (colours[:, None] == told))
+                crops.append(_around(rng, scene.image, thing.box))
+                shown.append((scenes.CLASSES[thing.category], thing.colour))
+                told = thing if rng.random() < 0.5 else replace(thing, colour=None)
+                texts.append((shown[-1][0], told.colour, caption_of(told)))
+            if (ground := _elsewhere(rng, scene, 0, NOTHING)) is not None:
+                crops.append(ground)
+                shown.append((scene.background, None))
+                texts.append((scene.background, None, scenes.caption(scene.background, ())))
+        for scene in drawn:
+            if (part := _elsewhere(rng, scene, *PART)) is not None:
+                crops.append(part)
+                shown.append(("", None))
+        fits = [[what == name and colour in (None, has) for name, colour, _ in texts] for what, has in shown]
+        views = [_spoil(rng, _view(crop, self.pixels)) for crop in crops]
         return {
-            "crops": np.stack(crops) if crops else np.zeros((0, self.pixels, self.pixels, 3), np.uint8),
-            "crop_texts": [scenes.caption("sky", [thing]).removesuffix(" on sky") for thing in said],
-            "fits": fits.reshape(len(seen), len(seen)),
+            "crops": np.stack(views) if views else np.zeros((0, self.pixels, self.pixels, 3), np.uint8),
+            "crop_texts": [text for _, _, text in texts],
+            "fits": np.array(fits, bool).reshape(len(crops), len(texts)),
             "images": np.stack([_spoil(rng, _view(scene.image, self.pixels)) for scene in drawn]),
             "texts": [scenes.caption(scene.background, scene.things, rng) for scene in drawn],
             "wrong_texts": [_wrong(rng, scene) for scene in drawn],
         }
+
+
+def caption_of(thing: scenes.Thing) -> str:
+    """ "a photo of a blue car"."""
+    return scenes.caption("sky", [thing]).removesuffix(" on sky")
+
+
+def _elsewhere(rng: np.random.Generator, scene: scenes.Scene, least: float, most: float) -> NDArray[np.uint8] | None:
+    """A crop with at most the share `most` of every thing's visible pixels, and with at least `least` of one; None if
+    twenty tries find none."""
+    size = len(scene.image)
+    for _ in range(20):
+        w, h = (int(n) for n in rng.integers(round(0.2 * size), round(0.6 * size), 2))
+        x, y = int(rng.integers(0, size - w)), int(rng.integers(0, size - h))
+        shares = [float(mask[y : y + h, x : x + w].sum() / mask.sum()) for mask in scene.masks]
+        if least <= max(shares, default=0.0) <= most:
+            return scene.image[y : y + h, x : x + w]
+    return None
 
 
 def _around(rng: np.random.Generator, image: NDArray[np.uint8], box: scenes.Box) -> NDArray[np.uint8]:
@@ -129,6 +161,13 @@ def contrast(logits: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
     return -(target * F.log_softmax(logits[rows], 1)).sum(1).mean()
 
 
+def sigmoid_loss(cosines: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
+    """Cosines (N, M), `fits` bool (N, M) -> the summed binary cross-entropy of a row, on average: SigLIP's loss (arXiv
+    2303.15343) with the bias fixed, so that a cosine says by itself whether a text is true, whatever the others."""
+    logits = STEEPNESS * (cosines - MIDDLE)
+    return F.binary_cross_entropy_with_logits(logits, fits.float(), reduction="none").sum(1).mean()
+
+
 def build(shape: Shape) -> dict[str, nn.Module]:
     vision = {
         "hidden_size": shape.width, "intermediate_size": 4 * shape.width, "num_hidden_layers": shape.layers,
@@ -145,9 +184,14 @@ def train(options: Options, pairs: Pairs | None = None, shape: Shape | None = No
     pairs = pairs or Pairs(pixels=shape.pixels)
     tokenizer = word_tokenizer()
     known = hashlib.sha256(repr((scenes.CLASSES, scenes.words())).encode()).hexdigest()
+
+    def earlier(folder: Path) -> dict[str, Weights]:
+        weights, key = load_file(folder / "model.safetensors"), f"text_model.{WORD_VECTORS}"
+        return {"clip": known_words(weights, key, folder, build(shape)["clip"].state_dict()[key])}
+
     trainer = Trainer(
         "clip", lambda: build(shape), options, peak=1e-3, decay=0.999, weight_decay=0.05,
-        about=f"{shape}; words {known[:12]}",
+        about=f"{shape}; words {known[:12]}", earlier=earlier,
     )  # fmt: skip
     clip: Any = trainer.models["clip"]
 
@@ -168,16 +212,24 @@ def train(options: Options, pairs: Pairs | None = None, shape: Shape | None = No
         seen = see(torch.cat([batch["crops"], batch["images"]]))
         said = read([*batch["crop_texts"], *texts, *batch["wrong_texts"]])
         scale = clip.logit_scale.clamp(max=LONGEST_SCALE).exp()
-        of_crops, of_scenes = scale * seen[:count] @ said[:count].T, scale * seen[count:] @ said[count:].T
+        split = len(batch["crop_texts"])
+        of_crops, of_scenes = seen[:count] @ said[:split].T, seen[count:] @ said[split:].T
         fits = batch["fits"]
         same = torch.tensor([[a == b for b in [*texts, *batch["wrong_texts"]]] for a in texts], device=seen.device)
         square = len(texts)
-        crop_loss = (contrast(of_crops, fits) + contrast(of_crops.T, fits.T)) / 2 if count else seen.new_zeros(())
-        scene_loss = contrast(of_scenes, same) + contrast(of_scenes[:, :square].T, same[:, :square].T)
+        loss = contrast(scale * of_scenes, same) + contrast(scale * of_scenes[:, :square].T, same[:, :square].T)
+        loss = loss / 2 + sigmoid_loss(of_scenes, same) / 2
         figures = {"scale": float(scale.detach()), "scene_right": _right(of_scenes, same)}
-        if count:
-            figures["crop_right"] = _right(of_crops, fits)
-        return crop_loss + scene_loss / 2, figures
+        if fits.any():
+            loss = loss + (contrast(scale * of_crops, fits) + contrast(scale * of_crops.T, fits.T)) / 2
+            loss = loss + sigmoid_loss(of_crops, fits)
+            named = fits.any(1)
+            figures["crop_right"] = _right(of_crops[named], fits[named])
+            wrong = of_crops.detach().masked_fill(fits, -1).amax(1)
+            figures["crop_absolute"] = float(
+                torch.cat([of_crops.detach()[fits] > MIDDLE, wrong < MIDDLE]).float().mean()
+            )
+        return loss, figures
 
     card = ModelCard(
         licence=APACHE,

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, T2IAdapter, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
@@ -24,7 +25,7 @@ from synthgen.errors import RunError
 from synthgen.mini import scenes
 from synthgen.mini.autoencoder import PatchAutoencoder
 from synthgen.mini.train_autoencoder import PATCH, to_model
-from synthgen.mini.training import Batch, Options, Trainer, replacing_files
+from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
 from synthgen.models import AdapterLayout, KnownClass, Licence, ModelCard
 
 TOKENS = 40  # of a prompt, at most
@@ -33,6 +34,7 @@ TOKENS = 40  # of a prompt, at most
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 APACHE = Licence(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0")
 UNPROMPTED, WITH_LAYOUT = 0.1, 0.65  # shares; guidance and plain text-to-image are learnt from the others
+WORD_VECTORS = "embeddings.token_embedding.weight"
 EASY_BATCHES = 10_000  # over which the share of single, large things falls from a half to none of its own
 
 
@@ -137,6 +139,17 @@ def build(shape: Shape, size: int) -> dict[str, nn.Module]:
     return {"unet": unet, "text_encoder": text_encoder, "adapter": adapter}
 
 
+def known_words(weights: Weights, key: str, tokenizer: Path, fresh: torch.Tensor) -> Weights:
+    """The weights of an earlier text encoder for today's words: in the table `key` of word vectors, rows go by word,
+    and a word that is new has its row of `fresh` (words, width)."""
+    before = PreTrainedTokenizerFast.from_pretrained(tokenizer, local_files_only=True).get_vocab()
+    table = fresh.clone()
+    for word, row in word_tokenizer().get_vocab().items():
+        if word in before:
+            table[row] = weights[key][before[word]].to(table)
+    return {**weights, key: table}
+
+
 def noise_scheduler() -> Any:
     """Cosine noise, v prediction, no signal at the last step (arXiv 2305.08891)."""
     return DDIMScheduler(
@@ -185,9 +198,16 @@ def train(options: Options, captioned: Captioned | None = None, shape: Shape | N
     vae, digest = _autoencoder(options.work / "autoencoder")
     tokenizer, scheduler, about = word_tokenizer(), noise_scheduler(), card(captioned.size)
     known = hashlib.sha256(about.model_dump_json().encode()).hexdigest()
+
+    def earlier(folder: Path) -> dict[str, Weights]:
+        parts = {name: load_file(folder / name / "diffusion_pytorch_model.safetensors") for name in ("unet", "adapter")}
+        said = load_file(folder / "text_encoder" / "model.safetensors")
+        fresh = build(shape, captioned.size)["text_encoder"].state_dict()[WORD_VECTORS]
+        return {**parts, "text_encoder": known_words(said, WORD_VECTORS, folder / "tokenizer", fresh)}
+
     trainer = Trainer(
         "diffusion", lambda: build(shape, captioned.size), options, peak=5e-4, decay=0.9995,
-        about=f"{shape}; card {known[:12]}; autoencoder {digest[:12]}",
+        about=f"{shape}; card {known[:12]}; autoencoder {digest[:12]}", earlier=earlier,
     )  # fmt: skip
     unet, text_encoder, adapter = (trainer.models[name] for name in ("unet", "text_encoder", "adapter"))
     if trainer.device.type == "cpu":  # torch's fused attention is 2.5 times as slow backwards there

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import nn
 
 from synthgen.mini import scenes
-from synthgen.mini.training import Batch, Options, Trainer, replacing_files
+from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
 from synthgen.models import Licence, ModelCard, SamShape
 
 # Patches of 4 px: the mask decoder then answers at the image's own resolution, where with 8 px it would at half of
@@ -131,7 +132,13 @@ def mask_losses(logits: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor
 
 def train(options: Options, prompts: Prompts | None = None, shape: SamShape = SHAPE) -> None:
     prompts = prompts or Prompts()
-    trainer = Trainer("sam", lambda: {"sam": build(shape)}, options, peak=8e-4, decay=0.999, weight_decay=0.02)
+
+    def earlier(folder: Path) -> dict[str, Weights]:
+        return {"sam": load_file(folder / "model.safetensors")}
+
+    trainer = Trainer(
+        "sam", lambda: {"sam": build(shape)}, options, peak=8e-4, decay=0.999, weight_decay=0.02, earlier=earlier
+    )
     sam: Any = trainer.models["sam"]
 
     def step(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:

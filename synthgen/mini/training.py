@@ -31,6 +31,8 @@ Batch = dict[str, Any]
 Draw = Callable[[np.random.Generator, int], Batch]  # rng, number of the batch -> arrays; picklable
 Step = Callable[[Batch, torch.Generator], tuple[torch.Tensor, dict[str, float]]]  # -> loss, figures for the curve
 Export = Callable[[Mapping[str, nn.Module]], None]
+Weights = dict[str, torch.Tensor]
+Earlier = Callable[[Path], dict[str, Weights]]  # an export's folder -> the weights of each model
 
 COLUMNS = ("{task.description}", BarColumn(), "{task.percentage:.1f}%", TimeElapsedColumn(), "{task.fields[words]}")
 
@@ -38,13 +40,15 @@ COLUMNS = ("{task.description}", BarColumn(), "{task.percentage:.1f}%", TimeElap
 @dataclass(frozen=True)
 class Options:
     """How long, where and from what. `hours` is the whole training's, over all its resumptions; `steps` ends it by
-    count instead, so that its end does not depend on the machine's speed. `workers`: processes that draw scenes."""
+    count instead, so that its end does not depend on the machine's speed. `start`: the folder of an earlier model whose
+    weights it begins with, instead of random ones. `workers`: processes that draw scenes."""
 
     work: Path
     hours: float = 1.0
     steps: int | None = None
     seed: int = 0
     resume: bool = False
+    start: Path | None = None
     device: str = "auto"
     torch_dtype: str = "auto"
     workers: int = 1
@@ -85,6 +89,15 @@ def replacing_files(folder: Path) -> Iterator[Path]:
                 place.write(file.read_bytes())
 
 
+def _load_earlier(models: Mapping[str, nn.Module], earlier: Earlier, folder: Path) -> None:
+    try:
+        for name, weights in earlier(folder).items():
+            models[name].load_state_dict(weights)
+    except (OSError, RuntimeError) as error:  # torch's message lists every tensor that does not fit
+        first = str(error).strip().splitlines()
+        raise RunError(f"cannot start from {folder}: {' '.join(first[:2])}") from error
+
+
 class _Numbered(Dataset[Batch]):
     """Batch `index` is a function of the seed and of `index` alone: resuming draws what would have been drawn."""
 
@@ -121,18 +134,20 @@ def step_generator(seed: int, step: int) -> torch.Generator:
 
 
 class Trainer:
-    """Trains `models` together, from random weights or from the checkpoint `work/checkpoints/NAME.pt`.
+    """Trains `models` together, from random weights, from those that `earlier` reads in `options.start`, or from the
+    checkpoint `work/checkpoints/NAME.pt`.
 
     `average` holds the models with averaged weights: these are what is exported. `about` says what the models were
     made for, such as words in order; a checkpoint of something else is refused.
 
     Raises:
-        RunError: there is a checkpoint and `resume` is false, or the reverse; or the checkpoint does not fit.
+        RunError: there is a checkpoint and `resume` is false, or the reverse; or the checkpoint or the earlier model
+            does not fit.
     """
 
     def __init__(
         self, name: str, build: Callable[[], dict[str, nn.Module]], options: Options, *, peak: float, decay: float,
-        warmup: int = 200, weight_decay: float = 0.01, about: str = "",
+        warmup: int = 200, weight_decay: float = 0.01, about: str = "", earlier: Earlier | None = None,
     ) -> None:  # fmt: skip
         self.options, self.peak, self.decay, self.warmup, self.name = options, peak, decay, warmup, name
         self.about = f"seed {options.seed}; {about}"
@@ -142,6 +157,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(options.seed)
             built = build()
+        if options.start and earlier and not options.resume:
+            _load_earlier(built, earlier, options.start)
         self.average = {k: copy.deepcopy(m).to(self.device).eval().requires_grad_(False) for k, m in built.items()}
         self.models = {k: m.to(self.device, memory_format=torch.channels_last).train() for k, m in built.items()}  # type: ignore[call-overload]
         self.weights = [p for m in self.models.values() for p in m.parameters()]

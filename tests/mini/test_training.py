@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
@@ -216,6 +218,57 @@ def test_a_checkpoint_is_never_overwritten_by_a_new_training(tmp_path):
         train_tiny_sam(quick(tmp_path, 1, resume=True, seed=1))
     with pytest.raises(RunError, match="to resume from"):
         train_tiny_sam(quick(tmp_path / "elsewhere", 1, resume=True))
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_start_from_an_earlier_model(name, tmp_path, monkeypatch):
+    train = TRAININGS[name]
+    train(quick(tmp_path / "before", 2))
+    begun: dict[str, torch.Tensor] = {}
+
+    def run(trainer, draw, step, export):
+        begun.update({f"{k}.{n}": w.clone() for k, m in trainer.models.items() for n, w in m.state_dict().items()})
+        average = {f"{k}.{n}": w for k, m in trainer.average.items() for n, w in m.state_dict().items()}
+        assert all(torch.equal(average[key], w) for key, w in begun.items())
+
+    if name == "diffusion":
+        shutil.copytree(tmp_path / "before" / "autoencoder", tmp_path / "after" / "autoencoder")
+    monkeypatch.setattr(training.Trainer, "run", run)
+    folder = tmp_path / "before" / name
+    train(quick(tmp_path / "after", 2, seed=9, start=folder))
+    files = {
+        "autoencoder": {"vae": "diffusion_pytorch_model.safetensors"},
+        "diffusion": {
+            "unet": "unet/diffusion_pytorch_model.safetensors",
+            "adapter": "adapter/diffusion_pytorch_model.safetensors",
+            "text_encoder": "text_encoder/model.safetensors",
+        },
+        "sam": {"sam": "model.safetensors"},
+        "clip": {"clip": "model.safetensors"},
+    }[name]
+    saved = {f"{k}.{n}": w.float() for k, file in files.items() for n, w in load_file(folder / file).items()}
+    assert saved.keys() <= begun.keys()
+    for key, weights in saved.items():
+        torch.testing.assert_close(begun[key], weights, msg=key)
+
+
+def test_words_keep_their_vectors_when_others_come(tmp_path, monkeypatch):
+    monkeypatch.setattr(scenes, "words", lambda: ["cat", "photo"])
+    train_diffusion.word_tokenizer().save_pretrained(tmp_path)
+    before = {"table": torch.arange(12.0).view(6, 2), "other": torch.ones(3)}
+    monkeypatch.setattr(scenes, "words", lambda: ["a", "cat", "dog", "photo"])
+    after = train_diffusion.known_words(before, "table", tmp_path, torch.full((8, 2), -1.0))
+    assert after["table"].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7], [-1, -1], [8, 9], [-1, -1], [10, 11]]
+    assert torch.equal(after["other"], before["other"])
+
+
+def test_what_cannot_be_started_from(tmp_path):
+    train_tiny_sam(quick(tmp_path / "sam", 1))
+    with pytest.raises(RunError, match=r"cannot start from .*nowhere"):
+        train_tiny_sam(quick(tmp_path / "other", 1, start=tmp_path / "nowhere"))
+    with pytest.raises(RunError, match=r"cannot start from") as error:
+        train_sam.train(quick(tmp_path / "other", 1, start=tmp_path / "sam" / "sam"), train_sam.Prompts(4, SIZE))
+    assert "\n" not in str(error.value)
 
 
 def test_diffusion_wants_the_autoencoder_first(tmp_path):
