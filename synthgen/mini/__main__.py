@@ -1,4 +1,4 @@
-"""`python -m synthgen.mini`: trains the embedded models."""
+"""`python -m synthgen.mini`: trains the embedded models, and scores them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ HOURS = {"autoencoder": 0.5, "diffusion": 8.0, "sam": 2.0, "clip": 1.0}
 DEFAULTS = ", ".join(f"{name} {hours:g}" for name, hours in HOURS.items())
 
 
-@app.callback()
-def _commands() -> None:
-    """A command's name is said even while there is but one."""
-
-
 @app.command()
 def train(
     model: Annotated[Literal["autoencoder", "diffusion", "sam", "clip"], typer.Argument(help="What to train.")],
@@ -40,6 +35,9 @@ def train(
         Path | None, typer.Option(metavar="FOLDER", help="Begin with the weights of this earlier model.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=0, help="Peak. With --start, about a third of the default keeps what is known.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     torch_dtype: Annotated[
         Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the chip has it.")
@@ -57,9 +55,49 @@ def train(
 
     logging.disable_progress_bar()  # one for every file that a checkpoint writes
     options = Options(
-        work, HOURS[model] if hours is None else hours, steps, seed, resume, start, device, torch_dtype, workers
-    )
+        work, HOURS[model] if hours is None else hours, steps, seed, resume, start, learning_rate, device, torch_dtype,
+        workers,
+    )  # fmt: skip
     import_module(f"synthgen.mini.train_{model}").train(options)
+
+
+@app.command()
+def score(
+    what: Annotated[
+        Literal["speed", "autoencoder", "diffusion", "sam", "clip"] | None, typer.Argument(help="Default: all.")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where they were trained. Default: those that are embedded.")
+    ] = None,
+    count: Annotated[int, typer.Option(min=8, help="Held-out scenes, and prompts, of each score.")] = 500,
+    write: Annotated[
+        bool, typer.Option("--write", help="Put the tables, and a sheet of 64 samples, into the models' cards.")
+    ] = False,
+) -> None:
+    """Score the models on held-out scenes and prompts."""
+    from PIL import Image
+    from rich.console import Console
+    from rich.table import Table
+
+    from synthgen.mini import scoring
+    from synthgen.models import MINI
+
+    root = work or MINI
+    bench = scoring.Bench(root / "diffusion", root / "sam", root / "clip", count)
+    chosen = {name: table for name, table in scoring.TABLES.items() if what in (None, name)}
+    cards: dict[str, list[scoring.Score]] = {}
+    for name, (card, scored) in chosen.items():
+        scores = scored(bench)
+        cards.setdefault(card, []).extend(scores)
+        table = Table("what", "measured", "wanted", title=name, title_justify="left")
+        for line in scores:
+            table.add_row(line.what, line.value, line.wanted)
+        Console().print(table)
+    if write:
+        for card, scores in cards.items():
+            scoring.write_card(root / card, scores)
+        if "diffusion" in chosen:
+            Image.fromarray(scoring.contact_sheet(bench)).save(root / "diffusion" / "samples.webp", quality=85)
 
 
 def main() -> None:

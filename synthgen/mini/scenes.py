@@ -89,8 +89,15 @@ class Scene:
     masks: NDArray[np.bool_]
 
 
-def draw(rng: np.random.Generator, *, size: int = SIZE, most: int = 3, occlusion: bool = True) -> Scene:
-    """A random scene of `size` x `size` px with up to `most` things; 5 % have none.
+def draw(
+    rng: np.random.Generator,
+    *,
+    size: int = SIZE,
+    most: int = 3,
+    occlusion: bool = True,
+    among: Sequence[int] = range(len(CLASSES)),
+) -> Scene:
+    """A random scene of `size` x `size` px with up to `most` things, of the categories in `among`; 5 % have none.
 
     Of each thing at least 65 % of its pixels are visible, and at least 40 px; one that finds no place is left out.
     Things of one class never overlap by more than a touch, so they can be counted; without `occlusion` no boxes do.
@@ -102,7 +109,7 @@ def draw(rng: np.random.Generator, *, size: int = SIZE, most: int = 3, occlusion
         raise ValueError(f"`size` (={size}) must be at least 32, and `most` (={most}) at least 1.")
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     canvas = _background(rng, background, size)
-    kinds = _kinds(rng, most)
+    kinds = _kinds(rng, most, among)
     things: list[Thing] = []
     masks: list[NDArray[np.bool_]] = []
     areas: list[int] = []  # px of each mask before anything covered it
@@ -184,7 +191,7 @@ def aspect_ratio(category: int) -> float:
     return float(width / height)
 
 
-def _kinds(rng: np.random.Generator, most: int) -> list[tuple[int, str | None]]:
+def _kinds(rng: np.random.Generator, most: int, among: Sequence[int]) -> list[tuple[int, str | None]]:
     """(category, colour) of each thing; every so often the same once more, for captions that count."""
     share = rng.random()
     count = 0 if share < 0.05 else 1 if share < 0.45 or most == 1 else 2 if share < 0.75 or most == 2 else 3
@@ -195,7 +202,7 @@ def _kinds(rng: np.random.Generator, most: int) -> list[tuple[int, str | None]]:
         if kinds and rng.random() < 0.3:
             kinds.append(kinds[-1])
             continue
-        category = int(rng.integers(len(CLASSES)))
+        category = among[int(rng.integers(len(among)))]
         coloured = CLASSES[category] in COLOURED
         kinds.append((category, COLOURS[rng.integers(len(COLOURS))] if coloured else None))
     return kinds

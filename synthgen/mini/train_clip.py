@@ -30,6 +30,9 @@ MIDDLE, STEEPNESS = 0.5, 20.0  # the cosine at which a text is as likely true as
 NOTHING, PART = 0.01, (0.1, 0.4)
 
 
+KINDS = (*scenes.CLASSES, *scenes.BACKGROUNDS)  # of which a crop can be
+
+
 @dataclass(frozen=True)
 class Shape:
     """Dimensions. `pixels`: side of the image that the model sees."""
@@ -52,8 +55,9 @@ class Pairs:
     Crops of one scene share its background and are each other's hard negatives. Every caption has a hard negative too:
     the same but for one thing's class. `views`: crops a thing.
 
-    -> For C crops, T of them with a text, and B scenes `crops` uint8 (C, P, P, 3), `crop_texts`, `fits` bool (C, T):
-    whether text j is true of crop i; `images` uint8 (B, P, P, 3), `texts`, `wrong_texts`.
+    -> For C crops, T of them with a text, and B scenes `crops` uint8 (C, P, P, 3), `crop_texts`, `fits` bool
+    (C, T + K): whether text j is true of crop i, the last K being those of all `KINDS`; `images` uint8 (B, P, P, 3),
+    `texts`, `wrong_texts`.
     """
 
     count: int = 16
@@ -78,12 +82,13 @@ class Pairs:
             if (part := _elsewhere(rng, scene, *PART)) is not None:
                 crops.append(part)
                 shown.append(("", None))
-        fits = [[what == name and colour in (None, has) for name, colour, _ in texts] for what, has in shown]
+        asked = [*((name, colour) for name, colour, _ in texts), *((name, None) for name in KINDS)]
+        fits = [[what == name and colour in (None, has) for name, colour in asked] for what, has in shown]
         views = [_spoil(rng, _view(crop, self.pixels)) for crop in crops]
         return {
             "crops": np.stack(views) if views else np.zeros((0, self.pixels, self.pixels, 3), np.uint8),
             "crop_texts": [text for _, _, text in texts],
-            "fits": np.array(fits, bool).reshape(len(crops), len(texts)),
+            "fits": np.array(fits, bool).reshape(len(crops), len(asked)),
             "images": np.stack([_spoil(rng, _view(scene.image, self.pixels)) for scene in drawn]),
             "texts": [scenes.caption(scene.background, scene.things, rng) for scene in drawn],
             "wrong_texts": [_wrong(rng, scene) for scene in drawn],
@@ -93,6 +98,14 @@ class Pairs:
 def caption_of(thing: scenes.Thing) -> str:
     """ "a photo of a blue car"."""
     return scenes.caption("sky", [thing]).removesuffix(" on sky")
+
+
+NAMES = tuple(
+    caption_of(scenes.Thing(scenes.CLASSES.index(name), None, (0, 0, 1, 1)))
+    if name in scenes.CLASSES
+    else scenes.caption(name, ())
+    for name in KINDS
+)  # what is said of each, without a colour
 
 
 def _elsewhere(rng: np.random.Generator, scene: scenes.Scene, least: float, most: float) -> NDArray[np.uint8] | None:
@@ -194,6 +207,8 @@ def train(options: Options, pairs: Pairs | None = None, shape: Shape | None = No
         about=f"{shape}; words {known[:12]}", earlier=earlier,
     )  # fmt: skip
     clip: Any = trainer.models["clip"]
+    if trainer.device.type == "cpu":  # torch's fused attention is half as fast backwards there
+        clip.set_attn_implementation("eager")
 
     def see(images: torch.Tensor) -> torch.Tensor:
         pixels = images.permute(0, 3, 1, 2).float().div(127.5).sub(1)
@@ -210,9 +225,9 @@ def train(options: Options, pairs: Pairs | None = None, shape: Shape | None = No
     def step(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         count, texts = len(batch["crops"]), batch["texts"]
         seen = see(torch.cat([batch["crops"], batch["images"]]))
-        said = read([*batch["crop_texts"], *texts, *batch["wrong_texts"]])
+        said = read([*batch["crop_texts"], *NAMES, *texts, *batch["wrong_texts"]])
         scale = clip.logit_scale.clamp(max=LONGEST_SCALE).exp()
-        split = len(batch["crop_texts"])
+        split = len(batch["crop_texts"]) + len(NAMES)
         of_crops, of_scenes = seen[:count] @ said[:split].T, seen[count:] @ said[split:].T
         fits = batch["fits"]
         same = torch.tensor([[a == b for b in [*texts, *batch["wrong_texts"]]] for a in texts], device=seen.device)

@@ -20,11 +20,11 @@ from synthgen.mini import scenes
 from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
 from synthgen.models import Licence, ModelCard, SamShape
 
-# Patches of 4 px: the mask decoder then answers at the image's own resolution, where with 8 px it would at half of
-# it. Attention within windows of 8x8 patches, but in two layers, and a narrower encoder pay for that.
+# Patches of 8 px: the mask decoder answers at half of the image's resolution. With 4 px it would at all of it, but four
+# times as slowly, and labelling everything in an image takes a hundred answers.
 SHAPE = SamShape(
-    image_size=scenes.SIZE, patch_size=4, embed_dim=96, depth=6, num_heads=3, global_attn_indexes=(2, 5),
-    window_size=8, prompt_embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128,
+    image_size=scenes.SIZE, patch_size=8, embed_dim=192, depth=6, num_heads=6, global_attn_indexes=(0, 1, 2, 3, 4, 5),
+    window_size=0, prompt_embed_dim=128, mlp_dim=512, iou_head_hidden_dim=128,
 )  # fmt: skip
 LEAST_PX = 30  # visible pixels of a thing that is asked for
 BOX_JITTER = 0.1  # of a box's side, at most; each box has its own share of it
@@ -154,8 +154,9 @@ def train(options: Options, prompts: Prompts | None = None, shape: SamShape = SH
             logits, predicted = decode(sam, embeddings, torch.where(boxed[:, None, None], by_box, by_point), dense)
         logits = F.interpolate(logits.float(), pixels.shape[-2:], mode="bilinear", align_corners=False)
         each, iou = mask_losses(logits, masks)
-        # The three masks of an ambiguous prompt: only the best is taught, so that they may differ (section 3).
-        best = each[:, 0] + each[:, 1:].amin(1)
+        # The three masks of an ambiguous prompt: the best is taught most, so that they may differ (section 3); the
+        # others a little, since in these scenes a thing is one whole.
+        best = each[:, 0] + each[:, 1:].amin(1) + 0.1 * each[:, 1:].sum(1)
         loss = best.mean() + (predicted.float() - iou).pow(2).mean()
         figures = {"predicted_iou_bias": float((predicted.detach() - iou)[:, 0].mean())}
         for name, chosen in (("box_iou", boxed), ("point_iou", ~boxed)):

@@ -41,7 +41,8 @@ COLUMNS = ("{task.description}", BarColumn(), "{task.percentage:.1f}%", TimeElap
 class Options:
     """How long, where and from what. `hours` is the whole training's, over all its resumptions; `steps` ends it by
     count instead, so that its end does not depend on the machine's speed. `start`: the folder of an earlier model whose
-    weights it begins with, instead of random ones. `workers`: processes that draw scenes."""
+    weights it begins with, instead of random ones. `learning_rate`: the peak; None: the one that suits a training from
+    random weights. `workers`: processes that draw scenes."""
 
     work: Path
     hours: float = 1.0
@@ -49,6 +50,7 @@ class Options:
     seed: int = 0
     resume: bool = False
     start: Path | None = None
+    learning_rate: float | None = None
     device: str = "auto"
     torch_dtype: str = "auto"
     workers: int = 1
@@ -149,7 +151,8 @@ class Trainer:
         self, name: str, build: Callable[[], dict[str, nn.Module]], options: Options, *, peak: float, decay: float,
         warmup: int = 200, weight_decay: float = 0.01, about: str = "", earlier: Earlier | None = None,
     ) -> None:  # fmt: skip
-        self.options, self.peak, self.decay, self.warmup, self.name = options, peak, decay, warmup, name
+        self.options, self.decay, self.warmup, self.name = options, decay, warmup, name
+        self.peak = options.learning_rate or peak
         self.about = f"seed {options.seed}; {about}"
         self.checkpoint = options.work / "checkpoints" / f"{name}.pt"
         self.device = devices.torch_device(options.device)
@@ -164,7 +167,7 @@ class Trainer:
         self.weights = [p for m in self.models.values() for p in m.parameters()]
         self._averaged: list[torch.Tensor] = [p for m in self.average.values() for p in m.parameters()]
         self.optimizer = torch.optim.AdamW(
-            self.weights, lr=peak, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
+            self.weights, lr=self.peak, betas=(0.9, 0.99), weight_decay=weight_decay, fused=True
         )
         self.step, self.elapsed_s, self.curve = 0, 0.0, list[dict[str, float]]()
         if options.resume:

@@ -1,0 +1,388 @@
+"""Scores the embedded models on scenes and prompts that no training has seen, through the backends that runs use."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from synthgen.clip import ClipConfig, ClipModel, crop, phrase
+from synthgen.discovery import Discovery, DiscoveryConfig, Found
+from synthgen.errors import RunError
+from synthgen.generators.diffusion import Backend as Diffusion
+from synthgen.generators.diffusion import Config as DiffusionConfig
+from synthgen.masks import box_iou, mask_boxes
+from synthgen.mini import scenes
+from synthgen.mini.scenes import Scene, Thing
+from synthgen.models import MINI
+from synthgen.sam import SamModel
+from synthgen.segmenters.sam import Backend as Segmenter
+from synthgen.segmenters.sam import Config as SegmenterConfig
+from synthgen.store import atomic
+from synthgen.types import Category, Grounding, Instances, Job
+
+HELD_OUT = 2**40  # no training draws its scenes from such a seed
+PROMPT = "a photo of a {}"
+CATEGORIES = tuple(Category(i, name) for i, name in enumerate(scenes.CLASSES, 1))
+GROUNDS = tuple(f"a photo of {name}" for name in scenes.BACKGROUNDS)
+LEAST_PX = 40  # visible pixels of a thing that counts as one
+FOUND_IOU = 0.5  # of a found thing's box with the asked one
+JUDGED = Path(__file__).with_name("judged_crops.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A line of a score table. `wanted`: "≥ 30 dB", or "" where there is only the figure."""
+
+    what: str
+    value: str
+    wanted: str = ""
+
+
+class Exclusion(BaseModel):
+    """A crop that cannot be named by anyone, and why."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    image: int
+    thing: int
+    name: str
+    reason: str
+
+
+class JudgedCrops(BaseModel):
+    """Which generated crops were looked at: all things of the first `images` prompts, but for `excluded`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    unet_sha256: str
+    images: int
+    excluded: tuple[Exclusion, ...]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The models to be scored, and what they are asked. `count`: scenes, and prompts; `steps`, `guidance`: of the
+    diffusion model."""
+
+    diffusion: Path = MINI / "diffusion"
+    sam: Path = MINI / "sam"
+    clip: Path = MINI / "clip"
+    count: int = 500
+    size: int = scenes.SIZE
+    steps: int = 20
+    guidance: float = 3.0
+    batch_size: int = 8
+
+    def scenes(self, stream: int, *, occlusion: bool, empty: bool = True) -> Iterator[Scene]:
+        """`count` scenes; another `stream`, other ones. Without `empty` each has something in it."""
+        for i in range(self.count):
+            rng = np.random.default_rng([HELD_OUT, stream, i])
+            scene = scenes.draw(rng, size=self.size, occlusion=occlusion)
+            while not scene.things and not empty:
+                scene = scenes.draw(rng, size=self.size, occlusion=occlusion)
+            yield scene
+
+    @cached_property
+    def asked(self) -> list[Scene]:
+        """What the diffusion model is asked for: the captions and boxes of scenes in which nothing is covered."""
+        return list(self.scenes(1, occlusion=False, empty=False))
+
+    @cached_property
+    def eye(self) -> ClipModel:
+        return ClipModel.of(ClipConfig(use="clip", model=str(self.clip)))
+
+    @cached_property
+    def names(self) -> NDArray[np.float32]:
+        """Vectors of all classes' names, (C, D)."""
+        return self.eye.texts(tuple(phrase(PROMPT, name) for name in scenes.CLASSES))
+
+    @cached_property
+    def discovery(self) -> Discovery:
+        options = DiscoveryConfig(use="everything", model=str(self.sam), clip=str(self.clip), others=GROUNDS)
+        return Discovery(options, CATEGORIES)
+
+    @cached_property
+    def segmenter(self) -> Segmenter:
+        return Segmenter(SegmenterConfig(use="sam", model=str(self.sam), batch_size=self.batch_size), CATEGORIES)
+
+    @cached_property
+    def generator(self) -> Diffusion:
+        return Diffusion(
+            DiffusionConfig(
+                use="diffusion", model=str(self.diffusion), num_inference_steps=self.steps,
+                guidance_scale=self.guidance, batch_size=self.batch_size,
+            ),
+            CATEGORIES,
+        )  # fmt: skip
+
+    def job(self, index: int, *, layout: bool) -> Job:
+        scene = self.asked[index]
+        return Job(
+            id=index + 1, run=1, round=1, index=index, family=str(index), split="test",
+            prompt=scenes.caption(scene.background, scene.things), negative_prompt="", slots={},
+            asked=tuple(thing.category + 1 for thing in scene.things),
+            layout=tuple(thing.box for thing in scene.things) if layout else None,
+            seed=HELD_OUT + index, height=self.size, width=self.size,
+        )  # fmt: skip
+
+    def generated(self, *, layout: bool) -> Iterator[NDArray[np.uint8]]:
+        """An image, uint8 (S, S, 3), for each of `asked`, in order."""
+        jobs = [self.job(i, layout=layout) for i in range(len(self.asked))]
+        for start in range(0, len(jobs), self.batch_size):
+            yield from self.generator.generate(jobs[start : start + self.batch_size])
+
+    @cached_property
+    def by_layout(self) -> list[NDArray[np.uint8]]:
+        return list(self.generated(layout=True))
+
+
+def score_autoencoder(bench: Bench) -> list[Score]:
+    """PSNR (dB) of reconstructions, of 8-bit values: the mean over images, and that of the mean squared error."""
+    import torch
+
+    from synthgen.mini.autoencoder import PatchAutoencoder
+    from synthgen.mini.train_autoencoder import to_model
+
+    model = PatchAutoencoder.from_pretrained(bench.diffusion / "vae", local_files_only=True).float().eval()
+    errors = []
+    for scene in bench.scenes(2, occlusion=True):
+        with torch.inference_mode():
+            out = model.decode(model.encode(to_model(torch.from_numpy(scene.image[None]))).latent_dist.mean).sample
+        back = ((out[0].permute(1, 2, 0) + 1) * 127.5).clamp(0, 255).round().numpy()
+        errors.append(float(((back - scene.image) ** 2).mean()))
+    decibel = 10 * np.log10(255**2 / np.array(errors))
+    pooled = 10 * np.log10(255**2 / np.mean(errors))
+    return [
+        Score("reconstruction, PSNR, mean over images", f"{decibel.mean():.1f} dB", "≥ 30 dB"),
+        Score("reconstruction, PSNR of the mean squared error", f"{pooled:.1f} dB"),
+    ]
+
+
+def score_sam(bench: Bench) -> list[Score]:
+    """IoU with true masks, of masks by true boxes and by a point near the middle of each."""
+    by_box, by_point, bias, guess = (list[float]() for _ in range(4))
+    for scene in bench.scenes(3, occlusion=True):
+        masks, _ = visible(scene)
+        if not len(masks):
+            continue
+        found = bench.segmenter.segment([scene.image], [Grounding(mask_boxes(masks), np.ones(len(masks), np.int64))])[0]
+        ious = mask_iou(found.masks, masks)
+        by_box.extend(ious)
+        guess.extend(found.scores["predicted_iou"])
+        bias.extend(found.scores["predicted_iou"] - ious)
+        model = SamModel.of(str(bench.sam), None, "auto", "auto")
+        embedded = model.embed([scene.image])[0]
+        answer = model.by_points(embedded, np.array([middle(mask) for mask in masks], np.float32))
+        at_point = (model.full_size(embedded, answer.logits)[:, 0] > model.sam.mask_threshold).cpu().numpy()
+        by_point.extend(mask_iou(at_point, masks))
+    n = len(by_box)
+    return [
+        Score(f"box prompt, mean IoU, {n} things", f"{np.mean(by_box):.3f}", "≥ 0.94"),
+        Score("box prompt, 10th percentile of IoU", f"{np.percentile(by_box, 10):.3f}"),
+        Score("point near the middle, mean IoU", f"{np.mean(by_point):.3f}", "≥ 0.88"),
+        Score("predicted IoU, mean error", f"{np.mean(bias):+.3f}", "within 0.05"),
+        Score("predicted IoU, correlation with the true one", f"{np.corrcoef(guess, by_box)[0, 1]:.2f}"),
+    ]
+
+
+def score_clip(bench: Bench) -> list[Score]:
+    """Zero-shot classification, among all classes, of crops of true scenes and of crops that people have named."""
+    right, generated, everything = (list[bool]() for _ in range(3))
+    for scene in bench.scenes(4, occlusion=True):
+        masks, things = visible(scene)
+        boxes = mask_boxes(masks)
+        right.extend(named(bench, scene.image, boxes) == [thing.category for thing in things])
+    judged = judged_crops(bench)
+    excluded = {(e.image, e.thing) for e in judged.excluded}
+    for i, image in enumerate(bench.by_layout[: judged.images]):
+        asked = bench.asked[i].things
+        hits = named(bench, image, np.array([t.box for t in asked], np.float32)) == [t.category for t in asked]
+        everything.extend(hits)
+        generated.extend(hit for j, hit in enumerate(hits) if (i, j) not in excluded)
+    kept = f"{len(generated)} crops that can be named, {len(judged.excluded)} excluded"
+    return [
+        Score(f"zero-shot, {len(right)} true crops", percent(right), "≥ 98 %"),
+        Score(f"zero-shot, generated: {kept}", percent(generated), "≥ 95 %"),
+        Score(f"zero-shot, all {len(everything)} generated crops", percent(everything)),
+    ]
+
+
+def score_diffusion(bench: Bench) -> list[Score]:
+    """Whether what was asked for is there, as SAM finds it by a grid of points and CLIP names it: neither is told the
+    asked boxes or names."""
+    boxes = [np.array([t.box for t in scene.things], np.float32) for scene in bench.asked]
+    kinds = [np.array([t.category + 1 for t in scene.things]) for scene in bench.asked]
+    found = bench.discovery.find(bench.by_layout)
+    there = [in_place(f, b, k) for f, b, k in zip(found, boxes, kinds, strict=True)]
+    shuffled = [
+        in_place(f, b, k) for f, b, k in zip(found, [*boxes[1:], boxes[0]], [*kinds[1:], kinds[0]], strict=True)
+    ]
+    empty = [np.asarray(blank(bench, i)) for i in range(len(bench.asked))]
+    nothing = [in_place(f, b, k) for f, b, k in zip(bench.discovery.find(empty), boxes, kinds, strict=True)]
+    grounds = [ground_is_right(bench, image, scene) for image, scene in zip(bench.by_layout, bench.asked, strict=True)]
+    told: list[bool] = []
+    for image, kind in zip(bench.generated(layout=False), kinds, strict=True):
+        seen = set(bench.discovery.find([image])[0].category_id.tolist())
+        told.extend(k in seen for k in sorted(set(kind.tolist())))
+    return [
+        Score("asked thing in its box, with layout", percent(np.concatenate(there)), "≥ 92 %"),
+        Score("the same on grounds with nothing on them", percent(np.concatenate(nothing)), "≤ 5 %"),
+        Score("the same with the next prompt's layout", percent(np.concatenate(shuffled)), "≤ 5 %"),
+        Score("asked class is there, without layout", percent(told), "≥ 85 %"),
+        Score("asked ground, with layout", percent(grounds), "≥ 95 %"),
+    ]
+
+
+def score_speed(bench: Bench) -> list[Score]:
+    """Images a second, the fastest of several batches; and seconds until the first answers of models not yet loaded,
+    an image of one step among them."""
+    import torch
+
+    began = time.monotonic()
+    replace(bench, steps=1).generator.generate([bench.job(0, layout=True)])
+    image = bench.asked[0].image
+    bench.segmenter.segment([image], [Grounding(np.array([[0, 0, 64, 64]], np.float32), np.ones(1, np.int64))])
+    bench.eye.pictures([image])
+    loading = time.monotonic() - began
+    jobs = [bench.job(i % len(bench.asked), layout=True) for i in range(bench.batch_size)]
+    images = list(bench.generator.generate(jobs))
+    groundings = [Grounding(np.array(job.layout, np.float32), np.array(job.asked, np.int64)) for job in jobs]
+    made = fastest(lambda: bench.generator.generate(jobs), 3)
+    labelled = fastest(lambda: bench.segmenter.segment(images, groundings), 9)
+    n, where = len(jobs), f"batch {len(jobs)}, {torch.get_num_threads()} threads"
+    return [
+        Score(f"generate, {bench.size} px, {bench.steps} steps with guidance, {where}", f"{n / made:.2f} images/s",
+              "≥ 1.5 images/s"),
+        Score(f"label by boxes, {where}", f"{n / labelled:.1f} images/s", "≥ 15 images/s"),
+        Score("load all three, to the first answer of each", f"{loading:.2f} s", "≤ 2 s"),
+    ]  # fmt: skip
+
+
+TABLES: dict[str, tuple[str, Callable[[Bench], list[Score]]]] = {  # what is scored -> (the card it goes into, how)
+    "speed": ("diffusion", score_speed),  # first: it loads the models
+    "autoencoder": ("diffusion", score_autoencoder),
+    "diffusion": ("diffusion", score_diffusion),
+    "sam": ("sam", score_sam),
+    "clip": ("clip", score_clip),
+}
+
+
+def write_card(folder: Path, scores: Sequence[Score]) -> None:
+    """Puts a table of scores, and one of files, between their marks in a model's `README.md`.
+
+    Raises:
+        RunError: the card has no such marks.
+    """
+    rows = [f"| {s.what} | {s.value} | {s.wanted} |" for s in scores]
+    files = []
+    for file in sorted(p for p in folder.rglob("*.safetensors")):
+        with open(file, "rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        files.append(f"| `{file.relative_to(folder)}` | {file.stat().st_size / 1e6:.1f} MB | `{digest}` |")
+    card = folder / "README.md"
+    text = card.read_text("utf-8")
+    for name, lines in (
+        ("scores", ["| what | measured | wanted |", "|---|---|---|", *rows]),
+        ("files", ["| file | size | sha256 |", "|---|---|---|", *files]),
+    ):
+        before, begin, rest = text.partition(f"<!-- {name} -->\n")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if not begin or not end:
+            raise RunError(f"{card} has no marks <!-- {name} --> and <!-- /{name} --> to put a table between")
+        text = "".join([before, begin, "\n".join(lines), "\n", end, after])
+    with atomic(card) as opened:
+        opened.write(text.encode())
+
+
+def contact_sheet(bench: Bench) -> NDArray[np.uint8]:
+    """The first 64 prompts, with their layouts: uint8 (H, W, 3)."""
+    from synthgen.sheet import Tile, contact_sheet
+
+    tiles = []
+    for image, scene in zip(bench.by_layout[:64], bench.asked, strict=False):
+        words = scenes.caption(scene.background, scene.things).removeprefix("a photo of ")
+        tiles.append(Tile(image, Instances.empty(*image.shape[:2]), words))
+    return contact_sheet(tiles, {}, columns=8, tile_px=bench.size)
+
+
+def judged_crops(bench: Bench) -> JudgedCrops:
+    """The committed list.
+
+    Raises:
+        RunError: it was made for other weights, whose crops nobody has looked at.
+    """
+    judged = JudgedCrops.model_validate_json(JUDGED.read_bytes())
+    weights = (bench.diffusion / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
+    if hashlib.sha256(weights).hexdigest() != judged.unet_sha256:
+        raise RunError(f"{JUDGED.name} judges the crops of other weights; look at these models' crops and list anew")
+    return judged
+
+
+def visible(scene: Scene) -> tuple[NDArray[np.bool_], list[Thing]]:
+    """Masks and things of which enough can be seen."""
+    chosen = scene.masks.sum((1, 2)) >= LEAST_PX
+    return scene.masks[chosen], [t for t, seen in zip(scene.things, chosen, strict=True) if seen]
+
+
+def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of each pair, (N, H, W) and (N, H, W) -> (N,)."""
+    ious: NDArray[np.float64] = (a & b).sum((1, 2)) / np.maximum((a | b).sum((1, 2)), 1)
+    return ious
+
+
+def middle(mask: NDArray[np.bool_]) -> tuple[int, int]:
+    """The pixel (x, y) of a mask that is deepest inside."""
+    depth = cv2.distanceTransform(np.pad(mask, 1).astype(np.uint8), cv2.DIST_L2, 5)[1:-1, 1:-1]
+    y, x = np.unravel_index(depth.argmax(), depth.shape)
+    return int(x), int(y)
+
+
+def named(bench: Bench, image: NDArray[np.uint8], boxes: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The likeliest class of what is in each box, (N, 4) -> (N,), from 0."""
+    cosines = bench.eye.pictures([crop(image, box) for box in boxes]) @ bench.names.T
+    likeliest: NDArray[np.int64] = cosines.argmax(1)
+    return likeliest
+
+
+def in_place(found: Found, boxes: NDArray[np.float32], kinds: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether something of its class was found in each asked box."""
+    fits = (box_iou(boxes, found.boxes) >= FOUND_IOU) & (kinds[:, None] == found.category_id)
+    there: NDArray[np.bool_] = fits.any(1)
+    return there
+
+
+def ground_is_right(bench: Bench, image: NDArray[np.uint8], scene: Scene) -> bool:
+    """Whether the caption fits best with its own background, of all backgrounds."""
+    texts = bench.eye.texts(tuple(scenes.caption(ground, scene.things) for ground in scenes.BACKGROUNDS))
+    return scenes.BACKGROUNDS[int((texts @ bench.eye.pictures([image])[0]).argmax())] == scene.background
+
+
+def blank(bench: Bench, index: int) -> NDArray[np.uint8]:
+    """A ground with nothing on it."""
+    rng = np.random.default_rng([HELD_OUT, 5, index])
+    while (scene := scenes.draw(rng, size=bench.size)).things:
+        pass
+    return scene.image
+
+
+def fastest(work: Callable[[], object], times: int) -> float:
+    """Seconds of the quickest of several times: the others were disturbed."""
+    took = []
+    for _ in range(times):
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+    return min(took)
+
+
+def percent(hits: Iterable[bool | np.bool_]) -> str:
+    return f"{100 * np.mean(list(hits)):.1f} %"
