@@ -90,6 +90,8 @@ KNOWN = {
     "google/owlv2-large-patch14-ensemble": KnownModel(1.8),
     "IDEA-Research/grounding-dino-tiny": KnownModel(0.7),
     "IDEA-Research/grounding-dino-base": KnownModel(0.9),
+    "openai/clip-vit-base-patch32": KnownModel(0.6),
+    "openai/clip-vit-large-patch14": KnownModel(1.7),
 }
 
 
@@ -105,7 +107,7 @@ def cache_folder() -> Path:
 
 def find_model(
     model: str,
-    kind: Literal["diffusion", "sam", "detector"],
+    kind: Literal["diffusion", "sam", "detector", "clip"],
     revision: str | None = None,
     variant: str | None = None,
 ) -> Path:

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from synthgen import devices, models
+from synthgen import sam as sam_model
 from synthgen.backends import Request
 from synthgen.errors import BackendError
 from synthgen.segmenters import sam
@@ -46,7 +47,7 @@ def iou(a, b):
 
 @pytest.fixture
 def mini_model():
-    return backend()._model()
+    return sam_model.SamModel.of("mini", None, "auto", "auto").sam
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_many_boxes_are_decoded_in_parts_of_bounded_size(monkeypatch):
     image, _, boxes = scene()
     many = [*boxes, (0, 0, 40, 40), (5, 9, 90, 77), (60, 60, 128, 128)]
     (whole,) = backend().segment([image], [grounding(*many)])
-    monkeypatch.setattr(sam, "BOXES_AT_ONCE", 2)
+    monkeypatch.setattr(sam_model, "PROMPTS_AT_ONCE", 2)
     (parts,) = backend().segment([image], [grounding(*many)])
     assert (whole.masks != parts.masks).sum() <= 2
 
@@ -182,21 +183,21 @@ def test_half_precision_encoder_gives_nearly_the_same_masks(dtype, forget):
 
 
 def test_float16_weights_are_computed_in_float32(mini_model):
-    assert load_file(MINI / "model.safetensors")[sam.PATCH_EMBEDDING].dtype == torch.float16
+    assert load_file(MINI / "model.safetensors")[sam_model.PATCH_EMBEDDING].dtype == torch.float16
     assert {p.dtype for p in mini_model.parameters()} == {torch.float32}
 
 
 def test_loading_draws_nothing_from_the_global_generator(forget):
     devices._resident.clear()
     before = torch.get_rng_state()
-    backend()._model()
+    sam_model.SamModel.of("mini", None, "auto", "auto")
     assert torch.equal(before, torch.get_rng_state())
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_bare_checkpoint_is_told_by_its_width(tmp_path, monkeypatch, forget, suffix):
     """The official path with the mini model's weights: its width is entered among the official ones."""
-    monkeypatch.setitem(sam.OFFICIAL, 192, models.read_card(MINI).sam)
+    monkeypatch.setitem(sam_model.OFFICIAL, 192, models.read_card(MINI).sam)
     state = load_file(MINI / "model.safetensors")
     file = tmp_path / f"sam{suffix}"
     torch.save(state, file) if suffix == ".pth" else save_file(state, file)
@@ -211,7 +212,7 @@ def test_official_dimensions_are_those_of_segment_anything(name, width):
     from segment_anything import sam_model_registry
 
     with torch.device("meta"):
-        theirs, ours = sam_model_registry[name](), sam._build(sam.OFFICIAL[width])
+        theirs, ours = sam_model_registry[name](), sam_model._build(sam_model.OFFICIAL[width])
     shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (theirs, ours)]
     assert shapes[0] == shapes[1]
     # What no shape says.
@@ -250,7 +251,7 @@ class Hostile:
 @pytest.mark.parametrize("save", [torch.save, lambda thing, file: file.write_bytes(pickle.dumps(thing, protocol=2))])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, save):
     file, touched = tmp_path / "sam.pth", tmp_path / "touched"
-    save({sam.PATCH_EMBEDDING: Hostile(touched)}, file)
+    save({sam_model.PATCH_EMBEDDING: Hostile(touched)}, file)
     image, _, boxes = scene()
     with pytest.raises(BackendError, match=r"more than tensors.*in which there is no code") as caught:
         backend(model=str(file)).segment([image], [grounding(*boxes)])
@@ -265,8 +266,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, save):
         (b"not a checkpoint", "was not loaded"),
         ({"weight": torch.zeros(2)}, "has no 'image_encoder.patch_embed.proj.weight'"),
         ([torch.zeros(2)], "has no 'image_encoder.patch_embed.proj.weight'"),
-        ({sam.PATCH_EMBEDDING: torch.zeros(192, 3, 8, 8)}, "width 192; .* takes an official one: 768, 1024, 1280"),
-        ({sam.PATCH_EMBEDDING: torch.zeros(768, 3, 16, 16)}, "does not fit"),
+        ({sam_model.PATCH_EMBEDDING: torch.zeros(192, 3, 8, 8)}, "width 192; .* takes an official one: 768, 1024, 1280"),
+        ({sam_model.PATCH_EMBEDDING: torch.zeros(768, 3, 16, 16)}, "does not fit"),
     ],
 )
 def test_files_that_are_no_sam(tmp_path, content, message):

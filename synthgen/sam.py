@@ -1,0 +1,264 @@
+"""Segment Anything (arXiv 2304.02643) in the official implementation `segment_anything`: weights, images, prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthgen import devices, models
+from synthgen.errors import BackendError
+
+PROMPTS_AT_ONCE = 64  # in one decoder call, as `points_per_batch` of SamAutomaticMaskGenerator; bounds the memory
+LICENCE = ("Apache-2.0", "https://github.com/facebookresearch/segment-anything")
+PATCH_EMBEDDING = "image_encoder.patch_embed.proj.weight"
+
+
+def _official(embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...]) -> models.SamShape:
+    return models.SamShape(
+        image_size=1024,
+        patch_size=16,
+        embed_dim=embed_dim,
+        depth=depth,
+        num_heads=num_heads,
+        global_attn_indexes=global_attn_indexes,
+        window_size=14,
+        prompt_embed_dim=256,
+        mlp_dim=2048,
+        iou_head_hidden_dim=256,
+    )
+
+
+# Width of the image encoder -> the official model that has it: segment_anything/build_sam.py.
+OFFICIAL = {
+    768: _official(768, 12, 12, (2, 5, 8, 11)),  # vit_b
+    1024: _official(1024, 24, 16, (5, 11, 17, 23)),  # vit_l
+    1280: _official(1280, 32, 16, (7, 15, 23, 31)),  # vit_h
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """An image as SAM sees it. `features`: tensor (1, C, h, w); sizes are (height, width) px, `input_size` in the
+    model's frame."""
+
+    features: Any
+    input_size: tuple[int, int]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Masks for N prompts, M each: `logits` tensor (N, M, h, w), at a quarter of the model's side, with the model's
+    padding; `predicted_iou` tensor (N, M)."""
+
+    logits: Any
+    predicted_iou: Any
+
+
+class SamModel:
+    """A loaded SAM."""
+
+    def __init__(self, sam: Any) -> None:
+        self.sam = sam
+
+    @classmethod
+    def of(cls, model: str, revision: str | None, device: str, torch_dtype: str) -> SamModel:
+        """The model that a spec names, loaded once a process.
+
+        Raises:
+            BackendError: the checkpoint cannot be read, or is no SAM of the dimensions it should have.
+            ModelMissing: it is not on this machine.
+        """
+        path = models.find_model(model, "sam", revision)
+        where = devices.torch_device(device)
+        dtype = devices.torch_dtype(torch_dtype, where)
+        return devices.resident(("sam", path, where, dtype), lambda: cls(_load(path, where, dtype)))
+
+    @property
+    def side(self) -> int:
+        """px of the square that images are scaled into."""
+        return int(self.sam.image_encoder.img_size)
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedded]:
+        """Images uint8 (H, W, 3), RGB, of any sizes, in one batch."""
+        import torch
+        from segment_anything.utils.transforms import ResizeLongestSide
+
+        sam, resize = self.sam, ResizeLongestSide(self.side)
+        dtype = sam.image_encoder.patch_embed.proj.weight.dtype
+        with torch.inference_mode():
+            resized = [torch.as_tensor(resize.apply_image(im), device=sam.device).permute(2, 0, 1) for im in images]
+            padded = torch.stack([sam.preprocess(pixels) for pixels in resized])  # (B, 3, side, side)
+            features = sam.image_encoder(padded.to(dtype)).float()
+        return [
+            Embedded(f[None], (pixels.shape[1], pixels.shape[2]), (image.shape[0], image.shape[1]))
+            for f, pixels, image in zip(features, resized, images, strict=True)
+        ]
+
+    def by_boxes(self, embedded: Embedded, boxes: NDArray[np.float32], multimask: bool = False) -> Answer:
+        """Boxes (N, 4), xyxy px of the image, in one decoder call."""
+        return self._ask(embedded, self._in_frame(embedded, boxes.reshape(-1, 2, 2)).reshape(-1, 4), None, multimask)
+
+    def by_points(self, embedded: Embedded, points: NDArray[np.float32], multimask: bool = False) -> Answer:
+        """A foreground point for each mask: (N, 2), (x, y) px of the image, in one decoder call."""
+        return self._ask(embedded, None, self._in_frame(embedded, points[:, None]), multimask)
+
+    def full_size(self, embedded: Embedded, logits: Any) -> Any:
+        """Logits of an answer (N, M, h, w) -> (N, M, H, W), of the image's own pixels."""
+        import torch
+
+        with torch.inference_mode():
+            return self.sam.postprocess_masks(logits, embedded.input_size, embedded.size)
+
+    def _in_frame(self, embedded: Embedded, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        from segment_anything.utils.transforms import ResizeLongestSide
+
+        scaled = ResizeLongestSide(self.side).apply_coords(points, embedded.size)
+        return np.asarray(scaled, np.float32)
+
+    def _ask(
+        self, embedded: Embedded, boxes: NDArray[np.float32] | None, points: NDArray[np.float32] | None, multimask: bool
+    ) -> Answer:
+        """As SamPredictor.predict_torch, without going back to the image's resolution."""
+        import torch
+
+        sam = self.sam
+        with torch.inference_mode():
+            clicked = corners = None
+            if points is not None:
+                ones = torch.ones(len(points), 1, device=sam.device)
+                clicked = (torch.as_tensor(points, device=sam.device), ones)
+            if boxes is not None:
+                corners = torch.as_tensor(boxes, device=sam.device)
+            sparse, dense = sam.prompt_encoder(points=clicked, boxes=corners, masks=None)
+            logits, iou = sam.mask_decoder(
+                image_embeddings=embedded.features,
+                image_pe=sam.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask,
+            )
+        return Answer(logits, iou)
+
+
+def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
+    """The weights' file of a model, and its dimensions where a card says them.
+
+    Raises:
+        BackendError, ModelMissing: the path is no SAM, as far as can be told without reading weights.
+    """
+    shape, file = None, path
+    if path.is_dir():
+        card = models.read_card(path)
+        if card.sam is None or card.weights is None:
+            takes = "takes a folder whose `synthgen.json` has `sam` (dimensions) and `weights` (file name)"
+            raise BackendError(f"{path} has no card of a SAM; {takes}, or an official checkpoint")
+        if Path(card.weights).name != card.weights or not (path / card.weights).is_file():
+            raise BackendError(f"{path}: its card's weights are {card.weights!r}; takes the name of a file there")
+        shape, file = card.sam, path / card.weights
+    if file.suffix not in {".pth", ".safetensors"}:
+        raise BackendError(f"{file} is no SAM checkpoint; takes a .pth or .safetensors file")
+    return file, shape
+
+
+def licences(path: Path) -> Iterable[tuple[str, str]]:
+    """(name, url) of the licence of a model's folder or file, where it is known."""
+    card = models.read_card(path)
+    if card.licence:
+        yield card.licence.name, card.licence.url
+    elif path.name in {Path(known.url).name for known in models.KNOWN.values() if known.url}:
+        yield LICENCE
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A checkpoint's tensors by name, on the CPU. No code in a file is ever run."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    takes = "takes a state dict of segment_anything's Sam, in which there is no code"
+    try:
+        if file.suffix == ".safetensors":
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
+        reason = "it holds more than tensors" if "Weights only load failed" in str(error) else str(error).split("\n")[0]
+        raise BackendError(f"{file} was not loaded: {reason}; {takes}") from error
+    if not isinstance(state, dict) or not isinstance(state.get(PATCH_EMBEDDING), torch.Tensor):
+        raise BackendError(f"{file} has no {PATCH_EMBEDDING!r}; {takes}")
+    return state
+
+
+def _load(path: Path, device: Any, dtype: Any) -> Any:
+    import torch
+
+    file, shape = weights_of(path)
+    state = _read(file)
+    if shape is None:
+        width = state[PATCH_EMBEDDING].shape[0]
+        if width not in OFFICIAL:
+            takes = f"without a `synthgen.json` card takes an official one: {', '.join(map(str, OFFICIAL))}"
+            raise BackendError(f"{file} is a SAM of width {width}; {takes}")
+        shape = OFFICIAL[width]
+    # On the meta device nothing is initialised: no time, no second copy, no numbers drawn from the global generator.
+    with torch.device("meta"):
+        sam = _build(shape)
+    try:
+        sam.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BackendError(f"{file} does not fit the dimensions of its model: {reason}") from error
+    # Only the image encoder runs in `torch_dtype`: it is 99 % of the work (450 ms, the decoder 4 ms, vit_h on an A100),
+    # and all of it in half precision is what segment-anything-fast does. Boxes go into the prompt encoder as
+    # coordinates, and the 8 bits of a bfloat16 are 4 px of 1024; so the rest stays float32.
+    sam.float().image_encoder.to(dtype)
+    return sam.to(device).eval()
+
+
+def _build(shape: models.SamShape) -> Any:
+    """As `segment_anything.build_sam`, which has the dimensions of the official models only."""
+    import torch
+    from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+    grid = shape.image_size // shape.patch_size
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            depth=shape.depth,
+            embed_dim=shape.embed_dim,
+            img_size=shape.image_size,
+            mlp_ratio=4,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            num_heads=shape.num_heads,
+            patch_size=shape.patch_size,
+            qkv_bias=True,
+            use_rel_pos=True,
+            global_attn_indexes=shape.global_attn_indexes,
+            window_size=shape.window_size,
+            out_chans=shape.prompt_embed_dim,
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=shape.prompt_embed_dim,
+            image_embedding_size=(grid, grid),
+            input_image_size=(shape.image_size, shape.image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=3,
+            transformer=TwoWayTransformer(
+                depth=2, embedding_dim=shape.prompt_embed_dim, mlp_dim=shape.mlp_dim, num_heads=8
+            ),
+            transformer_dim=shape.prompt_embed_dim,
+            iou_head_depth=3,
+            iou_head_hidden_dim=shape.iou_head_hidden_dim,
+        ),
+        pixel_mean=[123.675, 116.28, 103.53],
+        pixel_std=[58.395, 57.12, 57.375],
+    )
