@@ -158,21 +158,23 @@ class Filter(Stage[F]):
     Attributes:
         scope: what a number is about.
         dtype: of the stored numbers.
+        vector: of an image, whether its number is a vector (D,), of one D in a dataset.
         whole_dataset: False: `fails` is called with the numbers of any part of the dataset. True: it is called
             once, with the numbers of every image that passes all else, in order of id.
     """
 
     scope: ClassVar[Literal["image", "instance"]]
     dtype: ClassVar[type[np.generic]] = np.float32
+    vector: ClassVar[bool] = False
     whole_dataset: ClassVar[bool] = False
 
     @abstractmethod
     def measure(self, sample: Sample) -> NDArray[Any]:
-        """-> numbers of `dtype`: shape (N,) for the sample's N instances, or () for the image."""
+        """-> numbers of `dtype`: shape (N,) for the sample's N instances, or () for the image, or (D,) for `vector`."""
 
     @abstractmethod
     def fails(self, values: NDArray[Any]) -> NDArray[np.bool_]:
-        """Numbers (M,) -> bool (M,). A number that could not be measured (NaN) fails."""
+        """Numbers (M,), or vectors (M, D) -> bool (M,). A number that could not be measured (NaN) fails."""
 
 
 T = TypeVar("T", bound=ThresholdConfig)

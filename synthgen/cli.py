@@ -142,11 +142,14 @@ def plan(spec: Spec, out: Out = Path("outputs"), run: Number = 1, overrides: Ove
     from synthgen import stages
     from synthgen.preview import preview
     from synthgen.store import Run
+    from synthgen.summary import quotas
 
     loaded = _load(spec, overrides)
     backends = stages.check(loaded, out)
     for part in preview(loaded, backends, Run.at(out, loaded.name, run)):
         _console().print(part)
+    if loaded.quotas:
+        print(quotas(loaded))
 
 
 @app.command()
@@ -211,9 +214,9 @@ def _report(build: Build, quality: Quality, console: Console, quiet: bool, state
         for name in build.spec.exporters:
             console.print(f"{name}: {build.run.export_folder(name)}", highlight=False, soft_wrap=True)
     console.print(f"{state}: {headline(quality)}", highlight=False, soft_wrap=True)
-    for line in shortfall(quality):
+    for line in shortfall(quality, build.is_complete()):
         print(f"short: {line}", file=sys.stderr)
-    if quality.missing:
+    if quality.is_short:
         raise typer.Exit(3)
 
 

@@ -168,6 +168,7 @@ class Build:
             len(self.run.read_rounds()) + 1,
             quality.made,
             quality.accepted,
+            {c.id: quality.classes[c.name].asked for c in self.spec.categories},
             {c.id: quality.classes[c.name].accepted for c in self.spec.categories},
             {int(k): n for k, n in quality.objects.items()},
         )
@@ -287,17 +288,19 @@ class Build:
             ]
             for name, f in self.stages.filters.items():
                 values = np.asarray(f.measure(sample), f.dtype)
-                if values.shape != (() if f.scope == "image" else (len(each),)):
+                wanted = (values.size,) if f.vector else () if f.scope == "image" else (len(each),)
+                if values.shape != wanted:
                     raise RunError(
                         f"filters.{name}: measured an array of shape {values.shape} for {len(each)} instances"
                     )
                 if f.scope == "image":
-                    whole[name] = values.item()
+                    whole[name] = values if f.vector else values.item()
                 else:
                     for row, value in zip(each, values.tolist(), strict=True):
                         row[name] = value
             rows += [whole, *each]
-        fields = [(name, pa.from_numpy_dtype(f.dtype)) for name, f in self.stages.filters.items()]
+        types = {name: pa.from_numpy_dtype(f.dtype) for name, f in self.stages.filters.items()}
+        fields = [(n, pa.list_(types[n]) if f.vector else types[n]) for n, f in self.stages.filters.items()]
         schema = pa.schema([("image_id", pa.int64()), ("instance", pa.int32()), *fields])
         file = run.write_table(run.table_file("measures", shard), pa.Table.from_pylist(rows, schema))
         counts = {"images": images, "instances": len(rows) - images}

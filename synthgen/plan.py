@@ -23,6 +23,7 @@ from synthgen.types import Box, Job
 IMAGES_PER_RUN = 10_000_000  # a job's id is (run - 1) * this + index + 1, so that runs can be merged
 ASPECT_RATIO = (0.6, 1.6)  # of layout boxes, where neither spec nor model says
 MIN_SIDE_PX = 8
+SLACK = 1.15  # a little more than the yield so far calls for: one round more costs less than many small ones
 
 K = TypeVar("K")
 
@@ -89,31 +90,58 @@ def first_round(spec: DatasetSpec) -> Round:
 
 
 def next_round(
-    spec: DatasetSpec, number: int, made: int, accepted: int, classes: Mapping[int, int], objects: Mapping[int, int]
+    spec: DatasetSpec,
+    number: int,
+    made: int,
+    accepted: int,
+    asked: Mapping[int, int],
+    classes: Mapping[int, int],
+    objects: Mapping[int, int],
 ) -> Round | None:
-    """The round that makes up what judging threw away, weighted to what is missing; None with the budget spent.
+    """The round that makes up what judging threw away, weighted to what is missing: images of `count`, and instances
+    of classes short of their quotas. None with nothing missing, or the budget spent.
 
     Args:
         number: of this round.
         made, accepted: images so far.
-        classes, objects: accepted instances by category id; accepted images by number of objects asked.
+        asked, classes: instances by category id, those asked for in all images and those accepted.
+        objects: accepted images by number of objects asked.
     """
-    deficit, room = spec.count - accepted, min(spec.max_images, IMAGES_PER_RUN) - made
-    if deficit <= 0 or room <= 0:
+    deficit, room = max(0, spec.count - accepted), min(spec.max_images, IMAGES_PER_RUN) - made
+    short = {c: n - classes.get(c, 0) for c, n in spec.quotas.items() if n > classes.get(c, 0)}
+    if not (deficit or short) or room <= 0:
         return None
-    # A little more than the yield so far calls for: one round more costs less than many small ones.
-    wanted = ceil(1.15 * deficit / max(accepted / made if made else 1.0, 0.1)) + 1
+    images: float = ceil(SLACK * deficit / _yield(accepted, made))
     share = {k: w / sum(spec.objects_per_image.values()) for k, w in spec.objects_per_image.items()}
     each = spec.count * sum(k * w for k, w in share.items()) / len(spec.classes)
-    missing = {c.id: max(0.0, each - classes.get(c.id, 0)) for c in spec.categories}
-    short = {k: max(0.0, spec.count * w - objects.get(k, 0)) for k, w in share.items()}
-    return Round(
-        number,
-        made,
-        min(wanted, room),
-        missing if sum(missing.values()) > 0 else dict.fromkeys(missing, 1.0),
-        short if sum(short.values()) > 0 else share,
-    )
+    # What a quota is short of is asked for below.
+    have = {c.id: max(classes.get(c.id, 0), spec.quotas.get(c.id, 0)) for c in spec.categories}
+    weights = {c: max(0.0, each - n) for c, n in have.items()}
+    weights = weights if sum(weights.values()) > 0 else dict.fromkeys(weights, 1.0)
+    sizes = {k: max(0.0, spec.count * w - objects.get(k, 0)) for k, w in share.items()}
+    sizes = sizes if sum(sizes.values()) > 0 else share
+    if short:
+        # The objects of the images that are missing go to short classes first, then to the others; what these images
+        # cannot hold goes into further ones, which hold nothing else.
+        asks = {c: SLACK * n / _yield(classes.get(c, 0), asked.get(c, 0)) for c, n in short.items()}
+        spare = images * _mean(sizes) - sum(asks.values())
+        total = sum(weights.values())
+        weights = {c: asks.get(c, 0.0) + max(0.0, spare) * w / total for c, w in weights.items()}
+        filled = {k: w if k else 0.0 for k, w in share.items()}
+        further = max(0.0, -spare) / _mean(filled)
+        parts = ((images, sizes), (further, filled))
+        sizes = {k: sum(n * part[k] / sum(part.values()) for n, part in parts) for k in share}
+        images += further
+    return Round(number, made, min(ceil(images) + 1, room), weights, sizes)
+
+
+def _yield(accepted: int, tried: int) -> float:
+    """The share that came through so far; not below a tenth, so that nothing is divided by 0."""
+    return max(accepted / tried if tried else 1.0, 0.1)
+
+
+def _mean(weights: Mapping[int, float]) -> float:
+    return sum(k * w for k, w in weights.items()) / sum(weights.values())
 
 
 def plan_round(

@@ -21,9 +21,12 @@ from synthgen.wording import shown, takes
 
 STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
 DEFAULTS = {
-    "filters": ("asked_found", "predicted_iou", "stability", "mask_area", "sharpness", "near_duplicate"),
+    "filters": (
+        "asked_found", "predicted_iou", "stability", "box_agreement", "mask_area", "mask_overlap", "class_agreement",
+        "sharpness", "near_duplicate",
+    ),
     "exporters": ("coco",),
-}
+}  # fmt: skip
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 
@@ -39,6 +42,13 @@ class ClassSpec(_Strict):
     synonyms: tuple[str, ...] = Field((), description="Other words for it; a grounder asks for them too.")
     aspect_ratio: tuple[float, float] | None = Field(
         None, description="Least and greatest width over height of its layout boxes; default: what the model declares."
+    )
+    min_instances: int | None = Field(
+        None,
+        strict=True,
+        ge=0,
+        description="Its own quota: the least number of its instances kept in accepted images; 0 is none. Default: "
+        "the dataset's `min_instances_per_class`.",
     )
 
     @field_validator("aspect_ratio")
@@ -154,6 +164,13 @@ class DatasetSpec(_Strict):
     seed: int = Field(0, strict=True, ge=0, lt=2**63, description="Another seed makes another dataset.")
     count: int = Field(strict=True, ge=1, le=9_999_999, description="Accepted images wanted.")
     budget: float = Field(4.0, ge=1, le=1000, description="At most this many images are made for each one wanted.")
+    min_instances_per_class: int = Field(
+        0,
+        strict=True,
+        ge=0,
+        description="The quota of every class that has none of its own: the least number of instances kept in accepted "
+        "images, of which there are then more than `count` if need be; 0 is none.",
+    )
     height: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="px")
     width: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="px")
     classes: tuple[ClassSpec, ...] = Field(min_length=1, description="Names, or mappings with `name`.")
@@ -180,6 +197,17 @@ class DatasetSpec(_Strict):
     def max_images(self) -> int:
         """The budget in images."""
         return int(self.count * self.budget)
+
+    @property
+    def max_objects(self) -> int:
+        """Most objects that an image is asked for."""
+        return max(k for k, w in self.objects_per_image.items() if w > 0)
+
+    @property
+    def quotas(self) -> dict[int, int]:
+        """Category id -> least number of instances kept in accepted images, of the classes that have one."""
+        own = {i: c.min_instances for i, c in enumerate(self.classes, 1)}
+        return {i: n for i, own_n in own.items() if (n := self.min_instances_per_class if own_n is None else own_n)}
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -12,7 +12,7 @@ from typing import Any
 from synthgen.backends import Exporter, Filter, Generator, Grounder, Request, Segmenter, Stage, backend_module
 from synthgen.errors import Problem, SpecError
 from synthgen.models import ModelMissing
-from synthgen.plan import first_round, plan_round
+from synthgen.plan import Round, first_round, plan_round
 from synthgen.spec import DatasetSpec
 from synthgen.store import digest
 
@@ -79,11 +79,24 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
             problems.append(
                 Problem(f"filters.{name}.on_fail", f"got {f.config.on_fail!r}; it measures images, and takes 'reject'")
             )
+    possible = spec.max_images * spec.max_objects
+    if (wanted := sum(spec.quotas.values())) > possible:
+        problems.append(
+            Problem(
+                "min_instances_per_class" if spec.min_instances_per_class else "classes",
+                f"got quotas of {wanted:,} instances in all; takes at most {possible:,}, which is `budget` "
+                f"{spec.budget:g} x `count` {spec.count:,} x {spec.max_objects} objects an image",
+            )
+        )
     if not problems:
         ratios = stages.generator.aspect_ratios()
+        # A round for a quota may have images of one class alone, which may fit worse.
+        rounds = [first_round(spec)]
+        rounds += [Round(2, spec.count, 10, {c: 1.0}, {spec.max_objects: 1.0}) for c in spec.quotas]
         try:
-            for _ in zip(range(200), plan_round(spec, 1, first_round(spec), ratios), strict=False):
-                pass
+            for round in rounds:
+                for _ in zip(range(200), plan_round(spec, 1, round, ratios), strict=False):
+                    pass
         except SpecError as error:
             problems += error.problems
     need, place = disk_bytes(spec), out.resolve()
@@ -175,6 +188,7 @@ def judged_by(spec: DatasetSpec) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "count": spec.count,
+        "quotas": {str(c): n for c, n in spec.quotas.items()},
         # Lists, since the order of splits decides where a family falls, and that of filters the order of reasons.
         "splits": list(spec.splits.items()),
         "filters": [(n, c.model_dump(mode="json")) for n, c in spec.filters.items()],

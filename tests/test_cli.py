@@ -156,6 +156,16 @@ def test_plan_shows_and_makes_nothing(synthgen: Synthgen, tmp_path: Path) -> Non
     assert "time: not known before the first run here" in flat
 
 
+def test_plan_shows_quotas(synthgen: Synthgen, spec_file: SpecFile, good: dict[str, Any]) -> None:
+    path = spec_file({**good, "classes": ["apple", {"name": "orange", "min_instances": 7}, "tree"]})
+    assert "in instances kept" not in synthgen("plan", spec_file(good, "plain.yaml"))[1]
+    assert synthgen("plan", path)[1].splitlines()[-1] == (
+        "quotas, in instances kept: orange 7; rounds after the first make up what is short"
+    )
+    out = synthgen("plan", path, "--set", "min_instances_per_class=2")[1]
+    assert "in instances kept: apple 2, orange 7, tree 2;" in out
+
+
 def test_plan_of_another_run_is_another_plan(synthgen: Synthgen) -> None:
     first, again, second = (synthgen("plan", QUICKSTART, "--run", n)[1] for n in (1, 1, 2))
     assert first == again != second

@@ -176,6 +176,26 @@ def test_run_that_ends_short(server, spec, copied, tmp_path):
     assert again.stdout.startswith("nothing to do: 0 of 8 images accepted")
 
 
+def test_run_that_is_short_of_quotas(server, spec, copied, tmp_path):
+    """Every instance is dropped, so no class meets its quota; what is accepted is exported all the same."""
+    arguments = ["run", spec, "--out", copied, "--quiet", "--set", "min_instances_per_class=2"]
+    arguments += ["--set", "filters={predicted_iou: {min: 9, on_fail: drop}}"]
+    done = synthgen(*arguments, PREFECT_API_URL=server, PREFECT_HOME=str(tmp_path / "theirs"))
+    assert done.returncode == 3, done.stderr
+    root = copied / "fruit" / "run-0001"
+    quality = orjson.loads((root / "quality.json").read_bytes())
+    assert len(list(root.glob("coco/*/*.png"))) == quality["accepted"]
+    assert len(list(root.glob("coco/annotations/instances_*.json"))) == 3
+    for name, c in quality["classes"].items():
+        assert (c["accepted"], c["quota"], c["lost"]) == (0, 2, c["asked"])
+        start = f"short: {name}: 0 of 2 instances; of {c['asked']} asked, {c['asked']} were lost: "
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith(start)]
+        assert "predicted_iou" in line
+    summaries = [a.data for a in read("artifacts") if a.key == "fruit-summary" and "0 of 2 instances" in a.data]
+    assert len(summaries) == 1
+    assert "| class | asked | accepted | quota |" in summaries[0]
+
+
 def test_run_that_cannot_start_leaves_no_traceback(spec, copied):
     done = synthgen("run", spec, "--out", copied, "--set", "seed=9")
     assert done.returncode == 2

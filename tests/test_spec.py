@@ -19,6 +19,7 @@ from synthgen.errors import SpecError
 from synthgen.reading import load_yaml
 from synthgen.schema import json_schema
 from synthgen.spec import DatasetSpec, differences, load_spec, set_value
+from synthgen.stages import check, judged_by, labelled_by, made_from, measured_by
 
 ROOT = Path(__file__).parents[1]
 SpecFile = Callable[..., Path]
@@ -116,6 +117,19 @@ BROKEN: list[tuple[str, Any, str, str, str]] = [
     ("negative count", {"count": -5}, "count:", "-5", "1"),
     ("no images", {"count": 0}, "count:", "0", "1"),
     ("budget of less than asked", {"budget": 0.5}, "budget:", "0.5", "1"),
+    ("quota below 0", {"min_instances_per_class": -1}, "min_instances_per_class:", "-1", "0 or more"),
+    ("quota that is no number", {"classes": [{"name": "apple", "min_instances": True}]}, "classes.0.min_instances:",
+     "True", "whole number"),
+    ("quota mistyped", {"classes": [{"name": "apple", "min_instance": 3}]}, "classes.0.min_instance:", "unknown key",
+     "'min_instances'"),
+    ("quotas beyond the budget", {"budget": 1.5, "min_instances_per_class": 9}, "min_instances_per_class:", "27",
+     "at most 24, which is `budget` 1.5 x `count` 8 x 2 objects"),
+    ("quota of a class beyond the budget", {"budget": 1, "objects_per_image": {0: 1, 1: 1, 5: 0}, "classes": [
+        "apple", {"name": "tree", "min_instances": 9}]}, "classes:", "9", "at most 8,"),
+    ("quota without objects", {"objects_per_image": 0, "min_instances_per_class": 1}, "min_instances_per_class:", "3",
+     "at most 0"),
+    ("quota of a class that fits but once", {"layout": {"size": [0.6, 0.6]}, "objects_per_image": {1: 1000, 2: 1},
+     "min_instances_per_class": 1}, "layout:", "2 objects", "fewer or smaller"),
     ("65 objects", {"objects_per_image": 65}, "objects_per_image:", "65", "0 to 64"),
     ("negative objects", {"objects_per_image": -1}, "objects_per_image:", "-1", "0 to 64"),
     ("objects in words", {"objects_per_image": "two"}, "objects_per_image:", "'two'", "number"),
@@ -204,6 +218,26 @@ def test_no_file(
     err = capsys.readouterr().err
     assert err.startswith("error: cannot read the spec") and reason in err and err.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_quotas(good: dict[str, Any]) -> None:
+    """A class's own before the dataset's; 0 is none."""
+    classes = ["apple", {"name": "orange", "min_instances": 5}, {"name": "tree", "min_instances": 0}]
+    assert DatasetSpec.parse(good).quotas == {}
+    assert DatasetSpec.parse({**good, "classes": classes}).quotas == {2: 5}
+    assert DatasetSpec.parse({**good, "classes": classes, "min_instances_per_class": 3}).quotas == {1: 3, 2: 5}
+
+
+def test_quotas_that_just_fit(good: dict[str, Any], tmp_path: Path) -> None:
+    check(DatasetSpec.parse({**good, "budget": 1.5, "min_instances_per_class": 8}), tmp_path)
+
+
+def test_quotas_are_no_part_of_what_images_are_made_from(good: dict[str, Any]) -> None:
+    specs = [DatasetSpec.parse({**good, "min_instances_per_class": n}) for n in (0, 3)]
+    for parts in (made_from, labelled_by, measured_by):
+        models = {key: {"weights": "w"} for key in ("generator", "segmenter")}
+        assert parts(specs[0], models) == parts(specs[1], models)
+    assert judged_by(specs[0]) != judged_by(specs[1])
 
 
 def test_several_problems_at_once(
@@ -432,6 +466,8 @@ def test_schema_takes_good_specs(validator: jsonschema.Draft202012Validator, goo
         "height no multiple of 8",
         "name that is a path",
         "negative count",
+        "quota below 0",
+        "quota mistyped",
         "65 objects",
         "device mistyped",
         "threshold out of range",

@@ -12,7 +12,8 @@ import pytest
 from synthgen.plan import split_of
 from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
-from synthgen.verdicts import Quality, Verdicts, judge
+from synthgen.summary import headline, shortfall
+from synthgen.verdicts import ClassCount, Quality, Verdicts, judge, select
 
 SPEC = {
     "name": "fruit",
@@ -167,6 +168,158 @@ def test_surplus_is_what_comes_after_the_count():
     assert quality.passed == pytest.approx(5 / 7)
     assert quality.missing == 0
     assert quality.reasons["sharpness"].advice == ""  # nothing is missing
+
+
+# Quotas
+
+
+@pytest.mark.parametrize(
+    ("held", "count", "quotas", "accepted"),
+    [
+        # "-" is rejected; the letters are classes of kept instances
+        ("a b a b", 2, {}, "11.."),
+        ("a b a b", 2, {"b": 2}, "11.1"),  # the third holds nothing that is short
+        ("- a - b", 2, {"b": 1}, ".1.1"),
+        ("b b a b", 2, {"b": 2}, "11.."),  # met by the first images
+        ("a a ab bb b", 1, {"a": 1, "b": 2}, "1.11."),  # 1 b after the third, 3 after the fourth
+        ("a  b b b", 2, {"b": 2}, "1111."),  # an empty image is the second of two
+        ("a c  b a b", 2, {"a": 2, "b": 1}, "11.11."),
+        ("aa a", 1, {"a": 2}, "1."),
+        ("a a a", 1, {"b": 1}, "1.."),  # never met
+        ("- -", 1, {"a": 1}, ".."),
+        ("", 1, {"a": 1}, "1"),
+    ],
+)
+def test_images_are_selected_in_order(held, count, quotas, accepted):
+    images = held.split(" ")
+    passing = [text != "-" for text in images]
+    found = select(passing, [[] if text == "-" else list(text) for text in images], count, quotas)
+    assert "".join(".1"[take] for take in found) == accepted
+
+
+def test_later_images_never_change_what_is_accepted():
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        held = [rng.integers(0, 4, rng.integers(0, 4)).tolist() for _ in range(60)]
+        passing = (rng.random(60) < 0.6).tolist()
+        count, quotas = int(rng.integers(1, 20)), {c: int(rng.integers(0, 25)) for c in range(3)}
+        whole = select(passing, held, count, quotas)
+        for n in (1, 7, 30, 59):
+            assert select(passing[:n], held[:n], count, quotas) == whole[:n]
+        # and what is accepted is `count` images and every quota, where there are as many
+        assert sum(whole) >= min(count, sum(passing))
+        for c, least in quotas.items():
+            there = sum(row.count(c) for row, ok in zip(held, passing, strict=True) if ok)
+            kept = sum(row.count(c) for row, take in zip(held, whole, strict=True) if take)
+            assert kept >= min(least, there)
+
+
+PEARS = {"classes": ["apple", {"name": "pear", "min_instances": 3}]}
+
+
+def objects(*rows: tuple[int, float]) -> dict[str, Any]:
+    """An image of (class, predicted IoU)."""
+    return {"objects": [{"class": c, "predicted_iou": iou} for c, iou in rows]}
+
+
+def test_a_quota_counts_kept_instances_of_accepted_images():
+    """`count` is 3. A dropped pear and a rejected image's pear are none."""
+    images = [
+        objects((2, 0.9)),
+        objects((2, 0.1), (1, 0.9)),  # its pear is dropped
+        objects((1, 0.9)),
+        objects((2, 0.1)),  # holds no kept pear
+        objects((1, 0.9)),
+        objects((2, 0.9), (1, 0.9)),
+        {**objects((2, 0.9)), "sharpness": 1.0},
+        objects((2, 0.9), (2, 0.9)),  # one is enough, and both are there
+        objects((2, 0.9)),
+    ]
+    filters = {"predicted_iou": {"min": 0.5, "on_fail": "drop"}, "sharpness": {"min": 50}}
+    found = table([{"sharpness": 99.0, **i} for i in images], filters, **PEARS)
+    assert [v for v, _ in of_images(found)] == [
+        "accepted", "accepted", "accepted", "surplus", "surplus", "accepted", "rejected", "accepted", "surplus",
+    ]  # fmt: skip
+    quality = found.quality()
+    assert (quality.accepted, quality.wanted, quality.surplus, quality.instances) == (5, 3, 3, 7)
+    assert quality.classes["pear"] == ClassCount(8, 4, 3, 3, {"predicted_iou": 2, "sharpness": 1})
+    assert quality.classes["apple"] == ClassCount(4, 3)
+    assert not quality.is_short and not quality.short and list(shortfall(quality)) == []
+    assert headline(quality).startswith("3 of 3 images accepted, and 2 more for quotas, with 7 instances, 3 to spare;")
+
+
+def test_what_a_class_lost_and_to_which_filters():
+    """Of 9 pears that were asked for, 7 are lost; 2 more were found than were asked for."""
+    filters = {
+        "asked_found": {"min": 0.5},
+        "predicted_iou": {"min": 0.5, "on_fail": "reject"},
+        "mask_area": {"min": 0.1, "on_fail": "drop"},
+    }
+    pear = {"class": 2, "predicted_iou": 0.9, "mask_area": 0.5}
+    apple, bad, small = {**pear, "class": 1}, {**pear, "predicted_iou": 0.1}, {**pear, "mask_area": 0.01}
+    images = [
+        {"objects": [pear]},
+        {"objects": [bad, pear]},  # both are lost with their image
+        {"objects": [{**apple, "predicted_iou": 0.1}, pear]},  # an apple's fault
+        {"objects": [], "asked": [2], "asked_found": 0.0},
+        {"objects": [bad], "asked": [2, 2], "asked_found": 0.4},  # for two reasons
+        {"objects": [small, apple]},  # dropped
+        {"objects": [pear] * 3 + [small] * 3, "asked": [2]},  # more than was asked for: no gain, and no loss
+    ]
+    found = table([{"asked_found": 1.0, **i} for i in images], filters, classes=["apple", "pear"], count=2,
+                  min_instances_per_class=5)  # fmt: skip
+    pears = found.quality().classes["pear"]
+    assert (pears.asked, pears.accepted, pears.quota, pears.missing, pears.lost) == (9, 4, 5, 1, 7)
+    assert pears.reasons == {"predicted_iou": 5, "asked_found": 3, "mask_area": 1}
+    assert list(pears.reasons) == ["predicted_iou", "asked_found", "mask_area"]
+    assert found.quality().classes["apple"] == ClassCount(2, 1, 5, 1, {"predicted_iou": 1})
+
+
+def test_an_object_that_no_filter_missed():
+    found = table([{**iou(0.9), "asked": [1, 1, 2]}], {"predicted_iou": {"min": 0.5}}, count=1)
+    assert found.quality().classes == {
+        "apple": ClassCount(2, 1, 0, 1, {"not_found": 1}),
+        "pear": ClassCount(1, 0, 0, 1, {"not_found": 1}),
+    }
+
+
+SHORT = [objects((1, 0.9)), objects((2, 0.9)), objects((1, 0.9)), objects((2, 0.3), (1, 0.9)), objects((2, 0.2)),
+         objects((1, 0.4))]  # fmt: skip
+
+
+def test_a_short_class_is_told_with_what_ate_it():
+    quality = table(SHORT, {"predicted_iou": {"min": 0.5}}, **PEARS).quality()
+    assert (quality.missing, quality.is_short, list(quality.short)) == (0, True, ["pear"])
+    assert list(shortfall(quality)) == [
+        "1 of 2 classes are short, and the budget is spent (6 images made)",
+        "pear: 1 of 3 instances; of 3 asked, 2 were lost: predicted_iou 2",
+        "predicted_iou rejects 3 images, 3 of them alone; min: 0.2 would let 2 more with short classes through",
+        # 2 pears at a yield of a third take 6, which are 6 / (7 / 6) images to the 6 that are made, of 3 wanted
+        "raise `budget` to about 3.8, relax a filter, or ask for what the model makes well; "
+        "then run the same command again",
+    ]
+    assert next(shortfall(quality, spent=False)) == "1 of 2 classes are short, and running the spec would add a round"
+    assert not [line for line in shortfall(quality, spent=False) if "budget" in line]
+    after = table(SHORT, {"predicted_iou": {"min": 0.2}}, **PEARS).quality()
+    assert (after.accepted, after.is_short) == (quality.accepted + 2, False)  # as the advice says
+
+
+def test_images_and_classes_may_both_be_short():
+    quality = table(SHORT, {"predicted_iou": {"min": 0.5}}, **PEARS, count=4).quality()
+    lines = list(shortfall(quality))
+    assert "missing" in lines[0]
+    assert lines[1].startswith("pear: 1 of 3 instances")
+    assert lines[2].endswith("min: 0.4 would let 1 more through")  # an apple will do for an image
+
+
+def test_no_budget_is_named_where_the_yield_is_none():
+    quality = table([objects((1, 0.9))] * 3 + [objects((2, 0.1))], {"predicted_iou": {"min": 0.5}}, **PEARS).quality()
+    assert list(shortfall(quality))[-1].startswith("raise `budget`, relax a filter")
+
+
+def test_quotas_survive_json():
+    quality = table(SHORT, {"predicted_iou": {"min": 0.5}}, **PEARS).quality()
+    assert Quality.read(orjson.loads(orjson.dumps(asdict(quality)))) == quality
 
 
 def test_counts_of_classes_splits_and_objects():
