@@ -197,7 +197,8 @@ def test_filters_keep_their_shapes(name, samples):
     for what, sample in samples.items():
         before = sample.image.copy(), sample.instances.masks.copy()
         values = np.asarray(f.measure(sample), f.dtype)
-        assert values.shape == (() if f.scope == "image" else (len(sample.instances),)), what
+        expected = (values.size,) if f.vector else () if f.scope == "image" else (len(sample.instances),)
+        assert values.shape == expected, what
         assert np.isfinite(values.astype(np.float64)).all(), what
         np.testing.assert_array_equal(values, f.measure(sample), err_msg=what)
         np.testing.assert_array_equal(sample.image, before[0])
@@ -208,7 +209,7 @@ def test_filters_keep_their_shapes(name, samples):
 def test_filters_judge_any_number_of_numbers(name, samples):
     f: Filter[Any] = build("filter", name)
     for count in (0, 1, 7):
-        failed = f.fails(np.zeros(count, f.dtype))
+        failed = f.fails(np.zeros((count, 8) if f.vector else count, f.dtype))
         assert failed.dtype == np.bool_ and failed.shape == (count,)
     if not f.whole_dataset:
         values = np.array([0.0, 0.3, 0.85, 1.0, 5.0, 1e6], f.dtype)
@@ -218,7 +219,7 @@ def test_filters_judge_any_number_of_numbers(name, samples):
             assert f.fails(np.array([np.nan], np.float32)).all()
 
 
-@pytest.mark.parametrize("name", ["predicted_iou", "stability"])
+@pytest.mark.parametrize("name", ["predicted_iou", "stability", "box_agreement"])
 def test_filters_of_scores_that_a_segmenter_does_not_give(name, sample):
     bare = Sample(sample.job, sample.image, replace(sample.instances, scores={}))
     with pytest.raises(BackendError, match=f"filter {name}: needs the score .*the labels have: none"):

@@ -5,10 +5,14 @@ import pytest
 
 from synthgen.backends import ScoreFilter
 from synthgen.errors import BackendError
-from synthgen.filters import predicted_iou, stability
+from synthgen.filters import box_agreement, predicted_iou, stability
 from synthgen.types import Instances, Job, Sample
 
-FILTERS = [(predicted_iou, "predicted_iou", 0.8), (stability, "stability_score", 0.7)]
+FILTERS = [
+    (predicted_iou, "predicted_iou", 0.8),
+    (stability, "stability_score", 0.7),
+    (box_agreement, "box_iou", 0.5),
+]
 
 
 def sample(count: int, scores: dict[str, list[float]]) -> Sample:

