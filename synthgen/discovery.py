@@ -1,0 +1,217 @@
+"""What is in an image, whatever was asked for: Segment Anything finds masks at a grid of points, CLIP names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synthgen import clip, models, sam
+from synthgen.backends import ModelConfig
+from synthgen.clip import ClipConfig, ClipModel
+from synthgen.errors import BackendError, Problem
+from synthgen.masks import mask_boxes
+from synthgen.sam import PROMPTS_AT_ONCE, Embedded, SamModel
+from synthgen.types import Category
+
+STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
+
+
+# A mask that reaches so many of the image's four borders is the ground that things stand on.
+BORDERS = 3
+# Of two named masks, one that lies in the other by more than this share of itself is a part of it, or the same.
+PART = 0.7
+
+
+class DiscoveryConfig(ModelConfig):
+    """Options of finding things that nobody named. `model` is the SAM, `clip` the CLIP."""
+
+    execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"clip"}
+
+    clip: str = Field("mini", description="The CLIP that names what was found: `mini`, a folder, or a model id.")
+    points_per_side: int = Field(12, ge=1, le=128, description="Points of the grid along a side; SAM's own takes 32.")
+    predicted_iou: float = Field(0.7, ge=0, le=1, description="Least predicted IoU of a mask; SAM's own takes 0.88.")
+    stability_score: float = Field(0.5, ge=0, le=1, description="Least stability of a mask; SAM's own takes 0.95.")
+    nms_iou: float = Field(0.7, ge=0, le=1, description="Of two masks that overlap more, the better stays.")
+    prompt: str = Field(
+        "a photo of a {}", pattern=r"^[^{}]*\{\}[^{}]*$", description="What CLIP is asked, {} being a class's name."
+    )
+    agreement: float = Field(0.5, ge=-1, le=1, description="Least cosine of a crop with its class's text.")
+    others: tuple[str, ...] = Field(
+        (), description="Texts of what else there may be; a crop that agrees better with one of them is left out."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Named masks of one image, the surest first.
+
+    Attributes:
+        masks: bool (N, H, W).
+        boxes: float32 (N, 4), xyxy px, tight.
+        category_id: int64 (N,).
+        agreement: float32 (N,), cosines.
+    """
+
+    masks: NDArray[np.bool_]
+    boxes: NDArray[np.float32]
+    category_id: NDArray[np.int64]
+    agreement: NDArray[np.float32]
+
+
+class Discovery:
+    """A SAM and a CLIP that know the classes of a dataset."""
+
+    def __init__(self, config: DiscoveryConfig, categories: Sequence[Category]) -> None:
+        self.config = config
+        self.categories = tuple(categories)
+        self.clip_config = ClipConfig(
+            use="clip", model=config.clip, device=config.device, torch_dtype=config.torch_dtype
+        )
+
+    def problems(self) -> Iterable[Problem]:
+        """What `check` has to say about the models, without torch."""
+        try:
+            sam.weights_of(models.find_model(self.config.model, "sam", self.config.revision))
+        except (models.ModelMissing, BackendError) as error:
+            yield Problem(".model", str(error))
+        for problem in clip.problems(self.clip_config):
+            yield Problem(".clip", problem.message)
+
+    def identity(self) -> str:
+        """Names the exact weights of both."""
+        own = models.find_model(self.config.model, "sam", self.config.revision)
+        return f"{models.model_identity(own)} {models.model_identity(clip.path_of(self.clip_config))}"
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        """(name, url) of the licences of both."""
+        yield from sam.licences(models.find_model(self.config.model, "sam", self.config.revision))
+        yield from clip.licences(self.clip_config)
+
+    def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found]:
+        """Images uint8 (H, W, 3), RGB, of any sizes -> what is in each.
+
+        Raises:
+            BackendError: a model cannot be loaded.
+        """
+        options, found = self.config, list[Found]()
+        for start in range(0, len(images), options.batch_size):
+            model = SamModel.of(options.model, options.revision, options.device, options.torch_dtype)
+            part = images[start : start + options.batch_size]
+            for image, embedded in zip(part, model.embed(part), strict=True):
+                proposed = propose(
+                    model, embedded, points_per_side=options.points_per_side, predicted_iou=options.predicted_iou,
+                    stability_score=options.stability_score, nms_iou=options.nms_iou,
+                )  # fmt: skip
+                found.append(self._name(image, proposed.masks))
+        return found
+
+    def _name(self, image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Found:
+        masks = masks[~_is_ground(masks)]
+        boxes = mask_boxes(masks)
+        named = ClipModel.of(self.clip_config)
+        words = [(c.id, word) for c in self.categories for word in (c.name, *c.synonyms)]
+        asked = [clip.phrase(self.config.prompt, word) for _, word in words]
+        cosines = (
+            named.pictures([clip.crop(image, box) for box in boxes]) @ named.texts((*asked, *self.config.others)).T
+        )
+        own = cosines[:, : len(words)]
+        best = own.max(1, initial=-1)
+        sure = (best >= self.config.agreement) & (best >= cosines[:, len(words) :].max(1, initial=-1))
+        order = np.flatnonzero(sure)[np.argsort(-best[sure], kind="stable")]
+        chosen = order[_without_parts(masks[order])]
+        ids = np.array([category_id for category_id, _ in words], np.int64)
+        return Found(masks[chosen], boxes[chosen], ids[own[chosen].argmax(1)], best[chosen].astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Masks bool (N, H, W), best first, with their scores, float32 (N,)."""
+
+    masks: NDArray[np.bool_]
+    predicted_iou: NDArray[np.float32]
+    stability_score: NDArray[np.float32]
+
+
+def propose(
+    model: SamModel,
+    embedded: Embedded,
+    *,
+    points_per_side: int,
+    predicted_iou: float,
+    stability_score: float,
+    nms_iou: float,
+) -> Proposals:
+    """Masks at the points of a grid, as SamAutomaticMaskGenerator, but one a point.
+
+    What scores less than `predicted_iou` or `stability_score` goes, and of two masks that overlap by more than
+    `nms_iou` (IoU of masks, where upstream has that of boxes, so that what lies on something else is not lost) the one
+    with the lower predicted IoU. All of it at the decoder's resolution: only what is left is scaled to the image's
+    own, which upstream does with every mask first.
+    """
+    import torch
+
+    ticks = (np.arange(points_per_side, dtype=np.float32) + 0.5) / points_per_side
+    height, width = embedded.size
+    points = np.stack(np.meshgrid(ticks * width, ticks * height), -1).reshape(-1, 2).astype(np.float32)
+    threshold = model.sam.mask_threshold
+    found: list[Any] = []
+    scores: list[Any] = []
+    for start in range(0, len(points), PROMPTS_AT_ONCE):
+        answer = model.by_points(embedded, points[start : start + PROMPTS_AT_ONCE], multimask=False)
+        logits, iou = answer.logits.flatten(0, 1), answer.predicted_iou.flatten()
+        logits = _without_padding(logits, embedded, model.side)
+        high = (logits > threshold + STABILITY_OFFSET).sum((1, 2))
+        low = (logits > threshold - STABILITY_OFFSET).sum((1, 2))
+        stability = high / low.clamp(min=1)
+        kept = (iou >= predicted_iou) & (stability >= stability_score) & (logits > threshold).any(2).any(1)
+        found.append(answer.logits.flatten(0, 1)[kept])
+        scores.append(torch.stack([iou[kept], stability[kept]], 1))
+    logits, score = torch.cat(found), torch.cat(scores)
+    order = score[:, 0].argsort(descending=True, stable=True)
+    masks = (_without_padding(logits[order], embedded, model.side) > threshold).flatten(1).float()
+    chosen = order[_suppress(masks, nms_iou)]
+    with torch.inference_mode():
+        full = model.full_size(embedded, logits[chosen][:, None])[:, 0] > threshold
+    numbers = score[chosen].cpu().numpy().astype(np.float32)
+    return Proposals(full.cpu().numpy(), numbers[:, 0], numbers[:, 1])
+
+
+def _without_padding(logits: Any, embedded: Embedded, side: int) -> Any:
+    """The part of logits (N, h, w) that is image: SAM pads at the right and the bottom."""
+    height, width = (-(-length * logits.shape[-1] // side) for length in embedded.input_size)
+    return logits[:, :height, :width]
+
+
+def _suppress(masks: Any, most: float) -> Any:
+    """Flat masks (N, P) of 0 and 1, best first -> positions that stay: greedy non-maximum suppression."""
+    import torch
+
+    areas, kept = masks.sum(1), list[int]()
+    for i in range(len(masks)):
+        if kept:
+            common = masks[kept] @ masks[i]
+            if (common / (areas[kept] + areas[i] - common)).max() > most:
+                continue
+        kept.append(i)
+    return torch.tensor(kept, dtype=torch.long, device=masks.device)
+
+
+def _is_ground(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    borders = [masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]]
+    reached: NDArray[np.int64] = np.sum([border.any(1) for border in borders], 0)
+    return reached >= BORDERS
+
+
+def _without_parts(masks: NDArray[np.bool_]) -> list[int]:
+    """Positions of masks (N, H, W), the surest first, that neither hold nor lie in a surer one."""
+    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    areas, kept = flat.sum(1), list[int]()
+    for i in range(len(flat)):
+        if not kept or (flat[kept] @ flat[i] / np.minimum(areas[kept], areas[i])).max() <= PART:
+            kept.append(i)
+    return kept

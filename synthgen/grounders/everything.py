@@ -1,0 +1,43 @@
+"""Boxes are those of everything in the image that a class's name fits, whether it was asked for or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthgen.backends import Grounder, Request
+from synthgen.discovery import Discovery, DiscoveryConfig
+from synthgen.errors import Problem
+from synthgen.types import Grounding, Job
+
+
+class Config(DiscoveryConfig):
+    """Options of the `everything` grounder."""
+
+
+class Backend(Grounder[Config]):
+    """Masks at a grid of points (SAM), named by CLIP: so what nobody asked for is labelled too. Score:
+    `grounding_score`, the cosine of the crop with its class's text."""
+
+    def check(self, request: Request) -> Iterable[Problem]:
+        return self._discovery().problems()
+
+    def identity(self) -> str:
+        return self._discovery().identity()
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        return self._discovery().licences()
+
+    def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
+        """Images uint8 (H, W, 3), RGB -> boxes of the dataset's classes, xyxy px, the surest first.
+
+        Raises:
+            BackendError: a model cannot be loaded.
+        """
+        found = self._discovery().find(images)
+        return [Grounding(f.boxes, f.category_id, {"grounding_score": f.agreement}) for f in found]
+
+    def _discovery(self) -> Discovery:
+        return Discovery(self.config, self.categories)
