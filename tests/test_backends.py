@@ -1,7 +1,9 @@
 """What every backend owes: the built-in ones, all of them, and a user's own."""
 
 import contextlib
+import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,8 +20,9 @@ from synthgen.errors import BackendError, Problem, SpecError
 from synthgen.spec import DatasetSpec
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Sample
 
-EVERY = [(kind, name) for kind in KINDS for name in builtin(kind)]
-FILTERS = builtin("filter")
+# The README's example stands among them, as a module of the user's.
+EVERY = [*((kind, name) for kind in KINDS for name in builtin(kind)), ("filter", "mylab.redness")]
+FILTERS = [name for kind, name in EVERY if kind == "filter"]
 CATEGORIES = (Category(1, "apple", ("pome",)), Category(2, "tree"))
 REQUEST = Request(128, 128, has_layout=True, words=frozenset({"a", "photo", "of", "on", "grass"}))
 # Options without a default, each with the value that it has here.
@@ -130,7 +133,19 @@ for kind, name in {EVERY!r}:
 print(sorted({{"torch", "diffusers", "transformers", "segment_anything", "prefect", "pandas"}} & set(sys.modules)))
 assert time.process_time() - started < 2
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert run.stdout == "[]\n"
+
+
+def test_a_module_in_the_folder_that_one_works_in(spec_file, good, tmp_path):
+    """`synthgen check` finds it there, and says what its options take."""
+    shutil.copytree(Path(__file__).parent / "mylab", tmp_path / "lab" / "mylab")
+    for override, code in (("{redness: {use: mylab.redness, max: 40}}", 0), ("{redness: {use: mylab.rednes}}", 2)):
+        synthgen = Path(sys.executable).with_name("synthgen")
+        command = [synthgen, "check", spec_file(good), "--set", f"filters={override}"]
+        run = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path / "lab")
+        assert run.returncode == code, run.stderr
 
 
 @pytest.mark.parametrize(

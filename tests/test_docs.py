@@ -2,10 +2,8 @@
 
 import re
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import numpy as np
 import pytest
 import typer.main
 import yaml
@@ -72,7 +70,7 @@ def test_the_gpu_snippet_is_what_the_sdxl_spec_says() -> None:
 
 
 def test_the_python_in_the_readme_loads_an_export(finished: Any) -> None:
-    (code,) = blocks(README, "python")
+    (code,) = [b for b in blocks(README, "python") if "CocoDetection" in b]
     found: dict[str, Any] = {}
     exec(code.replace("outputs/quickstart/run-0001", str(finished.run.root)), found)
     assert len(found["train"]) == len(found["coco"].imgs) > 0
@@ -85,17 +83,9 @@ def test_the_run_folder_in_the_readme_is_one(finished: Any) -> None:
         assert list(finished.run.root.glob(name)), name
 
 
-def test_the_filter_in_the_architecture_works() -> None:
-    (code,) = blocks(ARCHITECTURE, "python")
-    module = ModuleType("colourful")
-    exec(code, module.__dict__)
-    f = module.Backend(module.Config(use="colourful", min=20), ())
-
-    class Red:
-        image = np.full((4, 4, 3), (200, 0, 0), np.uint8)
-
-    assert f.measure(Red) == 255
-    assert f.fails(np.array([255, 3], np.float32)).tolist() == [False, True]
+def test_the_filter_in_the_readme_is_the_one_that_is_tested() -> None:
+    (code,) = [b for b in blocks(README, "python") if "ThresholdFilter" in b]
+    assert code == (ROOT / "tests" / "mylab" / "redness.py").read_text(encoding="utf-8")
 
 
 def test_the_architecture_names_every_module() -> None:
