@@ -53,7 +53,7 @@ class ClipModel:
         """Images uint8 (H, W, 3), RGB, of any sizes -> unit vectors, float32 (N, D)."""
         parts = [np.zeros((0, self.model.config.projection_dim), np.float32)]
         for start in range(0, len(images), at_once):
-            part = list(images[start : start + at_once])
+            part = [np.array(image) for image in images[start : start + at_once]]  # torch minds read-only ones
             pixels = self.processor(images=part, input_data_format="channels_last", return_tensors="pt").pixel_values
             parts.append(self._unit(self.model.vision_model, self.model.visual_projection, pixel_values=pixels))
         return np.concatenate(parts)

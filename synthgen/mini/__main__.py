@@ -64,7 +64,8 @@ def train(
 @app.command()
 def score(
     what: Annotated[
-        Literal["speed", "autoencoder", "diffusion", "sam", "clip"] | None, typer.Argument(help="Default: all.")
+        Literal["speed", "autoencoder", "diffusion", "sam", "clip", "discovery"] | None,
+        typer.Argument(help="Default: all."),
     ] = None,
     work: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where they were trained. Default: those that are embedded.")

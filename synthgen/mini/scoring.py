@@ -27,7 +27,7 @@ from synthgen.sam import SamModel
 from synthgen.segmenters.sam import Backend as Segmenter
 from synthgen.segmenters.sam import Config as SegmenterConfig
 from synthgen.store import atomic
-from synthgen.types import Category, Grounding, Instances, Job
+from synthgen.types import Category, Grounding, Instances, Job, Sample
 
 HELD_OUT = 2**40  # no training draws its scenes from such a seed
 PROMPT = "a photo of a {}"
@@ -267,12 +267,43 @@ def score_speed(bench: Bench) -> list[Score]:
     ]  # fmt: skip
 
 
+def score_discovery(bench: Bench) -> list[Score]:
+    """The `everything` search on true scenes: what it finds of what is there, and what is not there of what it finds;
+    and things whose labels have been taken away, as the filter `unlabelled` counts them."""
+    from synthgen.filters import unlabelled
+
+    options = DiscoveryConfig(use="everything", model=str(bench.sam), clip=str(bench.clip))
+    plain = Discovery(options, CATEGORIES)
+    there, false, bare = list[bool](), list[bool](), list[bool]()
+    own = unlabelled.Backend(
+        unlabelled.Config(use="unlabelled", model=str(bench.sam), clip=str(bench.clip)), CATEGORIES
+    )
+    for i, scene in enumerate(bench.scenes(6, occlusion=True)):
+        masks, things = visible(scene)
+        kinds = np.array([thing.category + 1 for thing in things], np.int64)
+        found = plain.find([scene.image])[0]
+        same = mask_boxes(masks)[:, None] if len(masks) else np.zeros((0, 1, 4), np.float32)
+        fits = (box_iou(same.reshape(-1, 4), found.boxes) >= FOUND_IOU) & (kinds[:, None] == found.category_id)
+        there.extend(fits.any(1))
+        false.extend(~fits.any(0))
+        if len(things) > 1 and len(bare) < max(10, bench.count // 4):
+            job = replace(bench.job(i % len(bench.asked), layout=False), asked=())
+            kept = Instances(masks[1:], mask_boxes(masks[1:]), kinds[1:])
+            bare.append(bool(own.measure(Sample(job, scene.image, kept)) >= 1))
+    return [
+        Score(f"things found and named, of {len(there)}", percent(there), "≥ 90 %"),
+        Score(f"false ones, of {len(false)} found", percent(false), "≤ 10 %"),
+        Score(f"a thing without label is found, in {len(bare)} scenes", percent(bare), "≥ 90 %"),
+    ]
+
+
 TABLES: dict[str, tuple[str, Callable[[Bench], list[Score]]]] = {  # what is scored -> (the card it goes into, how)
     "speed": ("diffusion", score_speed),  # first: it loads the models
     "autoencoder": ("diffusion", score_autoencoder),
     "diffusion": ("diffusion", score_diffusion),
     "sam": ("sam", score_sam),
     "clip": ("clip", score_clip),
+    "discovery": ("clip", score_discovery),
 }
 
 
