@@ -30,6 +30,11 @@ MIDDLE, STEEPNESS = 0.5, 20.0  # the cosine at which a text is as likely true as
 NOTHING, PART = 0.01, (0.1, 0.4)
 
 
+ALL = range(len(scenes.CLASSES))
+COLOURED = [i for i in ALL if scenes.CLASSES[i] in scenes.COLOURED]
+# Share of scenes with things of the classes that come in colours only: their colour is learnt at once, and that a blue
+# kite is no blue umbrella takes the longest.
+PAINTED = 0.4
 KINDS = (*scenes.CLASSES, *scenes.BACKGROUNDS)  # of which a crop can be
 
 
@@ -66,7 +71,8 @@ class Pairs:
     pixels: int = 64
 
     def __call__(self, rng: np.random.Generator, index: int) -> Batch:
-        drawn = [scenes.draw(rng, size=self.size) for _ in range(self.count)]
+        painted = rng.random(self.count) < PAINTED
+        drawn = [scenes.draw(rng, size=self.size, among=COLOURED if only else ALL) for only in painted]
         crops, texts, shown = [], [], []  # `shown`: (category or background, colour) of a crop
         for scene in drawn:
             for thing in scene.things * self.views:
