@@ -54,6 +54,8 @@ def main() -> None:
     """Runs the command line; errors for people become one line each, and their exit code."""
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
+    # A spec may name modules of the user's that lie here; last, so that none of them hides a package's.
+    sys.path.append(str(Path.cwd()))
     try:
         code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
         if code == 130:  # what typer makes of a KeyboardInterrupt
@@ -336,6 +338,67 @@ def remake(
         f"image {image_id}: differs in {(apart > 0).any(2).mean():.2%} of its pixels, by {apart.max()} of 255 at most"
     )
     raise typer.Exit(3)
+
+
+@app.command()
+def calibrate(
+    spec: Spec,
+    overrides: Overrides = [],  # noqa: B006
+    count: Annotated[int, typer.Option(min=1, max=1_000_000, help="Images to compose, or to read at most.")] = 500,
+    precision: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Wanted share of good among what a threshold keeps.")
+    ] = 0.95,
+    faults: Annotated[float, typer.Option(min=0, max=1, help="Share of well labelled images that get a fault.")] = 0.5,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed composes other scenes, and plants other faults.")] = 0,
+    truth: Annotated[
+        Path | None,
+        typer.Option(
+            help="COCO file of images of yours; default: composed scenes.", metavar="FILE", show_default=False
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="The folder of its images.", metavar="FOLDER", show_default=False)
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(help="Write all numbers here.", metavar="FILE", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Plant faults into images with known truth; show how well the spec's filters catch them."""
+    from synthgen import calibration, findings
+    from synthgen.errors import Problem, SpecError
+    from synthgen.interrupts import Interrupted
+
+    if (truth is None) != (images is None):
+        given, other = ("--truth", "--images") if truth else ("--images", "--truth")
+        raise SpecError([Problem(given, f"needs {other} beside it: a COCO file and the folder of its images")])
+    if json and json.is_dir():
+        raise SpecError([Problem("--json", f"{str(json)!r} is a folder; takes a file")])
+    loaded, console = _load(spec, overrides), _console()
+    stages = calibration.prepared(loaded)
+    if truth and images:
+        truths = calibration.from_coco(loaded, truth, images, count)
+    else:
+        truths = calibration.composed(loaded, count, seed)
+    if truths.left_out and not quiet:
+        console.print(f"left out, since none is there: {', '.join(truths.left_out)}", highlight=False, markup=False)
+    planted = calibration.plant(loaded, stages.segmenter, truths, faults, seed)
+    if not quiet:
+        planted = findings.watched(planted, truths.count, console)
+    try:
+        found = calibration.calibrate(stages.filters, planted, precision)
+    except KeyboardInterrupt as stop:
+        raise Interrupted("stopped; a calibration keeps nothing of what it has done") from stop
+    if not quiet:
+        width = None if console.is_terminal else max(console.width, findings.WIDTH)
+        for part in findings.tables(found):
+            console.print(part, highlight=False, width=width)
+    if json:
+        asked = {"spec": str(spec), "truth": str(truth) if truth else None, "seed": seed}
+        findings.write(json, {**asked, **findings.as_data(found)})
+        if not quiet:
+            print(f"wrote {json}")
+    console.print(f"done: {findings.headline(found)}", highlight=False, soft_wrap=True)
 
 
 @app.command()

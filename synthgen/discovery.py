@@ -19,8 +19,9 @@ from synthgen.sam import PROMPTS_AT_ONCE, Embedded, SamModel
 from synthgen.types import Category
 
 STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
-
-
+# Pieces of a mask below this share of its largest go (`min_mask_region_area` of SamAutomaticMaskGenerator, which is in
+# px): a stray pixel is nothing to the mask, but all to its box, and CLIP looks at that.
+SPECK = 0.1
 # A mask that reaches so many of the image's four borders is the ground that things stand on.
 BORDERS = 3
 # Of two named masks, one that lies in the other by more than this share of itself is a part of it, or the same.
@@ -173,18 +174,32 @@ def propose(
         scores.append(torch.stack([iou[kept], stability[kept]], 1))
     logits, score = torch.cat(found), torch.cat(scores)
     order = score[:, 0].argsort(descending=True, stable=True)
-    masks = (_without_padding(logits[order], embedded, model.side) > threshold).flatten(1).float()
-    chosen = order[_suppress(masks, nms_iou)]
+    small = (_without_padding(logits[order], embedded, model.side) > threshold).flatten(1).float()
+    chosen = order[_suppress(small, nms_iou)]
     with torch.inference_mode():
         full = model.full_size(embedded, logits[chosen][:, None])[:, 0] > threshold
-    numbers = score[chosen].cpu().numpy().astype(np.float32)
-    return Proposals(full.cpu().numpy(), numbers[:, 0], numbers[:, 1])
+    masks, numbers = full.cpu().numpy(), score[chosen].cpu().numpy().astype(np.float32)
+    there = masks.any((1, 2))  # a single pixel of the decoder's can lie between those of the image
+    whole = np.array([_without_specks(mask) for mask in masks[there]], bool).reshape(-1, height, width)
+    return Proposals(whole, numbers[there, 0], numbers[there, 1])
 
 
 def _without_padding(logits: Any, embedded: Embedded, side: int) -> Any:
     """The part of logits (N, h, w) that is image: SAM pads at the right and the bottom."""
     height, width = (-(-length * logits.shape[-1] // side) for length in embedded.input_size)
     return logits[:, :height, :width]
+
+
+def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask (H, W), not empty -> its pieces of some size, the largest at least."""
+    import cv2
+
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    areas[0] = 0  # what is no piece
+    kept = (areas >= SPECK * areas.max()) & (areas > 0)
+    clean: NDArray[np.bool_] = kept[pieces]
+    return clean
 
 
 def _suppress(masks: Any, most: float) -> Any:
@@ -209,7 +224,7 @@ def _is_ground(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 def _without_parts(masks: NDArray[np.bool_]) -> list[int]:
     """Positions of masks (N, H, W), the surest first, that neither hold nor lie in a surer one."""
-    flat = masks.reshape(len(masks), -1).astype(np.float32)
+    flat = masks.reshape(len(masks), masks[:1].size).astype(np.float32)
     areas, kept = flat.sum(1), list[int]()
     for i in range(len(flat)):
         if not kept or (flat[kept] @ flat[i] / np.minimum(areas[kept], areas[i])).max() <= PART:

@@ -1,5 +1,6 @@
 """The command line: quick, thin, and polite."""
 
+import json
 import os
 import re
 import subprocess
@@ -231,3 +232,78 @@ def test_schema_is_json(synthgen: Synthgen) -> None:
     code, out, err = synthgen("schema")
     assert (code, err) == (0, "")
     assert yaml.safe_load(out) == json_schema()
+
+
+CALIBRATED = {"predicted_iou": None, "box_agreement": None, "sharpness": {"min": 8}, "near_duplicate": None}
+
+
+def test_calibrate_prints_tables_and_writes_numbers(
+    synthgen: Synthgen, spec_file: SpecFile, good: dict[str, Any], tmp_path: Path
+) -> None:
+    path = spec_file({**good, "filters": CALIBRATED, "classes": [*good["classes"], "unicorn"]})
+    code, out, err = synthgen("calibrate", path, "--count", 24, "--faults", 0.6, "--json", tmp_path / "numbers.json")
+    assert (code, err) == (0, "")
+    assert "left out, since none is there: unicorn" in out
+    assert re.search(r"(?m)^24/24 images \(\d+\.\d/s\)$", out)
+    for name in CALIBRATED:
+        assert re.search(rf"(?m)^{name} .*%", out)
+    assert re.search(r"(?m)^cut mask +\d+ +\d+%", out) and re.search(r"(?m)^none: good images +\d+ +\d+%", out)
+    data = json.loads((tmp_path / "numbers.json").read_bytes())
+    assert data["precision"] == 0.95 and data["seed"] == 0 and data["truth"] is None
+    assert data["good"]["images"] + sum(f["images"] for f in data["faults"].values()) == 24
+    assert list(data["measures"]) == [*CALIBRATED, "empty_mask"]
+    assert data["measures"]["near_duplicate"]["auroc"] == {}
+    assert 0 <= data["measures"]["box_agreement"]["auroc"]["cut mask"] <= 1
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+    last = out.splitlines()[-1]
+    assert re.match(r"done: \d+% of \d+ faulty images are caught, \d+% of \d+ good ones lost", last)
+
+
+def test_calibrate_by_an_export_of_ours(
+    synthgen: Synthgen, spec_file: SpecFile, quick: dict[str, Any], finished: Any
+) -> None:
+    coco = finished.run.root / "coco"
+    files = [f for f in sorted(coco.glob("annotations/*.json")) if json.loads(f.read_bytes())["annotations"]]
+    folder = coco / files[0].stem.removeprefix("instances_")
+    path = spec_file({**quick, "filters": {"mask_area": None}})
+    arguments = ["calibrate", path, "--truth", files[0], "--images", folder, "--count", 2, "--faults", 0, "--quiet"]
+    code, out, err = synthgen(*arguments)
+    assert (code, err, out.count("\n")) == (0, "", 1)
+    assert out.startswith("done: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--truth", "a.json"], "--truth: needs --images beside it: a COCO file and the folder of its images"),
+        (["--images", "a"], "--images: needs --truth beside it: a COCO file and the folder of its images"),
+        (["--truth", "a.json", "--images", "a"], "--truth: cannot read 'a.json': [Errno 2] No such file or directory"),
+        (["--set", "classes=[unicorn]"], "classes: none of them can be composed; takes --truth with a COCO file"),
+        (["--set", "segmenter.model=no/where"], "segmenter.model: 'no/where' is not on this machine; fetch it with: "),
+        (["--set", "filters.sharpness.min=x"], "filters.sharpness.min: got 'x'; takes a number"),
+        (["--json", "."], "--json: '.' is a folder; takes a file"),
+        (["--count", "0"], "Invalid value for '--count'"),
+        (["--precision", "2"], "Invalid value for '--precision'"),
+    ],
+)
+def test_calibrate_says_what_is_wrong(
+    arguments: list[str], message: str, synthgen: Synthgen, spec_file: SpecFile, good: dict[str, Any]
+) -> None:
+    code, out, err = synthgen("calibrate", spec_file({**good, "filters": CALIBRATED}), *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: {message}")
+
+
+def test_a_stopped_calibration_keeps_nothing(
+    synthgen: Synthgen, spec_file: SpecFile, good: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from synthgen import calibration
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibration, "calibrate", stop)
+    path = spec_file({**good, "filters": CALIBRATED})
+    code, out, err = synthgen("calibrate", path, "--json", tmp_path / "numbers.json")
+    assert (code, out, err) == (130, "", "stopped; a calibration keeps nothing of what it has done\n")
+    assert not (tmp_path / "numbers.json").exists()
