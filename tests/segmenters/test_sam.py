@@ -266,7 +266,7 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, save):
         (b"not a checkpoint", "was not loaded"),
         ({"weight": torch.zeros(2)}, "has no 'image_encoder.patch_embed.proj.weight'"),
         ([torch.zeros(2)], "has no 'image_encoder.patch_embed.proj.weight'"),
-        ({sam_model.PATCH_EMBEDDING: torch.zeros(192, 3, 8, 8)}, "width 192; .* takes an official one: 768, 1024, 1280"),
+        ({sam_model.PATCH_EMBEDDING: torch.zeros(192, 3, 8, 8)}, "width 192; .* an official one: 768, 1024, 1280"),
         ({sam_model.PATCH_EMBEDDING: torch.zeros(768, 3, 16, 16)}, "does not fit"),
     ],
 )
