@@ -14,7 +14,7 @@ from pydantic import Field
 
 from synthgen import devices, models
 from synthgen.backends import ModelConfig
-from synthgen.errors import BackendError, Problem
+from synthgen.errors import BackendError, Problem, nearest
 
 AT_ONCE = 64  # pictures or texts in one call of the model; bounds the memory
 LEAST_PX = 2  # of a crop's sides
@@ -87,12 +87,21 @@ def path_of(config: ClipConfig) -> Path:
     return models.find_model(config.model, "clip", config.revision)
 
 
-def problems(config: ClipConfig) -> Iterable[Problem]:
-    """What `check` has to say about the model, without torch."""
+def problems(config: ClipConfig, names: Iterable[str]) -> Iterable[Problem]:
+    """What `check` has to say about the model, without torch. `names`: what it will be asked for; one that its card's
+    vocabulary has not would be read as no word at all."""
     try:
-        _require_clip(path_of(config))
+        path = path_of(config)
+        _require_clip(path)
+        card = models.read_card(path)
     except (models.ModelMissing, BackendError) as error:
         yield Problem(".model", str(error))
+        return
+    for name in names:
+        if card.vocabulary is not None and not set(name.lower().split()) <= set(card.vocabulary):
+            hint = nearest(name, card.classes or ())
+            mend = "name another model, such as openai/clip-vit-large-patch14, or leave the filter out"
+            yield Problem(".model", f"{config.model!r} does not know {name!r}{hint}; {mend}")
 
 
 def licences(config: ClipConfig) -> Iterable[tuple[str, str]]:

@@ -80,7 +80,8 @@ class Discovery:
             sam.weights_of(models.find_model(self.config.model, "sam", self.config.revision))
         except (models.ModelMissing, BackendError) as error:
             yield Problem(".model", str(error))
-        for problem in clip.problems(self.clip_config):
+        names = [word for c in self.categories for word in (c.name, *c.synonyms)]
+        for problem in clip.problems(self.clip_config, names):
             yield Problem(".clip", problem.message)
 
     def identity(self) -> str:

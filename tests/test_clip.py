@@ -57,20 +57,30 @@ def test_it_is_loaded_once(tiny):
 
 
 def test_folders_that_are_no_clip(tmp_path):
-    (told,) = clip.problems(config("./nowhere"))
+    (told,) = clip.problems(config("./nowhere"), ())
     assert told.field == ".model" and "does not exist" in told.message
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
-    (told,) = clip.problems(config(str(tmp_path)))
+    (told,) = clip.problems(config(str(tmp_path)), ())
     assert "'siglip'; takes a folder of transformers' CLIPModel" in told.message
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    (told,) = clip.problems(config(str(tmp_path)))
+    (told,) = clip.problems(config(str(tmp_path)), ())
     assert "no .safetensors weights" in told.message
     (tmp_path / "model.safetensors").write_bytes(b"not one")
-    assert not list(clip.problems(config(str(tmp_path))))
+    assert not list(clip.problems(config(str(tmp_path)), ()))
     with pytest.raises(BackendError, match="was not loaded"):
         ClipModel.of(config(str(tmp_path)))
     with pytest.raises(ModelMissing, match=r"1\.7 GB.*synthgen models --download openai/clip-vit-large-patch14"):
         ClipModel.of(config("openai/clip-vit-large-patch14"))
+
+
+def test_words_that_it_does_not_know():
+    """A word-level tokenizer reads them as nothing; a CLIP without a vocabulary in its card takes any."""
+    told = list(clip.problems(config(), ["sports ball", "aple", "wristwatch"]))
+    assert [p.message.partition(";")[0] for p in told] == [
+        "'mini' does not know 'aple' (did you mean 'apple'?)",
+        "'mini' does not know 'wristwatch'",
+    ]
+    assert "openai/clip-vit-large-patch14" in told[0].message
 
 
 @pytest.mark.parametrize(

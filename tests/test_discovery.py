@@ -272,7 +272,9 @@ def test_models_that_are_not_here() -> None:
     told = list(Discovery(config(model="./no", clip="./nowhere"), CATEGORIES).problems())
     assert [problem.field for problem in told] == [".model", ".clip"]
     assert all("does not exist; it takes `mini`, a folder or file, or a" in problem.message for problem in told)
-    assert not list(Discovery(config(), CATEGORIES).problems())
+    (told,) = Discovery(config(), CATEGORIES).problems()
+    assert told.field == ".clip" and told.message.startswith("'mini' does not know 'kitten' (did you mean 'kite'?)")
+    assert not list(Discovery(config(), CATEGORIES[1:]).problems())
 
 
 def test_folders_that_are_no_models(tmp_path: Path) -> None:

@@ -88,6 +88,16 @@ def test_the_filter_in_the_readme_is_the_one_that_is_tested() -> None:
     assert code == (ROOT / "tests" / "mylab" / "redness.py").read_text(encoding="utf-8")
 
 
+def test_every_measure_is_explained() -> None:
+    """What it is, its unit, its source, its default and why, and what it does not see."""
+    pages = [p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs").glob("measures_*.md"))]
+    entries = dict(re.findall(r"^## `(\w+)`\n(.*?)(?=^## |\Z)", "\n".join(pages), re.MULTILINE | re.DOTALL))
+    assert set(entries) == set(builtin("filter"))
+    for name, text in entries.items():
+        for part in ("What it is", "Unit and range", "Source", "Default", "Does not see"):
+            assert f"**{part}.**" in text, (name, part)
+
+
 def test_the_architecture_names_every_module() -> None:
     modules = {p.name for p in (ROOT / "synthgen").glob("*.py")} - {"__init__.py"}
     assert modules == set(re.findall(r"`(\w+\.py)`", ARCHITECTURE.partition("## What is done")[0]))

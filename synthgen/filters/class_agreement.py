@@ -49,7 +49,9 @@ class Backend(ThresholdFilter[Config]):
             if name not in names:
                 message = f"no class is called {name!r}{nearest(name, names)}; takes: {listed(names)}"
                 yield Problem(".confusables", message)
-        yield from clip.problems(self.config)
+        words = [word for c in self.categories for word in (c.name, *c.synonyms)]
+        words += [word for others in self.config.confusables.values() for word in others]
+        yield from clip.problems(self.config, words)
 
     def identity(self) -> str:
         return models.model_identity(clip.path_of(self.config))

@@ -43,7 +43,7 @@ class Backend(Filter[Config]):
     whole_dataset = True
 
     def check(self, request: Request) -> Iterable[Problem]:
-        return clip.problems(self.config)
+        return clip.problems(self.config, ())
 
     def identity(self) -> str:
         return models.model_identity(clip.path_of(self.config))

@@ -32,7 +32,7 @@ class Backend(ThresholdFilter[Config]):
     scope = "image"
 
     def check(self, request: Request) -> Iterable[Problem]:
-        return clip.problems(self.config)
+        return clip.problems(self.config, sorted(request.words))
 
     def identity(self) -> str:
         return models.model_identity(clip.path_of(self.config))

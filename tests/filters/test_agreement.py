@@ -78,8 +78,12 @@ def test_a_confusable_that_fits_better_fails(flat):
 
 
 def test_confusables_of_a_class_that_there_is_not():
-    (told,) = agreement(confusables={"dgo": ["fox"]}).check(REQUEST)
+    told, *unknown = agreement(confusables={"dgo": ["fox"]}).check(REQUEST)
     assert told.field == ".confusables"
+    assert [p.message.split(";")[0] for p in unknown] == [
+        "'mini' does not know 'kitten' (did you mean 'kite'?)",
+        "'mini' does not know 'fox'",
+    ]
     assert told.message == "no class is called 'dgo' (did you mean 'dog'?); takes: cat, dog"
 
 
