@@ -348,7 +348,9 @@ def calibrate(
     precision: Annotated[
         float, typer.Option(min=0.5, max=1, help="Wanted share of good among what a threshold keeps.")
     ] = 0.95,
-    faults: Annotated[float, typer.Option(min=0, max=1, help="Share of well labelled images that get a fault.")] = 0.5,
+    share: Annotated[
+        float, typer.Option("--faults", min=0, max=1, help="Share of well labelled images that get a fault.")
+    ] = 0.5,
     seed: Annotated[int, typer.Option(min=0, help="Another seed composes other scenes, and plants other faults.")] = 0,
     truth: Annotated[
         Path | None,
@@ -365,7 +367,7 @@ def calibrate(
     quiet: Quiet = False,
 ) -> None:
     """Plant faults into images with known truth; show how well the spec's filters catch them."""
-    from synthgen import calibration, findings
+    from synthgen import calibration, faults, findings, truths
     from synthgen.errors import Problem, SpecError
     from synthgen.interrupts import Interrupted
 
@@ -376,15 +378,14 @@ def calibrate(
         raise SpecError([Problem("--json", f"{str(json)!r} is a folder; takes a file")])
     loaded, console = _load(spec, overrides), _console()
     stages = calibration.prepared(loaded)
-    if truth and images:
-        truths = calibration.from_coco(loaded, truth, images, count)
-    else:
-        truths = calibration.composed(loaded, count, seed)
-    if truths.left_out and not quiet:
-        console.print(f"left out, since none is there: {', '.join(truths.left_out)}", highlight=False, markup=False)
-    planted = calibration.plant(loaded, stages.segmenter, truths, faults, seed)
+    known = (
+        truths.from_coco(loaded, truth, images, count) if truth and images else truths.composed(loaded, count, seed)
+    )
+    if known.left_out and not quiet:
+        console.print(f"left out, since none is there: {', '.join(known.left_out)}", highlight=False, markup=False)
+    planted = faults.plant(loaded, stages.segmenter, known, share, seed)
     if not quiet:
-        planted = findings.watched(planted, truths.count, console)
+        planted = findings.watched(planted, known.count, console)
     try:
         found = calibration.calibrate(stages.filters, planted, precision)
     except KeyboardInterrupt as stop:

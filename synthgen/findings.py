@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from synthgen.calibration import KINDS, POOR, SEES, Calibration, Measured, Planted
+from synthgen.calibration import SEES, Calibration, Measured
+from synthgen.faults import KINDS, POOR, Planted
 from synthgen.verdicts import EMPTY
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal to draw on

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from synthgen import calibration, findings
+from synthgen import calibration, faults, findings, truths
 from synthgen.backends import Config, Filter, FilterConfig, Segmenter, ThresholdConfig, ThresholdFilter
-from synthgen.calibration import FAULTS, POOR, Calibration, Measured, Planted, Planter, Truth, Truths
+from synthgen.calibration import Calibration, Measured
 from synthgen.errors import BackendError, SpecError
+from synthgen.faults import FAULTS, POOR, Planted, Planter
 from synthgen.masks import encode_rle, mask_boxes
 from synthgen.mini import scenes
 from synthgen.spec import DatasetSpec
+from synthgen.truths import Truth, Truths
 from synthgen.types import Grounding, Instances, Job, Sample
 
 NAMES = {1: "apple", 2: "orange", 3: "tree"}
@@ -97,7 +99,7 @@ def test_large_and_small_boxes_stay_in_the_image():
         ((80, 50, 90, 60), (73, 46, 83, 56)),
         ((5, 0, 75, 40), (54, 16, 90, 56)),
     ]:
-        found = calibration._beside(np.array(box, np.float32), share, HEIGHT, WIDTH)
+        found = faults._beside(np.array(box, np.float32), share, HEIGHT, WIDTH)
         np.testing.assert_allclose(found, moved, rtol=1e-5)
         assert found.dtype == np.float32
 
@@ -108,7 +110,7 @@ def test_an_object_found_again_from_a_shifted_box_is_no_fault():
     before.instances.masks[:, 20:40, 10:30] = True
     segmenter = Stubborn()
     assert planter(0, segmenter).shifted(before, "sand") is None
-    assert len(segmenter.asked) == calibration.SHIFTS
+    assert len(segmenter.asked) == faults.SHIFTS
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -119,7 +121,7 @@ def test_a_swapped_class_is_asked_for(seed):
     np.testing.assert_array_equal(ids != old, found.bad)
     assert found.bad.sum() == 1 and set(ids.tolist()) <= set(NAMES)
     assert found.sample.job.asked == tuple(ids.tolist())
-    assert found.sample.job.prompt == calibration.prompt([NAMES[i] for i in ids], "sand")
+    assert found.sample.job.prompt == faults.prompt([NAMES[i] for i in ids], "sand")
     assert before.instances.category_id.tolist() == [1, 2]
 
 
@@ -171,7 +173,7 @@ def test_a_duplicate_repeats_an_earlier_image():
     p.others.append((4, earlier))
     found = p.duplicated(now, "sand")
     apart = np.abs(found.sample.image.astype(int) - earlier.image)
-    assert 0 < apart.max() <= calibration.NOISE
+    assert 0 < apart.max() <= faults.NOISE
     assert found.twin == 4 and found.bad_image and not found.bad.any()
     assert found.sample.instances is earlier.instances
     assert (found.sample.job.id, found.sample.job.index) == (now.job.id, now.job.index)
@@ -183,7 +185,7 @@ def test_an_unlabelled_thing_is_neither_labelled_nor_asked_for(seed):
     found = planter(seed).unlabelled(before, "sand")
     assert len(found.sample.instances) == len(found.sample.job.asked) == len(found.bad) == 1
     assert found.sample.job.asked == tuple(found.sample.instances.category_id.tolist())
-    assert found.sample.job.prompt == calibration.prompt([NAMES[found.sample.job.asked[0]]], "sand")
+    assert found.sample.job.prompt == faults.prompt([NAMES[found.sample.job.asked[0]]], "sand")
     assert found.bad_image and not found.bad.any()
     np.testing.assert_array_equal(found.sample.image, before.image)
 
@@ -198,7 +200,7 @@ def test_an_unlabelled_thing_is_neither_labelled_nor_asked_for(seed):
     ],
 )
 def test_prompts(names, ground, text):
-    assert calibration.prompt(names, ground) == text
+    assert faults.prompt(names, ground) == text
 
 
 def spec_of(**more: Any) -> DatasetSpec:
@@ -210,8 +212,8 @@ def spec_of(**more: Any) -> DatasetSpec:
 
 
 def planted(count: int = 40, share: float = 0.5, segmenter: Segmenter | None = None) -> list[Planted]:
-    truths = Truths(count, (truth(i) for i in range(count)))
-    return list(calibration.plant(spec_of(), segmenter or Boxes(), truths, share, 3))
+    known = Truths(count, (truth(i) for i in range(count)))
+    return list(faults.plant(spec_of(), segmenter or Boxes(), known, share, 3))
 
 
 def test_faults_are_planted_in_turn():
@@ -450,7 +452,7 @@ def test_images_are_streamed():
 
 def test_composed_scenes_are_the_same_again_and_only_of_the_spec_s_classes():
     spec = spec_of(classes=["tree", "unicorn", {"name": "ball", "synonyms": ["sports ball"]}])
-    first, again, other = (calibration.composed(spec, 6, seed) for seed in (1, 1, 2))
+    first, again, other = (truths.composed(spec, 6, seed) for seed in (1, 1, 2))
     assert first.count == 6 and first.left_out == ("unicorn",)
     images = list(first.images)
     assert len(images) == 6
@@ -465,7 +467,7 @@ def test_composed_scenes_are_the_same_again_and_only_of_the_spec_s_classes():
 
 def test_classes_that_cannot_be_composed():
     with pytest.raises(SpecError, match=r"classes: none of them can be composed; takes --truth .* apple, orange"):
-        calibration.composed(spec_of(classes=["unicorn"]), 5, 0)
+        truths.composed(spec_of(classes=["unicorn"]), 5, 0)
 
 
 @pytest.fixture
@@ -506,13 +508,13 @@ def read(tmp_path: Path, data: Any, count: int = 9) -> Truths:
     file = tmp_path / "truth.json"
     file.write_text(data if isinstance(data, str) else json.dumps(data))
     spec = spec_of(classes=["apple", "orange", {"name": "tree", "synonyms": ["fir"]}])
-    return calibration.from_coco(spec, file, tmp_path / "images", count)
+    return truths.from_coco(spec, file, tmp_path / "images", count)
 
 
 def test_a_coco_file_is_read(coco, tmp_path):
-    truths = read(tmp_path, coco)
-    assert truths.count == 2 and truths.left_out == ("orange",)
-    first, second = truths.images
+    found = read(tmp_path, coco)
+    assert found.count == 2 and found.left_out == ("orange",)
+    first, second = found.images
     assert first.image.shape == (30, 50, 3) and first.image[0, 0].tolist() == [7, 100, 200]
     assert first.category_id.tolist() == [1] and first.masks.sum() == 200
     assert second.category_id.tolist() == [1, 3]  # no car, no crowd
@@ -569,7 +571,7 @@ def test_files_that_are_no_coco(data, message, tmp_path):
 
 def test_no_file(tmp_path):
     with pytest.raises(SpecError, match=r"--truth: cannot read '.*nowhere\.json': .*No such file"):
-        calibration.from_coco(spec_of(), tmp_path / "nowhere.json", tmp_path, 3)
+        truths.from_coco(spec_of(), tmp_path / "nowhere.json", tmp_path, 3)
 
 
 def test_an_export_is_truth(finished, tmp_path):
@@ -580,8 +582,8 @@ def test_an_export_is_truth(finished, tmp_path):
     for file in files:
         if not json.loads(file.read_bytes())["annotations"]:
             continue
-        truths = calibration.from_coco(finished.spec, file, root / file.stem.removeprefix("instances_"), 99)
-        for one in truths.images:
+        read = truths.from_coco(finished.spec, file, root / file.stem.removeprefix("instances_"), 99)
+        for one in read.images:
             made += 1
             assert one.image.shape == (128, 128, 3) and one.masks.any((1, 2)).all()
     assert made > 2
@@ -597,8 +599,8 @@ def test_only_what_is_used_is_checked():
 
 def full() -> Calibration:
     """One with every kind of fault, and a filter with a long name."""
-    area = {kind: 0.5 + i / 14 for i, kind in enumerate(calibration.KINDS)}
-    caught = {kind: i / 7 for i, kind in enumerate(calibration.KINDS)}
+    area = {kind: 0.5 + i / 14 for i, kind in enumerate(faults.KINDS)}
+    caught = {kind: i / 7 for i, kind in enumerate(faults.KINDS)}
     measures = [
         Measured("near_duplicate_embedding", "", {}, caught, 0.02),
         Measured("predicted_iou", "above", area, caught, 0.01, ("duplicate",), 0.0001234, 0.875),
@@ -607,7 +609,7 @@ def full() -> Calibration:
         Measured("[red]mine", "below", area, caught, 0, ("duplicate",), 0.25, 0.5),
         Measured("empty_mask", "", {}, caught, 0),
     ]
-    return Calibration(measures, caught, 0.03, dict.fromkeys(calibration.KINDS, 12), 100, 0.95)
+    return Calibration(measures, caught, 0.03, dict.fromkeys(faults.KINDS, 12), 100, 0.95)
 
 
 @pytest.mark.parametrize("width", [findings.WIDTH, 80])
@@ -670,8 +672,8 @@ def test_a_whole_calibration(good, tmp_path):
     }  # fmt: skip
     spec = DatasetSpec.parse({**deepcopy(good), "filters": filters})
     stages = calibration.prepared(spec)
-    truths = calibration.composed(spec, 40, 0)
-    found = calibration.calibrate(stages.filters, calibration.plant(spec, stages.segmenter, truths, 0.6, 0), 0.9)
+    drawn = truths.composed(spec, 40, 0)
+    found = calibration.calibrate(stages.filters, faults.plant(spec, stages.segmenter, drawn, 0.6, 0), 0.9)
     assert sum(found.images.values()) + found.good == 40
     assert set(FAULTS) <= set(found.images)
     measured = {m.name: m for m in found.measures}

@@ -123,6 +123,8 @@ def test_imports_point_one_way() -> None:
         "plan",
         "stages",
         "verdicts",
+        "truths",
+        "faults",
         "calibration",
         "findings",
         "summary",
