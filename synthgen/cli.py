@@ -378,9 +378,7 @@ def calibrate(
         raise SpecError([Problem("--json", f"{str(json)!r} is a folder; takes a file")])
     loaded, console = _load(spec, overrides), _console()
     stages = calibration.prepared(loaded)
-    known = (
-        truths.from_coco(loaded, truth, images, count) if truth and images else truths.composed(loaded, count, seed)
-    )
+    known = truths.from_coco(loaded, truth, images, count) if truth and images else truths.composed(loaded, count, seed)
     if known.left_out and not quiet:
         console.print(f"left out, since none is there: {', '.join(known.left_out)}", highlight=False, markup=False)
     planted = faults.plant(loaded, stages.segmenter, known, share, seed)
