@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import CLIPImageProcessor, CLIPProcessor
+from tiny import save_clip
 
 from synthgen import clip, devices
 from synthgen.clip import ClipConfig, ClipModel
 from synthgen.errors import BackendError
-from synthgen.mini import scenes, train_clip, train_diffusion
+from synthgen.mini import scenes
 from synthgen.models import ModelMissing
 
 
@@ -23,12 +23,7 @@ def config(model: str = "mini", **more) -> ClipConfig:
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clip")
     torch.manual_seed(3)
-    shape = train_clip.Shape(pixels=32, patch=8, width=16, layers=2, heads=2, text=16, text_layers=1, projection=8)
-    train_clip.build(shape)["clip"].save_pretrained(folder)
-    look = CLIPImageProcessor(
-        size={"height": 32, "width": 32}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
-    CLIPProcessor(look, train_diffusion.word_tokenizer()).save_pretrained(folder)
+    save_clip(folder)
     return folder
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 from pycocotools.coco import COCO
-from tiny import save_owlv2, stable_diffusion_xl
+from tiny import save_clip, save_owlv2, stable_diffusion_xl
 
 from synthgen import cli
 from synthgen.spec import load_spec
@@ -31,8 +31,14 @@ def test_sdxl_street_says_what_it_lacks(
         cli.main()
     assert stop.value.code == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(": ")[2] for line in lines] == ["generator.model", "grounder.model", "segmenter.model"]
-    for line, end in zip(lines, ("base-1.0 --variant fp16", "owlv2-base-patch16-ensemble", "vit_h"), strict=True):
+    assert [line.split(": ")[2] for line in lines] == [
+        "generator.model",
+        "grounder.model",
+        "segmenter.model",
+        "filters.class_agreement.model",
+    ]
+    ends = ("base-1.0 --variant fp16", "owlv2-base-patch16-ensemble", "vit_h", "clip-vit-large-patch14")
+    for line, end in zip(lines, ends, strict=True):
         assert " GB); fetch it with: synthgen models --download " in line
         assert line.endswith(end)
 
@@ -49,6 +55,9 @@ def test_sdxl_street_runs(tmp_path: Path, run_through: Any) -> None:
     raw["segmenter"] |= {"model": "mini"}
     raw["filters"] = {name: None if name == "near_duplicate" else {"min": None} for name in raw["filters"]}
     raw["filters"]["mask_area"] = {"min": None, "max": None}
+    raw["filters"]["mask_overlap"] = {"max": None}
+    save_clip(tmp_path / "clip")
+    raw["filters"]["class_agreement"] = {"model": str(tmp_path / "clip"), "min": None}
 
     build = run_through(raw, tmp_path / "out")
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -22,7 +23,7 @@ from synthgen.generators.diffusion import Config as DiffusionConfig
 from synthgen.masks import box_iou, mask_boxes
 from synthgen.mini import scenes
 from synthgen.mini.scenes import Scene, Thing
-from synthgen.models import MINI
+from synthgen.models import MINI, read_card
 from synthgen.sam import SamModel
 from synthgen.segmenters.sam import Backend as Segmenter
 from synthgen.segmenters.sam import Config as SegmenterConfig
@@ -83,19 +84,28 @@ class Bench:
     guidance: float = 3.0
     batch_size: int = 8
 
-    def scenes(self, stream: int, *, occlusion: bool, empty: bool = True) -> Iterator[Scene]:
-        """`count` scenes; another `stream`, other ones. Without `empty` each has something in it."""
+    def scenes(self, stream: int, *, occlusion: bool) -> Iterator[Scene]:
+        """`count` scenes; another `stream`, other ones."""
         for i in range(self.count):
-            rng = np.random.default_rng([HELD_OUT, stream, i])
-            scene = scenes.draw(rng, size=self.size, occlusion=occlusion)
-            while not scene.things and not empty:
-                scene = scenes.draw(rng, size=self.size, occlusion=occlusion)
-            yield scene
+            yield scenes.draw(np.random.default_rng([HELD_OUT, stream, i]), size=self.size, occlusion=occlusion)
 
     @cached_property
     def asked(self) -> list[Scene]:
-        """What the diffusion model is asked for: the captions and boxes of scenes in which nothing is covered."""
-        return list(self.scenes(1, occlusion=False, empty=False))
+        """What the diffusion model is asked for: the captions and boxes of scenes in which nothing is covered, of the
+        classes, grounds and colours that it knows."""
+        card = read_card(self.diffusion)
+        words = set(card.vocabulary or scenes.words())
+        among = [i for i, name in enumerate(scenes.CLASSES) if card.classes is None or name in card.classes]
+        found = []
+        for i in range(self.count):
+            rng = np.random.default_rng([HELD_OUT, 1, i])
+            while True:
+                scene = scenes.draw(rng, size=self.size, occlusion=False, among=among)
+                if scene.things and scene.background in words:
+                    break
+            things = [t if t.colour in words else replace(t, colour=None) for t in scene.things]
+            found.append(replace(scene, things=tuple(things)))
+        return found
 
     @cached_property
     def eye(self) -> ClipModel:
@@ -220,7 +230,7 @@ def score_clip(bench: Bench) -> list[Score]:
     generated, everything = list[bool](), list[bool]()
     judged = judged_crops(bench)
     excluded = {(e.image, e.thing) for e in judged.excluded}
-    for i, image in enumerate(bench.by_layout[: judged.images]):
+    for i, image in enumerate(islice(bench.generated(layout=True), judged.images)):
         asked = bench.asked[i].things
         own = named(bench, image, np.array([t.box for t in asked], np.float32)) == [t.category for t in asked]
         everything.extend(own)
