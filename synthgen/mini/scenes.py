@@ -56,6 +56,9 @@ _COLOURS = {  # hue (degrees), saturation, value of a colour's middle tone
 }
 COLOURS: tuple[str, ...] = tuple(_COLOURS)
 
+# Share of the things of those classes that are left as they are: wooden chairs, yellow buses.
+_UNPAINTED = 0.15
+
 # A later thing leaves at least this much of an earlier one in view, and at least so many px.
 _VISIBLE, _LEAST_PX = 0.65, 40
 
@@ -203,8 +206,8 @@ def _kinds(rng: np.random.Generator, most: int, among: Sequence[int]) -> list[tu
             kinds.append(kinds[-1])
             continue
         category = among[int(rng.integers(len(among)))]
-        coloured = CLASSES[category] in COLOURED
-        kinds.append((category, COLOURS[rng.integers(len(COLOURS))] if coloured else None))
+        painted = CLASSES[category] in COLOURED and rng.random() >= _UNPAINTED
+        kinds.append((category, COLOURS[rng.integers(len(COLOURS))] if painted else None))
     return kinds
 
 
