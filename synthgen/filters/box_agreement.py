@@ -8,7 +8,7 @@ from synthgen.backends import ScoreFilter, ThresholdConfig
 class Config(ThresholdConfig):
     """Options of `box_agreement`."""
 
-    min: float | None = Field(0.5, ge=0, le=1, description="Least IoU of the two boxes kept.")
+    min: float | None = Field(0.7, ge=0, le=1, description="Least IoU of the two boxes kept.")
     max: float | None = Field(None, ge=0, le=1, description="Greatest IoU kept.")
 
 

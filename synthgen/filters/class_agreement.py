@@ -22,7 +22,7 @@ class Config(ClipConfig, ThresholdConfig):
     execution: ClassVar[frozenset[str]] = ClipConfig.execution
     judged: ClassVar[frozenset[str]] = ThresholdConfig.judged
 
-    min: float | None = Field(0.3, ge=-1, le=1, description="Least cosine kept. It is of one model: see `calibrate`.")
+    min: float | None = Field(0.5, ge=-1, le=1, description="Least cosine kept. It is of one model: see `calibrate`.")
     max: float | None = Field(None, ge=-1, le=1, description="Greatest cosine kept.")
     prompt: str = Field(
         "a photo of a {}", pattern=r"^[^{}]*\{\}[^{}]*$", description="What CLIP is asked, {} being a class's name."

@@ -13,7 +13,7 @@ from synthgen.types import Sample
 class Config(ThresholdConfig):
     """Options of `sharpness`."""
 
-    min: float | None = Field(1.5, ge=0, description="Least variance of the Laplacian kept, grey levels 0..255.")
+    min: float | None = Field(5.0, ge=0, description="Least variance of the Laplacian kept, grey levels 0..255.")
     max: float | None = Field(None, ge=0, description="Greatest variance kept: noise is sharp too.")
 
 

@@ -9,7 +9,7 @@ class Config(ThresholdConfig):
     """Options of `stability`."""
 
     min: float | None = Field(
-        0.7, ge=0, le=1, description="Least stability score kept; SAM's own mask generator takes 0.95."
+        0.5, ge=0, le=1, description="Least stability score kept; SAM's own mask generator takes 0.95."
     )
     max: float | None = Field(None, ge=0, le=1, description="Greatest stability score kept.")
 

@@ -10,8 +10,8 @@ from synthgen.types import Instances, Job, Sample
 
 FILTERS = [
     (predicted_iou, "predicted_iou", 0.8),
-    (stability, "stability_score", 0.7),
-    (box_agreement, "box_iou", 0.5),
+    (stability, "stability_score", 0.5),
+    (box_agreement, "box_iou", 0.7),
 ]
 
 
