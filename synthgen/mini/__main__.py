@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from synthgen.errors import SynthgenError
+from synthgen.errors import RunError, SynthgenError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -83,6 +83,8 @@ def score(
     from synthgen.mini import scoring
     from synthgen.models import MINI
 
+    if write and what:
+        raise RunError(f"--write puts all scores into the cards; leave {what!r} out")
     root = work or MINI
     bench = scoring.Bench(root / "diffusion", root / "sam", root / "clip", count)
     chosen = {name: table for name, table in scoring.TABLES.items() if what in (None, name)}

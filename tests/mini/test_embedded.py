@@ -22,7 +22,7 @@ def card(name: str) -> str:
 
 def test_all_weights_are_small_and_hold_no_code():
     files = [p for p in MINI.rglob("*") if p.is_file()]
-    assert sum(p.stat().st_size for p in files if p.suffix == ".safetensors") <= 60e6
+    assert sum(p.stat().st_size for p in files if p.suffix == ".safetensors") <= 62e6
     assert {p.suffix for p in files} <= {".safetensors", ".json", ".md", ".webp"}
     for file in files:
         if file.suffix == ".json":
@@ -82,6 +82,7 @@ def test_text_to_image(pipeline):
     assert a.mean() > 150  # snow is light
 
 
+@pytest.mark.filterwarnings("ignore:The decode_latents method:FutureWarning")  # diffusers' own pipeline calls it
 def test_layout_to_image_puts_the_thing_into_its_box(pipeline):
     adapter = T2IAdapter.from_pretrained(MINI / "diffusion" / "adapter")
     by_layout = StableDiffusionAdapterPipeline(

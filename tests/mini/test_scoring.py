@@ -101,3 +101,8 @@ def test_the_command_scores(what, lines, tmp_path):
 def test_a_model_that_is_not_there(tmp_path: Path):
     result = CliRunner().invoke(__main__.app, ["score", "sam", "--count", "8", "--work", str(tmp_path)])
     assert result.exit_code != 0
+
+
+def test_cards_are_written_whole():
+    result = CliRunner().invoke(__main__.app, ["score", "clip", "--write"])
+    assert isinstance(result.exception, RunError) and "leave 'clip' out" in str(result.exception)
