@@ -118,10 +118,15 @@ def from_coco(spec: DatasetSpec, annotations: Path, images: Path, count: int) ->
                 raise SpecError([Problem("--images", f"{str(file)!r} has {width}x{height} px, and {said}")])
             kinds, visible = np.array([known[a["category_id"]] for a in own], np.int64), masks.any((1, 2))
             if visible.any():
-                yield Truth(image, masks[visible], kinds[visible])
+                yield Truth(image, masks[visible], kinds[visible], _ground(coco.imgs[image_id].get("prompt")))
 
     seen = {known[a["category_id"]] for image_id in files for a in labelled[image_id]}
     return Truths(len(files), read(), tuple(c.name for c in spec.categories if c.id not in seen))
+
+
+def _ground(said: Any) -> str:
+    """What the things stand on, by the prompt that our own exports keep: "grass" of "a photo of a cat on grass"."""
+    return said.rpartition(" on ")[2] if isinstance(said, str) and " on " in said else ""
 
 
 def _read(file: Path) -> NDArray[np.uint8]:

@@ -688,3 +688,11 @@ def test_a_whole_calibration(good, tmp_path):
     assert measured["touches_border"].keeps == "unknown"
     for m, n in pairwise(sorted(found.measures, key=lambda m: m.lost)):
         assert m.lost <= n.lost <= found.lost
+
+
+@pytest.mark.parametrize(
+    ("said", "ground"),
+    [("a photo of a cat on grass", "grass"), ("a photo of a cat", ""), (None, ""), ("a cat on a mat on sand", "sand")],
+)
+def test_ground_of_an_export_s_prompt(said, ground):
+    assert truths._ground(said) == ground
