@@ -280,7 +280,7 @@ FORMS: list[tuple[str, Any, Any]] = [
     ("grounder", "layout", {"use": "layout"}),
     ("generator", None, {"use": "diffusion", "model": "mini", "num_inference_steps": 20}),
     ("segmenter", {"batch_size": 4}, {"use": "sam", "batch_size": 4}),
-    ("filters", {"stability": None}, {"stability": {"use": "stability", "min": 0.7, "on_fail": "reject"}}),
+    ("filters", {"stability": None}, {"stability": {"use": "stability", "min": 0.5, "on_fail": "reject"}}),
     ("exporters", {"coco": {}}, {"coco": {"use": "coco", "segmentation": "rle"}}),
     ("splits", DELETE, {"train": 0.8, "val": 0.1, "test": 0.1}),
     ("exporters", DELETE, {"coco": None}),
