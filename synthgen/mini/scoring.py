@@ -286,12 +286,15 @@ def score_speed(bench: Bench) -> list[Score]:
     groundings = [Grounding(np.array(job.layout, np.float32), np.array(job.asked, np.int64)) for job in jobs]
     made = fastest(lambda: bench.generator.generate(jobs), 3)
     labelled = fastest(lambda: bench.segmenter.segment(images, groundings), 9)
+    folders = (bench.diffusion, bench.sam, bench.clip)
+    weights = sum(file.stat().st_size for folder in folders for file in folder.rglob("*.safetensors"))
     n, where = len(jobs), f"batch {len(jobs)}, {torch.get_num_threads()} threads"
     return [
         Score(f"generate, {bench.size} px, {bench.steps} steps with guidance, {where}", f"{n / made:.2f} images/s",
               "≥ 1.5 images/s"),
         Score(f"label by boxes, {where}", f"{n / labelled:.1f} images/s", "≥ 15 images/s"),
         Score("load all three, to the first answer of each", f"{loading:.2f} s", "≤ 2 s"),
+        Score("weights of all three, float16", f"{weights / 1e6:.1f} MB", "≤ 60 MB"),
     ]  # fmt: skip
 
 
