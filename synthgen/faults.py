@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.backends import Segmenter
-from synthgen.masks import box_iou, mask_boxes
+from synthgen.masks import box_iou, mask_boxes, paired_mask_iou
 from synthgen.plan import phrase
 from synthgen.spec import DatasetSpec
 from synthgen.truths import Truths
@@ -68,7 +68,7 @@ class Planter:
         for _ in range(SHIFTS):
             moved = _beside(box, self.rng.uniform(*SHIFT, 2), height, width)
             found = self.label(sample.image, moved[None], before.category_id[chosen])
-            if (_ious(found.masks, before.masks[chosen]) < GOOD_IOU).all():
+            if (paired_mask_iou(found.masks, before.masks[chosen]) < GOOD_IOU).all():
                 return Planted(replace(sample, instances=_replaced(before, found, chosen)), "", chosen, True)
         return None
 
@@ -177,7 +177,7 @@ def plant(spec: DatasetSpec, segmenter: Segmenter[Any], truths: Truths, share: f
             width=width,
         )  # fmt: skip
         sample = Sample(job, truth.image, planter.label(truth.image, boxes, truth.category_id))
-        bad = _ious(sample.instances.masks, truth.masks) < GOOD_IOU
+        bad = paired_mask_iou(sample.instances.masks, truth.masks) < GOOD_IOU
         if bad.any():
             yield Planted(sample, POOR, bad, True)
         elif rng.random() < share and (planted := _first(planter, queue, sample, truth.ground)):
@@ -216,9 +216,3 @@ def _replaced(before: Instances, after: Instances, chosen: NDArray[np.bool_]) ->
             scores[name] = scores[name].copy()
             scores[name][chosen] = numbers
     return Instances(masks, boxes, before.category_id, scores)
-
-
-def _ious(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Of each pair, (N, H, W) and (N, H, W) -> (N,)."""
-    both: NDArray[np.float64] = (a & b).sum((1, 2)) / np.maximum((a | b).sum((1, 2)), 1)
-    return both

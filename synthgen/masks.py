@@ -54,10 +54,17 @@ def box_iou(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArr
 
 def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float32]:
     """IoU of every mask of `a` (N, H, W) with every mask of `b` (M, H, W) -> float32 (N, M); 0 for empty masks."""
-    flat_a, flat_b = a.reshape(len(a), -1).astype(np.float32), b.reshape(len(b), -1).astype(np.float32)
+    pixels = a.shape[1] * a.shape[2]  # said, since of no masks it cannot be told
+    flat_a, flat_b = a.reshape(len(a), pixels).astype(np.float32), b.reshape(len(b), pixels).astype(np.float32)
     inner = flat_a @ flat_b.T
     union = flat_a.sum(1)[:, None] + flat_b.sum(1)[None] - inner
     return np.asarray(np.divide(inner, union, out=np.zeros_like(inner), where=union > 0), np.float32)
+
+
+def paired_mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """IoU of each mask of `a` (N, H, W) with the one of `b` (N, H, W) at its place -> float32 (N,); 0 for two empty."""
+    union = np.maximum((a | b).sum((1, 2)), 1)
+    return np.asarray((a & b).sum((1, 2)) / union, np.float32)
 
 
 def mask_polygons(mask: NDArray[np.bool_]) -> list[list[float]]:

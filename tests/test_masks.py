@@ -5,7 +5,17 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from synthgen.masks import box_iou, decode_rle, encode_rle, mask_areas, mask_boxes, mask_iou, mask_polygons, polygon_iou
+from synthgen.masks import (
+    box_iou,
+    decode_rle,
+    encode_rle,
+    mask_areas,
+    mask_boxes,
+    mask_iou,
+    mask_polygons,
+    paired_mask_iou,
+    polygon_iou,
+)
 
 Y, X = np.mgrid[:96, :128]
 
@@ -81,6 +91,9 @@ def test_mask_iou() -> None:
     masks[0, :2] = True  # 8 px
     masks[1, 1:3] = True  # 8 px, 4 shared
     assert mask_iou(masks, masks) == pytest.approx(np.array([[1, 1 / 3, 0], [1 / 3, 1, 0], [0, 0, 0]]))
+    assert paired_mask_iou(masks, masks[[1, 1, 2]]) == pytest.approx(np.array([1 / 3, 1, 0]))
+    assert mask_iou(masks[:0], masks).shape == (0, 3)
+    assert paired_mask_iou(masks[:0], masks[:0]).shape == (0,)
 
 
 @pytest.mark.parametrize("mask", SHAPES.values(), ids=SHAPES)

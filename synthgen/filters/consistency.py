@@ -10,6 +10,7 @@ from pydantic import Field
 from synthgen import models, sam
 from synthgen.backends import ModelConfig, Request, ThresholdConfig, ThresholdFilter
 from synthgen.errors import BackendError, Problem
+from synthgen.masks import paired_mask_iou
 from synthgen.sam import PROMPTS_AT_ONCE, Embedded, SamModel
 from synthgen.types import Sample
 
@@ -58,12 +59,12 @@ class Backend(ThresholdFilter[Config]):
         height, width = image.shape[:2]
         flipped = instances.boxes.copy()
         flipped[:, [0, 2]] = width - instances.boxes[:, [2, 0]]
-        agreement = _iou(_masks(model, mirrored, flipped)[:, :, ::-1], instances.masks)
+        agreement = paired_mask_iou(_masks(model, mirrored, flipped)[:, :, ::-1], instances.masks)
         sides = np.tile(instances.boxes[:, 2:] - instances.boxes[:, :2], 2)
         limits = np.array([width, height, width, height], np.float32)
         for direction in DIRECTIONS:
             moved = (instances.boxes + JITTER * direction * sides).clip(0, limits).astype(np.float32)
-            agreement = np.minimum(agreement, _iou(_masks(model, straight, moved), instances.masks))
+            agreement = np.minimum(agreement, paired_mask_iou(_masks(model, straight, moved), instances.masks))
         return agreement.astype(np.float32)
 
     def _path(self) -> Any:
@@ -77,9 +78,3 @@ def _masks(model: SamModel, embedded: Embedded, boxes: NDArray[np.float32]) -> N
         answer = model.by_boxes(embedded, boxes[start : start + PROMPTS_AT_ONCE])
         parts.append((model.full_size(embedded, answer.logits)[:, 0] > model.sam.mask_threshold).cpu().numpy())
     return np.concatenate(parts)
-
-
-def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Of each pair, (N, H, W) and (N, H, W) -> (N,)."""
-    both: NDArray[np.float64] = (a & b).sum((1, 2)) / np.maximum((a | b).sum((1, 2)), 1)
-    return both

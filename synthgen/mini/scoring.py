@@ -20,7 +20,7 @@ from synthgen.discovery import Discovery, DiscoveryConfig, Found
 from synthgen.errors import RunError
 from synthgen.generators.diffusion import Backend as Diffusion
 from synthgen.generators.diffusion import Config as DiffusionConfig
-from synthgen.masks import box_iou, mask_boxes
+from synthgen.masks import box_iou, mask_boxes, paired_mask_iou
 from synthgen.mini import scenes
 from synthgen.mini.scenes import Scene, Thing
 from synthgen.models import MINI, read_card
@@ -210,13 +210,13 @@ def by_prompts(bench: Bench, *, occlusion: bool) -> Prompted:
         if not len(masks):
             continue
         found = bench.segmenter.segment([scene.image], [Grounding(mask_boxes(masks), np.ones(len(masks), np.int64))])[0]
-        by_box.extend(mask_iou(found.masks, masks))
+        by_box.extend(paired_mask_iou(found.masks, masks))
         guess.extend(found.scores["predicted_iou"])
         model = SamModel.of(str(bench.sam), None, "auto", "auto")
         embedded = model.embed([scene.image])[0]
         answer = model.by_points(embedded, np.array([middle(mask) for mask in masks], np.float32))
         at_point = (model.full_size(embedded, answer.logits)[:, 0] > model.sam.mask_threshold).cpu().numpy()
-        by_point.extend(mask_iou(at_point, masks))
+        by_point.extend(paired_mask_iou(at_point, masks))
     return Prompted(np.array(by_box), np.array(by_point), np.array(guess, np.float64))
 
 
@@ -403,12 +403,6 @@ def visible(scene: Scene) -> tuple[NDArray[np.bool_], list[Thing]]:
     """Masks and things of which enough can be seen."""
     chosen = scene.masks.sum((1, 2)) >= LEAST_PX
     return scene.masks[chosen], [t for t, seen in zip(scene.things, chosen, strict=True) if seen]
-
-
-def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Of each pair, (N, H, W) and (N, H, W) -> (N,)."""
-    ious: NDArray[np.float64] = (a & b).sum((1, 2)) / np.maximum((a | b).sum((1, 2)), 1)
-    return ious
 
 
 def middle(mask: NDArray[np.bool_]) -> tuple[int, int]:
