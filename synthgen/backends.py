@@ -177,6 +177,18 @@ class Filter(Stage[F]):
         """Numbers (M,), or vectors (M, D) -> bool (M,). A number that could not be measured (NaN) fails."""
 
 
+def measured(name: str, f: Filter[Any], sample: Sample) -> NDArray[Any]:
+    """A filter's numbers of a sample, in its dtype. `name`: its own in the spec.
+
+    Raises:
+        BackendError: they have not the shape that its scope asks for.
+    """
+    values, n = np.asarray(f.measure(sample), f.dtype), len(sample.instances)
+    if values.shape != ((values.size,) if f.vector else () if f.scope == "image" else (n,)):
+        raise BackendError(f"filters.{name}: measured an array of shape {values.shape} for {n} instances")
+    return values
+
+
 T = TypeVar("T", bound=ThresholdConfig)
 
 

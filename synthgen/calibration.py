@@ -10,13 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthgen.backends import Filter, ThresholdFilter
-from synthgen.errors import BackendError, Problem, SpecError
+from synthgen.backends import Filter, ThresholdFilter, measured
+from synthgen.errors import SpecError
 from synthgen.faults import KINDS, Planted
 from synthgen.masks import mask_areas
 from synthgen.spec import DatasetSpec
-from synthgen.stages import Stages, request_of
-from synthgen.types import Sample
+from synthgen.stages import Stages, problems_of, request_of
 from synthgen.verdicts import EMPTY
 
 SEES = 0.75  # AUROC from which a measure is said to see a kind of fault
@@ -67,14 +66,9 @@ def prepared(spec: DatasetSpec) -> Stages:
     Raises:
         SpecError: with every problem found.
     """
-    stages, request = Stages.of(spec), request_of(spec)
-    problems = [
-        Problem(key + problem.field, problem.message) if problem.field.startswith(".") else problem
-        for key, stage in stages.named().items()
-        if key == "segmenter" or key.startswith("filters.")
-        for problem in stage.check(request)
-    ]
-    if problems:
+    stages = Stages.of(spec)
+    used = {k: stage for k, stage in stages.named().items() if k == "segmenter" or k.startswith("filters.")}
+    if problems := problems_of(used, request_of(spec)):
         raise SpecError(problems)
     return stages
 
@@ -92,7 +86,7 @@ def calibrate(filters: Mapping[str, Filter[Any]], planted: Iterable[Planted], pr
         empty = bool((mask_areas(item.sample.instances.masks) == 0).any())
         rows.append(_Row(item.fault, item.bad, item.bad_image, index if item.twin is None else item.twin, empty))
         for name, f in filters.items():
-            values[name].append(_measured(name, f, item.sample))
+            values[name].append(measured(name, f, item.sample))
     clean = np.array([not row.bad_image for row in rows], bool)
     twins = np.array([row.twin for row in rows], int)
     has = {kind: at for kind in KINDS if (at := np.array([row.fault == kind for row in rows], bool)).any()}
@@ -134,13 +128,6 @@ class _Row:
     bad_image: bool
     twin: int
     empty: bool
-
-
-def _measured(name: str, f: Filter[Any], sample: Sample) -> NDArray[Any]:
-    own, n = np.asarray(f.measure(sample), f.dtype), len(sample.instances)
-    if own.shape != ((own.size,) if f.vector else () if f.scope == "image" else (n,)):
-        raise BackendError(f"filters.{name}: measured an array of shape {own.shape} for {n} instances")
-    return own
 
 
 def _failing(f: Filter[Any], values: list[NDArray[Any]]) -> NDArray[np.bool_]:

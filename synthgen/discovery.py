@@ -13,7 +13,7 @@ from pydantic import Field
 from synthgen import clip, models, sam
 from synthgen.backends import ModelConfig
 from synthgen.clip import ClipConfig, ClipModel
-from synthgen.errors import BackendError, Problem
+from synthgen.errors import Problem
 from synthgen.masks import mask_boxes
 from synthgen.sam import PROMPTS_AT_ONCE, Embedded, SamModel
 from synthgen.types import Category
@@ -76,22 +76,19 @@ class Discovery:
 
     def problems(self) -> Iterable[Problem]:
         """What `check` has to say about the models, without torch."""
-        try:
-            sam.weights_of(models.find_model(self.config.model, "sam", self.config.revision))
-        except (models.ModelMissing, BackendError) as error:
-            yield Problem(".model", str(error))
+        yield from sam.problems(self.config)
         names = [word for c in self.categories for word in (c.name, *c.synonyms)]
         for problem in clip.problems(self.clip_config, names):
             yield Problem(".clip", problem.message)
 
     def identity(self) -> str:
         """Names the exact weights of both."""
-        own = models.find_model(self.config.model, "sam", self.config.revision)
-        return f"{models.model_identity(own)} {models.model_identity(clip.path_of(self.clip_config))}"
+        own = models.model_identity(sam.path_of(self.config))
+        return f"{own} {models.model_identity(clip.path_of(self.clip_config))}"
 
     def licences(self) -> Iterable[tuple[str, str]]:
         """(name, url) of the licences of both."""
-        yield from sam.licences(models.find_model(self.config.model, "sam", self.config.revision))
+        yield from sam.licences(sam.path_of(self.config))
         yield from clip.licences(self.clip_config)
 
     def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found]:
@@ -164,7 +161,7 @@ def propose(
     found: list[Any] = []
     scores: list[Any] = []
     for start in range(0, len(points), PROMPTS_AT_ONCE):
-        answer = model.by_points(embedded, points[start : start + PROMPTS_AT_ONCE], multimask=False)
+        answer = model.by_points(embedded, points[start : start + PROMPTS_AT_ONCE])
         logits, iou = answer.logits.flatten(0, 1), answer.predicted_iou.flatten()
         logits = _without_padding(logits, embedded, model.side)
         high = (logits > threshold + STABILITY_OFFSET).sum((1, 2))

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from synthgen import __version__
 from synthgen import stages as parts
-from synthgen.backends import ModelConfig
+from synthgen.backends import ModelConfig, measured
 from synthgen.devices import environment
 from synthgen.errors import RunError
 from synthgen.interrupts import checkpoint
@@ -287,12 +287,7 @@ class Build:
                 {"image_id": sample.job.id, "instance": i} for i in range(len(sample.instances))
             ]
             for name, f in self.stages.filters.items():
-                values = np.asarray(f.measure(sample), f.dtype)
-                wanted = (values.size,) if f.vector else () if f.scope == "image" else (len(each),)
-                if values.shape != wanted:
-                    raise RunError(
-                        f"filters.{name}: measured an array of shape {values.shape} for {len(each)} instances"
-                    )
+                values = measured(name, f, sample)
                 if f.scope == "image":
                     whole[name] = values if f.vector else values.item()
                 else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen import devices, models
-from synthgen.errors import BackendError
+from synthgen.backends import ModelConfig
+from synthgen.errors import BackendError, Problem
 
 PROMPTS_AT_ONCE = 64  # in one decoder call, as `points_per_batch` of SamAutomaticMaskGenerator; bounds the memory
 LICENCE = ("Apache-2.0", "https://github.com/facebookresearch/segment-anything")
@@ -55,8 +56,8 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Masks for N prompts, M each: `logits` tensor (N, M, h, w), at a quarter of the model's side, with the model's
-    padding; `predicted_iou` tensor (N, M)."""
+    """A mask for each of N prompts: `logits` tensor (N, 1, h, w), at a quarter of the model's side, with the model's
+    padding; `predicted_iou` tensor (N, 1)."""
 
     logits: Any
     predicted_iou: Any
@@ -102,13 +103,17 @@ class SamModel:
             for f, pixels, image in zip(features, resized, images, strict=True)
         ]
 
-    def by_boxes(self, embedded: Embedded, boxes: NDArray[np.float32], multimask: bool = False) -> Answer:
-        """Boxes (N, 4), xyxy px of the image, in one decoder call."""
-        return self._ask(embedded, self._in_frame(embedded, boxes.reshape(-1, 2, 2)).reshape(-1, 4), None, multimask)
+    def by_boxes(self, embedded: Embedded, boxes: NDArray[np.float32]) -> Iterator[tuple[Any, Any]]:
+        """Boxes (N, 4), xyxy px of the image, any number -> in parts of bounded size, in their order: logits, tensor
+        (n, H, W), of the image's own pixels, and predicted IoU, tensor (n,)."""
+        for start in range(0, len(boxes), PROMPTS_AT_ONCE):
+            corners = self._in_frame(embedded, boxes[start : start + PROMPTS_AT_ONCE].reshape(-1, 2, 2)).reshape(-1, 4)
+            answer = self._ask(embedded, corners, None)
+            yield self.full_size(embedded, answer.logits)[:, 0], answer.predicted_iou[:, 0]
 
-    def by_points(self, embedded: Embedded, points: NDArray[np.float32], multimask: bool = False) -> Answer:
+    def by_points(self, embedded: Embedded, points: NDArray[np.float32]) -> Answer:
         """A foreground point for each mask: (N, 2), (x, y) px of the image, in one decoder call."""
-        return self._ask(embedded, None, self._in_frame(embedded, points[:, None]), multimask)
+        return self._ask(embedded, None, self._in_frame(embedded, points[:, None]))
 
     def full_size(self, embedded: Embedded, logits: Any) -> Any:
         """Logits of an answer (N, M, h, w) -> (N, M, H, W), of the image's own pixels."""
@@ -123,9 +128,7 @@ class SamModel:
         scaled = ResizeLongestSide(self.side).apply_coords(points, embedded.size)
         return np.asarray(scaled, np.float32)
 
-    def _ask(
-        self, embedded: Embedded, boxes: NDArray[np.float32] | None, points: NDArray[np.float32] | None, multimask: bool
-    ) -> Answer:
+    def _ask(self, embedded: Embedded, boxes: NDArray[np.float32] | None, points: NDArray[np.float32] | None) -> Answer:
         """As SamPredictor.predict_torch, without going back to the image's resolution."""
         import torch
 
@@ -143,7 +146,7 @@ class SamModel:
                 image_pe=sam.prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=multimask,
+                multimask_output=False,
             )
         return Answer(logits, iou)
 
@@ -166,6 +169,19 @@ def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
     if file.suffix not in {".pth", ".safetensors"}:
         raise BackendError(f"{file} is no SAM checkpoint; takes a .pth or .safetensors file")
     return file, shape
+
+
+def path_of(config: ModelConfig) -> Path:
+    """The model's folder or file. Raises: ModelMissing."""
+    return models.find_model(config.model, "sam", config.revision)
+
+
+def problems(config: ModelConfig) -> Iterable[Problem]:
+    """What `check` has to say about the model, without torch."""
+    try:
+        weights_of(path_of(config))
+    except (models.ModelMissing, BackendError) as error:
+        yield Problem(".model", str(error))
 
 
 def licences(path: Path) -> Iterable[tuple[str, str]]:

@@ -63,22 +63,28 @@ def request_of(spec: DatasetSpec) -> Request:
     return Request(spec.height, spec.width, spec.layout is not None, frozenset(words))
 
 
-def check(spec: DatasetSpec, out: Path) -> Stages:
-    """Everything that would fail later and can be known now, in about a second, without torch.
-
-    Raises:
-        SpecError: with every problem found.
-    """
-    stages, request = Stages.of(spec), request_of(spec)
+def problems_of(named: Mapping[str, Stage[Any]], request: Request) -> list[Problem]:
+    """What backends have to say, in fields of the spec. `named`: key in the spec -> backend."""
     problems: list[Problem] = []
     unknown: set[str] = set()  # classes that the generator does not know: told once, whoever else does not
-    for key, stage in stages.named().items():
+    for key, stage in named.items():
         for problem in stage.check(request):
             if problem.field == "classes":
                 unknown.update(re.findall(r"got ('.*?')", problem.message))
             elif any(f"does not know {name}" in problem.message for name in unknown):
                 continue
             problems.append(Problem(key + problem.field, problem.message) if problem.field.startswith(".") else problem)
+    return problems
+
+
+def check(spec: DatasetSpec, out: Path) -> Stages:
+    """Everything that would fail later and can be known now, in about a second, without torch.
+
+    Raises:
+        SpecError: with every problem found.
+    """
+    stages = Stages.of(spec)
+    problems = problems_of(stages.named(), request_of(spec))
     for name, f in stages.filters.items():
         if f.scope == "image" and f.config.on_fail != "reject":
             problems.append(

@@ -9,9 +9,9 @@ from pydantic import Field
 
 from synthgen import models, sam
 from synthgen.backends import ModelConfig, Request, ThresholdConfig, ThresholdFilter
-from synthgen.errors import BackendError, Problem
+from synthgen.errors import Problem
 from synthgen.masks import paired_mask_iou
-from synthgen.sam import PROMPTS_AT_ONCE, Embedded, SamModel
+from synthgen.sam import Embedded, SamModel
 from synthgen.types import Sample
 
 # How far each side of a box moves, as a share of its width or height: outward and inward, and to two sides.
@@ -37,16 +37,13 @@ class Backend(ThresholdFilter[Config]):
     scope = "instance"
 
     def check(self, request: Request) -> Iterable[Problem]:
-        try:
-            sam.weights_of(self._path())
-        except (models.ModelMissing, BackendError) as error:
-            yield Problem(".model", str(error))
+        return sam.problems(self.config)
 
     def identity(self) -> str:
-        return models.model_identity(self._path())
+        return models.model_identity(sam.path_of(self.config))
 
     def licences(self) -> Iterable[tuple[str, str]]:
-        return sam.licences(self._path())
+        return sam.licences(sam.path_of(self.config))
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (N,)."""
@@ -67,14 +64,8 @@ class Backend(ThresholdFilter[Config]):
             agreement = np.minimum(agreement, paired_mask_iou(_masks(model, straight, moved), instances.masks))
         return agreement.astype(np.float32)
 
-    def _path(self) -> Any:
-        return models.find_model(self.config.model, "sam", self.config.revision)
-
 
 def _masks(model: SamModel, embedded: Embedded, boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
     """Boxes (N, 4) -> masks (N, H, W)."""
-    parts = []
-    for start in range(0, len(boxes), PROMPTS_AT_ONCE):
-        answer = model.by_boxes(embedded, boxes[start : start + PROMPTS_AT_ONCE])
-        parts.append((model.full_size(embedded, answer.logits)[:, 0] > model.sam.mask_threshold).cpu().numpy())
-    return np.concatenate(parts)
+    parts = model.by_boxes(embedded, boxes)
+    return np.concatenate([(logits > model.sam.mask_threshold).cpu().numpy() for logits, _ in parts])

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthgen import masks, models, sam
 from synthgen.backends import ModelConfig, Request, Segmenter
-from synthgen.errors import BackendError, Problem
+from synthgen.errors import Problem
 from synthgen.types import Grounding, Instances
 
 STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
@@ -30,16 +29,13 @@ class Backend(Segmenter[Config]):
     """
 
     def check(self, request: Request) -> Iterable[Problem]:
-        try:
-            sam.weights_of(self._path())
-        except (models.ModelMissing, BackendError) as error:
-            yield Problem(".model", str(error))
+        return sam.problems(self.config)
 
     def identity(self) -> str:
-        return models.model_identity(self._path())
+        return models.model_identity(sam.path_of(self.config))
 
     def licences(self) -> Iterable[tuple[str, str]]:
-        return sam.licences(self._path())
+        return sam.licences(sam.path_of(self.config))
 
     def segment(self, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]) -> list[Instances]:
         """Images uint8 (H, W, 3), RGB, of any sizes, with their boxes -> one mask a box, in the same order.
@@ -59,9 +55,6 @@ class Backend(Segmenter[Config]):
                 labelled[i] = _decode(model, embedded, groundings[i])
         return labelled
 
-    def _path(self) -> Path:
-        return models.find_model(self.config.model, "sam", self.config.revision)
-
 
 def _decode(model: sam.SamModel, embedded: sam.Embedded, grounding: Grounding) -> Instances:
     """The boxes of one image, one mask each."""
@@ -69,12 +62,10 @@ def _decode(model: sam.SamModel, embedded: sam.Embedded, grounding: Grounding) -
 
     found, predicted_iou, stability = [], [], []
     threshold = model.sam.mask_threshold
-    for start in range(0, len(grounding), sam.PROMPTS_AT_ONCE):
-        answer = model.by_boxes(embedded, grounding.boxes[start : start + sam.PROMPTS_AT_ONCE])
-        logits = model.full_size(embedded, answer.logits)[:, 0]  # (n, H, W)
+    for logits, iou in model.by_boxes(embedded, grounding.boxes):
         score = calculate_stability_score(logits, threshold, STABILITY_OFFSET)
         found.append((logits > threshold).cpu().numpy())
-        predicted_iou.append(answer.predicted_iou[:, 0].cpu().numpy())
+        predicted_iou.append(iou.cpu().numpy())
         stability.append(score.nan_to_num(nan=0).cpu().numpy())  # 0/0: no logit above -1
     mask = np.concatenate(found)
     tight, is_empty = masks.mask_boxes(mask), masks.mask_areas(mask) == 0

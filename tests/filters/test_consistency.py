@@ -27,18 +27,20 @@ def sample(image, masks, boxes=None):
     return Sample(job, image, Instances(masks, boxes, np.ones(len(masks), np.int64)))
 
 
-class Boxes:
-    """A SAM that answers with its boxes' pixels, or, where it is `steady`, with all that is bright inside them."""
-
-    sam = SimpleNamespace(mask_threshold=0.0)
+class Boxes(sam.SamModel):
+    """A SAM whose decoder answers with its boxes' pixels, or, where it is `steady`, all that is bright inside them."""
 
     def __init__(self, steady: bool) -> None:
+        super().__init__(SimpleNamespace(mask_threshold=0.0))
         self.steady, self.asked = steady, []
 
     def embed(self, images):
         return [SimpleNamespace(image=image) for image in images]
 
-    def by_boxes(self, embedded, boxes):
+    def _in_frame(self, embedded, points):
+        return points
+
+    def _ask(self, embedded, boxes, points):
         self.asked.append((embedded.image, boxes))
         height, width = embedded.image.shape[:2]
         ys, xs = np.mgrid[:height, :width] + 0.5
@@ -46,7 +48,7 @@ class Boxes:
         if self.steady:
             bright = embedded.image[..., 0] > 128
             inside = np.array([bright & mask.any() for mask in inside & bright])
-        return SimpleNamespace(logits=torch.from_numpy(np.where(inside, 1.0, -1.0))[:, None])
+        return sam.Answer(torch.from_numpy(np.where(inside, 1.0, -1.0))[:, None], torch.ones(len(boxes), 1))
 
     def full_size(self, embedded, logits):
         return logits
