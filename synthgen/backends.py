@@ -176,6 +176,11 @@ class Filter(Stage[F]):
     def fails(self, values: NDArray[Any]) -> NDArray[np.bool_]:
         """Numbers (M,), or vectors (M, D) -> bool (M,). A number that could not be measured (NaN) fails."""
 
+    def original(self, values: NDArray[Any], kept: NDArray[np.bool_], place: int) -> int | None:
+        """Of a filter of the whole dataset: the place in `values` of the kept one for which the one at `place` failed;
+        None where it cannot say."""
+        return None
+
 
 def measured(name: str, f: Filter[Any], sample: Sample) -> NDArray[Any]:
     """A filter's numbers of a sample, in its dtype. `name`: its own in the spec.

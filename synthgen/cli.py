@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="A YAML dataset spec in; a labelled, filtered, trustworthy COCO dataset out.",
+    help="A YAML dataset spec in; a labelled, filtered, trustworthy COCO dataset and a report out.",
     epilog="Errors are one line each; --debug, anywhere on the line, shows where they come from.",
 )
 
@@ -215,6 +215,7 @@ def _report(build: Build, quality: Quality, console: Console, quiet: bool, state
         console.print(grid)
         for name in build.spec.exporters:
             console.print(f"{name}: {build.run.export_folder(name)}", highlight=False, soft_wrap=True)
+        console.print(f"report: {build.run.report_file}", highlight=False, soft_wrap=True)
     console.print(f"{state}: {headline(quality)}", highlight=False, soft_wrap=True)
     for line in shortfall(quality, build.is_complete()):
         print(f"short: {line}", file=sys.stderr)
@@ -272,8 +273,11 @@ def _redo(build: Build, quiet: bool, allow_mixed: bool) -> None:
             print(f"labelling and measuring shard {shard}")
         build.label(shard, allow_mixed)
         build.measure(shard)
+    from synthgen.report.page import write
+
     quality = build.judge()
     build.export()
+    write(build)
     _report(build, quality, _console(), quiet, "done")
 
 
@@ -290,6 +294,43 @@ def export(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> N
     if not quiet:
         for name, files in written.items():
             print(f"{name}: {files} files in {build.run.export_folder(name)}")
+
+
+@app.command()
+def report(run: RunFolder) -> None:
+    """Write a run's report, with its dataset card, and say where it is."""
+    from synthgen.pipeline import Build
+    from synthgen.report.page import write
+    from synthgen.store import Run
+
+    with Run.existing(run).lock():
+        build = Build.open(run)
+        if not build.is_done("judge"):
+            raise RunError(
+                f"{run} has not been judged by its spec and reviews yet; judge it first: synthgen judge {run}"
+            )
+        print(write(build))
+
+
+@app.command()
+def review(
+    run: RunFolder,
+    queue: Annotated[
+        Literal["random", "borderline"],
+        typer.Option(help="random: labels, for label precision; borderline: images near a threshold."),
+    ] = "random",
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Items at most. Default: as many as give ± 5 %; all that are borderline.")
+    ] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page, on this machine only; 0: a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+) -> None:
+    """Go through labels in the browser: accept, reject, wrong class, bad mask."""
+    from synthgen.pipeline import Build
+    from synthgen.review.server import serve
+
+    made = serve(Build.open(run), queue, count, port, browser)
+    print(f"{made} verdicts made; apply them with: synthgen judge {run}" if made else "no verdicts made")
 
 
 @app.command()

@@ -28,6 +28,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from synthgen.interrupts import stoppable
 from synthgen.pipeline import Build
+from synthgen.report.page import write
 from synthgen.server import embedded_server
 from synthgen.spec import load_spec
 from synthgen.stages import check
@@ -62,6 +63,11 @@ def export(run: Path) -> dict[str, int]:
     return Build.open(run).export()
 
 
+@task(name="report", cache_policy=NO_CACHE)
+def report(run: Path) -> str:
+    return str(write(Build.open(run)))
+
+
 @flow(name="build-dataset", flow_run_name="{spec}-run-{run}", validate_parameters=False)
 def build_dataset(
     spec: Path,
@@ -70,7 +76,7 @@ def build_dataset(
     overrides: tuple[str, ...] = (),
     allow_mixed: bool = False,
 ) -> dict[str, Any]:
-    """Makes, labels, filters and exports a dataset, and goes on where an earlier run of the same was stopped.
+    """Makes, labels, filters, exports and reports a dataset, and goes on where an earlier run of the same was stopped.
 
     Args:
         spec: the YAML file.
@@ -80,7 +86,7 @@ def build_dataset(
         allow_mixed: whether shards made on another kind of machine may be joined.
 
     Returns:
-        The numbers of `quality.json`.
+        The first numbers of `quality.json`.
 
     Raises:
         SynthgenError: the spec cannot be run, or the folder cannot be used.
@@ -100,6 +106,7 @@ def build_dataset(
             if not build.extend():
                 break
         export(folder.root)
+        report(folder.root)
         quality = build.quality()
     assert quality is not None
     publish(quality)

@@ -123,3 +123,16 @@ def polygon_iou(polygons: list[list[float]], mask: NDArray[np.bool_]) -> float:
     height, width = mask.shape
     drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
     return float(mask_iou(drawn[None], mask[None])[0, 0])
+
+
+def mask_path(mask: NDArray[np.bool_], tolerance_px: float = 0.5) -> str:
+    """One mask, bool (H, W) -> the `d` of an SVG path around it, in px of the image, to be filled by the even-odd rule;
+    "" for an empty mask. For showing: its corners may lie `tolerance_px` off."""
+    doubled = np.ascontiguousarray(mask, np.uint8).repeat(2, 0).repeat(2, 1)  # see `_outline`
+    contours, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    parts = []
+    for contour in contours:
+        corners = cv2.approxPolyDP(contour, 2 * tolerance_px, True).reshape(-1, 2) + 1
+        if len(corners) > 2:
+            parts.append("M" + "L".join(f"{x / 2:g} {y / 2:g}" for x, y in corners) + "Z")
+    return "".join(parts)

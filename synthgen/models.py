@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 MINI = Path(__file__).parent / "mini" / "weights"
 
@@ -28,11 +28,21 @@ class Licence(_Strict):
 
 class AdapterLayout(_Strict):
     """A layout is given to the model as an image, boxes filled with their class's colour, through a T2I-Adapter
-    (arXiv 2302.08453). `folder`: of the adapter, inside the model's; `palette`: class -> RGB in [0, 1]."""
+    (arXiv 2302.08453). `folder`: of the adapter, inside the model's; `palette`: class -> its value in each channel that
+    the adapter takes: RGB in [0, 1], or a channel a class; `downscale`: the adapter's image is smaller than the picture
+    by this factor, of whole cells their mean."""
 
     form: Literal["t2i_adapter"]
     folder: str
-    palette: dict[str, tuple[float, float, float]]
+    palette: dict[str, tuple[float, ...]] = Field(min_length=1)
+    downscale: int = Field(1, ge=1)
+
+    @field_validator("palette")
+    @classmethod
+    def _equal_lengths(cls, value: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        if len({len(colour) for colour in value.values()}) != 1:
+            raise ValueError("`palette` gives its classes colours of different lengths")
+        return value
 
 
 class KnownClass(_Strict):

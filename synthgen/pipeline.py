@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -22,14 +22,20 @@ from synthgen import stages as parts
 from synthgen.backends import ModelConfig, measured
 from synthgen.devices import environment
 from synthgen.errors import RunError
+from synthgen.figures import figures
 from synthgen.interrupts import checkpoint
 from synthgen.plan import Round, first_round, next_round, plan_round, split_of
-from synthgen.records import Accepted, instances_of, label_rows, label_schema
+from synthgen.records import Accepted, Tables, instances_of, label_rows, label_schema
+from synthgen.reviews import Reviews, labels_digest, read_reviews
 from synthgen.spec import DatasetSpec, differences
 from synthgen.stages import Stages, fingerprint
 from synthgen.store import Mark, Run, StageName, atomic
+from synthgen.summary import shortfall
 from synthgen.types import DatasetInfo, Job, Sample
 from synthgen.verdicts import Quality, Verdicts, judge
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PER_SHARD: tuple[StageName, ...] = ("generate", "label", "measure")
 
@@ -93,16 +99,19 @@ class Build:
             return self._made_from
         if stage == "judge":
             measured = [self.run.mark("measure", s) for s in self.run.shards()]
-            return (
-                None
-                if None in measured
-                else fingerprint(parts.judged_by(self.spec), *(m.outputs for m in measured if m))
-            )
-        if stage == "export":
-            marks = [self.run.mark("judge")]
-            marks += [self.run.mark(s, n) for n in self.run.shards() for s in ("label", "measure")]  # type: ignore[arg-type]
-            options = parts.exported_by(self.spec, str(shard))
-            return None if None in marks else fingerprint(options, *(m.outputs for m in marks if m))
+            said = read_reviews(self.run.reviews_file).digest()
+            outputs = [*(m.outputs for m in measured if m), *([said] if said else [])]
+            return None if None in measured else fingerprint(parts.judged_by(self.spec), *outputs)
+        if stage in {"export", "report"}:
+            judged = self.run.mark("judge")
+            marks = [self.run.mark(s, n) for n in self.run.shards() for s in ("label", "measure")]  # type: ignore[arg-type]
+            if judged is None or None in marks:
+                return None
+            if stage == "report":
+                return fingerprint(parts.reported_by(self.spec), judged.outputs, *(m.outputs for m in marks if m))
+            # Not the numbers of `quality.json`, among which are times.
+            verdicts = judged.files[self.run.verdicts_file.name][1]
+            return fingerprint(parts.exported_by(self.spec, str(shard)), verdicts, *(m.outputs for m in marks if m))
         before = {"generate": ("plan",), "label": ("plan", "generate"), "measure": ("generate", "label")}[stage]
         own = {"generate": self._made_from, "label": self._labelled_by, "measure": self._measured_by}[stage]
         marks = [self.run.mark(b, shard) for b in before]  # type: ignore[arg-type]
@@ -125,7 +134,8 @@ class Build:
             and not self.pending()
             and self.is_done("judge")
             and all(self.is_done("export", name) for name in self.spec.exporters)
-            and self._next_round() is None
+            and self.is_done("report")
+            and self._next_round(self.quality()) is None
         )
 
     # Plan
@@ -151,7 +161,7 @@ class Build:
 
     def extend(self) -> bool:
         """Records a further round for what judging threw away; False if nothing is missing or the budget is spent."""
-        further = self._next_round()
+        further = self._next_round(self.quality())
         if further:
             self.run.write_round(further.number, asdict(further))
         return further is not None
@@ -159,8 +169,7 @@ class Build:
     def _shards_of(self, round: Mapping[str, Any]) -> int:
         return -(-int(round["count"]) // self.spec.shard_size)
 
-    def _next_round(self) -> Round | None:
-        quality = self.quality()
+    def _next_round(self, quality: Quality | None) -> Round | None:
         if quality is None:
             return None
         return next_round(
@@ -305,20 +314,31 @@ class Build:
     # Judge
 
     def verdicts(self, shards: Iterable[int]) -> Verdicts:
-        """Applies the spec's thresholds to the numbers of these shards. Writes nothing."""
-        import pandas as pd
+        """Applies the spec's thresholds to the numbers of these shards, and what people said. Writes nothing."""
+        return self._judged(Tables.read(self.run, shards))
 
-        measures, labels, jobs = [], [], []
-        for shard in shards:
-            measures.append(self.run.read_table(self.run.table_file("measures", shard)))
-            table = self.run.read_table(self.run.table_file("labels", shard))
-            labels.append(table.select(["image_id", "instance", "category_id", "area"]))
-            table = self.run.read_table(self.run.table_file("jobs", shard)).select(["image_id", "family", "asked"])
-            jobs.append(table.append_column("shard", pa.array(np.full(len(table), shard, np.int32))))
-        # Hashes are whole 64-bit numbers, and null in rows of instances: pandas would make floats of them.
-        types = {pa.uint64(): pd.UInt64Dtype()}.get
-        frames = (pa.concat_tables(t).to_pandas(types_mapper=types) for t in (measures, labels, jobs))
-        return judge(self.spec, self.stages.filters, *frames)
+    def _judged(self, tables: Tables) -> Verdicts:
+        labels = tables.labels[["image_id", "instance", "category_id", "area"]]
+        jobs = tables.jobs[["image_id", "shard", "family", "asked"]]
+        return judge(self.spec, self.stages.filters, tables.measures, labels, jobs, self._reviews(tables.jobs))
+
+    def _reviews(self, jobs: pd.DataFrame) -> Reviews:
+        """What people said of these jobs' images, where the labels are still those that they saw."""
+        said = read_reviews(self.run.reviews_file)
+        chosen = jobs.loc[jobs["image_id"].isin(said.image_ids()), ["image_id", "shard"]]
+        now: dict[int, str] = {}
+        for shard in sorted(set(chosen["shard"].tolist())):
+            now |= self.labels_digests(shard, set(chosen.loc[chosen["shard"] == shard, "image_id"]))
+        return said.where(lambda review: now.get(review.image_id) == review.labels)
+
+    def labels_digests(self, shard: int, image_ids: set[int]) -> dict[int, str]:
+        """Image id -> what names its labels as they are."""
+        rows: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
+        columns = ["image_id", "instance", "category_id", "rle"]
+        for row in self.run.read_table(self.run.table_file("labels", shard)).select(columns).to_pylist():
+            if row["image_id"] in rows:
+                rows[row["image_id"]].append(row)
+        return {image_id: labels_digest(found) for image_id, found in rows.items()}
 
     def judge(self) -> Quality:
         """Writes `verdicts.parquet` and `quality.json`, replaced when what they are made from has changed."""
@@ -326,14 +346,33 @@ class Build:
         if inputs is None:
             raise RunError(f"{self.run.root} has images without measures; run the spec to make them")
         if not self.run.is_done("judge", None, inputs):
-            started, found = time.monotonic(), self.verdicts(self.run.shards())
+            started, tables = time.monotonic(), Tables.read(self.run, self.run.shards())
+            found = self._judged(tables)
             table = self.run.write_table(self.run.verdicts_file, found.table())
+            quality = found.quality()
+            notes = list(shortfall(quality, self._next_round(quality) is None))
+            numbers = asdict(quality) | {"yield": quality.passed, "notes": notes}
+            numbers |= figures(self.spec, self.stages.filters, tables, found)
+            self._describe(numbers["samples"], tables.jobs)
+            numbers["models"] = [{"stage": key, **model} for key, model in self._models.items()]
+            numbers["timings"] = timings(self.run, numbers["accepted"])
             with atomic(self.run.quality_file) as file:
-                file.write(orjson.dumps(asdict(found.quality()), option=orjson.OPT_INDENT_2))
+                file.write(orjson.dumps(numbers, option=orjson.OPT_INDENT_2))
             self.run.commit("judge", None, inputs, [table, self.run.quality_file], seconds=time.monotonic() - started)
-        quality = self.quality()
-        assert quality is not None
-        return quality
+        read = self.quality()
+        assert read is not None
+        return read
+
+    def _describe(self, samples: Mapping[str, list[dict[str, Any]]], jobs: pd.DataFrame) -> None:
+        """Puts what their jobs say of images beside them."""
+        rows: dict[int, list[dict[str, Any]]] = {}
+        for kind in samples.values():
+            for row in kind:
+                rows.setdefault(row["image_id"], []).append(row)
+        for shard in sorted(set(jobs.loc[jobs["image_id"].isin(rows), "shard"])):
+            for job in self.jobs(int(shard)):
+                for row in rows.get(job.id, ()):
+                    row |= {"split": job.split, "prompt": job.prompt, "seed": job.seed}
 
     def quality(self) -> Quality | None:
         """The numbers of the last judging, if there was one."""
@@ -399,6 +438,25 @@ def _batches(jobs: Sequence[Job], environment: Mapping[str, Any], stage: str) ->
     size = environment.get(stage, {}).get("batch_size", 1)
     for start in range(0, len(jobs), size):
         yield jobs[start : start + size]
+
+
+def timings(run: Run, accepted: int) -> dict[str, Any]:
+    """How long the shards took that are done: seconds, and images a second, of each stage and of all."""
+    stages = stage_seconds(run)
+    total = sum(seconds for seconds, _ in stages.values())
+    return {
+        "stages": [
+            {
+                "stage": name,
+                "seconds": round(seconds, 3),
+                "images": images,
+                "images_per_second": round(images / seconds, 3) if seconds else None,
+            }
+            for name, (seconds, images) in stages.items()
+        ],
+        "seconds": round(total, 3),
+        "accepted_per_hour": round(3600 * accepted / total, 1) if total else None,
+    }
 
 
 def stage_seconds(run: Run) -> dict[str, tuple[float, int]]:

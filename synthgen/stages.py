@@ -17,6 +17,7 @@ from synthgen.spec import DatasetSpec
 from synthgen.store import digest
 
 FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
+JUDGED = 2  # of what judging writes: a change here judges every existing run anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +198,7 @@ def measured_by(spec: DatasetSpec, models: Mapping[str, Mapping[str, Any]]) -> d
 def judged_by(spec: DatasetSpec) -> dict[str, Any]:
     """What the verdicts depend on, besides the measures."""
     return {
-        "format": FORMAT,
+        "format": JUDGED,
         "count": spec.count,
         "quotas": {str(c): n for c, n in spec.quotas.items()},
         # Lists, since the order of splits decides where a family falls, and that of filters the order of reasons.
@@ -213,6 +214,17 @@ def exported_by(spec: DatasetSpec, exporter: str) -> dict[str, Any]:
         "description": spec.description,
         "splits": list(spec.splits),
         "options": spec.exporters[exporter].model_dump(mode="json"),
+    }
+
+
+def reported_by(spec: DatasetSpec) -> dict[str, Any]:
+    """What the report and the dataset card depend on, besides numbers, labels and images."""
+    templates = sorted(p for p in (Path(__file__).parent / "report").iterdir() if p.suffix in {".j2", ".css", ".js"})
+    return {
+        "format": FORMAT,
+        "description": spec.description,
+        "exporters": list(spec.exporters),
+        "templates": {file.name: file.read_text(encoding="utf-8") for file in templates},
     }
 
 

@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from synthgen.errors import OutOfRoom, RunError
 from synthgen.types import Job
 
-StageName = Literal["plan", "generate", "label", "measure", "judge", "export"]
+StageName = Literal["plan", "generate", "label", "measure", "judge", "export", "report"]
 
 JOB_SCHEMA = pa.schema(
     [
@@ -149,6 +149,18 @@ class Run:
     @property
     def quality_file(self) -> Path:
         return self.root / "quality.json"
+
+    @property
+    def reviews_file(self) -> Path:
+        return self.root / "reviews.jsonl"
+
+    @property
+    def report_file(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def card_file(self) -> Path:
+        return self.root / "README.md"
 
     def image_file(self, shard: int, image_id: int) -> Path:
         return self.root / "images" / f"{shard:05d}" / f"{image_id:012d}.png"

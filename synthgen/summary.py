@@ -79,14 +79,19 @@ def tables(q: Quality) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, .
 
 
 def markdown(q: Quality) -> str:
-    lines = [f"# {_cell(q.name)}", "", headline(q), ""]
-    lines += [f"- {_cell(line)}" for line in shortfall(q)]
+    lines = [f"# {markdown_text(q.name)}", "", headline(q), "", f"Label precision: {q.precision}.", ""]
+    lines += [f"- {markdown_text(line)}" for line in shortfall(q)]
+    return "\n".join(lines) + "\n" + markdown_tables(q, level=2)
+
+
+def markdown_tables(q: Quality, level: int = 3) -> str:
+    lines = []
     for title, columns, rows in tables(q):
-        lines += ["", f"## {title}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-        lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
+        lines += ["", f"{'#' * level} {title}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
+        lines += [f"| {' | '.join(map(markdown_text, row))} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
-def _cell(text: str) -> str:
+def markdown_text(text: str) -> str:
     """Text from a spec, shown as text whatever it holds."""
     return " ".join(text.split()).translate({ord(c): f"&#{ord(c)};" for c in "&\\`*_{}[]<>|#"})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ import pyarrow as pa
 
 from synthgen.backends import Filter, ThresholdFilter
 from synthgen.plan import split_of
+from synthgen.precision import LabelPrecision
+from synthgen.reviews import VERDICTS, Reviews, reason
 from synthgen.spec import DatasetSpec
 
 if TYPE_CHECKING:
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 EMPTY = "empty_mask"  # the reason for an object that was asked for, or grounded, and has no pixel
 NOT_FOUND = "not_found"  # the reason for an asked object that was lost although no filter failed
+OUTCOMES = ("keep", "drop", "ignore", "reject")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A run in numbers: what `quality.json` holds."""
+    """A run in numbers: what `quality.json` begins with; `figures` has the rest of it."""
 
     name: str
     wanted: int
@@ -70,6 +73,7 @@ class Quality:
     classes: Mapping[str, ClassCount]
     splits: Mapping[str, int]
     objects: Mapping[str, int]
+    precision: LabelPrecision
 
     @property
     def missing(self) -> int:
@@ -91,9 +95,21 @@ class Quality:
 
     @classmethod
     def read(cls, raw: dict[str, Any]) -> Quality:
-        reasons = {n: Reason(**r) for n, r in raw.pop("reasons").items()}
-        classes = {n: ClassCount(**c) for n, c in raw.pop("classes").items()}
-        return cls(reasons=reasons, classes=classes, **raw)
+        """`quality.json`; what it has besides is left."""
+        own = {f.name: raw[f.name] for f in fields(cls)}
+        own["reasons"] = {n: Reason(**r) for n, r in own["reasons"].items()}
+        own["classes"] = {n: ClassCount(**c) for n, c in own["classes"].items()}
+        own["precision"] = LabelPrecision.read(own["precision"])
+        return cls(**own)
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """What a filter of the whole dataset was given and said: ids (M,) in order, their numbers, which failed."""
+
+    image_ids: np.ndarray[Any, Any]
+    values: np.ndarray[Any, Any]
+    failed: np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -102,9 +118,13 @@ class Verdicts:
 
     Attributes:
         images: a row an image in order of id: image_id, shard, split, asked (category ids), verdict (accepted,
-            surplus, rejected), reasons.
-        instances: a row an instance: image_id, instance, shard, category_id, verdict (kept, ignored, dropped,
-            rejected), reasons.
+            surplus, rejected), reasons, passed.
+        instances: a row an instance: image_id, instance, shard, category_id (what a reviewer says it is, where one
+            does), verdict (kept, ignored, dropped, rejected), reasons, passed.
+            `passed`: by the filters alone, whatever reviewers said; an instance, with its image.
+        failing: filter -> image id -> the numbers that failed.
+        alike: filter of the whole dataset -> the images that it compared, see `Compared`.
+        reviews: the verdicts of people that were applied.
     """
 
     spec: DatasetSpec
@@ -112,6 +132,8 @@ class Verdicts:
     images: pd.DataFrame
     instances: pd.DataFrame
     failing: Mapping[str, Mapping[int, list[float]]]
+    alike: Mapping[str, Compared]
+    reviews: Reviews
 
     def table(self) -> pa.Table:
         """Both as one table; `instance` is null in an image's row."""
@@ -124,6 +146,7 @@ class Verdicts:
                 ("category_id", pa.int32()),
                 ("verdict", pa.string()),
                 ("reasons", pa.list_(pa.string())),
+                ("passed", pa.bool_()),
             ]
         )
         columns = [
@@ -157,7 +180,16 @@ class Verdicts:
             classes=classes,
             splits={name: int((chosen["split"] == name).sum()) for name in self.spec.splits},
             objects={str(k): objects[k] for k in sorted(self.spec.objects_per_image)},
+            precision=self.precision(),
         )
+
+    def precision(self) -> LabelPrecision:
+        """Of the labels that pass the filters, by the verdicts on the random sample of them."""
+        population = self.instances.loc[self.instances["passed"], ["image_id", "instance"]]
+        asked = {about for about, review in self.reviews.of.items() if review.queue == "random"}
+        sample = [about for about in zip(*map(population.get, population), strict=True) if about in asked]  # type: ignore[arg-type]
+        right = sum(self.reviews.of[about].verdict == "accept" for about in sample)
+        return LabelPrecision.of(right, len(sample), len(population))
 
     def _classes(self, accepted: Counter[int]) -> dict[str, ClassCount]:
         kept: Counter[tuple[int, int]] = Counter()
@@ -263,37 +295,44 @@ def judge(
     measures: pd.DataFrame,
     labels: pd.DataFrame,
     jobs: pd.DataFrame,
+    reviews: Reviews | None = None,
 ) -> Verdicts:
-    """Applies thresholds to stored numbers.
+    """Applies thresholds to stored numbers, then what people said of these labels.
+
+    An accepted label is kept, an accepted image with all its labels, whatever a filter of single images says (what is
+    near-duplicate stays so); a label that is not accepted rejects its image, unless its right class was given: then it
+    is that.
 
     Args:
         measures: image_id, instance (null: the image), a column a filter.
         labels: image_id, instance, category_id, area.
         jobs: image_id, shard, family, asked.
+        reviews: on the labels as they are.
     """
+    reviews = reviews or Reviews()
     jobs = jobs.sort_values("image_id", ignore_index=True)
     order: list[int] = jobs["image_id"].tolist()
     place = {image_id: i for i, image_id in enumerate(order)}
     whole = measures[measures["instance"].isna()].set_index("image_id").reindex(jobs["image_id"])
     each = labels.merge(measures[measures["instance"].notna()], on=["image_id", "instance"], how="left")
     each = each.sort_values(["image_id", "instance"], ignore_index=True)
+    holder = np.array([place[i] for i in each["image_id"].tolist()], int)  # of each instance, its image's place
 
-    ids: list[int] = each["image_id"].tolist()
-    image_reasons: list[list[str]] = [[] for _ in place]
-    instance_reasons: list[list[str]] = [[] for _ in range(len(each))]
-    rank = np.zeros(len(each), int)  # of what is to become of an instance: kept, dropped, ignored, rejected
+    own: list[list[str]] = [[] for _ in place]  # reasons of an image that are no instance's
+    of_instance: list[list[str]] = [[] for _ in range(len(each))]
+    rank = np.zeros(len(each), int)  # of what is to become of an instance, see OUTCOMES
+    rejecting: list[list[str]] = [[] for _ in range(len(each))]  # the reasons of an instance that reject its image
     failing: dict[str, dict[int, list[float]]] = {}
 
     def fail(name: str, failed: np.ndarray[Any, Any], values: np.ndarray[Any, Any] | None, outcome: str) -> None:
         """Marks instances."""
         for i in np.flatnonzero(failed):
-            image_id = ids[i]
-            instance_reasons[i].append(name)
-            rank[i] = max(rank[i], ("keep", "drop", "ignore", "reject").index(outcome))
+            of_instance[i].append(name)
+            rank[i] = max(rank[i], OUTCOMES.index(outcome))
             if values is not None:
-                failing.setdefault(name, {}).setdefault(image_id, []).append(float(values[i]))
-            if outcome == "reject" and name not in image_reasons[place[image_id]]:
-                image_reasons[place[image_id]].append(name)
+                failing.setdefault(name, {}).setdefault(order[holder[i]], []).append(float(values[i]))
+            if outcome == "reject":
+                rejecting[i].append(name)
 
     fail(EMPTY, each["area"].to_numpy() == 0, None, "reject")
     for name, f in filters.items():
@@ -304,28 +343,61 @@ def judge(
         if f.scope == "image" and not f.whole_dataset:
             values = whole[name].to_numpy(f.dtype)
             for i in np.flatnonzero(f.fails(values)):
-                image_reasons[i].append(name)
+                own[i].append(name)
                 failing.setdefault(name, {})[order[i]] = [float(values[i])]
-    for name, f in filters.items():
-        if f.whole_dataset:
-            passing = np.array([i for i, reasons in enumerate(image_reasons) if not reasons], int)
-            column = whole[name].to_numpy()[passing]
-            values = np.stack(column).astype(f.dtype) if f.vector and len(column) else column.astype(f.dtype)
-            for i in passing[f.fails(values)]:
-                image_reasons[i].append(name)
+
+    names = [EMPTY, *filters, *(reason(v) for v in VERDICTS)]
+    precedence = {name: i for i, name in enumerate(names)}
+
+    def together() -> tuple[list[list[str]], dict[str, Compared]]:
+        """The reasons of each image, those of its instances first; those of the whole dataset last."""
+        found: list[list[str]] = [[] for _ in place]
+        for i in np.flatnonzero(rank == OUTCOMES.index("reject")):
+            found[holder[i]] += rejecting[i]
+        found = [sorted(set(each), key=precedence.__getitem__) + more for each, more in zip(found, own, strict=True)]
+        alike: dict[str, Compared] = {}
+        for name, f in filters.items():
+            if f.whole_dataset:
+                passing = np.array([i for i, reasons in enumerate(found) if not reasons], int)
+                column = whole[name].to_numpy()[passing]
+                values = np.stack(column).astype(f.dtype) if f.vector and len(column) else column.astype(f.dtype)
+                failed = f.fails(values)
+                alike[name] = Compared(jobs["image_id"].to_numpy()[passing], values, failed)
+                for i in passing[failed]:
+                    found[i].append(name)
+        return found, alike
+
+    image_reasons, alike = together()
+    passed = np.array([not reasons for reasons in image_reasons], bool)
+    label_passed = passed[holder] & (rank == 0)
+    categories = each["category_id"].to_numpy(np.int64, copy=True)
+    if len(reviews):
+        row = {about: i for i, about in enumerate(zip(each["image_id"], each["instance"], strict=True))}
+        for (image_id, instance), review in sorted(reviews.of.items(), key=lambda item: item[0][1] is not None):
+            chosen = [row[image_id, instance]] if instance is not None else np.flatnonzero(holder == place[image_id])
+            kept = review.verdict == "accept" or review.category_id is not None
+            for k in chosen if kept or instance is not None else ():
+                of_instance[k], rejecting[k] = ([], []) if kept else ([reason(review.verdict)],) * 2
+                rank[k] = 0 if kept else OUTCOMES.index("reject")
+                categories[k] = review.category_id or categories[k]
+            if instance is None:
+                own[place[image_id]] = [] if kept else [*own[place[image_id]], reason(review.verdict)]
+        image_reasons, alike = together()
 
     held: list[list[int]] = [[] for _ in order]
-    categories: list[int] = each["category_id"].tolist()
     for i in np.flatnonzero(rank == 0):
-        held[place[ids[i]]].append(categories[i])
+        held[holder[i]].append(int(categories[i]))
     accepted = select([not reasons for reasons in image_reasons], held, spec.count, spec.quotas)
     images = jobs[["image_id", "shard"]].copy()
     images["split"] = [split_of(family, spec.splits) for family in jobs["family"]]
     images["asked"] = [tuple(map(int, asked)) for asked in jobs["asked"]]
     images["verdict"] = np.where(accepted, "accepted", np.where(list(map(bool, image_reasons)), "rejected", "surplus"))
     images["reasons"] = image_reasons
-    instances = each[["image_id", "instance", "category_id"]].copy()
-    instances["shard"] = jobs["shard"].to_numpy()[[place[i] for i in ids]] if len(each) else 0
+    images["passed"] = passed
+    instances = each[["image_id", "instance"]].copy()
+    instances["category_id"] = categories
+    instances["shard"] = jobs["shard"].to_numpy()[holder] if len(each) else 0
     instances["verdict"] = np.array(["kept", "dropped", "ignored", "rejected"])[rank]
-    instances["reasons"] = instance_reasons
-    return Verdicts(spec, filters, images, instances, failing)
+    instances["reasons"] = of_instance
+    instances["passed"] = label_passed
+    return Verdicts(spec, filters, images, instances, failing, alike, reviews)

@@ -78,6 +78,7 @@ def quick() -> dict[str, Any]:
 def run_through() -> Callable[..., Any]:
     """Does what the flow does, without Prefect: plain data, folder of run folders, run number -> the `Build`."""
     from synthgen.pipeline import Build
+    from synthgen.report.page import write
     from synthgen.spec import DatasetSpec
     from synthgen.stages import check
     from synthgen.store import Run
@@ -97,6 +98,7 @@ def run_through() -> Callable[..., Any]:
                 if not build.extend():
                     break
             build.export()
+            write(build)
         return build
 
     return run

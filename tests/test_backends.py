@@ -385,7 +385,7 @@ def test_own_modules_make_a_dataset(own_spec, run_through, tmp_path):
             assert annotation["area"] == annotation["bbox"][2] * annotation["bbox"][3]
     assert annotations == quality.instances
     again = run_through(own_spec, tmp_path / "again")
-    for file in ("lines/list.txt", "quality.json", "verdicts.parquet"):
+    for file in ("lines/list.txt", "verdicts.parquet"):
         assert (again.run.root / file).read_bytes() == (root / file).read_bytes()
 
 

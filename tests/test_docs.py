@@ -36,7 +36,7 @@ def test_every_command_and_option_in_the_readme_exists() -> None:
     assert named == set(COMMANDS)
     for line in re.findall(r"^\| `synthgen .*$", table, re.MULTILINE):
         command = COMMANDS[line.split("`")[1].split()[1]]
-        known = {option for parameter in command.params for option in parameter.opts}
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         assert set(re.findall(r"`?(--[a-z-]+)", line)) <= known, line
     for line in re.findall(r"^\$ synthgen (\w+)", README, re.MULTILINE):
         assert line in COMMANDS
@@ -122,6 +122,8 @@ def test_imports_point_one_way() -> None:
         "store",
         "plan",
         "stages",
+        "precision",
+        "reviews",
         "verdicts",
         "truths",
         "faults",
@@ -131,6 +133,7 @@ def test_imports_point_one_way() -> None:
         "sheet",
         "server",
         "records",
+        "figures",
         "pipeline",
     ]
     order += ["download", "show", "preview", "display", "flow", "cli"]

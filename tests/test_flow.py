@@ -75,7 +75,9 @@ def test_the_flow_makes_what_the_stages_make(server, spec, finished, tmp_path):
 
     quality = build_dataset(spec=spec, out=tmp_path / "out")
     root = tmp_path / "out" / "fruit" / "run-0001"
-    assert quality == orjson.loads((root / "quality.json").read_bytes())
+    stored = orjson.loads((root / "quality.json").read_bytes())
+    assert orjson.loads(orjson.dumps(quality)) == {name: stored[name] for name in quality}
+    assert (root / "report.html").is_file()
     assert results(root) == results(finished.run.root)
 
 
@@ -91,7 +93,7 @@ def test_the_server_shows_tasks_and_artifacts(server, spec, copied):
     newest = max(read("flow_runs"), key=lambda run: run.start_time)
     assert newest.state is not None and newest.state.is_completed()
     tasks = [t.name.partition("-")[0] for t in read("task_runs") if t.flow_run_id == newest.id]
-    assert sorted(tasks) == ["export", "judge"]  # nothing else was left to do
+    assert sorted(tasks) == ["export", "judge", "report"]  # nothing else was left to do
 
 
 def test_the_flow_takes_up_a_run(server, spec, copied, monkeypatch):

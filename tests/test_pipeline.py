@@ -37,9 +37,13 @@ def images(root: Path) -> dict[str, bytes]:
 
 
 def results(root: Path) -> dict[str, bytes]:
-    """Everything a run is for: all but the marks, which hold times, and what says how it was made."""
+    """Everything a run is for: all but the marks and the report, which hold times, and what says how it was made."""
     kept = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
-    return {n: p.read_bytes() for n, p in kept.items() if not n.startswith(("commits/", "run.json", "spec.yaml"))}
+    other = ("commits/", "run.json", "spec.yaml", "report.html")
+    found = {n: p.read_bytes() for n, p in kept.items() if not n.startswith(other)}
+    numbers = orjson.loads(found["quality.json"])
+    assert numbers.pop("timings")
+    return {**found, "quality.json": orjson.dumps(numbers)}
 
 
 def state(root: Path) -> dict[str, int]:
@@ -107,6 +111,10 @@ def test_two_runs_agree_to_the_last_byte(finished, quick, run_through, tmp_path)
 def test_marks_agree_but_for_their_times(finished, quick, run_through, tmp_path):
     def marks(root: Path) -> dict[str, Any]:
         found = {f.name: orjson.loads(f.read_bytes()) for f in root.glob("commits/*.json")}
+        for name in ("judge.json", "report.json"):  # of files with times
+            timed = found[name]["files"]
+            assert timed.pop("quality.json", None) or timed.pop("report.html")
+        found["report.json"].pop("inputs")
         return {n: {k: v for k, v in mark.items() if k != "seconds"} for n, mark in found.items()}
 
     assert marks(run_through(quick, tmp_path).run.root) == marks(finished.run.root)
@@ -297,6 +305,7 @@ WORKER = """
 import sys, yaml
 from pathlib import Path
 from synthgen.pipeline import Build
+from synthgen.report.page import write
 from synthgen.spec import DatasetSpec
 from synthgen.stages import check
 from synthgen.store import Run
@@ -312,6 +321,7 @@ with folder.lock():
     build.judge()
     build.extend()
     build.export()
+    write(build)
 """
 
 
@@ -352,7 +362,7 @@ def test_two_processes_do_not_share_a_folder(copied, quick, run_through):
 
 # What depends on what: a row a test
 
-JUDGED = {"judge", "export"}
+JUDGED = {"judge", "export", "report"}
 MEASURED = {"measure-00000", "measure-00001"}
 LABELLED = {"label-00000", "label-00001"}
 
@@ -415,7 +425,7 @@ ORANGE = {"name": "orange", "synonyms": ["tangerine"]}
         ({"filters.sharper": {"use": "sharpness"}}, MEASURED | JUDGED),
         ({"exporters.coco": {"segmentation": "polygon"}}, {"export"}),
         ({"exporters.coco": {"images": "copy"}}, {"export"}),
-        ({"description": "Other words."}, {"export"}),
+        ({"description": "Other words."}, {"export", "report"}),
         ({"classes": ["apple", ORANGE, "tree"]}, LABELLED),  # the labels are the same, so nothing follows
         ({"segmenter": {"model": "perturbed_sam"}}, LABELLED | MEASURED | JUDGED),
         ({"grounder": {"use": "acme"}}, LABELLED | MEASURED | JUDGED),
@@ -425,8 +435,8 @@ ORANGE = {"name": "orange", "synonyms": ["tangerine"]}
         ({"generator.batch_size": 3, "segmenter": {"batch_size": 3}}, set()),  # nothing is left to make
         ({"generator.torch_dtype": "bfloat16", "segmenter": {"torch_dtype": "bfloat16"}}, set()),
         ({"budget": 1.1}, set()),
-        ({"min_instances_per_class": 5}, JUDGED),
-        ({"classes": ["apple", {"name": "orange", "min_instances": 2}, "tree"]}, JUDGED),
+        ({"min_instances_per_class": 5}, {"judge", "report"}),  # the verdicts are the same
+        ({"classes": ["apple", {"name": "orange", "min_instances": 2}, "tree"]}, {"judge", "report"}),
         ({"classes": ["apple", {"name": "orange", "min_instances": 0}, "tree"]}, set()),
     ],
     ids=lambda part: str(sorted(part) if isinstance(part, set) else part),  # a set's own order differs between workers
@@ -790,7 +800,8 @@ def test_the_same_quotas_however_often_it_was_stopped(parts, run_through, tmp_pa
 
 def test_quality_agrees_with_the_tables(finished):
     stored = orjson.loads(finished.run.quality_file.read_bytes())
-    assert stored == orjson.loads(orjson.dumps(asdict(finished.verdicts(finished.run.shards()).quality())))
+    counted = orjson.loads(orjson.dumps(asdict(finished.verdicts(finished.run.shards()).quality())))
+    assert {name: stored[name] for name in counted} == counted
     rows = pq.read_table(finished.run.verdicts_file).to_pandas()
     whole = rows[rows["instance"].isna()]
     assert stored["made"] == len(whole) == 8

@@ -6,6 +6,7 @@ import pytest
 
 from synthgen.errors import RunError
 from synthgen.pipeline import Build
+from synthgen.precision import LabelPrecision
 from synthgen.show import draw
 from synthgen.summary import headline, markdown, shortfall
 from synthgen.verdicts import ClassCount, Quality, Reason
@@ -26,6 +27,7 @@ def quality(**changes):
         "classes": {"apple": ClassCount(20, 9)},
         "splits": {"train": 7},
         "objects": {"1": 7},
+        "precision": LabelPrecision.of(0, 0, 9),
     }
     return Quality(**{**given, **changes})
 

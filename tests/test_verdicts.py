@@ -1,6 +1,7 @@
 """Small tables with known verdicts."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 
 from synthgen.plan import split_of
+from synthgen.reviews import Review, Reviews
 from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
 from synthgen.summary import headline, shortfall
@@ -27,7 +29,12 @@ SPEC = {
 }
 
 
-def table(images: list[dict[str, Any]], filters: dict[str, Any] | None = None, **changes: Any) -> Verdicts:
+def table(
+    images: list[dict[str, Any]],
+    filters: dict[str, Any] | None = None,
+    reviews: Sequence[Review] = (),
+    **changes: Any,
+) -> Verdicts:
     """Judges images given as mappings: a number a filter, and `objects`: mappings with `class`, `area` and a number a
     filter of instances."""
     spec = DatasetSpec.parse({**SPEC, "filters": filters or {}, **changes})
@@ -52,7 +59,9 @@ def table(images: list[dict[str, Any]], filters: dict[str, Any] | None = None, *
         hole = np.nan if f.dtype is np.float32 else 0
         measured[name] = np.array([hole if r[name] is None else r[name] for r in measures], f.dtype)
     rows = frame(jobs, shard="int32", family="str").assign(asked=[np.array(j["asked"]) for j in jobs])
-    return judge(spec, backends, measured, frame(labels, instance="int64", category_id="int64", area="int64"), rows)
+    said = Reviews({review.about: review for review in reviews})
+    labelled = frame(labels, instance="int64", category_id="int64", area="int64")
+    return judge(spec, backends, measured, labelled, rows, said)
 
 
 def of_images(found: Verdicts) -> list[tuple[str, list[str]]]:

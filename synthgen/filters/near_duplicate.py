@@ -69,6 +69,11 @@ class Backend(Filter[Config]):
         failed[first[kept]] = False
         return failed
 
+    def original(self, values: Hashes, kept: NDArray[np.bool_], place: int) -> int | None:
+        """The nearest kept one of those before it."""
+        earlier = np.flatnonzero(kept[:place])
+        return int(earlier[np.bitwise_count(values[earlier] ^ values[place]).argmin()]) if len(earlier) else None
+
     def _near_any(self, block: Hashes, kept: Hashes) -> NDArray[np.bool_]:
         """For each of the block's hashes: is any of `kept` within the distance?"""
         distance = self.config.max_distance

@@ -81,6 +81,13 @@ class Backend(Filter[Config]):
             faiss.omp_set_num_threads(threads)
         return failed
 
+    def original(self, values: NDArray[np.float16], kept: NDArray[np.bool_], place: int) -> int | None:
+        """The most alike of the kept ones before it."""
+        earlier = np.flatnonzero(kept[:place])
+        if not len(earlier):
+            return None
+        return int(earlier[(values[earlier].astype(np.float32) @ values[place].astype(np.float32)).argmax()])
+
     def _unlike(self, block: NDArray[np.float32], kept: Any) -> NDArray[np.bool_]:
         """Which of the block's vectors are like none that is kept, nor like an earlier one of the block that stays."""
         alive = np.ones(len(block), bool)

@@ -204,16 +204,20 @@ class Backend(Generator[Config]):
         return np.stack([np.asarray(image.convert("RGB")) for image in images])
 
     def _layout_images(self, jobs: Sequence[Job]) -> torch.Tensor:
-        """The layouts drawn in the card's palette: float32 (B, 3, H, W) in [0, 1], black where nothing is asked."""
+        """The layouts drawn in the card's palette, 0 where nothing is asked: float32 (B, C, H/d, W/d), with as many
+        channels as the palette has, and d the card's `downscale`."""
         import torch
+        from torch.nn.functional import avg_pool2d
 
-        assert self._card.layout is not None  # `check` has seen to it
+        layout = self._card.layout
+        assert layout is not None  # `check` has seen to it
         names = {c.id: c.name for c in self.categories}
-        images = np.zeros((len(jobs), jobs[0].height, jobs[0].width, 3), np.float32)
+        channels = len(next(iter(layout.palette.values())))
+        images = np.zeros((len(jobs), jobs[0].height, jobs[0].width, channels), np.float32)
         for image, job in zip(images, jobs, strict=True):
             for category_id, (x0, y0, x1, y1) in zip(job.asked, job.layout or (), strict=True):
-                image[y0:y1, x0:x1] = self._card.layout.palette[names[category_id]]
-        return torch.from_numpy(images).permute(0, 3, 1, 2)
+                image[y0:y1, x0:x1] = layout.palette[names[category_id]]
+        return avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2), layout.downscale)
 
     def _pipeline(self, has_layout: bool) -> DiffusionPipeline:
         return resident((self.config.model_dump_json(), has_layout), lambda: self._load(has_layout))

@@ -5,17 +5,16 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import DDIMScheduler, StableDiffusionPipeline, T2IAdapter, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
@@ -26,7 +25,7 @@ from synthgen.mini import scenes
 from synthgen.mini.autoencoder import PatchAutoencoder
 from synthgen.mini.train_autoencoder import PATCH, to_model
 from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
-from synthgen.models import AdapterLayout, KnownClass, Licence, ModelCard
+from synthgen.models import AdapterLayout, KnownClass, Licence, ModelCard, read_card
 
 TOKENS = 40  # of a prompt, at most
 # The end of the text may not have the id 2: transformers' CLIP takes that for the id of OpenAI's first release, which
@@ -35,7 +34,7 @@ SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 APACHE = Licence(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0")
 UNPROMPTED, WITH_LAYOUT = 0.1, 0.65  # shares; guidance and plain text-to-image are learnt from the others
 WORD_VECTORS = "embeddings.token_embedding.weight"
-EASY_BATCHES = 10_000  # over which the share of single, large things falls from a half to none of its own
+EASY_BATCHES = 3_000  # over which the share of single, large things falls from a half to none of its own
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,8 @@ class Captioned:
     """Draws scenes with prompts and layouts, afresh for every batch: drawing a scene costs less than a tenth of what
     the denoiser takes for it. So a pool of latents would save little, repeat scenes, and have to be kept.
 
-    -> `images` uint8 (B, S, S, 3); `prompts`, B strings; `layout` uint8 (B, S, S), 0 where nothing is asked, else
-    1 + category; `has_layout` bool (B,).
+    -> `images` uint8 (B, S, S, 3); `prompts`, B strings; `layout` float32 (B, C, S/8, S/8), of each cell the share that
+    a class's boxes cover; `has_layout` bool (B,).
     """
 
     count: int = 32
@@ -64,11 +63,7 @@ class Captioned:
     def __call__(self, rng: np.random.Generator, index: int) -> Batch:
         single = rng.random(self.count) < 0.5 * max(0.0, 1 - index / EASY_BATCHES)
         drawn = [scenes.draw(rng, size=self.size, most=1 if alone else 3) for alone in single]
-        layout = np.zeros((self.count, self.size, self.size), np.uint8)
-        for plane, scene in zip(layout, drawn, strict=True):
-            for thing in scene.things:
-                x0, y0, x1, y1 = thing.box
-                plane[y0:y1, x0:x1] = 1 + thing.category
+        layout = np.stack([planes(scene.things, self.size) for scene in drawn])
         empty = rng.random(self.count) < UNPROMPTED
         prompts = [scenes.caption(scene.background, scene.things, rng) for scene in drawn]
         return {
@@ -79,17 +74,15 @@ class Captioned:
         }  # fmt: skip
 
 
-def palette(count: int) -> list[tuple[float, float, float]]:
-    """`count` colours far from each other and from black, RGB in [0, 1]: each the one that is farthest from those
-    before it (Gonzalez 1985), of 124 whose values are exact in float16."""
-    grid = np.array(list(itertools.product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=3)))
-    if count >= len(grid):
-        raise ValueError(f"`count` (={count}) must be below {len(grid)}.")
-    distance, chosen = np.full(len(grid), np.inf), [0]
-    for _ in range(count):
-        distance = np.minimum(distance, np.linalg.norm(grid - grid[chosen[-1]], axis=1))
-        chosen.append(int(distance.argmax()))
-    return [(float(r), float(g), float(b)) for r, g, b in grid[chosen[1:]]]
+def planes(things: Sequence[scenes.Thing], size: int) -> NDArray[np.float32]:
+    """A layout as the adapter takes it: a plane a class, float32 (C, S/8, S/8), of each cell the share that its boxes
+    cover; a later box hides an earlier one. The same as pipelines draw from the card's palette."""
+    layout = np.zeros((size, size, len(scenes.CLASSES)), np.float32)
+    for thing in things:
+        x0, y0, x1, y1 = thing.box
+        layout[y0:y1, x0:x1] = np.eye(len(scenes.CLASSES), dtype=np.float32)[thing.category]
+    cells = layout.reshape(size // PATCH, PATCH, size // PATCH, PATCH, -1).mean((1, 3))
+    return np.ascontiguousarray(cells.transpose(2, 0, 1))
 
 
 def word_tokenizer() -> Any:
@@ -133,8 +126,11 @@ def build(shape: Shape, size: int) -> dict[str, nn.Module]:
         attention_head_dim=shape.heads,  # of this class it is the *number* of heads
         norm_num_groups=shape.groups, block_out_channels=shape.channels,
         down_block_types=("CrossAttnDownBlock2D",) * levels, up_block_types=("CrossAttnUpBlock2D",) * levels,
+        mid_block_type="UNetMidBlock2D",  # one block without attention: the last level, as coarse, has its own
     )  # fmt: skip
-    adapter = T2IAdapter(in_channels=3, channels=list(shape.channels), num_res_blocks=1, downscale_factor=PATCH)
+    adapter = T2IAdapter(
+        in_channels=len(scenes.CLASSES), channels=list(shape.channels), num_res_blocks=1, downscale_factor=1
+    )
     text_encoder = CLIPTextModel(CLIPTextConfig(**text_config(shape.text, shape.text_layers)))
     return {"unet": unet, "text_encoder": text_encoder, "adapter": adapter}
 
@@ -147,6 +143,20 @@ def known_words(weights: Weights, key: str, tokenizer: Path, fresh: torch.Tensor
     for word, row in word_tokenizer().get_vocab().items():
         if word in before:
             table[row] = weights[key][before[word]].to(table)
+    return {**weights, key: table}
+
+
+def known_colours(weights: Weights, earlier: AdapterLayout, fresh: torch.Tensor) -> Weights:
+    """The weights of an earlier adapter for today's planes: its first layer answers a class's plane as it did that
+    class's colour, over all pixels of a cell; `fresh` (out, C, 3, 3) answers classes that are new."""
+    key = "adapter.conv_in.weight"
+    before = weights[key].float()  # (out, channels * pixels of a cell, 3, 3)
+    table = fresh.clone()
+    for i, name in enumerate(scenes.CLASSES):
+        if name in earlier.palette:
+            colour = torch.tensor(earlier.palette[name])
+            cells = before.reshape(len(before), len(colour), -1, 3, 3).sum(2)
+            table[:, i] = torch.einsum("ockl,c->okl", cells, colour)
     return {**weights, key: table}
 
 
@@ -176,7 +186,8 @@ def card(size: int) -> ModelCard:
         layout=AdapterLayout(
             form="t2i_adapter",
             folder="adapter",
-            palette=dict(zip(scenes.CLASSES, palette(len(scenes.CLASSES)), strict=True)),
+            palette=dict(zip(scenes.CLASSES, map(tuple, np.eye(len(ratios)).tolist()), strict=True)),
+            downscale=PATCH,
         ),
     )
 
@@ -200,10 +211,18 @@ def train(options: Options, captioned: Captioned | None = None, shape: Shape | N
     known = hashlib.sha256(about.model_dump_json().encode()).hexdigest()
 
     def earlier(folder: Path) -> dict[str, Weights]:
-        parts = {name: load_file(folder / name / "diffusion_pytorch_model.safetensors") for name in ("unet", "adapter")}
+        fresh = {name: model.state_dict() for name, model in build(shape, captioned.size).items()}
+        unet = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+        drawn = load_file(folder / "adapter" / "diffusion_pytorch_model.safetensors")
         said = load_file(folder / "text_encoder" / "model.safetensors")
-        fresh = build(shape, captioned.size)["text_encoder"].state_dict()[WORD_VECTORS]
-        return {**parts, "text_encoder": known_words(said, WORD_VECTORS, folder / "tokenizer", fresh)}
+        layout = read_card(folder).layout
+        if layout is None:
+            raise RunError(f"cannot start from {folder}: its card says of no layout")
+        return {
+            "unet": {name: unet[name] for name in fresh["unet"]},  # a block that is no more is left out
+            "adapter": known_colours(drawn, layout, fresh["adapter"]["adapter.conv_in.weight"]),
+            "text_encoder": known_words(said, WORD_VECTORS, folder / "tokenizer", fresh["text_encoder"][WORD_VECTORS]),
+        }
 
     trainer = Trainer(
         "diffusion", lambda: build(shape, captioned.size), options, peak=5e-4, decay=0.9995,
@@ -214,7 +233,6 @@ def train(options: Options, captioned: Captioned | None = None, shape: Shape | N
         unet.set_attn_processor(AttnProcessor())  # type: ignore[operator, unused-ignore]
     encoder = copy.deepcopy(vae.encoder).to(trainer.device, memory_format=torch.channels_last)
     alphas = scheduler.alphas_cumprod.to(trainer.device)
-    colours = torch.tensor([(0.0, 0.0, 0.0), *palette(len(scenes.CLASSES))], device=trainer.device)
 
     def step(batch: Batch, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         with torch.no_grad(), trainer.autocast():
@@ -225,15 +243,14 @@ def train(options: Options, captioned: Captioned | None = None, shape: Shape | N
         signal, spread = alpha.sqrt().view(-1, 1, 1, 1), (1 - alpha).sqrt().view(-1, 1, 1, 1)
         noisy = (signal * clean + spread * noise).contiguous(memory_format=torch.channels_last)
         velocity = signal * noise - spread * clean
-        layout = batch["layout"].long()
         ids = tokens(tokenizer, batch["prompts"]).to(clean.device)
         told = batch["has_layout"].float().view(-1, 1, 1, 1)
         with trainer.autocast():
-            features = [told * f for f in adapter(colours[layout].permute(0, 3, 1, 2))]
+            features = [told * f for f in adapter(batch["layout"])]
             said = text_encoder(ids)[0]
             guess = unet(noisy, t, said, down_intrablock_additional_residuals=features).sample
         # Backgrounds are learnt in minutes, things take hours.
-        things = 0.6 + 2.4 * F.avg_pool2d((layout > 0).float()[:, None], PATCH)
+        things = 0.6 + 2.4 * batch["layout"].sum(1, keepdim=True)
         error = ((guess.float() - velocity).pow(2) * things).mean((1, 2, 3)) / things.mean((1, 2, 3))
         weight = loss_weight(alpha)
         return (error * weight).mean() / weight.mean(), {"error": float(error.detach().mean())}

@@ -231,6 +231,26 @@ def layout_maps() -> torch.Tensor:
     return maps
 
 
+def test_layouts_of_any_channels_and_smaller_than_the_picture(tmp_path):
+    folder = with_adapter(tmp_path / "model", stable_diffusion)
+    palette = {"apple": (1.0, 0.0, 0.0, 0.5), "car": (0.0, 1.0, 0.0, 0.0)}
+    layout = {"form": "t2i_adapter", "folder": "adapter", "palette": palette, "downscale": 4}
+    (folder / "synthgen.json").write_text(json.dumps({"layout": layout}))
+    models.read_card.cache_clear()
+    found = backend(folder)._layout_images(LAYOUT_JOBS)
+    assert found.shape == (2, 4, SIDE // 4, SIDE // 4)
+    assert found[0, 0].sum() * 16 == 10 * 17 and found[0, 3].sum() * 16 == 0.5 * 10 * 17
+    assert found[0, 0, 0, :4].tolist() == [2 / 16, 4 / 16, 4 / 16, 0.0]  # rows from 3, columns 2 to 12
+    assert found[1, 1, 3, 4:].tolist() == [1.0] * 4
+
+
+def test_a_palette_of_unequal_colours_is_refused(tmp_path):
+    layout = {"form": "t2i_adapter", "folder": "a", "palette": {"cat": (1.0,), "dog": (1.0, 0.0)}}
+    (tmp_path / "synthgen.json").write_text(json.dumps({"layout": layout}))
+    with pytest.raises(models.ModelMissing, match="different lengths"):
+        models.read_card(tmp_path)
+
+
 @pytest.mark.filterwarnings("ignore:The decode_latents method:FutureWarning")  # diffusers, of itself
 @pytest.mark.parametrize(
     ("make", "kind"),
@@ -471,11 +491,14 @@ def test_mini_is_given_the_layout_in_its_colours():
     adapter.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     made.generate(mini_jobs(*layouts))
     maps = seen[0][-2:].permute(0, 2, 3, 1).numpy()  # guidance may double the batch
-    palette = models.read_card(models.MINI / "diffusion").layout.palette
-    expected = np.zeros((2, 128, 128, 3), np.float32)
-    expected[0, 30:80, 20:70] = expected[1, 0:50, 0:40] = palette["apple"]
-    expected[1, 64:128, 60:128] = palette["car"]
-    np.testing.assert_array_equal(maps, expected)
+    layout = models.read_card(models.MINI / "diffusion").layout
+    expected = np.zeros((2, 128, 128, len(layout.palette["apple"])), np.float32)
+    expected[0, 30:80, 20:70] = expected[1, 0:50, 0:40] = layout.palette["apple"]
+    expected[1, 64:128, 60:128] = layout.palette["car"]
+    cells = expected.reshape(
+        2, 128 // layout.downscale, layout.downscale, 128 // layout.downscale, layout.downscale, -1
+    )
+    np.testing.assert_allclose(maps, cells.mean((2, 4)), atol=1e-6)
 
 
 def test_mini_puts_things_where_the_layout_says():

@@ -90,10 +90,12 @@ def test_layout_to_image_puts_the_thing_into_its_box(pipeline):
         requires_safety_checker=False,
     )  # fmt: skip
     by_layout.set_progress_bar_config(disable=True)
-    palette = read_card(MINI / "diffusion").layout.palette
+    card = read_card(MINI / "diffusion").layout
+    colour = torch.tensor(card.palette["orange"]).view(-1, 1, 1)
     for x in (8, 72):
-        layout = torch.zeros(1, 3, 128, 128)
-        layout[0, :, 40:88, x : x + 48] = torch.tensor(palette["orange"]).view(3, 1, 1)
+        layout = torch.zeros(1, len(colour), 128, 128)
+        layout[0, :, 40:88, x : x + 48] = colour
+        layout = torch.nn.functional.avg_pool2d(layout, card.downscale)
         image = pixels(
             by_layout("a photo of an orange on snow", image=layout, num_inference_steps=10,
                       generator=torch.Generator().manual_seed(1)).images[0]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -29,7 +30,7 @@ from synthgen.mini import (
     training,
 )
 from synthgen.mini.autoencoder import PatchAutoencoder
-from synthgen.models import SamShape, read_card
+from synthgen.models import AdapterLayout, SamShape, read_card
 from synthgen.segmenters import sam
 from synthgen.types import Category, Grounding, Job
 
@@ -296,12 +297,33 @@ def test_a_worker_process_draws_the_same(tmp_path):
     assert torch.equal(here["images"], there["images"])
 
 
-def test_palette_is_distinct():
-    colours = np.array([(0, 0, 0), *train_diffusion.palette(len(scenes.CLASSES))])
-    distances = np.linalg.norm(colours[:, None] - colours, axis=2)
-    assert distances[~np.eye(len(colours), dtype=bool)].min() >= 0.35
-    assert len(train_diffusion.palette(28)) == 28
-    assert train_diffusion.palette(1) == [(1.0, 1.0, 1.0)]  # farthest from black
+def test_planes_are_what_pipelines_draw():
+    """Of a box that ends inside cells, and of one that hides another."""
+    things = [scenes.Thing(3, None, (8, 8, 28, 20)), scenes.Thing(5, None, (16, 8, 32, 32))]
+    found = train_diffusion.planes(things, 32)
+    assert found.shape == (len(scenes.CLASSES), 4, 4) and found.dtype == np.float32
+    assert found[3].tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [0, 0.5, 0, 0], [0, 0, 0, 0]]
+    assert found[5].tolist() == [[0, 0, 0, 0], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1]]
+    assert found.sum() == found[[3, 5]].sum()
+
+
+def test_an_earlier_adapter_answers_planes_as_it_did_colours():
+    """Its first layer, where whole cells are of a class; a class that it did not know has the fresh layer's answer."""
+    torch.manual_seed(0)
+    colours = {"cat": (0.2, 0.7, 1.0), "dog": (0.9, 0.0, 0.3)}
+    key = "adapter.conv_in.weight"
+    before = diffusers.T2IAdapter(3, [8], 1, 8)
+    after = diffusers.T2IAdapter(len(scenes.CLASSES), [8], 1, 1)
+    fresh = after.state_dict()[key].clone()
+    layout = AdapterLayout(form="t2i_adapter", folder="adapter", palette=colours)
+    after.load_state_dict(train_diffusion.known_colours(before.state_dict(), layout, fresh))
+    picture, planes = torch.zeros(1, 3, 64, 64), torch.zeros(1, len(scenes.CLASSES), 8, 8)
+    for name, (x, y) in {"cat": (1, 2), "dog": (5, 3)}.items():
+        picture[0, :, 8 * y : 8 * y + 16, 8 * x : 8 * x + 16] = torch.tensor(colours[name]).view(3, 1, 1)
+        planes[0, scenes.CLASSES.index(name), y : y + 2, x : x + 2] = 1
+    torch.testing.assert_close(after(planes)[0], before(picture)[0], atol=1e-5, rtol=1e-4)
+    fish = scenes.CLASSES.index("fish")
+    assert torch.equal(after.state_dict()[key][:, fish], fresh[:, fish])
 
 
 @pytest.mark.parametrize(
@@ -377,6 +399,7 @@ def test_diffusion_export(tmp_path):
     assert card.classes["car"].aspect_ratio == pytest.approx((0.95 * ratio, 1.05 * ratio), abs=1e-3)
     assert card.sizes == ((SIZE, SIZE),)
     assert set(card.layout.palette) == set(scenes.CLASSES)
+    assert [colour.index(1.0) for colour in card.layout.palette.values()] == [*range(len(scenes.CLASSES))]
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "tokenizer")
     assert tokenizer.unk_token_id not in tokenizer(" ".join(card.vocabulary)).input_ids
     _says_no_place(folder, tmp_path)

@@ -1,0 +1,64 @@
+"""The dataset card: `README.md` with Hugging Face's YAML header (https://huggingface.co/docs/hub/datasets-cards)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from synthgen.pipeline import Build
+from synthgen.precision import LabelPrecision
+from synthgen.summary import markdown_tables, markdown_text
+from synthgen.verdicts import Quality
+
+# Identifiers of licences that the Hub knows, by the names that our models' cards give.
+LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CreativeML OpenRAIL-M": "creativeml-openrail-m",
+            "CreativeML Open RAIL++-M": "openrail++", "CC-BY-4.0": "cc-by-4.0"}  # fmt: skip
+# Upper ends of the Hub's classes of size, in images.
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+
+
+def dataset_card(build: Build, quality: dict[str, Any]) -> str:
+    """Markdown with a YAML header, of the accepted images."""
+    found = Quality.read(quality)
+    header = {
+        "pretty_name": build.spec.name,
+        **licence_of(quality["models"]),
+        "task_categories": ["object-detection", "image-segmentation"],
+        "tags": ["synthetic", "coco", "instance-segmentation"],
+        "size_categories": [next((name for most, name in SIZES if found.accepted < most), "1M<n<10M")],
+    }
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, autoescape=False, keep_trailing_newline=True, finalize=None,
+    )  # fmt: skip
+    environment.filters["text"] = markdown_text
+    return environment.get_template("card.md.j2").render(
+        header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(),
+        spec=build.spec,
+        quality=found,
+        precision=LabelPrecision.read(quality["precision"]),
+        models=quality["models"],
+        tables=markdown_tables(found),
+        exporters=list(build.spec.exporters),
+    )
+
+
+def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """What the Hub calls the licence of the images: that of the models, where they have one and it is known there.
+
+    Args:
+        models: as `quality.json` lists them.
+    """
+    licences = sorted({(str(name), str(url)) for model in models for name, url in model["licences"]})
+    unknown = sorted({str(model["model"]) for model in models if not model["licences"]})
+    if len(licences) == 1 and not unknown and licences[0][0] in LICENCES:
+        return {"license": LICENCES[licences[0][0]]}
+    names = [name for name, _ in licences] + [f"that of {model}" for model in unknown]
+    if not names:
+        return {"license": "unknown"}
+    link = {"license_link": licences[0][1]} if len(licences) == 1 and not unknown else {}
+    return {"license": "other", "license_name": " and ".join(names), **link}

@@ -1,0 +1,118 @@
+"""`report.html`: a run's `quality.json` and some of its images as one file that loads nothing from anywhere."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import orjson
+from markupsafe import Markup
+
+from synthgen import __version__
+from synthgen.errors import RunError
+from synthgen.pipeline import Build
+from synthgen.report.card import dataset_card
+from synthgen.report.thumbnails import thumbnails
+from synthgen.store import atomic
+
+HERE = Path(__file__).parent
+MATRIX = 24  # classes that a matrix is drawn for; of more, the cells off the diagonal are listed
+CELLS = 60  # of that list
+PROMPT = 400  # characters of a prompt that are shown
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+FORMATS: dict[str, Callable[[Any], str]] = {
+    "count": lambda n: f"{n:,}",
+    "percent": lambda share: f"{100 * share:.1f}".removesuffix(".0") + " %",
+    "number": lambda value: "not measured" if value is None else f"{value:.3g}",
+    "clock": clock,
+    "plain": str,
+}
+
+
+def write(build: Build) -> Path:
+    """Writes the report and the dataset card, if what they are made from has changed; -> the report's file.
+
+    Raises:
+        RunError: the run has not been judged yet, or an image that is to be shown is damaged.
+    """
+    run, inputs = build.run, build.inputs("report")
+    if inputs is None:
+        raise RunError(f"{run.root} has not been judged yet; run the spec first")
+    if not run.is_done("report", None, inputs):
+        quality = orjson.loads(run.quality_file.read_bytes())
+        for path, text in ((run.report_file, page(build, quality)), (run.card_file, dataset_card(build, quality))):
+            with atomic(path) as file:
+                file.write(text.encode())
+        run.commit("report", None, inputs, [run.report_file, run.card_file])
+    return run.report_file
+
+
+def page(build: Build, quality: dict[str, Any]) -> str:
+    """The HTML of a report. All numbers on it are taken from `quality`, by their place in it."""
+    kinds: dict[int, dict[str, Any]] = {}
+    for kind, rows in quality["samples"].items():
+        for place, row in enumerate(rows):
+            entry = kinds.setdefault(row["image_id"], {"kinds": [], "key": f"samples.{kind}.{place}", "row": row})
+            entry["kinds"].append(kind)
+    shown = set(kinds) | {pair[side] for pair in quality["duplicates"] for side in ("image_id", "like")}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+
+    def number(key: str, form: str = "count") -> Markup:
+        """The number at a place in `quality.json`, which the element names."""
+        value: Any = quality
+        for part in key.split("."):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        return Markup('<data value="{}" data-key="{}">{}</data>').format(value, key, FORMATS[form](value))
+
+    environment.globals |= {"q": quality, "n": number}
+    environment.filters |= FORMATS
+    script = (HERE / "report.js").read_text(encoding="utf-8")
+    names = [c.name for c in build.spec.categories]
+    return environment.get_template("report.html.j2").render(
+        spec=build.spec,
+        categories=build.spec.categories,
+        thumbnails=thumbnails(build, shown),
+        entries=kinds,
+        reasons=sorted({r for entry in kinds.values() for r in entry["row"]["reasons"]}),
+        matrix=_matrix(quality["asked_found"], names) if len(names) <= MATRIX else None,
+        confusions=_confusions(quality["asked_found"]),
+        prompt_length=PROMPT,
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
+        version=__version__,
+    )
+
+
+def _matrix(cells: list[dict[str, Any]], names: list[str]) -> list[list[tuple[int, float] | None]]:
+    """Rows: asked for, the last for nothing; columns: found, the last for nothing. (place in `cells`, share of its
+    row), or None for none."""
+    place = {name: i for i, name in enumerate(names)}
+    rows: list[list[tuple[int, float] | None]] = [[None] * (len(names) + 1) for _ in range(len(names) + 1)]
+    totals: dict[str | None, int] = {}
+    for cell in cells:
+        totals[cell["asked"]] = totals.get(cell["asked"], 0) + cell["instances"]
+    for k, cell in enumerate(cells):
+        row, column = (place.get(cell[side], len(names)) for side in ("asked", "found"))
+        rows[row][column] = (k, cell["instances"] / totals[cell["asked"]])
+    return rows
+
+
+def _confusions(cells: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
+    """The commonest cells off the diagonal, each with its place."""
+    off = [(k, cell) for k, cell in enumerate(cells) if cell["asked"] != cell["found"]]
+    return sorted(off, key=lambda item: -item[1]["instances"])[:CELLS]

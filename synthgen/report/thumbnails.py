@@ -1,0 +1,108 @@
+"""Images of a run as a page embeds them: small, with their labels as outlines that can be switched off."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from synthgen.masks import mask_path
+from synthgen.pipeline import Build
+from synthgen.sheet import class_colour
+from synthgen.types import Sample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LONG_PX = 224  # of a thumbnail's longer side, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A label, drawn. `path`: of an SVG, in px of the image; `box`: xyxy px; `colour`: of its class, as CSS has it."""
+
+    instance: int
+    category_id: int
+    name: str
+    verdict: str
+    path: str
+    box: tuple[float, float, float, float]
+    colour: str
+    ink: str
+
+
+@dataclass(frozen=True, slots=True)
+class Thumbnail:
+    """`source`: a data URL; `height`, `width`: px of the image itself, in which outlines are drawn."""
+
+    image_id: int
+    source: str
+    height: int
+    width: int
+    outlines: tuple[Outline, ...]
+
+
+def thumbnails(build: Build, image_ids: set[int]) -> dict[int, Thumbnail]:
+    """Image id -> thumbnail; shards without any of these are not read."""
+    verdicts = build.run.read_table(build.run.verdicts_file)
+    rows = verdicts.to_pandas()
+    rows = rows[rows["image_id"].isin(image_ids)]
+    judged = judged_labels(rows)
+    names = {c.id: c.name for c in build.spec.categories}
+    found = {}
+    for shard in sorted(set(rows["shard"])):
+        for sample in build.samples(int(shard), image_ids):
+            height, width = sample.image.shape[:2]
+            drawn = tuple(outlines(sample, judged, names, max(height, width) / LONG_PX))
+            found[sample.job.id] = Thumbnail(sample.job.id, data_url(sample.image, LONG_PX), height, width, drawn)
+    return found
+
+
+def judged_labels(rows: pd.DataFrame) -> dict[tuple[int, int], tuple[int, str]]:
+    """Rows of `verdicts.parquet` -> (image id, instance) -> category id and verdict."""
+    labels = rows[rows["instance"].notna()]
+    about = zip(labels["image_id"], labels["instance"].astype(int), strict=True)
+    return dict(zip(about, zip(labels["category_id"].astype(int), labels["verdict"], strict=True), strict=True))
+
+
+def outlines(
+    sample: Sample, judged: Mapping[tuple[int, int], tuple[int, Any]], names: Mapping[int, str], pixel: float
+) -> list[Outline]:
+    """The labels of an image, the larger ones first, so that none hides another.
+
+    Args:
+        judged: (image id, instance) -> category id and verdict.
+        pixel: px of the image that are one on the page.
+    """
+    instances, drawn = sample.instances, []
+    for i in np.argsort(-instances.masks.sum((1, 2)), kind="stable"):
+        category_id, verdict = judged[sample.job.id, int(i)]
+        red, green, blue = class_colour(category_id)
+        light = 0.299 * red + 0.587 * green + 0.114 * blue > 150
+        x0, y0, x1, y1 = (float(v) for v in instances.boxes[i])
+        path = mask_path(instances.masks[i], max(0.4, 0.6 * pixel))
+        drawn.append(
+            Outline(
+                int(i), category_id, names[category_id], str(verdict), path, (x0, y0, x1, y1),
+                f"rgb({red},{green},{blue})", "#111" if light else "#fff",
+            )
+        )  # fmt: skip
+    return drawn
+
+
+def data_url(image: NDArray[np.uint8], long_px: int) -> str:
+    """uint8 (H, W, 3), RGB -> a WebP of at most `long_px`, never enlarged."""
+    height, width = image.shape[:2]
+    scale = min(1.0, long_px / max(height, width))
+    small = image
+    if scale < 1:
+        small = np.asarray(
+            cv2.resize(image, (round(width * scale), round(height * scale)), interpolation=cv2.INTER_AREA), np.uint8
+        )
+    _, encoded = cv2.imencode(".webp", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_WEBP_QUALITY, 80])
+    return "data:image/webp;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")

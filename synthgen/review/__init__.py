@@ -1,0 +1,1 @@
+"""Review of labels in the browser."""

@@ -1,0 +1,150 @@
+"""What a reviewer is asked, and what has been said: a run's labels in random order, or its borderline images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import orjson
+
+from synthgen.errors import RunError
+from synthgen.pipeline import Build
+from synthgen.precision import LabelPrecision, shuffled
+from synthgen.report.thumbnails import judged_labels, outlines
+from synthgen.reviews import Queue, Review, ReviewLog, Verdict
+
+INSTANCES = 1 << 20  # an image's, at most: a label's key is its image's id times this, plus its place
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to be judged. `instance` None: an image with all its labels; `focus`: the label that put it here."""
+
+    image_id: int
+    shard: int
+    instance: int | None
+    focus: int | None
+
+
+class ReviewQueue:
+    """The items of a queue, in the order in which they are asked.
+
+    The random one holds labels that passed the filters, in an order that is a hash of each: so what has been answered
+    from its start is a simple random sample of them, however often it is taken up.
+    """
+
+    def __init__(self, build: Build, queue: Queue, count: int | None, log: ReviewLog) -> None:
+        run = build.run
+        if not run.verdicts_file.is_file():
+            raise RunError(f"{run.root} has not been judged yet; run the spec first")
+        self.build, self.queue, self._log = build, queue, log
+        rows = run.read_table(run.verdicts_file).to_pandas()
+        labels = rows[rows["instance"].notna()]
+        self.population = int(labels["passed"].sum())
+        if queue == "random":
+            passed = labels[labels["passed"]]
+            keys = passed["image_id"].to_numpy(np.int64) * INSTANCES + passed["instance"].to_numpy(np.int64)
+            most = LabelPrecision.of(0, 0, self.population).wanted if count is None else count
+            chosen = passed.iloc[shuffled(keys, build.spec.seed)[:most]]
+            columns = (chosen[name].astype(int).tolist() for name in ("image_id", "shard", "instance"))
+            self.items = [Item(image_id, shard, i, i) for image_id, shard, i in zip(*columns, strict=True)]
+        else:
+            shards = dict(zip(rows["image_id"], rows["shard"].astype(int), strict=True))
+            listed = orjson.loads(run.quality_file.read_bytes())["samples"]["borderline"][:count]
+            self.items = [
+                Item(row["image_id"], shards[row["image_id"]], None, row["nearest"]["instance"]) for row in listed
+            ]
+        if not self.items:
+            what = "labels that passed the filters" if queue == "random" else "images near a threshold"
+            raise RunError(f"{run.root} has no {what} to review")
+        self._places = {(item.image_id, item.instance): place for place, item in enumerate(self.items)}
+        images = {item.image_id for item in self.items}
+        rows = rows[rows["image_id"].isin(images)]
+        whole = rows[rows["instance"].isna()].set_index("image_id")
+        said = zip(whole.index, whole["verdict"], whole["reasons"], strict=True)
+        self._verdicts = {int(i): (str(verdict), [*reasons]) for i, verdict, reasons in said}
+        self._judged = judged_labels(rows)
+        self._labels: dict[int, str] = {}  # image id -> digest of its labels
+        for shard in {item.shard for item in self.items}:
+            self._labels |= build.labels_digests(shard, {i.image_id for i in self.items if i.shard == shard})
+        self._names = {c.id: c.name for c in build.spec.categories}
+
+    def said(self) -> list[Review | None]:
+        """The verdict that stands on each item: from this queue, and on the labels as they are. On an image: the last
+        on it or on one of its labels."""
+        found: list[Review | None] = [None] * len(self.items)
+        for review in self._log.made:
+            place = self._place(review)
+            if place is not None and review.queue == self.queue and review.labels == self._labels[review.image_id]:
+                found[place] = review
+        return found
+
+    def _place(self, review: Review) -> int | None:
+        return self._places.get(review.about, self._places.get((review.image_id, None)))
+
+    def add(self, place: int, verdict: Verdict, instance: int | None, category_id: int | None) -> None:
+        """Records a verdict on an item; on disk when this returns.
+
+        Raises:
+            ValueError: there is no such item, label or class.
+        """
+        item = self.items[place]
+        instance = item.instance if item.instance is not None else instance
+        if verdict in {"wrong_class", "bad_mask"} and instance is None:
+            raise ValueError("which label is it?")
+        if item.instance is None and verdict in {"accept", "reject"}:
+            instance = None
+        if instance is not None and (item.image_id, instance) not in self._judged:
+            raise ValueError(f"image {item.image_id} has no label {instance}")
+        if category_id is not None and (verdict != "wrong_class" or category_id not in self._names):
+            raise ValueError(f"no class has the number {category_id}")
+        self._log.add(Review(item.image_id, instance, verdict, category_id, self.queue, self._labels[item.image_id]))
+
+    def undo(self) -> int | None:
+        """Takes the last verdict back; -> its item, if it is one of these."""
+        review = self._log.undo()
+        return self._place(review) if review else None
+
+    def state(self) -> dict[str, Any]:
+        """What has been said, what comes next, and what the random sample shows so far."""
+        said = self.said()
+        given = [review for review in said if review]
+        right = sum(review.verdict == "accept" for review in given)
+        precision = LabelPrecision.of(right, len(given), self.population) if self.queue == "random" else None
+        return {
+            "items": len(self.items),
+            "done": len(given),
+            "next": next((place for place, review in enumerate(said) if review is None), None),
+            "precision": precision and asdict(precision),
+        }
+
+    def item(self, place: int) -> Mapping[str, Any]:
+        item = self.items[place]
+        (sample,) = self.build.samples(item.shard, {item.image_id})
+        verdict, reasons = self._verdicts[item.image_id]
+        pixel = max(sample.image.shape[:2]) / 640
+        return {
+            "item": place,
+            "image_id": item.image_id,
+            "instance": item.instance,
+            "focus": item.focus,
+            "height": sample.job.height,
+            "width": sample.job.width,
+            "prompt": sample.job.prompt,
+            "split": sample.job.split,
+            "verdict": verdict,
+            "reasons": reasons,
+            "labels": [
+                {**asdict(o), "scores": {k: float(v[o.instance]) for k, v in sample.instances.scores.items()}}
+                for o in outlines(sample, self._judged, self._names, pixel)
+            ],
+        }
+
+    def image(self, image_id: int) -> bytes | None:
+        """The file of an image of the queue."""
+        for item in self.items:
+            if item.image_id == image_id:
+                return self.build.run.image_file(item.shard, image_id).read_bytes()
+        return None

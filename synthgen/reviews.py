@@ -1,0 +1,160 @@
+"""What people said of labels: a log that only grows, a line a verdict, each on the disk before the next is asked."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Literal, get_args
+
+import orjson
+
+from synthgen.errors import RunError
+from synthgen.store import digest
+
+Verdict = Literal["accept", "reject", "wrong_class", "bad_mask"]
+Queue = Literal["random", "borderline"]
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+
+def reason(verdict: str) -> str:
+    """The reason that a verdict gives for an image or a label that is not kept."""
+    return f"review_{verdict}"
+
+
+def labels_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Names the labels of one image, rows of `labels/*.parquet`: a verdict is on these, and on no others."""
+    return digest([[row["instance"], row["category_id"], row["rle"]] for row in rows])[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """One verdict.
+
+    Attributes:
+        image_id, instance: what it is on; `instance` None: the image with all its labels.
+        category_id: with `wrong_class`, what it is instead; None if it is none of the classes.
+        queue: that it was asked from; precision is told from the random one alone.
+        labels: `labels_digest` of the image's labels when they were looked at.
+        at: time, UTC, ISO 8601.
+    """
+
+    image_id: int
+    instance: int | None
+    verdict: Verdict
+    category_id: int | None
+    queue: Queue
+    labels: str
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def about(self) -> tuple[int, int | None]:
+        return self.image_id, self.instance
+
+
+@dataclass(frozen=True, slots=True)
+class Reviews:
+    """The verdicts that hold, the last on each thing: (image id, instance or None) -> verdict."""
+
+    of: Mapping[tuple[int, int | None], Review] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def digest(self) -> str:
+        """Names what was said, not when; "" for nothing."""
+        said = [[r.image_id, r.instance, r.verdict, r.category_id, r.queue, r.labels] for r in self.of.values()]
+        return digest(sorted(said, key=str)) if said else ""
+
+    def image_ids(self) -> set[int]:
+        return {image_id for image_id, _ in self.of}
+
+    def where(self, keep: Callable[[Review], bool]) -> Reviews:
+        return Reviews({about: review for about, review in self.of.items() if keep(review)})
+
+
+def read_reviews(path: Path) -> Reviews:
+    """The log of a run, verdicts that were taken back left out. A last line that a crash cut short counts as none.
+
+    Raises:
+        RunError: another line is not one of ours.
+    """
+    return Reviews(_standing(_lines(path)))
+
+
+def _standing(made: Sequence[Review]) -> dict[tuple[int, int | None], Review]:
+    """The last verdict on each thing. One that the random queue has asked for once is of the random sample, whichever
+    queue it is said in again: else what reviewers come across would decide what the sample holds."""
+    found: dict[tuple[int, int | None], Review] = {}
+    for review in made:
+        before = found.get(review.about)
+        sampled = before is not None and before.queue == "random" and before.labels == review.labels
+        found[review.about] = replace(review, queue="random") if sampled else review
+    return found
+
+
+def _lines(path: Path) -> list[Review]:
+    """Every verdict that stands, in the order in which they were made."""
+    if not path.is_file():
+        return []
+    found: list[Review] = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last line's end is nothing, or torn
+        try:
+            raw = orjson.loads(line)
+            if raw == {"undo": True}:
+                found.pop()
+                continue
+            review = Review(**raw)
+            if review.verdict not in VERDICTS:
+                raise ValueError(review.verdict)
+            found.append(review)
+        except (ValueError, TypeError, IndexError) as error:
+            raise RunError(
+                f"{path.name}, line {number} is no verdict; the file was changed: remove that line"
+            ) from error
+    return found
+
+
+class ReviewLog:
+    """The log of a run, open for one reviewer. Verdicts are on the disk when `add` and `undo` return."""
+
+    def __init__(self, path: Path, file: IO[bytes]) -> None:
+        self._file = file
+        self.made = _lines(path)  # in order
+        end = path.read_bytes().rfind(b"\n") + 1
+        self._file.truncate(end)  # of a torn last line
+        self._file.seek(end)
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path) -> Iterator[ReviewLog]:
+        """Raises:
+        RunError: another reviewer has it open.
+        """
+        with open(path, "ab") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"another review of {path.parent} is open; end it first") from error
+            yield cls(path, file)
+
+    def add(self, review: Review) -> None:
+        self._append({name: getattr(review, name) for name in Review.__slots__})
+        self.made.append(review)
+
+    def undo(self) -> Review | None:
+        """Takes the last verdict back, and returns it."""
+        if not self.made:
+            return None
+        self._append({"undo": True})
+        return self.made.pop()
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._file.write(orjson.dumps(line) + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())

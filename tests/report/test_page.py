@@ -1,0 +1,222 @@
+"""`report.html`, as a browser shows it and as text."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from browser import CHROMIUM, REASON, opened, overflow
+from conftest import QUICK
+from huggingface_hub import DatasetCard
+
+from synthgen.errors import RunError
+from synthgen.pipeline import Build
+from synthgen.report import page
+from synthgen.spec import DatasetSpec
+from synthgen.store import Run
+
+needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=REASON)
+HOSTILE = ["<script>alert(1)</script>", "../../x", "شجرة \u202eabc", "🍎🍏", "a" * 200]
+PROMPT = "x" * 10_000 + "</script><script>alert(2)</script>\n{objects}"
+
+
+@pytest.fixture(scope="module")
+def run(finished: Any, run_through: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """A run with accepted, rejected and near-duplicate images."""
+    files = sorted(finished.run.root.glob("measures/*.parquet"))
+    sharp = sorted(
+        row["sharpness"] for f in files for row in finished.run.read_table(f).to_pylist() if row["instance"] is None
+    )
+    filters = {**QUICK["filters"], "sharpness": {"min": sharp[2]}, "near_duplicate": {"max_distance": 16}}
+    return run_through({**QUICK, "filters": filters, "seed": 0}, tmp_path_factory.mktemp("report"))
+
+
+class Texts(HTMLParser):
+    """The numbers and the words of a page: `data` elements, and text that is no text of the user's (`bdi`)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack: list[str] = []
+        self.data: list[tuple[dict[str, str], str]] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attributes: Any) -> None:
+        if tag in {"meta", "link", "img", "input", "br"}:
+            return
+        self.stack.append(tag)
+        if tag == "data":
+            self.data.append((dict(attributes), ""))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.stack and self.stack.pop() != tag:
+            pass
+
+    def handle_data(self, text: str) -> None:
+        if "data" in self.stack:
+            self.data[-1] = (self.data[-1][0], self.data[-1][1] + text)
+        elif not {"bdi", "style", "script", "option", "title", "code"} & set(self.stack):
+            self.words.append(text)
+
+
+def texts(html: str) -> Texts:
+    parser = Texts()
+    parser.feed(html)
+    return parser
+
+
+def test_every_number_is_in_quality_json(run: Build) -> None:
+    found, quality = texts(run.run.report_file.read_text("utf-8")), orjson.loads(run.run.quality_file.read_bytes())
+    assert len(found.data) > 100
+    for attributes, text in found.data:
+        value: Any = quality
+        for part in attributes["data-key"].split("."):
+            value = value[int(part)] if isinstance(value, list) else value[part]
+        assert attributes["value"] == str(value)
+        assert text in {form(value) for name, form in page.FORMATS.items() if value is not None or name == "number"}
+    others = [word for word in found.words if re.search(r"\d", word)]
+    assert others == [], "numbers that nothing holds against quality.json"
+
+
+def test_it_loads_nothing(run: Build) -> None:
+    html = run.run.report_file.read_text("utf-8")
+    assert "default-src 'none'" in html
+    addresses = re.findall(r"""(?:src|href|url|action)\s*[=(]\s*["']?([^"'\s)>]+)""", html)
+    assert {a.split(":")[0] if a.startswith("data:") else a[0] for a in addresses} <= {"data", "#"}
+    assert "http://" not in html and "https://" not in html and "@import" not in html
+
+
+def test_it_is_written_once(run: Build) -> None:
+    before = run.run.report_file.stat().st_mtime_ns
+    assert page.write(run) == run.run.report_file
+    assert run.run.report_file.stat().st_mtime_ns == before
+
+
+def test_a_run_that_was_not_judged_has_none(tmp_path: Path, good: dict[str, Any]) -> None:
+    from synthgen.stages import check
+
+    spec = DatasetSpec.parse(good)
+    build = Build.start(Run.at(tmp_path, "fruit", 1), spec, check(spec, tmp_path))
+    with pytest.raises(RunError, match="has not been judged yet"):
+        page.write(build)
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_in_a_browser(run: Build, width: int) -> None:
+    quality = orjson.loads(run.run.quality_file.read_bytes())
+    samples = quality["samples"]
+    with opened(width) as (tab, complaints, asked):
+        tab.goto(run.run.report_file.as_uri())
+        assert overflow(tab) <= 0
+
+        def shown() -> set[int]:
+            cards = tab.locator("#cards > .card:visible data[data-key$=image_id]")
+            return {int(text) for text in cards.all_inner_texts()}
+
+        for kind in ("worst", "borderline", "random"):
+            tab.locator(f".tabs label:has([value={kind}])").click()
+            assert shown() == {row["image_id"] for row in samples[kind]} and shown()
+        tab.locator(".tabs label:has([value=worst])").click()
+        tab.select_option("[name=reason]", "sharpness")
+        assert shown() == {row["image_id"] for row in samples["worst"] if "sharpness" in row["reasons"]}
+        tab.select_option("[name=reason]", "")
+        tab.locator(".tabs label:has([value=random])").click()
+        tab.select_option("[name=split]", "train")
+        assert shown() == {row["image_id"] for row in samples["random"] if row["split"] == "train"}
+        tab.select_option("[name=split]", "")
+        tab.select_option("[name=class]", "1")
+        rows = run.run.read_table(run.run.verdicts_file).to_pylist()
+        apples = {row["image_id"] for row in rows if row["category_id"] == 1}
+        assert shown() == apples & {row["image_id"] for row in samples["random"]}
+        assert tab.locator("#shown").inner_text() == (f"{len(shown())} image" + "s" * (len(shown()) != 1))
+        tab.select_option("[name=class]", "")
+        tab.locator("[name=labels]").uncheck()
+        assert tab.locator("#cards .card:visible .labels").first.is_hidden()
+        tab.locator("#cards .card:visible .open").first.click()
+        assert tab.locator("dialog[open] img").is_visible()
+        tab.keyboard.press("Escape")
+        assert tab.locator("dialog[open]").count() == 0
+        assert tab.locator("#duplicates figure").count() == len(quality["duplicates"])
+        assert complaints == []
+        assert [a for a in asked if not a.startswith(("file:", "data:"))] == []
+
+
+@pytest.fixture(scope="module")
+def hostile(run_through: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Classes and prompts that mean harm, over a generator and grounder that take any words."""
+    import sys
+
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "hostile_lab").mkdir()
+    (folder / "hostile_lab" / "anything.py").write_text(
+        "import numpy as np\n"
+        "from synthgen.backends import Config as Base, Generator\n"
+        "class Config(Base):\n    pass\n"
+        "class Backend(Generator[Config]):\n"
+        "    def generate(self, jobs):\n"
+        "        return np.stack([np.random.default_rng(j.seed).integers(0, 255, (j.height, j.width, 3), np.uint8)"
+        " for j in jobs])\n"
+    )
+    sys.path.insert(0, str(folder))
+    raw = {
+        **QUICK, "classes": HOSTILE, "description": "<b>bold</b> " + "y" * 200,
+        "prompts": {
+            "templates": [PROMPT + " {slot}"], "background_templates": ["<i>{slot}"], "slots": {"slot": HOSTILE},
+        },
+        "generator": {"use": "hostile_lab.anything"}, "filters": {"sharpness": {"min": None}},
+    }  # fmt: skip
+    try:
+        return run_through(raw, folder / "out")
+    finally:
+        sys.path.remove(str(folder))
+
+
+@needs_browser
+def test_hostile_words_are_shown_as_text(hostile: Build) -> None:
+    for width in (1280, 390):
+        with opened(width) as (tab, complaints, asked):
+            tab.on("dialog", lambda dialog: complaints.append(dialog.message))
+            tab.goto(hostile.run.report_file.as_uri())
+            assert overflow(tab) <= 0
+            assert complaints == [] and len(asked) >= 1
+            assert tab.locator("script").count() == 1 and tab.locator("i i, b b").count() == 0
+            text = tab.locator("#distributions").inner_text()
+            for name in HOSTILE[:4]:
+                assert name in text
+    assert {p.name for p in hostile.run.root.parent.parent.parent.iterdir()} == {"out", "hostile_lab"}
+
+
+def test_hostile_words_in_the_card(hostile: Build) -> None:
+    text = hostile.run.card_file.read_text("utf-8")
+    assert "<script>" not in text and "<b>" not in text
+    card = DatasetCard.load(hostile.run.card_file)
+    assert card.data.to_dict()["pretty_name"] == "fruit"
+
+
+def test_the_card_is_hugging_faces(run: Build) -> None:
+    card = DatasetCard.load(run.run.card_file)
+    found = card.data.to_dict()
+    assert found["license"] == "apache-2.0"
+    assert found["size_categories"] == ["n<1K"]
+    assert set(found["task_categories"]) == {"object-detection", "image-segmentation"}
+    quality = orjson.loads(run.run.quality_file.read_bytes())
+    assert f"| images | {quality['accepted']} |" in card.text
+    assert "label precision | not reviewed" in card.text
+
+
+@pytest.mark.parametrize(
+    ("models", "expected"),
+    [
+        ([], {"license": "unknown"}),
+        ([("a", [["MIT", "https://m"]])], {"license": "mit"}),
+        ([("a", [["Own", "https://o"]])], {"license": "other", "license_name": "Own", "license_link": "https://o"}),
+        ([("a", [["MIT", "m"]]), ("b", [["Own", "o"]])], {"license": "other", "license_name": "MIT and Own"}),
+        ([("a", [["MIT", "m"]]), ("b", [])], {"license": "other", "license_name": "MIT and that of b"}),
+    ],
+)
+def test_licence(models: list[tuple[str, Any]], expected: dict[str, str]) -> None:
+    from synthgen.report.card import licence_of
+
+    assert licence_of([{"model": name, "licences": licences} for name, licences in models]) == expected
