@@ -247,7 +247,8 @@ def _histogram(
 @dataclass(frozen=True)
 class Margins:
     """How far each image is from failing, or past it: of all its numbers, the one that is worst off. A number's margin
-    is its distance to the threshold in interquartile ranges of its filter's numbers; below 0 it fails.
+    is its distance to the threshold in interquartile ranges of its filter's numbers; below 0 it fails. Infinite where
+    nothing can be said: below 0 for what could not be measured.
 
     Attributes:
         frame: image_id -> margin, filter, instance (NA: the image's own), value; images without thresholds have none.
@@ -273,6 +274,8 @@ class Margins:
             high = (f.config.max if f.config.max is not None else np.inf) - values
             scale = spread or (float(np.std(numbers)) if len(numbers) else 0.0) or 1.0
             margin = np.where(np.isfinite(values), np.minimum(low, high) / scale, -np.inf)
+            if np.mean(margin == 0) > 0.5:  # a share of 1 where 1 is asked: most are there, and none nearly failed
+                margin[margin == 0] = np.inf
             part = pd.DataFrame({"image_id": rows["image_id"], "margin": margin, "filter": name,
                                  "instance": rows["instance"], "value": values})  # fmt: skip
             worst = part.loc[part.groupby("image_id")["margin"].idxmin()]
@@ -318,7 +321,7 @@ def samples(spec: DatasetSpec, found: Verdicts, margins: Margins) -> Plain:
 
     def shown(image_id: int) -> Plain:
         row: Plain = {"image_id": image_id, "verdict": str(verdict[image_id]), "reasons": reasons[image_id]}
-        if image_id in frame.index:
+        if image_id in frame.index and frame["margin"][image_id] < np.inf:
             at = frame.loc[image_id]
             finite = bool(np.isfinite(at["margin"]))
             row["nearest"] = {

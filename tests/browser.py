@@ -1,8 +1,12 @@
 """A headless Chromium of the system, driven by Playwright, with nothing on the network but what a test serves."""
 
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -31,3 +35,25 @@ def opened(width: int = 1280, height: int = 900) -> Iterator[tuple[Any, list[str
 def overflow(page: Any) -> int:
     """px by which a page is wider than its window."""
     return int(page.evaluate("document.documentElement.scrollWidth - innerWidth"))
+
+
+@contextmanager
+def serving(root: Path, *options: str, cwd: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`synthgen review`, really: -> its process and the address that it prints."""
+    command = [sys.executable, "-m", "synthgen.cli", "review", str(root), "--no-browser", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as process:
+        assert process.stdout is not None
+        found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", process.stdout.readline())
+        assert found is not None
+        try:
+            yield process, found.group()
+        finally:
+            process.kill()
+
+
+def ready(tab: Any, done: int, of: int) -> None:
+    """Waits until so many verdicts are in, and the next item is on the page."""
+    from playwright.sync_api import expect
+
+    expect(tab.locator("#place")).to_have_text(f"{done} of {of}")
+    expect(tab.locator("body")).to_have_attribute("aria-busy", "false")

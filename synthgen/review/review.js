@@ -67,7 +67,7 @@ function draw() {
   const label = item.labels.find((one) => one.instance === chosen);
   const question = at("question");
   question.replaceChildren();
-  if (item.instance !== null) question.append("Is this ", named(label.name), ", and does its mask fit?");
+  if (item.instance !== null) question.append("Is ", named(label.name), " right, and does the mask fit?");
   else question.append("Is this image good, with all its labels?");
   at("names").replaceChildren(...item.labels.map((one, i) => {
     const button = document.createElement("button");

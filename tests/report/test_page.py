@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 import pytest
-from browser import CHROMIUM, REASON, opened, overflow
+from browser import CHROMIUM, REASON, opened, overflow, ready, serving
 from conftest import QUICK
 from huggingface_hub import DatasetCard
 
@@ -165,7 +165,7 @@ def hostile(run_through: Any, tmp_path_factory: pytest.TempPathFactory) -> Build
         "prompts": {
             "templates": [PROMPT + " {slot}"], "background_templates": ["<i>{slot}"], "slots": {"slot": HOSTILE},
         },
-        "generator": {"use": "hostile_lab.anything"}, "filters": {"sharpness": {"min": None}},
+        "generator": {"use": "hostile_lab.anything"}, "filters": {"sharpness": {"min": 1.0}},
     }  # fmt: skip
     try:
         return run_through(raw, folder / "out")
@@ -220,3 +220,33 @@ def test_licence(models: list[tuple[str, Any]], expected: dict[str, str]) -> Non
     from synthgen.report.card import licence_of
 
     assert licence_of([{"model": name, "licences": licences} for name, licences in models]) == expected
+
+
+def test_a_large_run_has_no_larger_report(tmp_path: Path, monkeypatch: Any) -> None:
+    """Records of `benchmarks/records.py`, which takes this to 100,000 images."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+    from records import synthesise
+
+    sizes = []
+    for images in (500, 5000):
+        build = synthesise(tmp_path / str(images), images)
+        build.judge()
+        sizes.append(page.write(build).stat().st_size)
+    assert sizes[0] < 5e6 and sizes[1] < 1.2 * sizes[0]
+
+
+@needs_browser
+def test_hostile_words_in_a_review(hostile: Build) -> None:
+    root = hostile.run.root
+    with (
+        serving(root, "--queue", "borderline", cwd=root.parents[2]) as (_, address),
+        opened() as (tab, complaints, _asked),
+    ):
+        tab.on("dialog", lambda dialog: complaints.append(dialog.message))
+        tab.goto(address)
+        ready(tab, 0, 8)
+        assert complaints == [] and overflow(tab) <= 0
+        assert tab.locator("script").count() == 1
+        tab.keyboard.press("1")
+        tab.keyboard.press("c")
+        assert HOSTILE[0] in tab.locator("#classes").inner_text()

@@ -2,10 +2,7 @@
 
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +10,8 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pytest
-from browser import CHROMIUM, REASON, opened, overflow
+from browser import CHROMIUM, REASON, opened, overflow, ready, serving
 from conftest import QUICK
-from playwright.sync_api import expect
 from starlette.testclient import TestClient
 
 from synthgen.errors import RunError
@@ -40,26 +36,6 @@ def made(run_through: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
 def build(made: Build) -> Iterator[Build]:
     yield made
     made.run.reviews_file.unlink(missing_ok=True)
-
-
-@contextmanager
-def serving(root: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`synthgen review`, really: -> its process and the address that it prints."""
-    command = [sys.executable, "-m", "synthgen.cli", "review", str(root), "--no-browser", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", process.stdout.readline())
-        assert found is not None
-        try:
-            yield process, found.group()
-        finally:
-            process.kill()
-
-
-def ready(tab: Any, done: int, of: int) -> None:
-    """Waits until so many verdicts are in, and the next item is on the page."""
-    expect(tab.locator("#place")).to_have_text(f"{done} of {of}")
-    expect(tab.locator("body")).to_have_attribute("aria-busy", "false")
 
 
 @needs_browser

@@ -1,0 +1,38 @@
+"""Time, memory and size of a run's judging and report: `python benchmarks/report.py --images 100000`."""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+from records import synthesise
+
+from synthgen.pipeline import Build
+from synthgen.report.page import write
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=100_000)
+    images = parser.parse_args().images
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        root = synthesise(Path(folder), images).run.root
+        print(f"{images:,} images, {2 * images:,} labels: records made in {time.perf_counter() - began:.1f} s")
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        build, began = Build.open(root), time.perf_counter()
+        quality = build.judge()
+        judged = time.perf_counter() - began
+        began = time.perf_counter()
+        page = write(build)
+        wrote = time.perf_counter() - began
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        print(f"judge and figures {judged:.1f} s, report {wrote:.1f} s; yield {quality.passed:.0%}")
+        print(f"report.html {page.stat().st_size / 1e6:.2f} MB; peak memory {peak:.0f} MB ({before:.0f} MB before)")
+
+
+if __name__ == "__main__":
+    main()
