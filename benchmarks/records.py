@@ -9,15 +9,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from synthgen.files import sha256
 from synthgen.masks import encode_rle, mask_areas, mask_boxes
 from synthgen.mini import scenes
 from synthgen.pipeline import Build
 from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
-from synthgen.store import JOB_SCHEMA, Run, sha256
+from synthgen.store import JOB_SCHEMA, Run
 
 SCENES = 64
 PER_IMAGE = 2
+ROUND = {"number": 1, "start": 0, "count": 0, "classes": {1: 1.0}, "objects": {PER_IMAGE: 1.0}}
 SPEC = {
     "name": "records", "height": 128, "width": 128, "budget": 1.0, "shard_size": 4096,
     "classes": ["apple", "orange", "tree", "car", "bus", "cup", "duck", "rocket"],
@@ -35,7 +37,7 @@ def synthesise(out: Path, images: int) -> Build:
     spec = DatasetSpec.parse({**SPEC, "count": int(0.8 * images), "budget": 1.25})
     build = Build.start(Run.at(out, spec.name, 1), spec, Stages.of(spec))
     run, rng, inputs = build.run, np.random.default_rng(0), build.inputs("plan") or ""
-    run.write_round(1, {"number": 1, "start": 0, "count": images, "classes": {1: 1.0}, "objects": {PER_IMAGE: 1.0}})
+    run.write_round(1, ROUND | {"count": images})
     pictures = []
     for i in range(SCENES):
         while (
@@ -69,7 +71,7 @@ def _write_shard(build, shard, ids, rng, inputs, files, known, labels):  # type:
         "width": [128] * n,
     }  # fmt: skip
     file = run.write_table(run.table_file("jobs", shard), pa.table(jobs, JOB_SCHEMA))
-    run.commit("plan", shard, inputs, [file], counts={"images": n, "round": 1})
+    run.commit("plan", shard, inputs, [file], counts={"images": n, "round": 1}, environment=ROUND)
     made = {}
     for image_id, k in zip(ids.tolist(), which.tolist(), strict=True):
         place = run.image_file(shard, image_id)

@@ -162,6 +162,9 @@ def run(
     overrides: Overrides = [],  # noqa: B006
     quiet: Quiet = False,
     allow_mixed: Mixed = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop where memory is short, instead of making smaller batches.")
+    ] = False,
 ) -> None:
     """Make, label, filter and export a dataset; go on where an earlier run was stopped."""
     from contextlib import nullcontext
@@ -186,7 +189,7 @@ def run(
     with nullcontext() if quiet else console.status("starting Prefect") if console.is_terminal else nullcontext():
         from synthgen.flow import build_here
     with nullcontext() if quiet else watching(folder, console):
-        build_here(spec, out, number, overrides, allow_mixed)
+        build_here(spec, out, number, overrides, allow_mixed, strict)
     build = Build.open(folder.root)
     quality = build.quality()
     assert quality is not None
@@ -294,6 +297,55 @@ def export(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> N
     if not quiet:
         for name, files in written.items():
             print(f"{name}: {files} files in {build.run.export_folder(name)}")
+
+
+@app.command()
+def status(run: RunFolder) -> None:
+    """Say what of a run is done, and what is left."""
+    from synthgen.pipeline import PER_SHARD, Build
+    from synthgen.summary import headline
+
+    build = Build.open(run)
+    shards = build.run.shards()
+    holder = build.run.holder()
+    print(f"{build.spec.name}, {len(shards)} shards planned" + (f"; {holder} is at work" if holder else ""))
+    for stage in PER_SHARD:
+        done = [s for s in shards if build.is_done(stage, s)]
+        images = sum(mark.counts["images"] for s in done if (mark := build.run.mark(stage, s)))
+        print(f"{stage}: {len(done)} of {len(shards)} shards, {images} images")
+    print(f"judge: {'done' if build.is_done('judge') else 'to be done'}")
+    for name in build.spec.exporters:
+        print(f"export {name}: {'done' if build.is_done('export', name) else 'to be done'}")
+    print(f"report: {'done' if build.is_done('report') else 'to be done'}")
+    if build.is_done("judge") and (quality := build.quality()):
+        print(headline(quality))
+    if not build.is_complete():
+        print(f"the run is not complete; go on with: synthgen run SPEC (its spec is in {build.run.spec_file})")
+
+
+@app.command()
+def verify(run: RunFolder) -> None:
+    """Check every checksum, mask and id of a run, and its exports; what is damaged is made anew by the next run."""
+    from synthgen.errors import SpecError
+    from synthgen.pipeline import Build
+    from synthgen.store import Run
+    from synthgen.verification import inspect, withdraw
+
+    with Run.existing(run).lock():
+        try:
+            build = Build.open(run)
+        except SpecError as error:
+            raise RunError(f"damaged: spec.yaml: {error}\nrun the spec again to write it anew") from error
+        found = inspect(build)
+        withdraw(build, found.damages)
+    for damage in found.damages:
+        print(f"damaged: {damage}", file=sys.stderr)
+    for name in found.stray:
+        print(f"of no stage of this run: {name}")
+    print(f"{found.files} files read, {len(found.damages)} damages")
+    if found.damages:
+        print("run the spec again to make anew what is damaged", file=sys.stderr)
+        raise typer.Exit(2)
 
 
 @app.command()

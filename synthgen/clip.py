@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,8 +14,10 @@ from pydantic import Field
 from synthgen import devices, models
 from synthgen.backends import ModelConfig
 from synthgen.errors import BackendError, Problem, nearest
+from synthgen.wording import plain, shown
 
 AT_ONCE = 64  # pictures or texts in one call of the model; bounds the memory
+TOLD = 20  # of the words that a model does not know
 LEAST_PX = 2  # of a crop's sides
 MARGIN = 0.1  # around a crop, of its longer side: a little of what is around a thing helps to name it
 
@@ -97,11 +98,16 @@ def problems(config: ClipConfig, names: Iterable[str]) -> Iterable[Problem]:
     except (models.ModelMissing, BackendError) as error:
         yield Problem(".model", str(error))
         return
-    for name in names:
-        if card.vocabulary is not None and not set(name.lower().split()) <= set(card.vocabulary):
-            hint = nearest(name, card.classes or ())
-            mend = "name another model, such as openai/clip-vit-large-patch14, or leave the filter out"
-            yield Problem(".model", f"{config.model!r} does not know {name!r}{hint}; {mend}")
+    if card.vocabulary is None:
+        return
+    known, model = set(card.vocabulary), shown(config.model)
+    unknown = [name for name in names if not set(name.lower().split()) <= known]
+    for name in unknown[:TOLD]:
+        hint = nearest(name, card.classes or ())
+        mend = "name another model, such as openai/clip-vit-large-patch14, or leave the filter out"
+        yield Problem(".model", f"{model} does not know {shown(name)}{hint}; {mend}")
+    if more := unknown[TOLD:]:
+        yield Problem(".model", f"{model} does not know {len(more):,} more")
 
 
 def licences(config: ClipConfig) -> Iterable[tuple[str, str]]:
@@ -136,11 +142,12 @@ def _require_clip(path: Path) -> None:
     """Raises: BackendError: the folder holds no CLIP, as far as can be told without reading weights."""
     takes = "takes a folder of transformers' CLIPModel with its processor"
     try:
-        kind = json.loads((path / "config.json").read_text("utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        kind = models.read_json(path / "config.json")["model_type"]
+    except (OSError, ValueError, KeyError) as error:
         raise BackendError(f"{path} has no config.json with a `model_type`; {takes}") from error
     if kind != "clip":
-        raise BackendError(f"{path} is of model_type {kind!r}; {takes}")
+        raise BackendError(f"{path} is of model_type {shown(kind)}; {takes}")
+    models.require_no_code(path)
     if not any(path.glob("*.safetensors")):
         raise BackendError(f"{path} has no .safetensors weights, and other formats can hold code; {takes}")
 
@@ -152,8 +159,13 @@ def _load(path: Path, device: Any, dtype: Any) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     _require_clip(path)
     try:
+        for file in path.glob("*.safetensors"):
+            models.require_safetensors(file)
+        if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+            raise BackendError("it has no tokenizer")  # transformers would make up an empty one
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
         model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BackendError(f"{path} was not loaded: {' '.join(str(error).split())[:200]}") from error
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, BackendError) as error:
+        # The settings in a folder are not checked by what reads them.
+        raise BackendError(f"{path} was not loaded: {plain(' '.join(str(error).split()), 300)}") from error
     return model.to(device).eval(), processor

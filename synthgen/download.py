@@ -8,8 +8,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 
 from synthgen.errors import RunError
+from synthgen.files import atomic
 from synthgen.models import KNOWN, cache_folder
-from synthgen.store import atomic
 
 # Weights are taken as safetensors only; pickled ones can run code.
 PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")

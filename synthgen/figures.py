@@ -14,7 +14,7 @@ from synthgen.backends import Filter, ScoreFilter, ThresholdFilter
 from synthgen.precision import shuffled
 from synthgen.records import Tables
 from synthgen.spec import DatasetSpec
-from synthgen.verdicts import EMPTY, Verdicts
+from synthgen.verdicts import EMPTY, NOT_MADE, Verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,8 +67,8 @@ def funnel(filters: Mapping[str, Filter[Any]], found: Verdicts) -> Iterable[Plai
     instances = [n for n, f in filters.items() if f.scope == "instance"]
     images = [n for n, f in filters.items() if f.scope == "image" and not f.whole_dataset]
     whole = [n for n, f in filters.items() if f.whole_dataset]
-    reviewed = sorted(name for name in having if name not in filters and name != EMPTY)
-    for name in (EMPTY, *instances, *images, *reviewed, *whole):
+    reviewed = sorted(name for name in having if name not in {*filters, EMPTY, NOT_MADE})
+    for name in (NOT_MADE, EMPTY, *instances, *images, *reviewed, *whole):
         if having[name] or name in filters:
             left -= first[name]
             yield {"step": name, "left": left, "first": first[name], "images": having[name], "alone": alone[name]}

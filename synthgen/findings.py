@@ -108,7 +108,7 @@ def as_data(found: Calibration) -> dict[str, Any]:
 def write(path: Path, data: Mapping[str, Any]) -> None:
     import orjson
 
-    from synthgen.store import atomic
+    from synthgen.files import atomic
 
     with atomic(path) as file:
         file.write(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE))

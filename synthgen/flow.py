@@ -38,8 +38,8 @@ from synthgen.verdicts import Quality
 
 
 @task(name="generate", task_run_name="generate-{shard}", cache_policy=NO_CACHE)
-def generate(run: Path, shard: int, allow_mixed: bool) -> Mapping[str, int]:
-    return Build.open(run).generate(shard, allow_mixed)
+def generate(run: Path, shard: int, allow_mixed: bool, strict: bool) -> Mapping[str, int]:
+    return Build.open(run).generate(shard, allow_mixed, strict)
 
 
 @task(name="label", task_run_name="label-{shard}", cache_policy=NO_CACHE)
@@ -75,6 +75,7 @@ def build_dataset(
     run: int = 1,
     overrides: tuple[str, ...] = (),
     allow_mixed: bool = False,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """Makes, labels, filters, exports and reports a dataset, and goes on where an earlier run of the same was stopped.
 
@@ -84,6 +85,7 @@ def build_dataset(
         run: number of the run; another number makes other images.
         overrides: `key.path=value`, as for `synthgen run --set`.
         allow_mixed: whether shards made on another kind of machine may be joined.
+        strict: whether to stop, instead of making smaller batches, where memory is short.
 
     Returns:
         The first numbers of `quality.json`.
@@ -99,7 +101,7 @@ def build_dataset(
         while True:
             build.plan()
             for shard in build.pending():
-                generate(folder.root, shard, allow_mixed)
+                generate(folder.root, shard, allow_mixed, strict)
                 label(folder.root, shard, allow_mixed)
                 measure(folder.root, shard)
             judge(folder.root)
@@ -114,14 +116,19 @@ def build_dataset(
 
 
 def build_here(
-    spec: Path, out: Path = Path("outputs"), run: int = 1, overrides: Sequence[str] = (), allow_mixed: bool = False
+    spec: Path,
+    out: Path = Path("outputs"),
+    run: int = 1,
+    overrides: Sequence[str] = (),
+    allow_mixed: bool = False,
+    strict: bool = False,
 ) -> dict[str, Any]:
     """`build_dataset`, now and in this process: on the Prefect server that is configured, else on one of our own."""
     with ExitStack() as stack:
         if not PREFECT_API_URL.value():
             url = stack.enter_context(embedded_server())
             stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
-        return build_dataset(spec, out, run, tuple(overrides), allow_mixed)
+        return build_dataset(spec, out, run, tuple(overrides), allow_mixed, strict)
 
 
 def publish(quality: Quality) -> None:

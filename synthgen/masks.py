@@ -132,7 +132,8 @@ def mask_path(mask: NDArray[np.bool_], tolerance_px: float = 0.5) -> str:
     contours, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     parts = []
     for contour in contours:
-        corners = cv2.approxPolyDP(contour, 2 * tolerance_px, True).reshape(-1, 2) + 1
-        if len(corners) > 2:
-            parts.append("M" + "L".join(f"{x / 2:g} {y / 2:g}" for x, y in corners) + "Z")
+        exact = (contour + 1) // 2
+        rough = cv2.approxPolyDP(exact, tolerance_px, True)
+        corners = (rough if len(rough) > 2 else exact).reshape(-1, 2)  # what is thin is not thinned away
+        parts.append("M" + "L".join(f"{x} {y}" for x, y in corners) + "Z")
     return "".join(parts)

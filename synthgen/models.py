@@ -6,19 +6,26 @@ A model's folder may carry `synthgen.json`, its card: what it knows and how it w
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
+import shlex
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from synthgen.errors import BackendError
+from synthgen.wording import plain, shown
+
+MAX_JSON = 10_000_000  # bytes of a model's JSON files, and of the headers of its weights
 MINI = Path(__file__).parent / "mini" / "weights"
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Licence(_Strict):
@@ -34,8 +41,16 @@ class AdapterLayout(_Strict):
 
     form: Literal["t2i_adapter"]
     folder: str
-    palette: dict[str, tuple[float, ...]] = Field(min_length=1)
-    downscale: int = Field(1, ge=1)
+    palette: dict[str, Annotated[tuple[float, ...], Field(min_length=1, max_length=4096)]] = Field(min_length=1)
+    downscale: int = Field(1, ge=1, le=256)
+
+    @field_validator("folder")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.is_absolute() or not path.parts or ".." in path.parts or not value.isprintable():
+            raise ValueError(f"got {shown(value)}; takes a folder inside the model's")
+        return value
 
     @field_validator("palette")
     @classmethod
@@ -52,16 +67,24 @@ class KnownClass(_Strict):
 class SamShape(_Strict):
     """Arguments of `segment_anything`'s model classes; its state dicts do not say them."""
 
-    image_size: int
-    patch_size: int
-    embed_dim: int
-    depth: int
-    num_heads: int
-    global_attn_indexes: tuple[int, ...]
-    window_size: int
-    prompt_embed_dim: int
-    mlp_dim: int
-    iou_head_hidden_dim: int
+    # The limits are a few times what the largest official model has: beyond, a card can ask for any time and memory.
+    image_size: int = Field(ge=16, le=4096)
+    patch_size: int = Field(ge=1, le=256)
+    embed_dim: int = Field(ge=1, le=8192)
+    depth: int = Field(ge=1, le=128)
+    num_heads: int = Field(ge=1, le=256)
+    global_attn_indexes: tuple[int, ...] = Field(max_length=128)
+    window_size: int = Field(ge=0, le=256)
+    prompt_embed_dim: int = Field(ge=1, le=4096)
+    mlp_dim: int = Field(ge=1, le=65536)
+    iou_head_hidden_dim: int = Field(ge=1, le=65536)
+
+    @model_validator(mode="after")
+    def _whole(self) -> SamShape:
+        for whole, part in (("image_size", "patch_size"), ("embed_dim", "num_heads")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"`{whole}` is no multiple of `{part}`")
+        return self
 
 
 class ModelCard(_Strict):
@@ -124,28 +147,35 @@ def find_model(
     """The folder or file of a model that is on this machine. Nothing is ever fetched.
 
     Raises:
-        ModelMissing: it is not here; in one sentence, with its size where known and the command that fetches it.
+        ModelMissing: it is not here; in one sentence, with its size where known and the command that fetches it. Or
+            its name, revision or variant is none.
     """
     if model == "mini":
         folder = MINI / kind
         if not folder.is_dir():
             raise ModelMissing(f"there is no embedded {kind} model; name a folder or a Hugging Face id")
         return folder
-    path = Path(model).expanduser()
-    if path.exists():
-        return path.resolve()
+    if found := _existing(model):
+        return found
+    for key, named in (("revision", revision), ("variant", variant)):
+        # Both become part of file names, in the cache of the hub.
+        if named is not None and (not re.fullmatch(r"[\w./+-]{1,200}", named) or ".." in named or named[0] in "./-"):
+            raise ModelMissing(f"{shown(model)} has no {key} {shown(named)}; it takes a branch, a tag or a commit")
+    path = Path(model)
     known = KNOWN.get(model)
     size = f" ({known.gigabytes / (2 if variant == 'fp16' else 1):.3g} GB)" if known else ""
-    fetch = f"fetch it with: synthgen models --download {model}"
+    fetch = f"fetch it with: synthgen models --download {shlex.quote(model)}"
     fetch += f" --revision {revision}" * bool(revision) + f" --variant {variant}" * bool(variant)
     if known and known.url:
         path = cache_folder() / "models" / Path(known.url).name
         if path.is_file():
             return path
         raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}")
-    if model.startswith((".", "/", "~")) or model.count("/") != 1 or path.suffix in {".pth", ".pt", ".safetensors"}:
+    weights = {".pth", ".pt", ".safetensors"}
+    is_name = model.count("/") == 1 and model.isprintable() and len(model) <= 200
+    if model.startswith((".", "/", "~", "-")) or not is_name or path.suffix in weights:
         raise ModelMissing(
-            f"{model!r} does not exist; it takes `mini`, a folder or file, or a model id such as 'owner/name'"
+            f"{plain(repr(model), 300)} does not exist; it takes `mini`, a folder or file, or a model id such as 'owner/name'"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -154,6 +184,71 @@ def find_model(
         return Path(snapshot_download(model, revision=revision, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as error:
         raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}") from error
+
+
+def _existing(model: str) -> Path | None:
+    """The file or folder of this name; None where there is none, or where no file can have it: too long, a NUL, a user
+    who is not known, links in a circle."""
+    try:
+        path = Path(model).expanduser()
+        return path.resolve() if model and path.exists() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a small JSON file says.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no mapping.
+    """
+    with open(file, "rb") as opened:
+        data = opened.read(MAX_JSON + 1)
+    if len(data) > MAX_JSON:
+        raise ValueError(f"it has more than {MAX_JSON:,} bytes")
+    try:
+        found = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is no mapping")
+    return found
+
+
+def require_no_code(folder: Path) -> None:
+    """Raises: BackendError: a file of this folder of transformers or diffusers names code that comes with the model."""
+    for file in sorted(folder.glob("*config.json")):
+        try:
+            named = "auto_map" in read_json(file)
+        except (OSError, ValueError) as error:
+            raise BackendError(f"{file} cannot be read: {plain(str(error))}") from error
+        if named:
+            raise BackendError(f"{file} names code of the model's own (`auto_map`), and such code is never run")
+
+
+def require_safetensors(file: Path) -> None:
+    """Looks at the header only.
+
+    Raises:
+        BackendError: the file is none in safetensors, or is cut short.
+    """
+    try:
+        with open(file, "rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            length = int.from_bytes(opened.read(8), "little")
+            if size < 8 or length > size - 8 or length > MAX_JSON:
+                raise ValueError(f"of its {size:,} bytes, {length:,} should be its header")
+            header = json.loads(opened.read(length))
+        ends = [0]
+        for begin, end in sorted(part["data_offsets"] for name, part in header.items() if name != "__metadata__"):
+            if begin != ends[-1] or end < begin:
+                raise ValueError("its tensors overlap, or leave gaps")
+            ends.append(end)
+        if ends[-1] != size - 8 - length:
+            raise ValueError(f"its tensors should have {ends[-1]:,} bytes, and there are {size - 8 - length:,}")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        reason = str(error) if type(error) is ValueError else type(error).__name__
+        raise BackendError(f"{file} is no whole safetensors file: {plain(reason, 200)}") from error
 
 
 @lru_cache
@@ -167,9 +262,15 @@ def read_card(path: Path) -> ModelCard:
     if not file.is_file():
         return ModelCard()
     try:
+        if file.stat().st_size > MAX_JSON:
+            raise ModelMissing(f"{file} is no valid model card: it has more than {MAX_JSON:,} bytes")
         return ModelCard.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise ModelMissing(f"{file} is no valid model card: {error.strerror}") from error
     except ValidationError as error:
-        raise ModelMissing(f"{file} is no valid model card: {error.errors()[0]['msg']}") from error
+        first = error.errors()[0]
+        where = "".join(f"{plain(str(part))}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise ModelMissing(f"{file} is no valid model card: {where}{plain(first['msg'], 300)}") from error
 
 
 @lru_cache

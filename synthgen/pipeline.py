@@ -19,17 +19,19 @@ from numpy.typing import NDArray
 
 from synthgen import __version__
 from synthgen import stages as parts
+from synthgen.attempts import Attempts
 from synthgen.backends import ModelConfig, measured
 from synthgen.devices import environment
 from synthgen.errors import RunError
 from synthgen.figures import figures
+from synthgen.files import atomic, sha256
 from synthgen.interrupts import checkpoint
-from synthgen.plan import Round, first_round, next_round, plan_round, split_of
+from synthgen.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
 from synthgen.records import Accepted, Tables, instances_of, label_rows, label_schema
 from synthgen.reviews import Reviews, labels_digest, read_reviews
 from synthgen.spec import DatasetSpec, differences
 from synthgen.stages import Stages, fingerprint
-from synthgen.store import Mark, Run, StageName, atomic
+from synthgen.store import Mark, Run, StageName
 from synthgen.summary import shortfall
 from synthgen.types import DatasetInfo, Job, Sample
 from synthgen.verdicts import Quality, Verdicts, judge
@@ -58,14 +60,22 @@ class Build:
         facts = run.read_facts()
         models = parts.models_of(stages, facts.get("models", {}))
         made_from = parts.made_from(spec, models)
-        if facts and facts["made_from"] != made_from:
-            changed = "; ".join(differences(facts["made_from"], made_from)[:5])
+        planned = (run.mark("plan", s) for s in run.shards())
+        if facts:
+            changed = differences(facts["made_from"], made_from)
+        else:  # new; or damaged, and then the marks of the plan know
+            inputs = fingerprint(made_from)
+            changed = ["what, is not known, since run.json is damaged"] * any(m and m.inputs != inputs for m in planned)
+        if changed:
             raise RunError(
-                f"{run.root} holds images made otherwise ({changed}); "
+                f"{run.root} holds images made otherwise ({'; '.join(changed[:5])}); "
                 "put the spec back, or take another name, --out or --run"
             )
-        run.write_facts({"synthgen": __version__, "made_from": made_from, "models": models})
+        run.sweep()
+        run.mend_rounds()
         run.write_spec(spec.dump())
+        facts = {"synthgen": __version__, "made_from": made_from, "models": models, "spec": sha256(run.spec_file)}
+        run.write_facts(facts)
         return cls(run, spec, stages)
 
     @classmethod
@@ -155,8 +165,9 @@ class Build:
                     chosen = jobs[part * self.spec.shard_size : (part + 1) * self.spec.shard_size]
                     file = self.run.write_jobs(shard, chosen)
                     self.run.commit(
-                        "plan", shard, self._made_from, [file], counts={"images": len(chosen), "round": r.number}
-                    )
+                        "plan", shard, self._made_from, [file], counts={"images": len(chosen), "round": r.number},
+                        environment=asdict(r),
+                    )  # fmt: skip
                 shard += 1
 
     def extend(self) -> bool:
@@ -183,35 +194,45 @@ class Build:
         )
 
     def jobs(self, shard: int) -> list[Job]:
-        found = []
+        """The jobs of a shard, with the seeds that their images were made with, once they are."""
+        found, made = [], self.run.mark("generate", shard)
+        again = made.notes.get("again", {}) if made else {}
         for row in self.run.read_jobs(shard):
             row["id"] = row.pop("image_id")
             row["slots"] = dict(row["slots"])
             row["asked"] = tuple(row["asked"])
+            if str(row["id"]) in again:
+                row["seed"] = retry_seed(row["seed"], again[str(row["id"])])
             row["layout"] = None if row["layout"] is None else tuple(tuple(box) for box in row["layout"])
             found.append(Job(split=split_of(row["family"], self.spec.splits), **row))
         return found
 
     # Generate
 
-    def generate(self, shard: int, allow_mixed: bool = False) -> Mapping[str, int]:
-        """Makes the images of a shard, a batch at a time; a batch that is done already is not made again."""
+    def generate(self, shard: int, allow_mixed: bool = False, strict: bool = False) -> Mapping[str, int]:
+        """Makes the images of a shard, a batch at a time; a batch that is done already is not made again. `strict`: see
+        `Attempts`."""
         run, inputs = self.run, self.inputs("generate", shard)
         if inputs is None or run.is_done("generate", shard, inputs):
             return self._counts("generate", shard)
         where = self._environment("generate", {"generator": self.stages.generator.config}, allow_mixed)
         jobs, started = self.jobs(shard), time.monotonic()
         known: dict[str, tuple[int, str]] = {}
+        notes: dict[str, dict[str, Any]] = {}
+        attempts = Attempts(self.stages.generator.generate, strict)
         part = fingerprint({"where": where}, inputs)  # batches of another size hold other images
         for number, batch in enumerate(_batches(jobs, where, "generator")):
             mark = run.batch_done(shard, number, part)
             if mark is None:
                 run.forget_exports()  # they may hold links to what these images were
-                images = self.stages.generator.generate(batch)
+                run.require_room(len(batch) * batch[0].height * batch[0].width * 3)
+                images = attempts.make(batch)
                 files = [run.write_image(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
-                mark = run.commit_batch(shard, number, part, files)
+                mark = run.commit_batch(shard, number, part, files, attempts.notes(batch))
                 checkpoint()
             known |= mark.files
+            for name, said in mark.notes.items():
+                notes.setdefault(name, {}).update(said)
         run.commit(
             "generate",
             shard,
@@ -220,6 +241,7 @@ class Build:
             seconds=time.monotonic() - started,
             counts={"images": len(jobs)},
             environment=where,
+            notes=notes | ({"smaller_batches": attempts.smaller} if attempts.smaller else {}),
             known=known,
         )
         run.clear_batches(shard)
@@ -257,6 +279,7 @@ class Build:
         grounder, segmenter = self.stages.grounder, self.stages.segmenter
         configs = {"grounder": grounder.config, "segmenter": segmenter.config}
         where = self._environment("label", configs, allow_mixed)
+        run.withdraw("label", shard)
         jobs, started = self.jobs(shard), time.monotonic()
         made = run.mark("generate", shard)
         rows: list[dict[str, Any]] = []
@@ -289,6 +312,7 @@ class Build:
         if inputs is None or run.is_done("measure", shard, inputs):
             return self._counts("measure", shard)
         started, rows, images = time.monotonic(), [], 0
+        run.withdraw("measure", shard)
         for sample in self.samples(shard):
             images += 1
             whole: dict[str, Any] = {"image_id": sample.job.id, "instance": None}
@@ -320,7 +344,10 @@ class Build:
     def _judged(self, tables: Tables) -> Verdicts:
         labels = tables.labels[["image_id", "instance", "category_id", "area"]]
         jobs = tables.jobs[["image_id", "shard", "family", "asked"]]
-        return judge(self.spec, self.stages.filters, tables.measures, labels, jobs, self._reviews(tables.jobs))
+        made = (self.run.mark("generate", shard) for shard in sorted(set(jobs["shard"])))
+        failed = {int(image_id) for mark in made if mark for image_id in mark.notes.get("failed", ())}
+        reviews = self._reviews(tables.jobs)
+        return judge(self.spec, self.stages.filters, tables.measures, labels, jobs, reviews, failed)
 
     def _reviews(self, jobs: pd.DataFrame) -> Reviews:
         """What people said of these jobs' images, where the labels are still those that they saw."""
@@ -346,6 +373,7 @@ class Build:
         if inputs is None:
             raise RunError(f"{self.run.root} has images without measures; run the spec to make them")
         if not self.run.is_done("judge", None, inputs):
+            self.run.withdraw("judge")
             started, tables = time.monotonic(), Tables.read(self.run, self.run.shards())
             found = self._judged(tables)
             table = self.run.write_table(self.run.verdicts_file, found.table())
@@ -428,6 +456,8 @@ class Build:
         mark = self.run.mark("generate", shard)
         batches = _batches(self.jobs(shard), mark.environment if mark else {}, "generator")
         batch = next(b for b in batches if any(job.id == image_id for job in b))
+        if mark and str(image_id) in mark.notes.get("again", {}):  # it was made alone
+            batch = [job for job in batch if job.id == image_id]
         images = self.stages.generator.generate(batch)
         place = [job.id for job in batch].index(image_id)
         return self.run.read_image(shard, image_id, mark), images[place]

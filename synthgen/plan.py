@@ -196,6 +196,11 @@ def plan_round(
         )
 
 
+def retry_seed(seed: int, attempt: int) -> int:
+    """The seed of an image's further attempt, from 1, where that with `seed` has failed."""
+    return _hash("again", seed, attempt, bits=63)
+
+
 def phrase(names: list[str]) -> str:
     """`["cat", "umbrella"]` -> "a cat and an umbrella"."""
     return " and ".join(("an " if name[0].lower() in "aeiou" else "a ") + name for name in names)

@@ -33,7 +33,7 @@ def wilson(right: int, verdicts: int, population: int) -> tuple[float, float]:
     if verdicts == population:
         return share, share
     centre, half = _score_interval(share, verdicts * (population - 1) / (population - verdicts))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return max(0.0, min(centre - half, share)), min(1.0, max(centre + half, share))
 
 
 def _score_interval(share: float, n: float) -> tuple[float, float]:

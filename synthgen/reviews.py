@@ -14,7 +14,7 @@ from typing import IO, Any, Literal, get_args
 import orjson
 
 from synthgen.errors import RunError
-from synthgen.store import digest
+from synthgen.files import SEAL, digest
 
 Verdict = Literal["accept", "reject", "wrong_class", "bad_mask"]
 Queue = Literal["random", "borderline"]
@@ -106,6 +106,8 @@ def _lines(path: Path) -> list[Review]:
     for number, line in enumerate(lines[:-1], 1):  # what follows the last line's end is nothing, or torn
         try:
             raw = orjson.loads(line)
+            if raw.pop(SEAL) != digest(raw)[:8]:
+                raise ValueError("damaged")
             if raw == {"undo": True}:
                 found.pop()
                 continue
@@ -113,9 +115,9 @@ def _lines(path: Path) -> list[Review]:
             if review.verdict not in VERDICTS:
                 raise ValueError(review.verdict)
             found.append(review)
-        except (ValueError, TypeError, IndexError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise RunError(
-                f"{path.name}, line {number} is no verdict; the file was changed: remove that line"
+                f"{path.name}, line {number} is damaged; remove that line, and give the verdict again"
             ) from error
     return found
 
@@ -155,6 +157,6 @@ class ReviewLog:
         return self.made.pop()
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(orjson.dumps(line) + b"\n")
+        self._file.write(orjson.dumps({**line, SEAL: digest(line)[:8]}) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
+from pickletools import genops
 from typing import Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,9 +17,17 @@ from numpy.typing import NDArray
 from synthgen import devices, models
 from synthgen.backends import ModelConfig
 from synthgen.errors import BackendError, Problem
+from synthgen.wording import plain, shown
 
 PROMPTS_AT_ONCE = 64  # in one decoder call, as `points_per_batch` of SamAutomaticMaskGenerator; bounds the memory
 LICENCE = ("Apache-2.0", "https://github.com/facebookresearch/segment-anything")
+# What a state dict's pickle names, and `torch.load` takes more: with `bytearray`, a few bytes ask for any memory.
+PICKLED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
+           *(f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int"))}  # fmt: skip
+# What reading garbled bytes, or building a model of odd dimensions, can end in.
+GARBLED = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError)
+MAX_PICKLE = 10_000_000  # bytes; vit_h has 60,000
+TAKES = "takes a state dict of segment_anything's Sam, in which there is no code"
 PATCH_EMBEDDING = "image_encoder.patch_embed.proj.weight"
 
 
@@ -164,7 +174,7 @@ def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
             takes = "takes a folder whose `synthgen.json` has `sam` (dimensions) and `weights` (file name)"
             raise BackendError(f"{path} has no card of a SAM; {takes}, or an official checkpoint")
         if Path(card.weights).name != card.weights or not (path / card.weights).is_file():
-            raise BackendError(f"{path}: its card's weights are {card.weights!r}; takes the name of a file there")
+            raise BackendError(f"{path}: its card's weights are {shown(card.weights)}; takes the name of a file there")
         shape, file = card.sam, path / card.weights
     if file.suffix not in {".pth", ".safetensors"}:
         raise BackendError(f"{file} is no SAM checkpoint; takes a .pth or .safetensors file")
@@ -179,7 +189,9 @@ def path_of(config: ModelConfig) -> Path:
 def problems(config: ModelConfig) -> Iterable[Problem]:
     """What `check` has to say about the model, without torch."""
     try:
-        weights_of(path_of(config))
+        file, _ = weights_of(path_of(config))
+        if config.model not in models.KNOWN:  # those were compared with their checksums when they were fetched
+            _require_tensors(file)
     except (models.ModelMissing, BackendError) as error:
         yield Problem(".model", str(error))
 
@@ -199,18 +211,74 @@ def _read(file: Path) -> dict[str, Any]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    takes = "takes a state dict of segment_anything's Sam, in which there is no code"
+    _require_tensors(file)
     try:
         if file.suffix == ".safetensors":
             state = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, ValueError) as error:
-        reason = "it holds more than tensors" if "Weights only load failed" in str(error) else str(error).split("\n")[0]
-        raise BackendError(f"{file} was not loaded: {reason}; {takes}") from error
+    except (UnpicklingError, SafetensorError, RuntimeError, EOFError, *GARBLED) as error:
+        reason = str(error).split("\n")[0] or type(error).__name__
+        reason = "it holds more than tensors" if "Weights only load failed" in str(error) else plain(reason, 300)
+        raise BackendError(f"{file} was not loaded: {reason}; {TAKES}") from error
     if not isinstance(state, dict) or not isinstance(state.get(PATCH_EMBEDDING), torch.Tensor):
-        raise BackendError(f"{file} has no {PATCH_EMBEDDING!r}; {takes}")
+        raise BackendError(f"{file} has no {PATCH_EMBEDDING!r}; {TAKES}")
+    for name, tensor in state.items():
+        if not isinstance(name, str) or not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            raise BackendError(f"{file} has {shown(name)}, which is no tensor of numbers with a point; {TAKES}")
+        if not torch.isfinite(tensor).all():
+            raise BackendError(f"{file} is damaged: {shown(name)} holds numbers that are not finite")
     return state
+
+
+def _require_tensors(file: Path) -> None:
+    """Whether a file can be what its name says, without torch, and without reading its numbers.
+
+    Raises:
+        BackendError: it is cut short, or holds more than tensors.
+    """
+    try:
+        if file.suffix == ".safetensors":
+            models.require_safetensors(file)
+        else:
+            _require_state_dict(file)
+    except (BadZipFile, EOFError, RuntimeError, BackendError, *GARBLED) as error:
+        reason = plain(str(error).split("\n")[0] or type(error).__name__, 300)
+        raise BackendError(f"{file} was not loaded: {reason}; {TAKES}") from error
+
+
+def _require_state_dict(file: Path) -> None:
+    """What `torch.load(weights_only=True)` lets through, and should not. `torch.save` writes an archive of uncompressed
+    parts, or, before torch 1.6, five pickles and then the numbers; so a file that unpacks to more than it is, or whose
+    pickles make anything but tensors, is no state dict.
+
+    Raises:
+        BackendError: it is none.
+        BadZipFile, and what else reading garbled bytes ends in.
+    """
+    with open(file, "rb") as opened:
+        is_archive = opened.read(4) == b"PK\x03\x04"  # as torch tells it; an archive may also stand behind pickles
+        opened.seek(0)
+        for _ in range(0 if is_archive else 5):
+            _require_plain(genops(opened))
+    if not is_archive:
+        return
+    with ZipFile(file) as archive:
+        parts = archive.infolist()
+        if any(p.compress_type != ZIP_STORED for p in parts) or sum(p.file_size for p in parts) > file.stat().st_size:
+            raise BackendError("its parts are compressed, or overlap")
+        pickles = [part for part in parts if part.filename.endswith("data.pkl")]
+        if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
+            raise BackendError("it has not one `data.pkl` of a few kilobytes")
+        _require_plain(genops(archive.read(pickles[0])))
+
+
+def _require_plain(operations: Iterable[tuple[Any, Any, Any]]) -> None:
+    """Raises: BackendError: a pickle names something else than what makes a tensor."""
+    for code, value, _ in operations:
+        other_ways = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
+        if code.name in other_ways or (code.name == "GLOBAL" and value not in PICKLED):
+            raise BackendError(f"it holds more than tensors ({plain(str(value or code.name))})")
 
 
 def _load(path: Path, device: Any, dtype: Any) -> Any:
@@ -219,18 +287,18 @@ def _load(path: Path, device: Any, dtype: Any) -> Any:
     file, shape = weights_of(path)
     state = _read(file)
     if shape is None:
-        width = state[PATCH_EMBEDDING].shape[0]
+        width = next(iter(state[PATCH_EMBEDDING].shape), 0)
         if width not in OFFICIAL:
             takes = f"without a `synthgen.json` card takes an official one: {', '.join(map(str, OFFICIAL))}"
             raise BackendError(f"{file} is a SAM of width {width}; {takes}")
         shape = OFFICIAL[width]
     # On the meta device nothing is initialised: no time, no second copy, no numbers drawn from the global generator.
-    with torch.device("meta"):
-        sam = _build(shape)
     try:
+        with torch.device("meta"):
+            sam = _build(shape)
         sam.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
+    except (RuntimeError, *GARBLED) as error:
+        reason = plain(" ".join(str(error).split()), 200)
         raise BackendError(f"{file} does not fit the dimensions of its model: {reason}") from error
     # Only the image encoder runs in `torch_dtype`: it is 99 % of the work (450 ms, the decoder 4 ms, vit_h on an A100),
     # and all of it in half precision is what segment-anything-fast does. Boxes go into the prompt encoder as

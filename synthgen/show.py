@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 
 from synthgen.errors import RunError, listed
+from synthgen.files import atomic
 from synthgen.pipeline import Build
 from synthgen.sheet import Tile, contact_sheet
-from synthgen.store import atomic
 
 # Ending -> what OpenCV is told: without a quality, its WebP is lossless and as large as a PNG.
 FORMATS = {".png": [], ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 92], ".webp": [cv2.IMWRITE_WEBP_QUALITY, 85]}

@@ -6,7 +6,10 @@ Every problem of a spec is found in one pass, each as one line with the field, w
 from __future__ import annotations
 
 import re
+import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
@@ -15,9 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from synthgen.backends import Config, FilterConfig, backend_module
 from synthgen.errors import Problem, SpecError, listed, nearest
-from synthgen.reading import load_yaml
+from synthgen.reading import load_yaml, read_text
 from synthgen.types import Category
-from synthgen.wording import shown, takes
+from synthgen.wording import plain, shown, takes
 
 STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
 DEFAULTS = {
@@ -28,7 +31,18 @@ DEFAULTS = {
     "exporters": ("coco",),
 }  # fmt: skip
 
+# Far above what anybody needs, and low enough that a spec of this size is checked in a moment.
+MAX_CLASSES = 2000
+MAX_FILTERS = 100  # of exporters, splits, slots and templates too
+MAX_VALUES = 10_000  # of a slot
+MAX_WEIGHT = 1_000_000
+MAX_PROBLEMS = 50  # told of one spec
+
+# Why an image or a label may be lost where no filter rejects it; `review_…` too.
+REASONS = ("empty_mask", "not_found", "not_made")
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Word = Annotated[str, Field(max_length=200)]
 
 
 class _Strict(BaseModel):
@@ -39,7 +53,9 @@ class ClassSpec(_Strict):
     """A class of the dataset."""
 
     name: str = Field(min_length=1, max_length=200, description="Used in prompts, and as the COCO category's name.")
-    synonyms: tuple[str, ...] = Field((), description="Other words for it; a grounder asks for them too.")
+    synonyms: tuple[Word, ...] = Field(
+        (), max_length=100, description="Other words for it; a grounder asks for them too."
+    )
     aspect_ratio: tuple[float, float] | None = Field(
         None, description="Least and greatest width over height of its layout boxes; default: what the model declares."
     )
@@ -47,6 +63,7 @@ class ClassSpec(_Strict):
         None,
         strict=True,
         ge=0,
+        le=1_000_000_000,
         description="Its own quota: the least number of its instances kept in accepted images; 0 is none. Default: "
         "the dataset's `min_instances_per_class`.",
     )
@@ -61,9 +78,11 @@ class ClassSpec(_Strict):
 
 class Template(_Strict):
     text: str = Field(
-        min_length=1, description="`{objects}` stands for the things asked for; any other name is a slot."
+        min_length=1,
+        max_length=20_000,
+        description="`{objects}` stands for the things asked for; any other name is a slot.",
     )
-    weight: float = Field(1.0, gt=0, description="How often it is taken, beside the others.")
+    weight: float = Field(1.0, gt=0, le=MAX_WEIGHT, description="How often it is taken, beside the others.")
 
     @field_validator("text")
     @classmethod
@@ -75,10 +94,16 @@ class Template(_Strict):
 class PromptSpec(_Strict):
     """Prompts: templates with slots, each choice made in proportion to its weight."""
 
-    templates: tuple[Template, ...] = Field((), description="For images with objects; each has `{objects}`.")
-    background_templates: tuple[Template, ...] = Field((), description="For images without objects.")
-    slots: dict[str, dict[str, float]] = Field({}, description="Slot -> its values, as a list or as value: weight.")
-    negative_prompt: str = Field("", description="What images should not show; the same for all.")
+    templates: tuple[Template, ...] = Field(
+        (), max_length=MAX_FILTERS, description="For images with objects; each has `{objects}`."
+    )
+    background_templates: tuple[Template, ...] = Field(
+        (), max_length=MAX_FILTERS, description="For images without objects."
+    )
+    slots: dict[str, dict[str, float]] = Field(
+        {}, max_length=MAX_FILTERS, description="Slot -> its values, as a list or as value: weight."
+    )
+    negative_prompt: str = Field("", max_length=20_000, description="What images should not show; the same for all.")
 
     @field_validator("templates", "background_templates", mode="before")
     @classmethod
@@ -93,32 +118,43 @@ class PromptSpec(_Strict):
         if not isinstance(value, dict):
             return value
         for slot, values in value.items():
+            seen: set[Any] = set()
             for v in values if isinstance(values, list) else ():
                 if isinstance(v, bool) or not isinstance(v, str | int | float):
-                    raise ValueError(f"got {shown(v)} for {slot!r}; takes text (yes, no, on and off only in quotes)")
-                if values.count(v) > 1:
-                    raise ValueError(f"got {shown(v)} more than once for {slot!r}; takes `value: weight` for that")
+                    wants = "takes text (yes, no, on and off only in quotes)"
+                    raise ValueError(f"got {shown(v)} for {shown(slot)}; {wants}")
+                if v in seen:
+                    raise ValueError(f"got {shown(v)} more than once for {shown(slot)}; takes `value: weight` for that")
+                seen.add(v)
         return {k: {str(v): 1.0 for v in vs} if isinstance(vs, list) else vs for k, vs in value.items()}
 
     @model_validator(mode="after")
     def _slots_fit(self) -> PromptSpec:
         for slot, values in self.slots.items():
             if slot == "objects" or not slot.isidentifier():
-                raise ValueError(f"slots: got the name {slot!r}; takes letters, digits and _, and not 'objects'")
-            if not values or not all(0 <= w < float("inf") for w in values.values()) or sum(values.values()) <= 0:
+                raise ValueError(f"slots: got the name {shown(slot)}; takes letters, digits and _, and not 'objects'")
+            if not values or not all(0 <= w <= MAX_WEIGHT for w in values.values()) or sum(values.values()) <= 0:
                 raise ValueError(
-                    f"slots.{slot}: got {shown(values)}; takes at least one value, with weights of 0 or more, not all 0"
+                    f"slots.{slot}: got {shown(values)}; takes at least one value, with weights of 0 or more, not all "
+                    f"0, and at most {MAX_WEIGHT:,}"
+                )
+            if len(values) > MAX_VALUES or any(len(value) > 1000 for value in values):
+                longest = max(map(len, values))
+                raise ValueError(
+                    f"slots.{slot}: got {len(values):,} values of at most {longest:,} characters; "
+                    f"takes at most {MAX_VALUES:,} of 1,000"
                 )
         for key, templates in (("templates", self.templates), ("background_templates", self.background_templates)):
             for i, template in enumerate(templates):
                 names = template_slots(template.text)
                 if ("objects" in names) != (key == "templates"):
                     wants = "needs" if key == "templates" else "is for images without objects and takes no"
-                    raise ValueError(f"{key}.{i}: {template.text!r} {wants} {{objects}}")
+                    raise ValueError(f"{key}.{i}: {shown(template.text)} {wants} {{objects}}")
                 for name in names - {"objects"}:
                     if name not in self.slots:
                         raise ValueError(
-                            f"{key}.{i}: {template.text!r} names the slot {name!r}{nearest(name, self.slots)}; "
+                            f"{key}.{i}: {shown(template.text)} names the slot {shown(name)}"
+                            f"{nearest(name, self.slots)}; "
                             f"slots given: {listed(self.slots) or 'none'}"
                         )
         return self
@@ -132,7 +168,7 @@ def template_slots(text: str) -> set[str]:
         raise ValueError(f"{error}; takes names in braces, and {{{{ and }}}} for braces themselves") from error
     for _, name, form, conversion in parts:
         if name is not None and (not name.isidentifier() or form or conversion):
-            raise ValueError(f"{{{name}}} is no slot; takes a plain name in braces")
+            raise ValueError(f"{{{plain(name)}}} is no slot; takes a plain name in braces")
     return {name for _, name, _, _ in parts if name is not None}
 
 
@@ -168,12 +204,15 @@ class DatasetSpec(_Strict):
         0,
         strict=True,
         ge=0,
+        le=1_000_000_000,
         description="The quota of every class that has none of its own: the least number of instances kept in accepted "
         "images, of which there are then more than `count` if need be; 0 is none.",
     )
     height: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="px")
     width: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="px")
-    classes: tuple[ClassSpec, ...] = Field(min_length=1, description="Names, or mappings with `name`.")
+    classes: tuple[ClassSpec, ...] = Field(
+        min_length=1, max_length=MAX_CLASSES, description="Names, or mappings with `name`."
+    )
     objects_per_image: dict[int, float] = Field(
         {1: 1.0}, description="A number; [least, most], all as likely; or number: weight. 0 makes background images."
     )
@@ -183,10 +222,15 @@ class DatasetSpec(_Strict):
     grounder: SerializeAsAny[Config] = Field(description="Says which object is where; default: `layout`.")
     segmenter: SerializeAsAny[Config] = Field(description="Makes masks of boxes; default: `sam`.")
     filters: dict[Name, SerializeAsAny[FilterConfig]] = Field(
-        description="Name -> options, each with its threshold. Those given replace the default ones."
+        max_length=MAX_FILTERS,
+        description="Name -> options, each with its threshold. Those given replace the default ones.",
     )
-    splits: dict[Name, float] = Field({"train": 0.8, "val": 0.1, "test": 0.1}, description="Shares, summing to 1.")
-    exporters: dict[Name, SerializeAsAny[Config]] = Field(description="Name -> options; default: `coco`.")
+    splits: dict[Name, float] = Field(
+        {"train": 0.8, "val": 0.1, "test": 0.1}, max_length=MAX_FILTERS, description="Shares, summing to 1."
+    )
+    exporters: dict[Name, SerializeAsAny[Config]] = Field(
+        max_length=MAX_FILTERS, description="Name -> options; default: `coco`."
+    )
     shard_size: int = Field(64, strict=True, ge=1, le=4096, description="Images committed together.")
 
     @property
@@ -221,11 +265,12 @@ class DatasetSpec(_Strict):
         for c in classes:
             for word in (c.name, *c.synonyms):
                 key = " ".join(word.lower().split())
-                if not key or any(ord(ch) < 32 for ch in word):
-                    raise ValueError(f"got {word!r}; takes printable text")
+                if not key or any(_moves(ch) for ch in word):
+                    raise ValueError(f"got {shown(word)}; takes printable text")
                 if key in seen:
                     raise ValueError(
-                        f"got {word!r} twice, for {seen[key]!r} and for {c.name!r}; takes each name and synonym once"
+                        f"got {shown(word)} twice, for {shown(seen[key])} and for {shown(c.name)}; "
+                        "takes each name and synonym once"
                     )
                 seen[key] = c.name
         return classes
@@ -254,10 +299,21 @@ class DatasetSpec(_Strict):
     def _objects_in_range(cls, value: dict[int, float]) -> dict[int, float]:
         if (
             not value
-            or not all(0 <= k <= 64 and 0 <= w < float("inf") for k, w in value.items())
+            or not all(0 <= k <= 64 and 0 <= w <= MAX_WEIGHT for k, w in value.items())
             or sum(value.values()) <= 0
         ):
-            raise ValueError("takes numbers of objects from 0 to 64, with weights of 0 or more")
+            raise ValueError(
+                "takes numbers of objects from 0 to 64, with weights of 0 or more, not all 0, and at most "
+                f"{MAX_WEIGHT:,}"
+            )
+        return value
+
+    @field_validator("filters")
+    @classmethod
+    def _not_a_reason(cls, value: dict[str, FilterConfig]) -> dict[str, FilterConfig]:
+        for name in value:
+            if name in REASONS or name.startswith("review_"):
+                raise ValueError(f"got {name!r}, which is the name of a reason that is no filter; takes another name")
         return value
 
     @field_validator("splits")
@@ -295,7 +351,7 @@ class DatasetSpec(_Strict):
             data[kind] = _parse_stage(kind, (kind,), data.get(kind), default, problems, failed)
         for key, kind in (("filters", "filter"), ("exporters", "exporter")):
             given = data.get(key, dict.fromkeys(DEFAULTS[key]))
-            if isinstance(given, dict):
+            if isinstance(given, dict) and len(given) <= MAX_FILTERS:  # else it is told so below, in a moment
                 data[key] = {
                     n: _parse_stage(kind, (key, str(n)), v, str(n), problems, failed) for n, v in given.items()
                 }
@@ -304,9 +360,9 @@ class DatasetSpec(_Strict):
         except ValidationError as error:
             # A stage that did not parse is there as None, and has been spoken of.
             problems += [p for loc, p in _problems(error, cls) if not any(loc[: len(f)] == f for f in failed)]
-            raise SpecError(problems) from error
+            raise SpecError(_first(problems)) from error
         if problems:
-            raise SpecError(problems)
+            raise SpecError(_first(problems))
         return spec
 
     def dump(self) -> dict[str, Any]:
@@ -317,22 +373,61 @@ class DatasetSpec(_Strict):
 def _parse_stage(
     kind: str, where: tuple[str, ...], raw: Any, default: str, problems: list[Problem], failed: set[tuple[str, ...]]
 ) -> Config | None:
-    field = ".".join(where)
+    field = ".".join(map(plain, where))
     raw = {"use": raw} if isinstance(raw, str) else {} if raw is None else raw
     if not isinstance(raw, dict):
         problems.append(Problem(field, f"got {shown(raw)}; takes a name or a mapping of options"))
     elif not isinstance(use := raw.get("use", default), str):
         problems.append(Problem(f"{field}.use", f"got {shown(use)}; takes a name"))
     else:
+        own = f"{field}.use" if "use" in raw else field
         try:
-            options: type[Config] = backend_module(kind, use).Config
+            options = _options(kind, use)
             return options.model_validate({**raw, "use": use})
         except LookupError as error:
-            problems.append(Problem(f"{field}.use" if "use" in raw else field, str(error.args[0])))
+            problems.append(Problem(own, plain(" ".join(str(error.args[0]).split()), 500)))
         except ValidationError as error:
             problems += [Problem(f"{field}.{p.field}", p.message) for _, p in _problems(error, options)]
     failed.add(where)
     return None
+
+
+def _options(kind: str, use: str) -> type[Config]:
+    """The options of the backend that `use` names.
+
+    Raises:
+        LookupError: no such module, or it is not a backend.
+    """
+    if len(use) > 200 or not all(part.isidentifier() for part in use.removeprefix(".").split(".")):
+        raise LookupError(f"got {shown(use)}; takes the name of a built-in, or the dotted name of a module of yours")
+    # Importing is running, and none of these is a backend.
+    if "." in use and use.partition(".")[0] in sys.stdlib_module_names:
+        raise LookupError(
+            f"{use!r} is no backend, but part of Python; a backend's module defines `Config` and `Backend`"
+        )
+    try:
+        options = backend_module(kind, use).Config
+    except SystemExit as error:
+        raise LookupError(f"cannot import your module {use!r}: it ends the program") from error
+    if not (isinstance(options, type) and issubclass(options, Config)):
+        raise LookupError(f"{use!r} is no backend: its `Config` is no subclass of `synthgen.backends.Config`")
+    return options
+
+
+def _moves(character: str) -> bool:
+    """Whether a character breaks the line, moves a terminal's cursor, or turns the text after it round. Those that join
+    letters, as Persian and emoji need them, do not."""
+    return (
+        unicodedata.category(character) in {"Cc", "Zl", "Zp"}
+        or "\u202a" <= character <= "\u202e"
+        or ("\u2066" <= character <= "\u2069")
+    )
+
+
+def _first(problems: list[Problem]) -> list[Problem]:
+    """As many as anybody reads."""
+    more = len(problems) - MAX_PROBLEMS
+    return [*problems[:MAX_PROBLEMS], Problem("", f"and {more:,} problems more")] if more > 0 else problems
 
 
 def _known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
@@ -353,6 +448,8 @@ _PARTS: dict[str, type[BaseModel]] = {c.__name__: c for c in (ClassSpec, Templat
 def _problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str, ...], Problem]]:
     """pydantic's errors -> (where, problem), in words for people."""
     errors = error.errors(include_url=False)
+    if left_out := errors[MAX_PROBLEMS:]:
+        errors = errors[:MAX_PROBLEMS]
     below = {e["loc"][:i] for e in errors for i in range(len(e["loc"]))}
     mistyped = {
         (*e["loc"][:-1], key)
@@ -367,7 +464,7 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[tupl
         loc, kind, got = e["loc"], e["type"], e.get("input")
         if (kind == "too_short" and loc in below) or (kind == "missing" and loc in mistyped):
             continue  # what is wrong with the entries, or with the key's name, is spoken of in its own line
-        where = ".".join(str(part) for part in loc if part != "[key]")
+        where = ".".join(plain(str(part)) for part in loc if part != "[key]")
         if kind == "extra_forbidden":
             known = _known_keys(model, loc[:-1])
             message = f"unknown key{nearest(str(loc[-1]), known)}; it takes: {listed(known)}"
@@ -388,7 +485,10 @@ def _problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[tupl
             message = takes(kind, e.get("ctx", {}), got) or f"{e['msg'][0].lower()}{e['msg'][1:]}"
             keys = listed(_known_keys(model, loc)) if kind.startswith("model") else ""
             message = f"got {shown(got)}; {message}" + (f", which are: {keys}" if keys else "")
-        found.append((tuple(map(str, loc)), Problem(where, message)))
+        # Of what pydantic, a check or a user's own backend says, no more than fits a few lines of a terminal.
+        found.append((tuple(map(str, loc)), Problem(plain(where, 200), plain(" ".join(message.split()), 500))))
+    if left_out:
+        found.append((("",), Problem("", f"and {len(left_out):,} problems more")))
     return found
 
 
@@ -400,7 +500,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
         SpecError: it cannot be read, or it has problems.
     """
     try:
-        raw = load_yaml(path.read_text(encoding="utf-8"))
+        raw = load_yaml(read_text(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SpecError([Problem("", f"cannot read the spec {str(path)!r}: {reason}")]) from error
@@ -412,7 +512,9 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
     for kind in STAGES:
         options = raw.get(kind)
         if isinstance(options, dict) and str(options.get("model", "")).startswith(("./", "../")):
-            options["model"] = str((path.parent / options["model"]).resolve())
+            # What is no path at all stays as it is, and `check` says that it does not exist.
+            with suppress(OSError, ValueError, RuntimeError):
+                options["model"] = str((path.parent / options["model"]).resolve())
     return DatasetSpec.parse(raw)
 
 
@@ -422,12 +524,12 @@ def set_value(raw: dict[str, Any], override: str) -> None:
     keys = path.split(".")
     if not equals or not all(keys):
         raise SpecError(
-            [Problem("--set", f"got {override!r}; it takes key.path=value, such as filters.sharpness.min=60")]
+            [Problem("--set", f"got {shown(override)}; it takes key.path=value, such as filters.sharpness.min=60")]
         )
     try:
         value, place = load_yaml(text), raw
     except SpecError as error:
-        raise SpecError([Problem("--set", f"got {override!r}; {error}")]) from error
+        raise SpecError([Problem("--set", f"got {shown(override)}; {error}")]) from error
     for depth, key in enumerate(keys[:-1]):
         inner = place.get(key)
         if inner is None:
@@ -436,7 +538,7 @@ def set_value(raw: dict[str, Any], override: str) -> None:
         elif isinstance(inner, str) and key in STAGES:
             inner = place[key] = {"use": inner}
         if not isinstance(inner, dict):
-            raise SpecError([Problem("--set", f"got {override!r}; {key!r} is no mapping of options")])
+            raise SpecError([Problem("--set", f"got {shown(override)}; {shown(key)} is no mapping of options")])
         place = inner
     place[keys[-1]] = value
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from synthgen.backends import Exporter, Filter, Generator, Grounder, Request, Segmenter, Stage, backend_module
 from synthgen.errors import Problem, SpecError
+from synthgen.files import digest
 from synthgen.models import ModelMissing
 from synthgen.plan import Round, first_round, plan_round
 from synthgen.spec import DatasetSpec
-from synthgen.store import digest
 
 FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
 JUDGED = 2  # of what judging writes: a change here judges every existing run anew

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, get_args
 
 import cv2
 import numpy as np
@@ -27,8 +27,11 @@ import yaml
 from numpy.typing import NDArray
 
 from synthgen.errors import OutOfRoom, RunError
+from synthgen.files import SEAL, atomic, digest, read_sealed, sha256, sweep, write_sealed
 from synthgen.types import Job
 
+SPARE_BYTES = 1_000_000  # left free for marks, tables and the database that Prefect keeps
+FORMAT = 2  # of run folders: how marks and records are written
 StageName = Literal["plan", "generate", "label", "measure", "judge", "export", "report"]
 
 JOB_SCHEMA = pa.schema(
@@ -50,44 +53,6 @@ JOB_SCHEMA = pa.schema(
 )
 
 
-def digest(value: Any) -> str:
-    """sha256 of plain data, independent of the order of its keys."""
-    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that has its name only once it is whole and on the disk."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _fsync_folder(path.parent)
-    except OSError as error:
-        if error.errno in {28, 122}:  # ENOSPC, EDQUOT
-            raise OutOfRoom(f"no room left on the disk for {path}; free some and run the same command again") from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 @dataclass(frozen=True, slots=True)
 class Mark:
     """That a piece of work is done.
@@ -95,7 +60,7 @@ class Mark:
     Attributes:
         inputs: hash of what the files were made from.
         files: name in the run folder -> [size in bytes, sha256].
-        seconds: it took; `counts`, `environment`: whatever the stage wants to remember.
+        seconds: it took; `counts`, `environment`, `notes`: whatever the stage wants to remember.
     """
 
     inputs: str
@@ -103,6 +68,7 @@ class Mark:
     seconds: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def outputs(self) -> str:
@@ -189,16 +155,31 @@ class Run:
             with atomic(self.spec_file) as file:
                 file.write(text.encode())
 
+    @property
+    def facts_file(self) -> Path:
+        return self.root / "run.json"
+
     def read_facts(self) -> dict[str, Any]:
-        """`run.json`: what the images of this folder were made from, and by what."""
-        file = self.root / "run.json"
-        facts: dict[str, Any] = orjson.loads(file.read_bytes()) if file.is_file() else {}
-        return facts
+        """`run.json`: what the images of this folder were made from, and by what; nothing if it is damaged.
+
+        Raises:
+            RunError: the folder is of another version of this format.
+        """
+        facts = read_sealed(self.facts_file)
+        if facts is None:
+            with suppress(OSError, ValueError, TypeError):
+                if "made_from" in (raw := orjson.loads(self.facts_file.read_bytes())) and SEAL not in raw:
+                    facts = raw
+        if facts and facts.get("format", 1) != FORMAT:
+            raise RunError(
+                f"{self.root} is a run folder of format {facts.get('format', 1)}, made by synthgen "
+                f"{facts.get('synthgen')}; this one reads format {FORMAT}: take that version, or another --out or --run"
+            )
+        return {name: value for name, value in (facts or {}).items() if name != "format"}
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         if facts != self.read_facts():
-            with atomic(self.root / "run.json") as file:
-                file.write(orjson.dumps(facts, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+            write_sealed(self.facts_file, {**facts, "format": FORMAT})
 
     # Lock
 
@@ -223,17 +204,37 @@ class Run:
             file.flush()
             yield
 
+    def holder(self) -> str:
+        """Who holds the lock, as it says itself; "" for nobody."""
+        try:
+            with open(self.root / ".lock") as file:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return ""
+        except FileNotFoundError:
+            return ""
+        except OSError:
+            return (self.root / ".lock").read_text().strip() or "another process"
+
+    def sweep(self) -> None:
+        """Removes what killed processes left unfinished, where work is still to be done. Call it holding the lock."""
+        folders = [self.root, *(self.root / name for name in ("jobs", "labels", "measures", "commits"))]
+        folders.append(self.root / "commits" / "partial")
+        for folder in (self.root / "images").glob("[0-9]*"):
+            if not self._mark_file("generate", int(folder.name)).exists():
+                folders.append(folder)
+        for folder in folders:
+            sweep(folder)
+
     # Marks
 
     def mark(self, stage: StageName, shard: int | str | None = None) -> Mark | None:
         return self._read_mark(self._mark_file(stage, shard))
 
     def _read_mark(self, file: Path) -> Mark | None:
-        try:
-            raw = orjson.loads(file.read_bytes())
-            return Mark(**{**raw, "files": {n: (int(s), str(c)) for n, (s, c) in raw["files"].items()}})
-        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
-            return None  # a mark that cannot be read says nothing is done
+        raw = read_sealed(file)  # a mark that cannot be read says nothing is done
+        if raw is None:
+            return None
+        return Mark(**{**raw, "files": {n: (int(s), str(c)) for n, (s, c) in raw["files"].items()}})
 
     def is_done(self, stage: StageName, shard: int | str | None, inputs: str) -> bool:
         """Whether the mark exists, was made from these inputs, and its files are there with the sizes it says.
@@ -257,6 +258,7 @@ class Run:
         seconds: float = 0.0,
         counts: Mapping[str, int] | None = None,
         environment: Mapping[str, Any] | None = None,
+        notes: Mapping[str, Any] | None = None,
         known: Mapping[str, tuple[int, str]] | None = None,
     ) -> Mark:
         """Writes the mark; `known` holds sizes and checksums that need not be computed again."""
@@ -264,18 +266,44 @@ class Run:
         for path in files:
             name = path.relative_to(self.root).as_posix()
             entries[name] = known[name] if known and name in known else (path.stat().st_size, sha256(path))
-        mark = Mark(inputs, entries, round(seconds, 3), counts or {}, environment or {})
+        mark = Mark(inputs, entries, round(seconds, 3), counts or {}, environment or {}, notes or {})
         self._write_mark(self._mark_file(stage, shard), mark)
         return mark
 
-    def _write_mark(self, file: Path, mark: Mark) -> None:
-        with atomic(file) as opened:
-            opened.write(orjson.dumps(asdict(mark), option=orjson.OPT_INDENT_2))
+    def withdraw(self, stage: StageName, shard: int | str | None = None) -> None:
+        """Takes back that a piece of work is done, before its files are replaced or because they are damaged. The mark
+        of an export stays, with the names of its files, for the next export to replace."""
+        file = self._mark_file(stage, shard)
+        mark = self._read_mark(file)
+        if mark is not None and stage == "export":
+            self._write_mark(file, replace(mark, inputs=""))
+        else:
+            file.unlink(missing_ok=True)
 
-    def commit_batch(self, shard: int, batch: int, inputs: str, files: Iterable[Path]) -> Mark:
+    def marks(self) -> Iterator[tuple[StageName, int | str | None, Mark | None]]:
+        """Every mark that there is, by stage and shard (of exports: their name); None for one that is damaged."""
+        for file in sorted((self.root / "commits").glob("*.json")):
+            stage, _, part = file.stem.partition("-")
+            if stage in get_args(StageName):
+                shard = part if stage == "export" else int(part) if part else None
+                yield stage, shard, self._read_mark(file)  # type: ignore[misc]
+
+    def damaged_records(self) -> Iterator[Path]:
+        """Files that carry a seal of their own, and are not what was written, but for marks."""
+        rounds = (self.root / "commits").glob("round-*.json")
+        for file in (self.facts_file, *sorted(rounds)):
+            if file.is_file() and read_sealed(file) is None:
+                yield file
+
+    def _write_mark(self, file: Path, mark: Mark) -> None:
+        write_sealed(file, asdict(mark))
+
+    def commit_batch(
+        self, shard: int, batch: int, inputs: str, files: Iterable[Path], notes: Mapping[str, Any] | None = None
+    ) -> Mark:
         """A mark for a part of a shard, so that a kill costs one batch at most."""
         entries = {p.relative_to(self.root).as_posix(): (p.stat().st_size, sha256(p)) for p in files}
-        mark = Mark(inputs, entries)
+        mark = Mark(inputs, entries, notes=notes or {})
         self._write_mark(self._batch_file(shard, batch), mark)
         return mark
 
@@ -291,8 +319,8 @@ class Run:
         """Takes back that exports are done; the marks keep the names of their files, for the next to replace."""
         for file in (self.root / "commits").glob("export-*.json"):
             mark = self._read_mark(file)
-            if mark and mark.inputs:
-                self._write_mark(file, replace(mark, inputs=""))
+            if mark is None or mark.inputs:
+                self.withdraw("export", file.stem.removeprefix("export-"))
 
     def clear_batches(self, shard: int) -> None:
         folder = self.root / "commits" / "partial"
@@ -303,19 +331,38 @@ class Run:
 
     # Rounds: what each batch of planning was asked to make up for
 
-    def _round_files(self) -> list[Path]:
-        return sorted((self.root / "commits").glob("round-*.json"))
+    def _round_file(self, number: int) -> Path:
+        return self.root / "commits" / f"round-{number:04d}.json"
 
     def read_rounds(self) -> list[dict[str, Any]]:
-        """The recorded rounds in order, as `Round` takes them; keys that were numbers are numbers again."""
-        rounds = [orjson.loads(file.read_bytes()) for file in self._round_files()]
-        return [
-            {k: {int(i): w for i, w in v.items()} if isinstance(v, dict) else v for k, v in r.items()} for r in rounds
-        ]
+        """The recorded rounds in order, as `Round` takes them; keys that were numbers are numbers again. A damaged
+        record is read from the marks of its shards, which hold it too; without such shards it had no effect yet."""
+        rounds: list[dict[str, Any]] = []
+        while True:
+            number = len(rounds) + 1
+            found = read_sealed(self._round_file(number)) or self._planned_round(number)
+            if found is None:
+                return rounds
+            rounds.append(
+                {k: {int(i): w for i, w in v.items()} if isinstance(v, dict) else v for k, v in found.items()}
+            )
+
+    def _planned_round(self, number: int) -> dict[str, Any] | None:
+        if self._round_file(number).exists() or self._round_file(number + 1).exists():
+            for shard in self.shards():
+                mark = self.mark("plan", shard)
+                if mark and mark.counts.get("round") == number:
+                    return dict(mark.environment)
+        return None
+
+    def mend_rounds(self) -> None:
+        """Writes damaged records of rounds anew."""
+        for round in self.read_rounds():
+            if read_sealed(self._round_file(round["number"])) is None:
+                self.write_round(round["number"], round)
 
     def write_round(self, number: int, round: Mapping[str, Any]) -> None:
-        with atomic(self.root / "commits" / f"round-{number:04d}.json") as file:
-            file.write(orjson.dumps(round, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS))
+        write_sealed(self._round_file(number), round)
 
     def shards(self) -> list[int]:
         """Numbers of the shards that are planned, in order."""
@@ -395,6 +442,18 @@ class Run:
 
     def export_to(self, exporter: str) -> ExportFolder:
         return ExportFolder(self, exporter)
+
+    def require_room(self, size: int) -> None:
+        """Before `size` bytes more are written.
+
+        Raises:
+            OutOfRoom: they would not fit; nothing of them has been begun.
+        """
+        if self.free_bytes() < size + SPARE_BYTES:
+            raise OutOfRoom(
+                f"{self.free_bytes() / 1e6:.0f} MB are free for {self.root}, too few to go on; what is finished is "
+                "kept: free some and run the same command again"
+            )
 
     def free_bytes(self) -> int:
         place = self.root

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,11 @@ from PIL import Image
 
 from synthgen.errors import Problem, SpecError, listed
 from synthgen.spec import DatasetSpec
+from synthgen.wording import plain, shown
 
+MAX_PIXELS = 50_000_000  # of an image: a few kilobytes can stand for gigabytes
+MAX_MASKS = 500_000_000  # pixels of all masks of an image
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS, for which Pillow starts another program
 HELD_OUT = 2**41  # of seeds: the embedded models were trained on scenes of [seed, index]
 
 
@@ -94,28 +100,31 @@ def from_coco(spec: DatasetSpec, annotations: Path, images: Path, count: int) ->
         files = {image_id: images / coco.imgs[image_id]["file_name"] for image_id in list(labelled)[:count]}
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SpecError([Problem("--truth", f"cannot read {str(annotations)!r}: {error}")]) from error
+    except RecursionError as error:
+        raise SpecError([Problem("--truth", f"cannot read {str(annotations)!r}: nested too deeply")]) from error
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
         message = f"{str(annotations)!r} is no COCO file with `images`, `annotations` and `categories`"
-        raise SpecError([Problem("--truth", f"{message}: {type(error).__name__}: {error}")]) from error
+        raise SpecError([Problem("--truth", f"{message}: {_said(error)}")]) from error
     if not labelled:
-        there = listed(names.values()) or "none"
+        there = plain(listed(names.values()), 300) or "none"
         raise SpecError([Problem("--truth", f"has no instance of the spec's classes; its categories: {there}")])
     for file in files.values():
-        if not file.is_file():
-            raise SpecError([Problem("--images", f"there is no image {str(file)!r}, which {annotations.name} names")])
+        _require_inside(file, images, annotations.name)
 
     def read() -> Iterator[Truth]:
         for image_id, file in files.items():
-            image, own = _read(file), labelled[image_id]
+            entry, own = coco.imgs[image_id], labelled[image_id]
+            said = entry.get("width"), entry.get("height")
+            image = _read(file, said, annotations.name)
             try:
+                for a in own:
+                    _require_mask(a["segmentation"], *image.shape[:2])
+                if len(own) * image.shape[0] * image.shape[1] > MAX_MASKS:
+                    raise ValueError(f"{len(own):,} masks are too many for one image")
                 masks = np.stack([coco.annToMask(a).astype(bool) for a in own])
-            except (KeyError, TypeError, ValueError, IndexError) as error:
-                message = f"the segmentations of image {image_id!r} in {annotations.name} cannot be read"
-                raise SpecError([Problem("--truth", f"{message}: {type(error).__name__}: {error}")]) from error
-            if masks.shape[1:] != image.shape[:2]:
-                height, width = image.shape[:2]
-                said = f"{masks.shape[2]}x{masks.shape[1]} px in {annotations.name}"
-                raise SpecError([Problem("--images", f"{str(file)!r} has {width}x{height} px, and {said}")])
+            except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+                message = f"the segmentations of image {shown(image_id)} in {annotations.name} cannot be read"
+                raise SpecError([Problem("--truth", f"{message}: {_said(error)}")]) from error
             kinds, visible = np.array([known[a["category_id"]] for a in own], np.int64), masks.any((1, 2))
             if visible.any():
                 yield Truth(image, masks[visible], kinds[visible], _ground(coco.imgs[image_id].get("prompt")))
@@ -129,13 +138,92 @@ def _ground(said: Any) -> str:
     return said.rpartition(" on ")[2] if isinstance(said, str) and " on " in said else ""
 
 
-def _read(file: Path) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3), RGB, as it lies in the file: COCO's truth is about that, not about what a camera's tag says."""
+def _require_inside(file: Path, images: Path, named_by: str) -> None:
+    """Raises: SpecError: no file in this folder, whatever links lead there."""
     try:
-        with Image.open(file) as opened:
+        is_there = file.is_file()
+        is_inside = file.resolve().is_relative_to(images.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, links in a circle
+        is_there = is_inside = False
+    if is_there and not is_inside:
+        message = f"{named_by} names {shown(str(file))}, which lies outside {str(images)!r}; takes files in it"
+        raise SpecError([Problem("--images", message)])
+    if not is_there:
+        raise SpecError(
+            [Problem("--images", f"there is no image {plain(repr(str(file)), 300)}, which {named_by} names")]
+        )
+
+
+def _require_mask(segmentation: Any, height: int, width: int) -> None:
+    """pycocotools takes sizes, counts and corners at their word, and asks for the memory that they call for.
+
+    Raises:
+        ValueError, TypeError, KeyError: no polygons or RLE of an image of this size.
+    """
+    if isinstance(segmentation, list):
+        for polygon in segmentation:
+            if len(polygon) < 6 or len(polygon) % 2:
+                raise ValueError(f"got a polygon of {len(polygon)} numbers; takes pairs, at least 3")
+            for x, y in zip(polygon[::2], polygon[1::2], strict=True):
+                # Annotation tools leave corners a little outside.
+                if not (
+                    math.isfinite(x) and math.isfinite(y) and -width <= x <= 2 * width and -height <= y <= 2 * height
+                ):
+                    raise ValueError(f"got the corner {shown((x, y))} of an image of {width}x{height} px")
+        if not segmentation:
+            raise ValueError("got no polygon")
+        return
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"got RLE of size {shown(segmentation['size'])}; takes {[height, width]}")
+    counts = segmentation["counts"]
+    runs = _runs(counts) if isinstance(counts, str) else counts
+    if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
+        raise ValueError(f"got RLE {shown(counts)}; takes runs of 0 or more that sum to {height * width:,} px")
+
+
+def _runs(counts: str) -> list[int]:
+    """The runs of COCO's compressed RLE, as `rleFrString` in its maskApi.c reads them."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in counts:
+        part = ord(character) - 48
+        if not 0 <= part < 64 or shift > 30:
+            raise ValueError(f"got RLE {shown(counts)}, which is garbled")
+        value |= (part & 31) << shift
+        shift += 5
+        if not part & 32:
+            if part & 16:
+                value -= 1 << shift
+            runs.append(value + runs[-2] if len(runs) > 2 else value)
+            value = shift = 0
+    if shift:
+        raise ValueError(f"got RLE {shown(counts)}, which is cut short")
+    return runs
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {plain(str(error), 200)}"
+
+
+def _read(file: Path, said: tuple[Any, Any], said_by: str) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3), RGB, as it lies in the file: COCO's truth is about that, not about what a camera's tag says.
+    `said`: width and height by `said_by`; nothing is decoded of an image of another size."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
+            opened = Image.open(file, formats=FORMATS)
+        with opened:
+            width, height = opened.size
+            if said != (width, height):
+                sizes = f"{width}x{height} px, and {plain(f'{said[0]}x{said[1]}')} px in {said_by}"
+                raise SpecError([Problem("--images", f"{str(file)!r} has {sizes}")])
+            if width * height > MAX_PIXELS:
+                raise ValueError(f"it has {width}x{height} px, and at most {MAX_PIXELS:,} are taken")
             return np.array(opened.convert("RGB"))
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise SpecError([Problem("--images", f"cannot read {str(file)!r}: {error}")]) from error
+    except SpecError:
+        raise
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        raise SpecError([Problem("--images", f"cannot read {str(file)!r}: {plain(str(error), 300)}")]) from error
 
 
 def _plain(word: str) -> str:

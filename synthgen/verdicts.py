@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from itertools import chain
@@ -16,13 +16,14 @@ from synthgen.backends import Filter, ThresholdFilter
 from synthgen.plan import split_of
 from synthgen.precision import LabelPrecision
 from synthgen.reviews import VERDICTS, Reviews, reason
-from synthgen.spec import DatasetSpec
+from synthgen.spec import REASONS, DatasetSpec
 
 if TYPE_CHECKING:
     import pandas as pd
 
-EMPTY = "empty_mask"  # the reason for an object that was asked for, or grounded, and has no pixel
-NOT_FOUND = "not_found"  # the reason for an asked object that was lost although no filter failed
+# For an object that was asked for, or grounded, and has no pixel; for an asked object that was lost although no filter
+# failed; for an image that the model could not make.
+EMPTY, NOT_FOUND, NOT_MADE = REASONS
 OUTCOMES = ("keep", "drop", "ignore", "reject")
 
 
@@ -296,6 +297,7 @@ def judge(
     labels: pd.DataFrame,
     jobs: pd.DataFrame,
     reviews: Reviews | None = None,
+    failed: Collection[int] = (),
 ) -> Verdicts:
     """Applies thresholds to stored numbers, then what people said of these labels.
 
@@ -308,6 +310,7 @@ def judge(
         labels: image_id, instance, category_id, area.
         jobs: image_id, shard, family, asked.
         reviews: on the labels as they are.
+        failed: ids of images that the model could not make: no one can accept them.
     """
     reviews = reviews or Reviews()
     jobs = jobs.sort_values("image_id", ignore_index=True)
@@ -346,6 +349,7 @@ def judge(
                 own[i].append(name)
                 failing.setdefault(name, {})[order[i]] = [float(values[i])]
 
+    gone = [place[i] for i in failed if i in place]
     names = [EMPTY, *filters, *(reason(v) for v in VERDICTS)]
     precedence = {name: i for i, name in enumerate(names)}
 
@@ -354,7 +358,11 @@ def judge(
         found: list[list[str]] = [[] for _ in place]
         for i in np.flatnonzero(rank == OUTCOMES.index("reject")):
             found[holder[i]] += rejecting[i]
-        found = [sorted(set(each), key=precedence.__getitem__) + more for each, more in zip(found, own, strict=True)]
+        for k, more in enumerate(own):
+            of_labels = sorted(set(found[k]), key=precedence.__getitem__)
+            found[k] = of_labels + [name for name in more if name not in of_labels]
+        for k in gone:
+            found[k] = [NOT_MADE]
         alike: dict[str, Compared] = {}
         for name, f in filters.items():
             if f.whole_dataset:

@@ -30,8 +30,17 @@ LIMITS = {"ge": "{} or more", "gt": "more than {}", "le": "at most {}", "lt": "l
 
 def shown(value: Any) -> str:
     """A value as an error message shows it, cut to fit a line."""
-    text = repr(value)
+    try:
+        text = repr(value[:100] if isinstance(value, str) else value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number too long to be shown"
     return text if len(text) <= 80 else text[:77] + "…"
+
+
+def plain(text: str, most: int = 80) -> str:
+    """A user's text within a message: cut, and what would move a terminal's cursor, or turn its line round, escaped."""
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def takes(kind: str, context: Mapping[str, Any], got: Any) -> str | None:

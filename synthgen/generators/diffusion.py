@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -17,8 +18,18 @@ from pydantic import Field, field_validator
 from synthgen.backends import Generator, ModelConfig, Request
 from synthgen.devices import resident, torch_device, torch_dtype
 from synthgen.errors import BackendError, Problem, listed, nearest
-from synthgen.models import ModelCard, ModelMissing, find_model, model_identity, read_card
+from synthgen.models import (
+    ModelCard,
+    ModelMissing,
+    find_model,
+    model_identity,
+    read_card,
+    read_json,
+    require_no_code,
+    require_safetensors,
+)
 from synthgen.types import Job
+from synthgen.wording import plain, shown
 
 if TYPE_CHECKING:
     import torch
@@ -48,6 +59,11 @@ ADAPTER_PIPELINES = {
     "StableDiffusionPipeline": "StableDiffusionAdapterPipeline",
     "StableDiffusionXLPipeline": "StableDiffusionXLAdapterPipeline",
 }
+# Libraries whose classes a folder may name: what else it names would be imported, and that is running it.
+LIBRARIES = {"diffusers", "transformers", "synthgen.mini.autoencoder"}
+# Of each, a tokenizer of transformers needs one.
+TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+TOLD = 20  # of the names and words that a model does not know
 # Arguments that we give ourselves, for every image.
 OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "generator", "image",
         "output_type", "return_dict", "num_images_per_prompt"}  # fmt: skip
@@ -118,61 +134,80 @@ class Backend(Generator[Config]):
         if sizes is not None and (request.height, request.width) not in sizes:
             takes = listed(f"{h}x{w}" for h, w in sizes)
             problems.append(
-                Problem("height, width", f"got {request.height}x{request.width}; {self.config.model!r} makes {takes}")
-            )
-        model = repr(self.config.model)
-        if card.classes is not None:
-            for name in (c.name for c in self.categories if c.name not in card.classes):
-                hint, known = nearest(name, card.classes), listed(card.classes)
-                problems.append(
-                    Problem("classes", f"got {name!r}, which {model} does not know{hint}; it knows: {known}")
+                Problem(
+                    "height, width", f"got {request.height}x{request.width}; {shown(self.config.model)} makes {takes}"
                 )
+            )
+        model = shown(self.config.model)
+        if card.classes is not None:
+            unknown = [c.name for c in self.categories if c.name not in card.classes]
+            problems += self._unknown("classes", "", unknown, card.classes, 40)
         if card.vocabulary is not None:
             class_words = {w for c in self.categories for w in c.name.lower().split()}
-            for word in sorted(request.words - set(card.vocabulary) - class_words):
-                hint, known = nearest(word, card.vocabulary), listed(filter(str.isalnum, card.vocabulary), 60)
-                problems.append(
-                    Problem("prompts", f"got the word {word!r}, which {model} does not know{hint}; it knows: {known}")
-                )
+            words = sorted(request.words - set(card.vocabulary) - class_words)
+            problems += self._unknown("prompts", "the word ", words, list(filter(str.isalnum, card.vocabulary)), 60)
         if request.has_layout and card.layout is None:
             mend = "set `layout: null`, and a grounder that finds things, such as `detector`"
             problems.append(Problem("layout", f"{model} declares no way to take one; {mend}"))
         return problems
 
+    def _unknown(
+        self, field: str, kind: str, names: Sequence[str], known: Collection[str], most: int
+    ) -> Iterable[Problem]:
+        """A line for each name that the model does not know, as far as anybody reads them."""
+        model, takes = shown(self.config.model), listed(known, most)
+        for name in names[:TOLD]:
+            message = f"got {kind}{shown(name)}, which {model} does not know{nearest(name, known)}; it knows: {takes}"
+            yield Problem(field, plain(message, 800))
+        if more := names[TOLD:]:
+            yield Problem(field, f"got {len(more):,} more that {model} does not know")
+
     def _check_files(self, path: Path) -> Iterable[Problem]:
-        """Whether the folder holds a pipeline with every component, and weights in safetensors."""
+        """Whether the folder holds a pipeline with every component, weights in safetensors, and no code."""
         try:
-            index = json.loads((path / "model_index.json").read_bytes())
+            index = read_json(path / "model_index.json")
             index["_class_name"]
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, KeyError):
             return [
                 Problem(".model", f"{str(path)!r} is no diffusers pipeline folder: it has no readable model_index.json")
             ]
-        missing = []
-        for name, value in index.items():
-            component = path / name
-            if (
-                name.startswith("_")
-                or not isinstance(value, list)
-                or value[0] is None
-                or (name == "safety_checker" and not self.config.safety_checker)
-            ):
-                continue
-            if not component.is_dir():
-                missing.append(name)
-            elif (component / "config.json").is_file() and not name.startswith(
-                ("tokenizer", "scheduler", "feature_extractor")
-            ):
-                ending = f".{self.config.variant}" if self.config.variant else ""
-                if not any(component.glob(f"*{ending}.safetensors")) and not any(
-                    component.glob(f"*{ending}-*.safetensors")
-                ):
-                    missing.append(f"{name} (weights{ending} in safetensors)")
+        missing: list[str] = []
+        try:
+            for name in _components(path, index):
+                if name == "safety_checker" and not self.config.safety_checker:
+                    continue
+                missing += self._missing(path / name, name)
+            if (layout := self._card.layout) is not None:
+                adapter = path / layout.folder
+                if not adapter.resolve().is_relative_to(path.resolve()):
+                    raise BackendError(f"{path / 'synthgen.json'}: the adapter's folder lies outside the model's")
+                missing += self._missing(adapter, layout.folder)
+        except BackendError as error:
+            return [Problem(".model", str(error))]
         if missing:
-            return [
-                Problem(".model", f"{self.config.model!r} is not whole on this machine; missing: {listed(missing)}")
-            ]
+            message = f"{shown(self.config.model)} is not whole on this machine; missing: {listed(missing)}"
+            return [Problem(".model", plain(message, 500))]
         return []
+
+    def _missing(self, component: Path, name: str) -> Iterable[str]:
+        """What a part of a pipeline lacks.
+
+        Raises:
+            BackendError: it names code of its own, or its weights are damaged.
+        """
+        if not component.is_dir():
+            return [name]
+        require_no_code(component)
+        if name.startswith("tokenizer"):
+            has_one = any((component / file).is_file() for file in TOKENIZERS)
+            return [] if has_one else [f"{name} (its vocabulary)"]
+        if name.startswith(("scheduler", "feature_extractor")) or not (component / "config.json").is_file():
+            return []
+        ending = f".{self.config.variant}" if self.config.variant else ""
+        weights = {*component.glob(f"*{ending}.safetensors"), *component.glob(f"*{ending}-*.safetensors")}
+        for file in sorted(weights):
+            require_safetensors(file)
+        return [] if weights else [f"{name} (weights{ending} in safetensors)"]
 
     def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
         import torch
@@ -269,3 +304,34 @@ class Backend(Generator[Config]):
             pipeline = kind(adapter=adapter, **parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline.to(device)
+
+
+def _components(path: Path, index: Mapping[str, Any]) -> list[str]:
+    """Names of a pipeline's parts, each a folder.
+
+    Raises:
+        BackendError: its index names code, or is none.
+    """
+    library = importlib.util.find_spec("diffusers")
+    places = (library and library.submodule_search_locations) or ()
+    found = []
+    # A class of the pipeline's own is given as [file, class].
+    if not isinstance(kind := index["_class_name"], str) or not kind.isidentifier():
+        raise BackendError(f"{path / 'model_index.json'} names the pipeline {shown(kind)}; takes a class of diffusers")
+    for name, value in index.items():
+        if name.startswith("_") or not isinstance(value, list) or value == [None, None]:
+            continue
+        takes = "takes [library, class], of diffusers or transformers"
+        if not (name.isidentifier() and len(value) == 2 and all(isinstance(v, str) and v for v in value)):
+            raise BackendError(f"{path / 'model_index.json'} says {plain(name)}: {shown(value)}; {takes}")
+        # diffusers' own pipelines have parts of theirs, such as `stable_diffusion`'s safety checker.
+        of_a_pipeline = value[0].isidentifier() and any((Path(at) / "pipelines" / value[0]).is_dir() for at in places)
+        if value[0] not in LIBRARIES and not of_a_pipeline:
+            raise BackendError(
+                f"{path / 'model_index.json'} takes {plain(name)} from {shown(value[0])}, and code of a model's own is "
+                f"never run; {takes}"
+            )
+        if (path / name / f"{value[0]}.py").exists():
+            raise BackendError(f"{path / name} holds code, {value[0]}.py, and code of a model's own is never run")
+        found.append(name)
+    return found

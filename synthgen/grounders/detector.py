@@ -6,7 +6,6 @@ synonym; every such query is a class id from the start, and no text that a model
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from synthgen import devices, masks, models
 from synthgen.backends import Grounder, ModelConfig, Request
 from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.types import Category, Grounding, Job
+from synthgen.wording import plain, shown
 
 # Parts of a model that run in `torch_dtype`, by `model_type`. They are nearly all of the work. Their results and the
 # heads that make boxes of them stay float32: the 8 bits of a bfloat16 are 4 px of 1024.
@@ -67,10 +67,12 @@ class Backend(Grounder[Config]):
         names = [category.name for category in self.categories]
         for name in self.config.class_thresholds:
             if name not in names:
-                message = f"no class is called {name!r}{nearest(name, names)}; takes: {listed(names)}"
-                yield Problem(".class_thresholds", message)
+                message = f"no class is called {shown(name)}{nearest(name, names)}; takes: {listed(names)}"
+                yield Problem(".class_thresholds", plain(message, 500))
         try:
             _model_type(self._path())
+            for file in self._path().glob("*.safetensors"):
+                models.require_safetensors(file)
         except (models.ModelMissing, BackendError) as error:
             yield Problem(".model", str(error))
 
@@ -192,11 +194,12 @@ def _model_type(path: Path) -> str:
     """
     takes = f"takes a folder of: {', '.join(IN_HALF_PRECISION)}"
     try:
-        model_type = str(json.loads((path / "config.json").read_text("utf-8"))["model_type"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        model_type = str(models.read_json(path / "config.json")["model_type"])
+    except (OSError, ValueError, KeyError) as error:
         raise BackendError(f"{path} has no config.json with a `model_type`; {takes}") from error
     if model_type not in IN_HALF_PRECISION:
-        raise BackendError(f"{path} is of model_type {model_type!r}; {takes}")
+        raise BackendError(f"{path} is of model_type {shown(model_type)}; {takes}")
+    models.require_no_code(path)
     if not any(path.glob("*.safetensors")):
         raise BackendError(f"{path} has no .safetensors weights, and other formats can hold code; {takes}")
     return model_type

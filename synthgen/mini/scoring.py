@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from synthgen.clip import ClipConfig, ClipModel, crop, phrase
 from synthgen.discovery import Discovery, DiscoveryConfig, Found
 from synthgen.errors import RunError
+from synthgen.files import atomic
 from synthgen.generators.diffusion import Backend as Diffusion
 from synthgen.generators.diffusion import Config as DiffusionConfig
 from synthgen.masks import box_iou, mask_boxes, paired_mask_iou
@@ -27,7 +28,6 @@ from synthgen.models import MINI, read_card
 from synthgen.sam import SamModel
 from synthgen.segmenters.sam import Backend as Segmenter
 from synthgen.segmenters.sam import Config as SegmenterConfig
-from synthgen.store import atomic
 from synthgen.types import Category, Grounding, Instances, Job, Sample
 
 HELD_OUT = 2**40  # no training draws its scenes from such a seed

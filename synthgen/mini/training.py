@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from synthgen import devices, interrupts
 from synthgen.errors import RunError
-from synthgen.store import atomic
+from synthgen.files import atomic
 
 Batch = dict[str, Any]
 Draw = Callable[[np.random.Generator, int], Batch]  # rng, number of the batch -> arrays; picklable

@@ -14,10 +14,10 @@ from markupsafe import Markup
 
 from synthgen import __version__
 from synthgen.errors import RunError
+from synthgen.files import atomic
 from synthgen.pipeline import Build
 from synthgen.report.card import dataset_card
 from synthgen.report.thumbnails import thumbnails
-from synthgen.store import atomic
 
 HERE = Path(__file__).parent
 MATRIX = 24  # classes that a matrix is drawn for; of more, the cells off the diagonal are listed

@@ -18,7 +18,7 @@ from synthgen.spec import DatasetSpec
 from synthgen.store import Run
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=REASON)
-HOSTILE = ["<script>alert(1)</script>", "../../x", "شجرة \u202eabc", "🍎🍏", "a" * 200]
+HOSTILE = ["<script>alert(1)</script>", "../../x", "شجرة abc", "🍎🍏", "a" * 190]
 PROMPT = "x" * 10_000 + "</script><script>alert(2)</script>\n{objects}"
 
 

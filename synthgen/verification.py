@@ -1,0 +1,182 @@
+"""Whether a run folder holds what it says: every checksum, mask and id, and the exports against the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from synthgen.errors import RunError, SynthgenError
+from synthgen.files import sha256
+from synthgen.masks import decode_rle, mask_areas, mask_boxes
+from synthgen.pipeline import PER_SHARD, Build
+from synthgen.records import LABEL_COLUMNS
+from synthgen.reviews import read_reviews
+from synthgen.store import Mark, Run, StageName
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is wrong with a file of a run. `stage`, `shard`: the piece of work that makes it anew; None: whatever is
+    run next does."""
+
+    file: str
+    what: str
+    stage: StageName | None = None
+    shard: int | str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """`files`: how many were read; `stray`: files that no mark knows, such as contact sheets."""
+
+    files: int
+    damages: tuple[Damage, ...]
+    stray: tuple[str, ...]
+
+
+def inspect(build: Build) -> Verified:
+    """Reads every file of a run."""
+    run = build.run
+    found = [*_files(build), *_records(build)]
+    known = {name for _, _, mark in run.marks() if mark for name in mark.files}
+    known |= {d.file for d in found}
+    there = [p for p in sorted(run.root.rglob("*")) if p.is_file()]
+    own = (".lock", "run.json", "spec.yaml", "reviews.jsonl")
+    names = [p.relative_to(run.root).as_posix() for p in there]
+    stray = [n for n in names if n not in known and n not in own and not n.startswith("commits/")]
+    return Verified(len(there), tuple(found), tuple(stray))
+
+
+def withdraw(build: Build, damages: Iterable[Damage]) -> None:
+    """Counts what is damaged as not done, so that the next run makes it anew. Call it holding the lock."""
+    for damage in damages:
+        if damage.stage:
+            build.run.withdraw(damage.stage, damage.shard)
+
+
+def _files(build: Build) -> Iterator[Damage]:
+    """Files that are not what their marks say, and records that do not bear their own seals."""
+    run = build.run
+    for file in run.damaged_records():
+        yield Damage(_name(run, file), "its checksum differs")
+    facts = run.read_facts()
+    if facts and facts.get("spec") != sha256(run.spec_file):
+        yield Damage("spec.yaml", "its checksum differs")
+    if run.reviews_file.is_file():
+        if not run.reviews_file.read_bytes().endswith(b"\n"):
+            yield Damage(run.reviews_file.name, "its last line is cut short, and counts as no verdict")
+        try:
+            read_reviews(run.reviews_file)
+        except RunError as error:
+            yield Damage(run.reviews_file.name, str(error).partition(", ")[2])
+    for stage, shard, mark in run.marks():
+        if mark is None:
+            part = "" if shard is None else f"-{shard:05d}" if isinstance(shard, int) else f"-{shard}"
+            yield Damage(f"commits/{stage}{part}.json", "the mark is damaged", stage, shard)
+            continue
+        if stage == "export" and not mark.inputs:
+            continue  # to be made anew in any case
+        for name, (size, checksum) in mark.files.items():
+            if what := _difference(run.root / name, size, checksum):
+                yield Damage(name, what, stage, shard)
+
+
+def _difference(path: Path, size: int, checksum: str) -> str:
+    try:
+        if path.stat().st_size != size:
+            return f"has {path.stat().st_size:,} bytes, and {size:,} were written"
+        return "" if sha256(path) == checksum else "its checksum differs"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _records(build: Build) -> Iterator[Damage]:
+    """Records that do not agree with each other, of shards whose files are what was written."""
+    run, every = build.run, build.run.shards()
+    whole = [s for s in every if all(_is_whole(run, run.mark(stage, s)) for stage in ("plan", *PER_SHARD))]  # type: ignore[arg-type]
+    for shard in whole:
+        try:
+            yield from _shard(build, shard)
+        except SynthgenError as error:
+            yield Damage(f"labels/{shard:05d}.parquet", str(error), "label", shard)
+    if whole == every and _is_whole(run, run.mark("judge")):
+        for name in build.spec.exporters:
+            if _is_whole(run, run.mark("export", name)) and build.is_done("export", name):
+                yield from _export(build, name)
+
+
+def _is_whole(run: Run, mark: Mark | None) -> bool:
+    return mark is not None and not any(
+        _difference(run.root / n, s, c) for n, (s, c) in mark.files.items() if n.endswith((".parquet", ".json"))
+    )
+
+
+def _shard(build: Build, shard: int) -> Iterator[Damage]:
+    """Ids of jobs, images, labels and measures; masks against their areas and boxes."""
+    run, jobs = build.run, {job.id: job for job in build.jobs(shard)}
+    labels = run.read_table(run.table_file("labels", shard)).to_pylist()
+    measures = run.read_table(run.table_file("measures", shard)).select(["image_id", "instance"]).to_pylist()
+    keys = [(row["image_id"], row["instance"]) for row in labels]
+    place = f"labels/{shard:05d}.parquet"
+    if len(set(keys)) < len(keys) or not {image_id for image_id, _ in keys} <= jobs.keys():
+        yield Damage(place, "has labels of images that are not in the plan, or one twice", "label", shard)
+        return
+    if sorted(keys) != sorted((m["image_id"], m["instance"]) for m in measures if m["instance"] is not None) or (
+        sorted(jobs) != sorted(m["image_id"] for m in measures if m["instance"] is None)
+    ):
+        yield Damage(f"measures/{shard:05d}.parquet", "does not measure what there is", "measure", shard)
+    for row in labels:
+        job = jobs[row["image_id"]]
+        rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}
+        mask = decode_rle([rle], job.height, job.width)
+        box = np.float32(row["bbox_xyxy"])
+        if mask.shape[1:] != (job.height, job.width) or mask_areas(mask)[0] != row["area"]:
+            yield Damage(place, f"image {job.id}, label {row['instance']}: the mask's area differs", "label", shard)
+        elif row["area"] and not np.array_equal(mask_boxes(mask)[0], box):
+            yield Damage(place, f"image {job.id}, label {row['instance']}: the mask's box differs", "label", shard)
+
+
+def _export(build: Build, name: str) -> Iterator[Damage]:
+    """A COCO export against the verdicts and labels: the same images, labels, masks and classes."""
+    run = build.run
+    rows = run.read_table(run.verdicts_file).to_pylist()
+    accepted = {row["image_id"] for row in rows if row["instance"] is None and row["verdict"] == "accepted"}
+    kept = {
+        (row["image_id"], row["instance"]): row["category_id"]
+        for row in rows
+        if row["instance"] is not None and row["image_id"] in accepted and row["verdict"] in {"kept", "ignored"}
+    }
+    files = sorted((run.export_folder(name) / "annotations").glob("instances_*.json"))
+    if not files:
+        return  # of another format, whose files have the checksums that they were written with
+    images: list[int] = []
+    ids: list[int] = []
+    labels: list[tuple[Any, ...]] = []
+    for file in files:
+        content = orjson.loads(file.read_bytes())
+        images += [image["id"] for image in content["images"]]
+        ids += [annotation["id"] for annotation in content["annotations"]]
+        labels += [(a["image_id"], a["category_id"], a["area"]) for a in content["annotations"]]
+    expected: list[tuple[Any, ...]] = []
+    for shard in run.shards():
+        table = run.read_table(run.table_file("labels", shard)).select([n for n in LABEL_COLUMNS if n != "rle"])
+        for row in table.to_pylist():
+            key = row["image_id"], row["instance"]
+            if key in kept:
+                expected.append((row["image_id"], kept[key], row["area"]))
+    if sorted(images) != sorted(accepted):
+        yield Damage(_name(run, files[0]), "does not have the accepted images", "export", name)
+    elif sorted(ids) != list(range(1, len(ids) + 1)) or sorted(labels) != sorted(expected):
+        yield Damage(_name(run, files[0]), "does not have the labels that were kept", "export", name)
+
+
+def _name(run: Run, path: Path) -> str:
+    return path.relative_to(run.root).as_posix()

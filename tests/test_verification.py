@@ -1,0 +1,204 @@
+"""Damage to any file of a run is found, and what can be made anew is."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from test_pipeline import images, results
+
+from synthgen.errors import RunError, SynthgenError
+from synthgen.files import read_sealed
+from synthgen.pipeline import Build
+from synthgen.reviews import Review, ReviewLog
+from synthgen.store import Run
+from synthgen.verification import inspect, withdraw
+
+
+def flip(path: Path, place: int) -> None:
+    """One bit of one byte, in place: a hard link shows it under every name."""
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.chmod(0o644)
+    with open(path, "r+b") as file:
+        file.write(data)
+
+
+def found_in(root: Path) -> set[str]:
+    try:
+        return {damage.file for damage in inspect(Build.open(root)).damages}
+    except SynthgenError as error:  # a spec that cannot be read
+        return {"spec.yaml"} if "spec" in str(error) or error.exit_code == 2 else set()
+
+
+def reviewed(root: Path) -> Path:
+    with ReviewLog.open(root / "reviews.jsonl") as log:
+        log.add(Review(1, 0, "accept", None, "random", "0" * 16))
+    return root
+
+
+def test_a_finished_run_is_whole(finished: Any) -> None:
+    found = inspect(finished)
+    assert found.damages == () and found.stray == ()
+    assert found.files == sum(p.is_file() for p in finished.run.root.rglob("*")) > 40
+
+
+@pytest.mark.parametrize("share", [0.0, 0.37, 0.999])
+def test_a_flipped_bit_in_any_file_is_found(copied: Path, share: float) -> None:
+    root = reviewed(copied / "fruit" / "run-0001")
+    for path in sorted(p for p in root.rglob("*") if p.is_file() and p.name != ".lock"):
+        place = int(share * path.stat().st_size)
+        flip(path, place)
+        name = path.relative_to(root).as_posix()
+        assert name in found_in(root), name
+        flip(path, place)
+    assert inspect(Build.open(root)).damages == ()
+
+
+REMADE = [
+    "spec.yaml", "run.json", "jobs/00001.parquet", "images/00000/000000000002.png", "labels/00000.parquet",
+    "measures/00001.parquet", "verdicts.parquet", "quality.json", "report.html", "README.md",
+    "coco/annotations/instances_train.json", "commits/round-0001.json", "commits/plan-00000.json",
+    "commits/generate-00001.json", "commits/label-00000.json", "commits/measure-00000.json", "commits/judge.json",
+    "commits/export-coco.json", "commits/report.json",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REMADE)
+def test_what_is_damaged_is_made_anew(copied: Path, finished: Any, quick: Any, run_through: Any, name: str) -> None:
+    root = copied / "fruit" / "run-0001"
+    flip(root / name, (root / name).stat().st_size // 3)
+    if name != "spec.yaml":
+        build = Build.open(root)
+        damages = inspect(build).damages
+        assert name in {d.file for d in damages}
+        withdraw(build, damages)
+    build = run_through(quick, copied)
+    assert inspect(build).damages == () and build.is_complete()
+    assert results(root) == results(finished.run.root)
+    assert images(root) == images(finished.run.root)
+
+
+@pytest.mark.parametrize("name", [n for n in REMADE if n not in {"spec.yaml", "run.json", "commits/round-0001.json"}])
+def test_what_is_gone_is_made_anew(copied: Path, finished: Any, quick: Any, run_through: Any, name: str) -> None:
+    (copied / "fruit" / "run-0001" / name).unlink()
+    build = run_through(quick, copied)
+    assert inspect(build).damages == ()
+    assert results(build.run.root) == results(finished.run.root)
+
+
+def test_records_that_disagree(copied: Path) -> None:
+    """Whole by their checksums, and wrong."""
+    import pyarrow as pa
+
+    build = Build.open(copied / "fruit" / "run-0001")
+    run, file = build.run, build.run.table_file("labels", 0)
+    mark, rows = run.mark("label", 0), run.read_table(build.run.table_file("labels", 0)).to_pylist()
+    assert mark is not None and len(rows) > 1
+    schema = run.read_table(file).schema
+    for change, what in (
+        ({"area": rows[0]["area"] + 1}, "the mask's area differs"),
+        ({"bbox_xyxy": [0.0, 0.0, 5.0, 5.0]}, "the mask's box differs"),
+        ({"image_id": 999}, "not in the plan"),
+        ({"image_id": rows[1]["image_id"], "instance": rows[1]["instance"]}, "one twice"),
+    ):
+        run.write_table(file, pa.Table.from_pylist([{**rows[0], **change}, *rows[1:]], schema))
+        run.commit("label", 0, mark.inputs, [file], counts=mark.counts, environment=mark.environment)
+        assert any(what in str(d) for d in inspect(build).damages), what
+
+
+def test_an_export_that_disagrees(copied: Path) -> None:
+    build = Build.open(copied / "fruit" / "run-0001")
+    file = next(f for f in sorted(build.run.root.glob("coco/annotations/*.json")) if b'"area"' in f.read_bytes())
+    content = orjson.loads(file.read_bytes())
+    content["annotations"][0]["category_id"] = content["annotations"][0]["category_id"] % 3 + 1
+    file.write_bytes(orjson.dumps(content))
+    mark = build.run.mark("export", "coco")
+    assert mark is not None
+    build.run.commit("export", "coco", mark.inputs, [build.run.root / n for n in mark.files])
+    assert "does not have the labels that were kept" in str([*map(str, inspect(build).damages)])
+
+
+def test_a_damaged_run_json_does_not_let_another_dataset_in(copied: Path, quick: Any, run_through: Any) -> None:
+    root = copied / "fruit" / "run-0001"
+    flip(root / "run.json", 40)
+    assert read_sealed(root / "run.json") is None
+    with pytest.raises(RunError, match=r"run\.json is damaged"):
+        run_through({**quick, "seed": 5}, copied)
+    assert run_through(quick, copied).is_complete()
+
+
+def test_a_folder_of_an_earlier_format_is_refused(copied: Path, quick: Any, run_through: Any) -> None:
+    """Its marks have no seals, and would be read as nothing done."""
+    root = copied / "fruit" / "run-0001"
+    for file in [root / "run.json", *root.glob("commits/*.json")]:
+        content = orjson.loads(file.read_bytes())
+        del content["seal"]
+        content.pop("format", None)
+        file.write_bytes(orjson.dumps(content))
+    before = {p: p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    with pytest.raises(RunError, match="run folder of format 1, made by synthgen"):
+        run_through(quick, copied)
+    assert {p: p.read_bytes() for p in root.rglob("*") if p.is_file()} == before
+
+
+def test_a_folder_of_a_later_format_is_refused(copied: Path, quick: Any, run_through: Any) -> None:
+    from synthgen.files import write_sealed
+
+    facts = Run(copied / "fruit" / "run-0001").facts_file
+    write_sealed(facts, {**(read_sealed(facts) or {}), "format": 99})
+    with pytest.raises(RunError, match="run folder of format 99"):
+        run_through(quick, copied)
+
+
+def test_what_killed_processes_left_is_swept(copied: Path, quick: Any, run_through: Any) -> None:
+    root = copied / "fruit" / "run-0001"
+    (root / "commits" / "generate-00001.json").unlink()
+    left = [root / f for f in (".run.json.9.tmp", "labels/.00000.parquet.9.tmp", "images/00001/.000000000005.png.9.tmp",
+                               "commits/.judge.json.9.tmp")]  # fmt: skip
+    for file in left:
+        file.write_bytes(b"half")
+    run_through(quick, copied)
+    assert not any(file.exists() for file in left)
+    assert not list(root.rglob(".*.tmp"))
+
+
+def synthgen(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "synthgen.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_on_the_command_line(copied: Path) -> None:
+    root = copied / "fruit" / "run-0001"
+    whole = synthgen("verify", root)
+    assert (whole.returncode, whole.stderr) == (0, "") and " files read, 0 damages" in whole.stdout
+    state = synthgen("status", root)
+    assert state.returncode == 0 and "generate: 2 of 2 shards, 8 images" in state.stdout
+    assert "not complete" not in state.stdout
+    shutil.copy(root / "report.html", root / "sheet.png")
+    flip(root / "labels" / "00000.parquet", 100)
+    harmed = synthgen("verify", root)
+    assert harmed.returncode == 2
+    assert harmed.stderr.startswith("damaged: labels/00000.parquet: its checksum differs\n")
+    assert "of no stage of this run: sheet.png" in harmed.stdout
+    state = synthgen("status", root)
+    assert "label: 1 of 2 shards, 4 images" in state.stdout and "not complete; go on with" in state.stdout
+
+
+def test_status_without_torch(copied: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "synthgen.cli", "status", str(copied / "fruit" / "run-0001")],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    imported = {line.rpartition("|")[2].strip().split(".")[0] for line in done.stderr.splitlines() if "|" in line}
+    assert done.returncode == 0 and imported & {"torch", "prefect", "diffusers", "transformers"} == set()
+
+
+def test_status_names_who_is_at_work(copied: Path) -> None:
+    run = Run(copied / "fruit" / "run-0001")
+    with run.lock():
+        assert "; pid " in synthgen("status", run.root).stdout
+    assert run.holder() == ""
