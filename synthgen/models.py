@@ -175,7 +175,8 @@ def find_model(
     is_name = model.count("/") == 1 and model.isprintable() and len(model) <= 200
     if model.startswith((".", "/", "~", "-")) or not is_name or path.suffix in weights:
         raise ModelMissing(
-            f"{plain(repr(model), 300)} does not exist; it takes `mini`, a folder or file, or a model id such as 'owner/name'"
+            f"{plain(repr(model), 300)} does not exist; it takes `mini`, a folder or file, or a model id such as "
+            "'owner/name'"
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

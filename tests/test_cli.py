@@ -110,7 +110,10 @@ def test_wrong_usage(arguments: list[str], message: str, synthgen: Synthgen, tmp
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", [["label"], ["judge"], ["export"], ["show"], ["remake", "1"]])
+@pytest.mark.parametrize(
+    "command",
+    [["label"], ["judge"], ["export"], ["show"], ["remake", "1"], ["report"], ["review"], ["status"], ["verify"]],
+)
 @pytest.mark.parametrize("make", [False, True], ids=["missing", "another folder"])
 def test_no_run_folder(command: list[str], make: bool, synthgen: Synthgen, tmp_path: Path) -> None:
     folder = tmp_path / "run-0001"
@@ -307,3 +310,15 @@ def test_a_stopped_calibration_keeps_nothing(
     code, out, err = synthgen("calibrate", path, "--json", tmp_path / "numbers.json")
     assert (code, out, err) == (130, "", "stopped; a calibration keeps nothing of what it has done\n")
     assert not (tmp_path / "numbers.json").exists()
+
+
+def test_report_and_review_say_what_is_missing(synthgen: Synthgen, copied: Path) -> None:
+    root = copied / "fruit" / "run-0001"
+    code, out, _ = synthgen("report", root)
+    assert (code, out.strip()) == (0, str(root / "report.html"))
+    (root / "commits" / "judge.json").unlink()
+    code, _, err = synthgen("report", root)
+    assert code == 2 and err.startswith("error: ") and "judge it first: synthgen judge" in err
+    (root / "verdicts.parquet").unlink()
+    code, _, err = synthgen("review", root, "--no-browser")
+    assert code == 2 and "has not been judged yet" in err and err.count("\n") == 1

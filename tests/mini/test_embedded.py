@@ -97,7 +97,7 @@ def test_layout_to_image_puts_the_thing_into_its_box(pipeline):
         layout[0, :, 40:88, x : x + 48] = colour
         layout = torch.nn.functional.avg_pool2d(layout, card.downscale)
         image = pixels(
-            by_layout("a photo of an orange on snow", image=layout, num_inference_steps=10,
+            by_layout("a photo of an orange on snow", image=layout, height=128, width=128, num_inference_steps=10,
                       generator=torch.Generator().manual_seed(1)).images[0]
         )  # fmt: skip
         orange = image[..., 0] - image[..., 2] > 60
