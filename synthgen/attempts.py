@@ -1,4 +1,4 @@
-"""The images of a batch, whatever the model does with some of them: out of memory, an error, a blank picture."""
+"""The images of a batch, whatever the model does with some of them: out of memory, an error, a black picture."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Attempts:
             BackendError: no image of the batch can be made, so it is not the images' fault.
         """
         made, wrong = self._together(batch)
-        if len(batch) == len(wrong) and not any(isinstance(error, _Blank) for error in wrong.values()):
+        if len(batch) == len(wrong) and not any(isinstance(error, _Black) for error in wrong.values()):
             raise BackendError(f"generator: no image of this batch can be made: {_words(next(iter(wrong.values())))}")
         for place in wrong:
             made[place] = self._again(batch[place], wrong[place])
@@ -75,9 +75,7 @@ class Attempts:
             self.most = (len(batch) + 1) // 2
             self.smaller += 1
             return self._in_parts(batch, self.most)
-        return images, {
-            i: _Blank() for i, image in enumerate(images) if image is not None and image.min() == image.max()
-        }
+        return images, {i: _Black() for i, image in enumerate(images) if image is not None and not image.any()}
 
     def _in_parts(self, batch: Sequence[Job], size: int) -> tuple[list[Image | None], dict[int, Exception]]:
         images, wrong = list[Image | None](), dict[int, Exception]()
@@ -107,11 +105,11 @@ class Attempts:
         return {name: value for name, value in found.items() if value}
 
 
-class _Blank(Exception):
-    """A picture of one colour: not a number went through the model, or its safety checker minded the picture."""
+class _Black(Exception):
+    """A black picture: not a number went through the model, or its safety checker minded the picture."""
 
     def __str__(self) -> str:
-        return "the picture is blank"
+        return "the picture is black"
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -139,4 +137,4 @@ def _too_large(batch: Sequence[Job], error: Exception) -> str:
 def _words(error: Exception) -> str:
     """In one line, and not too long a one."""
     text = " ".join(str(error).split())[:200]
-    return text if isinstance(error, _Blank) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, _Black) else f"{type(error).__name__}: {text}"
