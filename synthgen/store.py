@@ -441,6 +441,8 @@ class Run:
     # Exports
 
     def export_to(self, exporter: str) -> ExportFolder:
+        for folder, _, _ in os.walk(self.export_folder(exporter)):
+            sweep(Path(folder))  # of an export that was killed
         return ExportFolder(self, exporter)
 
     def require_room(self, size: int) -> None:

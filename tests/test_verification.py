@@ -157,8 +157,9 @@ def test_a_folder_of_a_later_format_is_refused(copied: Path, quick: Any, run_thr
 def test_what_killed_processes_left_is_swept(copied: Path, quick: Any, run_through: Any) -> None:
     root = copied / "fruit" / "run-0001"
     (root / "commits" / "generate-00001.json").unlink()
+    (root / "commits" / "export-coco.json").unlink()
     left = [root / f for f in (".run.json.9.tmp", "labels/.00000.parquet.9.tmp", "images/00001/.000000000005.png.9.tmp",
-                               "commits/.judge.json.9.tmp")]  # fmt: skip
+                               "commits/.judge.json.9.tmp", "coco/annotations/.instances_val.json.9.tmp")]  # fmt: skip
     for file in left:
         file.write_bytes(b"half")
     run_through(quick, copied)
