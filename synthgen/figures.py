@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from synthgen.backends import Filter, ScoreFilter, ThresholdFilter
 from synthgen.precision import shuffled
-from synthgen.records import Tables
 from synthgen.spec import DatasetSpec
+from synthgen.tables import Tables
 from synthgen.verdicts import EMPTY, NOT_MADE, Verdicts
 
 if TYPE_CHECKING:

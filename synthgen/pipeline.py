@@ -27,12 +27,13 @@ from synthgen.figures import figures
 from synthgen.files import atomic, sha256
 from synthgen.interrupts import checkpoint
 from synthgen.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
-from synthgen.records import Accepted, Tables, instances_of, label_rows, label_schema
+from synthgen.records import Accepted, instances_of, label_rows, label_schema
 from synthgen.reviews import Reviews, labels_digest, read_reviews
 from synthgen.spec import DatasetSpec, differences
 from synthgen.stages import Stages, fingerprint
 from synthgen.store import Mark, Run, StageName
 from synthgen.summary import shortfall
+from synthgen.tables import Tables
 from synthgen.types import DatasetInfo, Job, Sample
 from synthgen.verdicts import Quality, Verdicts, judge
 

@@ -134,6 +134,7 @@ def test_imports_point_one_way() -> None:
         "sheet",
         "server",
         "records",
+        "tables",
         "figures",
         "pipeline",
     ]

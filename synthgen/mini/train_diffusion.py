@@ -32,7 +32,7 @@ TOKENS = 40  # of a prompt, at most
 # was wrong, and pools at the greatest id instead.
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 APACHE = Licence(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0")
-UNPROMPTED, WITH_LAYOUT = 0.1, 0.65  # shares; guidance and plain text-to-image are learnt from the others
+UNPROMPTED, WITH_LAYOUT = 0.1, 0.55  # shares; guidance and plain text-to-image are learnt from the others
 WORD_VECTORS = "embeddings.token_embedding.weight"
 EASY_BATCHES = 3_000  # over which the share of single, large things falls from a half to none of its own
 
