@@ -26,6 +26,7 @@ from synthgen.errors import RunError
 from synthgen.figures import figures
 from synthgen.files import atomic, sha256
 from synthgen.interrupts import checkpoint
+from synthgen.overlap import DEPTH, Behind, ahead
 from synthgen.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
 from synthgen.records import Accepted, instances_of, label_rows, label_schema
 from synthgen.reviews import Reviews, labels_digest, read_reviews
@@ -34,7 +35,7 @@ from synthgen.stages import Stages, fingerprint
 from synthgen.store import Mark, Run, StageName
 from synthgen.summary import shortfall
 from synthgen.tables import Tables
-from synthgen.types import DatasetInfo, Job, Sample
+from synthgen.types import DatasetInfo, Instances, Job, Sample
 from synthgen.verdicts import Quality, Verdicts, judge
 
 if TYPE_CHECKING:
@@ -218,19 +219,26 @@ class Build:
             return self._counts("generate", shard)
         where = self._environment("generate", {"generator": self.stages.generator.config}, allow_mixed)
         jobs, started = self.jobs(shard), time.monotonic()
-        known: dict[str, tuple[int, str]] = {}
-        notes: dict[str, dict[str, Any]] = {}
         attempts = Attempts(self.stages.generator.generate, strict)
         part = fingerprint({"where": where}, inputs)  # batches of another size hold other images
-        for number, batch in enumerate(_batches(jobs, where, "generator")):
-            mark = run.batch_done(shard, number, part)
-            if mark is None:
-                run.forget_exports()  # they may hold links to what these images were
-                run.require_room(len(batch) * batch[0].height * batch[0].width * 3)
-                images = attempts.make(batch)
-                files = [run.write_image(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
-                mark = run.commit_batch(shard, number, part, files, attempts.notes(batch))
+        marks: dict[int, Mark] = {}
+
+        def keep(number: int, batch: Sequence[Job], images: Sequence[NDArray[np.uint8]], said: dict[str, Any]) -> None:
+            run.forget_exports()  # they may hold links to what these images were
+            files = [run.write_image(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
+            marks[number] = run.commit_batch(shard, number, part, files, said)
+
+        with Behind() as behind:
+            for number, batch in enumerate(_batches(jobs, where, "generator")):
+                if mark := run.batch_done(shard, number, part):
+                    marks[number] = mark
+                    continue
+                run.require_room((1 + DEPTH) * len(batch) * batch[0].height * batch[0].width * 3)
+                behind.do(keep, number, batch, attempts.make(batch), attempts.notes(batch))
                 checkpoint()
+        known: dict[str, tuple[int, str]] = {}
+        notes: dict[str, dict[str, Any]] = {}
+        for _, mark in sorted(marks.items()):
             known |= mark.files
             for name, said in mark.notes.items():
                 notes.setdefault(name, {}).update(said)
@@ -284,12 +292,19 @@ class Build:
         jobs, started = self.jobs(shard), time.monotonic()
         made = run.mark("generate", shard)
         rows: list[dict[str, Any]] = []
-        for batch in _batches(jobs, where, "segmenter"):
-            checkpoint()
-            images = [run.read_image(shard, job.id, made) for job in batch]
-            found = segmenter.segment(images, grounder.ground(batch, images))
+
+        def read() -> Iterator[tuple[Sequence[Job], list[NDArray[np.uint8]]]]:
+            for batch in _batches(jobs, where, "segmenter"):
+                yield batch, [run.read_image(shard, job.id, made) for job in batch]
+
+        def write(batch: Sequence[Job], found: Sequence[Instances]) -> None:
             for job, instances in zip(batch, found, strict=True):
-                rows += label_rows(job.id, instances)
+                rows.extend(label_rows(job.id, instances))
+
+        with Behind() as behind:
+            for batch, images in ahead(read()):
+                checkpoint()
+                behind.do(write, batch, segmenter.segment(images, grounder.ground(batch, images)))
         file = run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
         counts = {"images": len(jobs), "instances": len(rows)}
         run.commit("label", shard, inputs, [file], seconds=time.monotonic() - started, counts=counts, environment=where)
@@ -314,7 +329,7 @@ class Build:
             return self._counts("measure", shard)
         started, rows, images = time.monotonic(), [], 0
         run.withdraw("measure", shard)
-        for sample in self.samples(shard):
+        for sample in ahead(self.samples(shard)):
             images += 1
             whole: dict[str, Any] = {"image_id": sample.job.id, "instance": None}
             each: list[dict[str, Any]] = [
