@@ -40,8 +40,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
+        with _new(temporary) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -55,6 +54,15 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _new(path: Path) -> IO[bytes]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return open(path, "wb")
+    except FileNotFoundError:  # another worker has just removed the folder, which was empty
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "wb")
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -1,4 +1,5 @@
-"""Stopping a run: a first Ctrl-C (or SIGTERM) lets the batch in hand be finished and kept, a second stops at once."""
+"""Stopping a run: a first Ctrl-C (or SIGTERM) lets the batch in hand be finished and kept, a second stops at once.
+Other threads stop it by `halt`."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from synthgen.errors import SynthgenError
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 _asked = threading.Event()
+_halted: SynthgenError | None = None
 
 
 class Interrupted(SynthgenError):
@@ -27,9 +29,18 @@ def checkpoint() -> None:
 
     Raises:
         Interrupted: an end was asked for.
+        SynthgenError: what `halt` was given.
     """
+    if _halted:
+        raise _halted
     if _asked.is_set():
         raise Interrupted("stopped; what is finished is kept, and the same command goes on from there")
+
+
+def halt(error: SynthgenError | None) -> None:
+    """Lets `checkpoint` raise an error, in whatever thread; None: no longer."""
+    global _halted
+    _halted = error
 
 
 @contextmanager

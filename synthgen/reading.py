@@ -21,19 +21,21 @@ class _Loader(yaml.SafeLoader):
     """`yaml.safe_load`, refusing duplicate keys, alias bombs, and what is no plain data. Whatever is wrong has its line
     and column."""
 
+    times = 1
     written = 0
 
     def compose_document(self) -> Any:
         node = super().compose_document()  # type: ignore[no-untyped-call]
-        if _expanded(node, {}) > MAX_NODES:
-            raise _error(node, f"its aliases stand for more than {MAX_NODES:,} values")
+        most = MAX_NODES * self.times
+        if _expanded(node, {}, most) > most:
+            raise _error(node, f"its aliases stand for more than {most:,} values")
         return node
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         node = super().compose_node(parent, index)  # type: ignore[no-untyped-call]
         self.written += 1
-        if self.written > MAX_WRITTEN:
-            raise _error(node, f"more than {MAX_WRITTEN:,} values")
+        if self.written > MAX_WRITTEN * self.times:
+            raise _error(node, f"more than {MAX_WRITTEN * self.times:,} values")
         return node
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
@@ -73,8 +75,8 @@ def _error(node: Any, problem: str) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
 
 
-def _expanded(node: Any, sizes: dict[int, int | None]) -> int:
-    """Values that a YAML node stands for once its aliases are written out.
+def _expanded(node: Any, sizes: dict[int, int | None], most: int) -> int:
+    """Values that a YAML node stands for once its aliases are written out; counted no further than `most`.
 
     Raises:
         yaml.YAMLError: a node stands inside itself.
@@ -87,23 +89,25 @@ def _expanded(node: Any, sizes: dict[int, int | None]) -> int:
     sizes[id(node)] = None
     total = 1
     if isinstance(node, yaml.SequenceNode):
-        total += sum(_expanded(child, sizes) for child in node.value)
+        total += sum(_expanded(child, sizes, most) for child in node.value)
     elif isinstance(node, yaml.MappingNode):
-        total += sum(_expanded(child, sizes) for pair in node.value for child in pair)
-    sizes[id(node)] = min(total, MAX_NODES + 1)
-    return min(total, MAX_NODES + 1)
+        total += sum(_expanded(child, sizes, most) for pair in node.value for child in pair)
+    sizes[id(node)] = total = min(total, most + 1)
+    return total
 
 
-def load_yaml(text: str) -> Any:
-    """Plain data from YAML text.
+def load_yaml(text: str, times: int = 1) -> Any:
+    """Plain data from YAML text; `times` as much of it as a person's spec may have.
 
     Raises:
         SpecError: not YAML, a duplicate key, too long, or aliases that stand for too much.
     """
-    if len(text) > MAX_BYTES:
-        raise SpecError([Problem("", f"a spec takes at most {MAX_BYTES:,} characters, got {len(text):,}")])
+    if len(text) > MAX_BYTES * times:
+        raise SpecError([Problem("", f"a spec takes at most {MAX_BYTES * times:,} characters, got {len(text):,}")])
     try:
-        return yaml.load(text, _Loader)
+        loader = _Loader(text)
+        loader.times = times
+        return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark, str(error.problem)
         if problem.startswith("but "):  # "expected a single document", "but found another document"
@@ -121,16 +125,16 @@ def load_yaml(text: str) -> Any:
         raise SpecError([Problem("", f"not valid YAML: {plain(str(error), 300)}")]) from error
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, times: int = 1) -> str:
     """A file's text, of which no more is read than `load_yaml` takes.
 
     Raises:
         OSError, UnicodeDecodeError: it cannot be read.
         SpecError: too long.
     """
-    most = 4 * MAX_BYTES  # UTF-8 takes at most so much for a character
+    most = 4 * MAX_BYTES * times  # UTF-8 takes at most so much for a character
     with open(path, "rb") as file:
         data = file.read(most + 1)
     if len(data) > most:
-        raise SpecError([Problem("", f"a spec takes at most {MAX_BYTES:,} characters; {str(path)!r} has more")])
+        raise SpecError([Problem("", f"a spec takes at most {MAX_BYTES * times:,} characters; {str(path)!r} has more")])
     return data.decode("utf-8")

@@ -2,39 +2,62 @@
 
 Prefect can start one by itself, but in our process group: a Ctrl-C would end it before the flow could say how it ended,
 and a kill would leave it behind for ever. This one has a group of its own, and is recorded: the next run ends what a
-killed one left.
+killed one left. If it ends by itself, another takes its place, address and database, and Prefect's clients go on.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
+
+from httpx import HTTPStatusError, TransportError
+from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
+from prefect.settings import (
+    PREFECT_API_REQUEST_TIMEOUT,
+    PREFECT_API_URL,
+    PREFECT_CLIENT_MAX_RETRIES,
+    temporary_settings,
+)
 
 from synthgen.errors import SynthgenError
 from synthgen.models import cache_folder
 
 START_SECONDS = 180.0  # a busy laptop needs more than the 20 s that Prefect allows
+END_SECONDS = 10.0  # for an end in good order
+ANSWER_SECONDS = 10.0  # for one answer of a server that is the user's own
+MOST_RETRIES = 3  # of a request to it, after 2, 4 and 8 s; the end of a flow makes two or three of them
+RESTARTS = 5  # of a server that does not last, in a run
+
+
+R = TypeVar("R")
 
 
 class ServerError(SynthgenError):
-    """Prefect's server could not be started."""
+    """Prefect's server could not be started, or does not answer."""
 
     exit_code = 1
 
 
 @contextmanager
-def embedded_server() -> Iterator[str]:
+def embedded_server(services: bool = False) -> Iterator[str]:
     """Starts a server, and ends it with the block; -> its API's URL.
+
+    Args:
+        services: whether it also looks after schedules and automations.
 
     Raises:
         ServerError: it ended at once, or did not answer in time; says what it printed last.
@@ -45,39 +68,192 @@ def embedded_server() -> Iterator[str]:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    log = home / "server.log"
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--no-services", "--no-ui", "--analytics-off", "--log-level", "ERROR"]
-    environment = {**os.environ, "PREFECT_HOME": str(home), "DO_NOT_TRACK": "1"}
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, start_new_session=True
-        )
-    record = home / f"server-{process.pid}.json"
-    record.write_text(json.dumps({"server": _identity(process.pid), "owner": _identity(os.getpid())}))
+    server = _Server(home, port, services)
+    keeper = threading.Thread(target=server.keep, name="server", daemon=True)
     try:
-        url = f"http://127.0.0.1:{port}/api"
-        _wait(process, url, log)
-        yield url
+        server.start()
+        keeper.start()
+        yield server.url
     finally:
-        _end(process.pid)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-        record.unlink(missing_ok=True)
+        server.close()
+        if keeper.ident:
+            keeper.join()
 
 
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        with suppress(urllib.error.URLError, OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            if answer.status == 200:
+class _Server:
+    """A server at a port of this machine, with its files in `home`."""
+
+    def __init__(self, home: Path, port: int, services: bool) -> None:
+        self.url = f"http://127.0.0.1:{port}/api"
+        self._home, self._log = home, home / "server.log"
+        self._command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+        self._command += ["--no-ui", "--analytics-off", "--log-level", "ERROR"]
+        self._command += [] if services else ["--no-services"]
+        self._owner = _identity(os.getpid())
+        self._closing = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it, and waits until it answers.
+
+        Raises:
+            ServerError: it ended at once, or did not answer in time.
+        """
+        environment = {**os.environ, "PREFECT_HOME": str(self._home), "DO_NOT_TRACK": "1"}
+        with open(self._log, "wb") as output:
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
+                start_new_session=True,
+            )  # fmt: skip
+        self._record().write_text(json.dumps({"server": _identity(self._process.pid), "owner": self._owner}))
+        deadline = time.monotonic() + START_SECONDS
+        while not _is_up(self.url):
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > deadline or self._closing.is_set():
+                lines = self._log.read_text(errors="replace").strip().splitlines()
+                state = (
+                    f"ended with {self._process.returncode}" if ended else f"did not answer in {START_SECONDS:.0f} s"
+                )
+                last = lines[-1] if lines else "no word"
+                raise ServerError(f"Prefect's server {state}: {last} (more in {self._log})")
+            time.sleep(0.1)
+
+    def keep(self) -> None:
+        """Starts another whenever it has ended, until `close`. A run needs it at its beginning and its end only, so one
+        that cannot be started is no reason to stop."""
+        for left in reversed(range(RESTARTS + 1)):
+            assert self._process is not None
+            code = self._process.wait()
+            if self._closing.is_set():
                 return
-        ended = process.poll() is not None
-        if ended or time.monotonic() > deadline:
-            lines = log.read_text(errors="replace").strip().splitlines()
-            state = f"ended with {process.returncode}" if ended else f"did not answer in {START_SECONDS:.0f} s"
-            raise ServerError(f"Prefect's server {state}: {lines[-1] if lines else 'no word'} (more in {log})")
-        time.sleep(0.1)
+            self._end()
+            say(f"Prefect's server ended with {code}; the run goes on{', and another is started' if left else ''}")
+            try:
+                if left:
+                    self.start()
+            except (ServerError, OSError) as error:
+                self._end()
+                if not self._closing.is_set():
+                    say(f"{error}; the run goes on without it")
+                return
+
+    def close(self) -> None:
+        self._closing.set()
+        self._end()
+
+    def _end(self) -> None:
+        if self._process is not None:
+            process = self._process
+            if process.poll() is None:  # else its number may be another's by now
+                _end(process.pid, lambda: process.poll() is None)
+            self._record().unlink(missing_ok=True)
+
+    def _record(self) -> Path:
+        assert self._process is not None
+        return self._home / f"server-{self._process.pid}.json"
+
+
+def say(words: str) -> None:
+    """A line for the person at the terminal, above what is shown there."""
+    print(words, file=sys.stderr, flush=True)
+
+
+def _is_up(url: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def on_server(run: Callable[[], R], finished: Callable[[], R | None], is_own: bool) -> R:
+    """What a flow gives, on the Prefect server of the settings, even if that is lost on the way: work waits for it at
+    the beginning and the end of a flow only.
+
+    Args:
+        run: runs the flow; again, if the server is back after it was lost. The store knows what is done.
+        finished: what the flow gives, if all of its work is done.
+        is_own: whether the server is `embedded_server`, which comes back. For another nobody waits long.
+
+    Raises:
+        SynthgenError: what the flow raises.
+        ServerError: the server does not answer, and work is left.
+    """
+    silent = f"Prefect's server at {PREFECT_API_URL.value()} does not answer"
+    patience = {
+        PREFECT_CLIENT_MAX_RETRIES: min(PREFECT_CLIENT_MAX_RETRIES.value(), MOST_RETRIES),
+        PREFECT_API_REQUEST_TIMEOUT: min(PREFECT_API_REQUEST_TIMEOUT.value(), ANSWER_SECONDS),
+    }
+    for name in ("prefect._internal.concurrency", "EventsWorker", "APILogWorker"):
+        logging.getLogger(name).addFilter(_unsaid)
+    with temporary_settings({} if is_own else patience):
+        if not _answers():
+            raise ServerError(f"{silent}; nothing was begun")
+        for _ in range(RESTARTS):
+            try:
+                with _last_words():
+                    return run()
+            except Exception as error:
+                told = _told_by(error)
+                if isinstance(told, SynthgenError) and told is not error:
+                    raise told from None
+                if not _is_away(told):
+                    raise
+            if (done := finished()) is not None:
+                say(f"{silent}, and has no record of the end of this run; the dataset is finished all the same")
+                return done
+            if not _answers(START_SECONDS if is_own else 0):
+                break
+            say("Prefect's server was away, and answers again; the run goes on")
+    raise ServerError(f"{silent}; what is finished is kept, and the same command goes on from there")
+
+
+def _unsaid(record: logging.LogRecord) -> bool:
+    """Filter of what Prefect says of each event that it cannot send: a page. Levels it sets anew with each flow."""
+    return False
+
+
+def _answers(seconds: float = 0) -> bool:
+    """Whether the server answers now, or within some seconds. To say no is an answer too."""
+    deadline = time.monotonic() + seconds
+    with (
+        temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+        get_client(sync_client=True, httpx_settings={"timeout": ANSWER_SECONDS}) as client,
+    ):
+        while (error := client.api_healthcheck()) and (not isinstance(error, HTTPStatusError) or _is_away(error)):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.5)
+    return True
+
+
+def _told_by(error: BaseException) -> BaseException:
+    """What is to be told of an error: what Prefect was about to tell its server, if that is for people; else that it
+    could not; else the error itself."""
+    causes = [error]
+    while (following := causes[-1].__cause__ or causes[-1].__context__) and following not in causes:
+        causes.append(following)
+    wanted = [e for e in causes if isinstance(e, SynthgenError)] + [e for e in causes if _is_away(e)]
+    return wanted[0] if wanted else error
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether an error is that of a server which cannot be reached, or of a proxy before it which cannot reach it."""
+    if isinstance(error, HTTPStatusError):
+        return error.response.status_code >= 500
+    return isinstance(error, TransportError)
+
+
+@contextmanager
+def _last_words() -> Iterator[None]:
+    """If the block fails and the server is gone, drops what Prefect still has to tell it. At the end of the process it
+    would try that for ten seconds an event, and there are three a task."""
+    try:
+        yield
+    except BaseException:
+        if not _answers():
+            for service in list(EventsWorker._instances.values()):  # type: ignore[misc]  # there is no public way
+                with service._queue.mutex:
+                    service._queue.queue.clear()
+        raise
 
 
 def _identity(pid: int) -> list[str]:
@@ -97,11 +273,19 @@ def _end_left_behind(home: Path) -> None:
             known = json.loads(record.read_text())
             if _is_alive(known["owner"]):
                 continue
-            if _is_alive(known["server"]):
-                _end(int(known["server"][0]))
+            server = known["server"]
+            if _is_alive(server):
+                _end(int(server[0]), partial(_is_alive, server))
         record.unlink(missing_ok=True)
 
 
-def _end(pid: int) -> None:
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGTERM)
+def _end(pid: int, is_alive: Callable[[], bool]) -> None:
+    """Ends a process and its group: in good order, and if that takes too long, at once."""
+    for number, seconds in ((signal.SIGTERM, END_SECONDS), (signal.SIGKILL, END_SECONDS)):
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(pid, number)
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not is_alive():
+                return
+            time.sleep(0.05)

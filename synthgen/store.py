@@ -8,30 +8,35 @@ next run takes every mark that agrees and makes the rest.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Any, Literal, get_args
 
 import cv2
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
-from synthgen.errors import OutOfRoom, RunError
+from synthgen import lease
+from synthgen.errors import OutOfRoom, RunError, SpecError
 from synthgen.files import SEAL, atomic, digest, read_sealed, sha256, sweep, write_sealed
+from synthgen.reading import load_yaml, read_text
 from synthgen.types import Job
 
 SPARE_BYTES = 1_000_000  # left free for marks, tables and the database that Prefect keeps
 FORMAT = 2  # of run folders: how marks and records are written
+# What a spec may grow by when it is written with all its keys, and its aliases in full.
+SPEC_GROWTH = 8
 StageName = Literal["plan", "generate", "label", "measure", "judge", "export", "report"]
 
 JOB_SCHEMA = pa.schema(
@@ -51,6 +56,9 @@ JOB_SCHEMA = pa.schema(
         ("width", pa.int32()),
     ]
 )
+
+
+_leases: dict[Path, lease.Lease] = {}  # of the run folders that this process holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,10 @@ class Run:
         return int(self.root.name.removeprefix("run-"))
 
     @property
+    def lock_file(self) -> Path:
+        return self.root / ".lock"
+
+    @property
     def spec_file(self) -> Path:
         return self.root / "spec.yaml"
 
@@ -128,8 +140,12 @@ class Run:
     def card_file(self) -> Path:
         return self.root / "README.md"
 
+    def name_of(self, path: Path) -> str:
+        """What a file of the folder is called in marks."""
+        return str(path).removeprefix(f"{self.root}/")
+
     def image_file(self, shard: int, image_id: int) -> Path:
-        return self.root / "images" / f"{shard:05d}" / f"{image_id:012d}.png"
+        return Path(f"{self.root}/images/{shard:05d}/{image_id:012d}.png")
 
     def table_file(self, kind: Literal["jobs", "labels", "measures"], shard: int) -> Path:
         return self.root / kind / f"{shard:05d}.parquet"
@@ -137,7 +153,7 @@ class Run:
     def export_folder(self, exporter: str) -> Path:
         return self.root / exporter
 
-    def _mark_file(self, stage: str, shard: int | str | None) -> Path:
+    def mark_file(self, stage: StageName, shard: int | str | None) -> Path:
         part = "" if shard is None else f"-{shard:05d}" if isinstance(shard, int) else f"-{shard}"
         return self.root / "commits" / f"{stage}{part}.json"
 
@@ -147,13 +163,21 @@ class Run:
     # The spec as run
 
     def read_spec(self) -> Any:
-        return yaml.safe_load(self.spec_file.read_text(encoding="utf-8"))
+        """
+        Raises:
+            RunError: it is not what was written.
+        """
+        try:
+            return load_yaml(read_text(self.spec_file, SPEC_GROWTH), SPEC_GROWTH)
+        except (OSError, UnicodeDecodeError, SpecError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise RunError(f"{self.spec_file} cannot be read: {reason}; run the spec again to write it anew") from error
 
     def write_spec(self, spec: Mapping[str, Any]) -> None:
-        text = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True, width=120)
-        if not self.spec_file.is_file() or self.spec_file.read_text(encoding="utf-8") != text:
-            with atomic(self.spec_file) as file:
-                file.write(text.encode())
+        data = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True, width=120).encode()
+        if not self.spec_file.is_file() or self.spec_file.read_bytes() != data:
+            with self.writing(self.spec_file) as file:
+                file.write(data)
 
     @property
     def facts_file(self) -> Path:
@@ -179,56 +203,61 @@ class Run:
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         if facts != self.read_facts():
-            write_sealed(self.facts_file, {**facts, "format": FORMAT})
+            self._write_record(self.facts_file, {**facts, "format": FORMAT})
 
     # Lock
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps two processes out of one folder; the lock dies with its holder, however that ends.
+        """Keeps two processes out of one folder; the lock dies with its holder, however that ends. See `lease`.
 
         Raises:
-            RunError: another process holds it.
+            RunError: another process holds it; or, from what writes, it has been lost to another.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with open(self.root / ".lock", "a+") as file:
+        with lease.held(self.lock_file) as _leases[self.root]:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                file.seek(0)
-                raise RunError(
-                    f"another process ({file.read().strip() or 'unknown'}) is at work in {self.root}"
-                ) from error
-            file.truncate(0)
-            file.write(f"pid {os.getpid()}")
-            file.flush()
-            yield
+                yield
+            finally:
+                del _leases[self.root]
 
     def holder(self) -> str:
         """Who holds the lock, as it says itself; "" for nobody."""
-        try:
-            with open(self.root / ".lock") as file:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                return ""
-        except FileNotFoundError:
-            return ""
-        except OSError:
-            return (self.root / ".lock").read_text().strip() or "another process"
+        return lease.holder(self.lock_file)
+
+    def confirm(self) -> None:
+        """Called before anything of the folder is changed.
+
+        Raises:
+            RunError: the lock that this process held is another's now.
+        """
+        if held := _leases.get(self.root):
+            held.confirm()
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[IO[bytes]]:
+        """`atomic`, for a file of this folder."""
+        with atomic(path) as file:
+            yield file
+            self.confirm()
 
     def sweep(self) -> None:
         """Removes what killed processes left unfinished, where work is still to be done. Call it holding the lock."""
         folders = [self.root, *(self.root / name for name in ("jobs", "labels", "measures", "commits"))]
         folders.append(self.root / "commits" / "partial")
         for folder in (self.root / "images").glob("[0-9]*"):
-            if not self._mark_file("generate", int(folder.name)).exists():
+            if not self.mark_file("generate", int(folder.name)).exists():
                 folders.append(folder)
         for folder in folders:
             sweep(folder)
+        for shard in {int(f.name.split("-")[1]) for f in (self.root / "commits" / "partial").glob("generate-*.json")}:
+            if self.mark("generate", shard):
+                self.clear_batches(shard)
 
     # Marks
 
     def mark(self, stage: StageName, shard: int | str | None = None) -> Mark | None:
-        return self._read_mark(self._mark_file(stage, shard))
+        return self._read_mark(self.mark_file(stage, shard))
 
     def _read_mark(self, file: Path) -> Mark | None:
         raw = read_sealed(file)  # a mark that cannot be read says nothing is done
@@ -262,21 +291,28 @@ class Run:
         known: Mapping[str, tuple[int, str]] | None = None,
     ) -> Mark:
         """Writes the mark; `known` holds sizes and checksums that need not be computed again."""
+        entries = self._entries(files, known or {})
+        mark = Mark(inputs, entries, round(seconds, 3), counts or {}, environment or {}, notes or {})
+        self._write_record(self.mark_file(stage, shard), asdict(mark))
+        return mark
+
+    def _entries(
+        self, files: Iterable[Path], known: Mapping[str, tuple[int, str]] = MappingProxyType({})
+    ) -> dict[str, tuple[int, str]]:
         entries = {}
         for path in files:
-            name = path.relative_to(self.root).as_posix()
-            entries[name] = known[name] if known and name in known else (path.stat().st_size, sha256(path))
-        mark = Mark(inputs, entries, round(seconds, 3), counts or {}, environment or {}, notes or {})
-        self._write_mark(self._mark_file(stage, shard), mark)
-        return mark
+            name = self.name_of(path)
+            entries[name] = known[name] if name in known else (path.stat().st_size, sha256(path))
+        return entries
 
     def withdraw(self, stage: StageName, shard: int | str | None = None) -> None:
         """Takes back that a piece of work is done, before its files are replaced or because they are damaged. The mark
         of an export stays, with the names of its files, for the next export to replace."""
-        file = self._mark_file(stage, shard)
+        self.confirm()
+        file = self.mark_file(stage, shard)
         mark = self._read_mark(file)
         if mark is not None and stage == "export":
-            self._write_mark(file, replace(mark, inputs=""))
+            self._write_record(file, asdict(replace(mark, inputs="")))
         else:
             file.unlink(missing_ok=True)
 
@@ -295,16 +331,16 @@ class Run:
             if file.is_file() and read_sealed(file) is None:
                 yield file
 
-    def _write_mark(self, file: Path, mark: Mark) -> None:
-        write_sealed(file, asdict(mark))
+    def _write_record(self, file: Path, content: Mapping[str, Any]) -> None:
+        self.confirm()
+        write_sealed(file, content)
 
     def commit_batch(
         self, shard: int, batch: int, inputs: str, files: Iterable[Path], notes: Mapping[str, Any] | None = None
     ) -> Mark:
         """A mark for a part of a shard, so that a kill costs one batch at most."""
-        entries = {p.relative_to(self.root).as_posix(): (p.stat().st_size, sha256(p)) for p in files}
-        mark = Mark(inputs, entries, notes=notes or {})
-        self._write_mark(self._batch_file(shard, batch), mark)
+        mark = Mark(inputs, self._entries(files), notes=notes or {})
+        self._write_record(self._batch_file(shard, batch), asdict(mark))
         return mark
 
     def batch_done(self, shard: int, batch: int, inputs: str) -> Mark | None:
@@ -323,6 +359,7 @@ class Run:
                 self.withdraw("export", file.stem.removeprefix("export-"))
 
     def clear_batches(self, shard: int) -> None:
+        self.confirm()
         folder = self.root / "commits" / "partial"
         for file in folder.glob(f"generate-{shard:05d}-*.json"):
             file.unlink()
@@ -362,7 +399,7 @@ class Run:
                 self.write_round(round["number"], round)
 
     def write_round(self, number: int, round: Mapping[str, Any]) -> None:
-        write_sealed(self._round_file(number), round)
+        self._write_record(self._round_file(number), round)
 
     def shards(self) -> list[int]:
         """Numbers of the shards that are planned, in order."""
@@ -380,7 +417,7 @@ class Run:
         ok, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if not ok:
             raise RunError(f"cannot encode {path.name}: {image.dtype} {image.shape}")
-        with atomic(path) as file:
+        with self.writing(path) as file:
             file.write(encoded.tobytes())
             os.fchmod(file.fileno(), 0o444)
         return path
@@ -409,33 +446,38 @@ class Run:
     # Tables
 
     def write_table(self, path: Path, table: pa.Table) -> Path:
-        with atomic(path) as file:
+        with self.writing(path) as file:
             pq.write_table(table, file, compression="zstd")
         return path
 
-    def read_table(self, path: Path) -> pa.Table:
+    def read_table(
+        self, path: Path, *, without: Collection[str] = (), image_ids: Collection[int] | None = None
+    ) -> pa.Table:
+        """`without`: columns that are not wanted; `image_ids`: of the only rows that are."""
         try:
-            return pq.read_table(path)
+            with pq.ParquetFile(path) as file:
+                table = file.read([name for name in file.schema_arrow.names if name not in without])
+                if image_ids is None:
+                    return table
+                return table.filter(pc.is_in(table["image_id"], pa.array(list(image_ids), pa.int64())))
         except (OSError, pa.ArrowInvalid) as error:
             raise RunError(f"{path.relative_to(self.root)} cannot be read: {error}") from error
 
     def write_jobs(self, shard: int, jobs: Sequence[Job]) -> Path:
-        rows = [
-            {
-                **{
-                    name: getattr(job, name) for name in JOB_SCHEMA.names if name not in {"image_id", "slots", "layout"}
-                },
-                "image_id": job.id,
-                "slots": sorted(job.slots.items()),
-                "layout": None if job.layout is None else [list(box) for box in job.layout],
-            }
-            for job in jobs
-        ]
-        return self.write_table(self.table_file("jobs", shard), pa.Table.from_pylist(rows, JOB_SCHEMA))
+        # By columns: rows of a million jobs take a minute to become a table.
+        columns: dict[str, list[Any]] = {
+            name: [getattr(job, name) for job in jobs] for name in JOB_SCHEMA.names if name != "image_id"
+        }
+        columns["image_id"] = [job.id for job in jobs]
+        columns["slots"] = [sorted(job.slots.items()) for job in jobs]
+        arrays = [pa.array(columns[f.name], f.type) for f in JOB_SCHEMA]
+        return self.write_table(self.table_file("jobs", shard), pa.Table.from_arrays(arrays, schema=JOB_SCHEMA))
 
-    def read_jobs(self, shard: int) -> list[dict[str, Any]]:
-        """A row a job, by the names of `JOB_SCHEMA`. The split is not among them: the spec as it is now decides it."""
-        rows: list[dict[str, Any]] = self.read_table(self.table_file("jobs", shard)).to_pylist()
+    def read_jobs(self, shard: int, image_ids: Collection[int] | None = None) -> list[dict[str, Any]]:
+        """A row a job, or one of these only, by the names of `JOB_SCHEMA`. The split is not among them: the spec as it
+        is now decides it."""
+        table = self.read_table(self.table_file("jobs", shard), image_ids=image_ids)
+        rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
     # Exports
@@ -465,52 +507,74 @@ class Run:
 
 
 class ExportFolder:
-    """Where one exporter writes: `<run>/<exporter>/…`. Knows what it has been given, for the mark."""
+    """Where one exporter writes: `<run>/<exporter>/…`. Knows what it has been given, for the mark, by names in the run
+    folder: they are many.
+
+    Attributes:
+        sources: exported image -> the run's image.
+    """
 
     def __init__(self, run: Run, exporter: str) -> None:
         self._run = run
-        self._root = run.export_folder(exporter)
-        self.files: list[Path] = []
-        self.sources: dict[str, Path] = {}
+        self._root = run.export_folder(exporter).resolve()
+        self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
+        self._written: dict[str, None] = {}
+        self.sources: dict[str, str] = {}
+
+    @property
+    def files(self) -> Iterator[Path]:
+        return (self._run.root / name for name in self._written)
 
     def _path(self, name: str) -> Path:
-        path = self._root if "\0" in name else (self._root / name).resolve()
-        if not self._is_inside(path):
+        folder, last = os.path.split(name)
+        named = last not in {"", ".", ".."} and "\0" not in name
+        if named and folder not in self._folders:
+            place = (self._root / folder).resolve()
+            if place == self._root or self._is_inside(place):
+                self._run.confirm()
+                place.mkdir(parents=True, exist_ok=True)
+                self._folders[folder] = place
+        if not named or folder not in self._folders:
             raise RunError(f"an export may not write outside its folder, got {name!r}")
-        self.files.append(path)
+        path = self._folders[folder] / last
+        self._written[self._run.name_of(path)] = None
         return path
-
-    def _is_inside(self, path: Path) -> bool:
-        root = self._root.resolve()
-        return path != root and path.is_relative_to(root)
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
-        with atomic(self._path(name)) as file:
+        with self._run.writing(self._path(name)) as file:
             yield file
 
     def image(self, source: Path, name: str, *, copy: bool = False) -> None:
         path = self._path(name)
-        self.sources[path.relative_to(self._run.root).as_posix()] = source
-        if not copy and path.exists() and path.samefile(source):
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not copy:
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.unlink(missing_ok=True)
-            try:
-                os.link(source, temporary)
-                temporary.replace(path)
-                return
-            except OSError:  # another file system, or one without hard links
-                temporary.unlink(missing_ok=True)
-        with atomic(path) as file, open(source, "rb") as opened:
-            shutil.copyfileobj(opened, file)
+        self.sources[self._run.name_of(path)] = self._run.name_of(source)
+        self._run.confirm()
+        if copy or not _linked(source, path):
+            with self._run.writing(path) as file, open(source, "rb") as opened:
+                shutil.copyfileobj(opened, file)
+
+    def _is_inside(self, path: Path) -> bool:
+        return path != self._root and path.is_relative_to(self._root)
 
     def remove_others(self, earlier: Mark | None) -> None:
         """Removes what an earlier export of ours wrote and this one did not."""
-        now = {p.relative_to(self._run.root).as_posix() for p in self.files}
+        self._run.confirm()
         for name in earlier.files if earlier else ():
-            path = (self._run.root / name).resolve()
-            if name not in now and self._is_inside(path):
+            if name not in self._written and self._is_inside(path := (self._run.root / name).resolve()):
                 path.unlink(missing_ok=True)
+
+
+def _linked(source: Path, path: Path) -> bool:
+    """Whether `path` is a hard link to `source` now; not between file systems, nor on one without hard links."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            os.link(source, path)
+        except FileExistsError:
+            if not path.samefile(source):
+                os.link(source, temporary)
+                temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        return False
+    return True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,8 @@ class Verified:
 def inspect(build: Build) -> Verified:
     """Reads every file of a run."""
     run = build.run
-    found = [*_files(build), *_records(build)]
+    found = list(_files(build))
+    found += _records(build, {d.file for d in found})
     known = {name for _, _, mark in run.marks() if mark for name in mark.files}
     known |= {d.file for d in found}
     there = [p for p in sorted(run.root.rglob("*")) if p.is_file()]
@@ -79,8 +80,7 @@ def _files(build: Build) -> Iterator[Damage]:
             yield Damage(run.reviews_file.name, str(error).partition(", ")[2])
     for stage, shard, mark in run.marks():
         if mark is None:
-            part = "" if shard is None else f"-{shard:05d}" if isinstance(shard, int) else f"-{shard}"
-            yield Damage(f"commits/{stage}{part}.json", "the mark is damaged", stage, shard)
+            yield Damage(_name(run, run.mark_file(stage, shard)), "the mark is damaged", stage, shard)
             continue
         if stage == "export" and not mark.inputs:
             continue  # to be made anew in any case
@@ -98,25 +98,24 @@ def _difference(path: Path, size: int, checksum: str) -> str:
         return f"cannot be read: {error.strerror}"
 
 
-def _records(build: Build) -> Iterator[Damage]:
-    """Records that do not agree with each other, of shards whose files are what was written."""
+def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
+    """Records that do not agree with each other, of shards none of whose tables is among the `damaged` files."""
     run, every = build.run, build.run.shards()
-    whole = [s for s in every if all(_is_whole(run, run.mark(stage, s)) for stage in ("plan", *PER_SHARD))]  # type: ignore[arg-type]
+    whole = [s for s in every if all(_is_whole(run.mark(stage, s), damaged) for stage in ("plan", *PER_SHARD))]  # type: ignore[arg-type]
     for shard in whole:
         try:
             yield from _shard(build, shard)
         except SynthgenError as error:
             yield Damage(f"labels/{shard:05d}.parquet", str(error), "label", shard)
-    if whole == every and _is_whole(run, run.mark("judge")):
+    if whole == every and _is_whole(run.mark("judge"), damaged):
         for name in build.spec.exporters:
-            if _is_whole(run, run.mark("export", name)) and build.is_done("export", name):
+            if _is_whole(run.mark("export", name), damaged) and build.is_done("export", name):
                 yield from _export(build, name)
 
 
-def _is_whole(run: Run, mark: Mark | None) -> bool:
-    return mark is not None and not any(
-        _difference(run.root / n, s, c) for n, (s, c) in mark.files.items() if n.endswith((".parquet", ".json"))
-    )
+def _is_whole(mark: Mark | None, damaged: Set[str]) -> bool:
+    """Whether the tables of a piece of work are; of images, other records say nothing."""
+    return mark is not None and not any(n in damaged for n in mark.files if n.endswith((".parquet", ".json")))
 
 
 def _shard(build: Build, shard: int) -> Iterator[Damage]:

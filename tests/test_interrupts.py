@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from synthgen.interrupts import Interrupted, checkpoint, stoppable
+from synthgen.errors import RunError
+from synthgen.interrupts import Interrupted, checkpoint, halt, stoppable
 
 SPEC = """
 name: stopped
@@ -35,6 +36,19 @@ def test_a_checkpoint_raises_once_an_end_was_asked_for() -> None:
             checkpoint()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    checkpoint()
+
+
+def test_another_thread_stops_a_run_and_says_why() -> None:
+    thread = threading.Thread(target=halt, args=(RunError("the folder is another's"),))
+    thread.start()
+    thread.join()
+    try:
+        for _ in range(2):
+            with pytest.raises(RunError, match="the folder is another's"):
+                checkpoint()
+    finally:
+        halt(None)
     checkpoint()
 
 

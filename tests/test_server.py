@@ -4,13 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from synthgen import server
+from synthgen.errors import OutOfRoom
 
 HOLD = """
 import time
@@ -91,3 +97,128 @@ def test_one_that_cannot_start_says_so_at_once(home: Path, monkeypatch: pytest.M
     with pytest.raises(server.ServerError, match="Prefect's server ended with"), server.embedded_server():
         pass
     assert time.monotonic() - started < 60
+
+
+# A flow whose server is lost
+
+
+class Health(BaseHTTPRequestHandler):
+    """A server that says how it is, and nothing else."""
+
+    status = 200
+
+    def do_GET(self) -> None:
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(b"true")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def health(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
+    """A server's health, at the address where the settings have Prefect's."""
+    monkeypatch.setattr(Health, "status", 200)
+    with HTTPServer(("127.0.0.1", 0), Health) as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.05,))
+        thread.start()
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{made.server_port}/api"}):
+            yield made
+        made.shutdown()
+        thread.join()
+
+
+def lost() -> httpx.ConnectError:
+    return httpx.ConnectError("connection refused")
+
+
+def flow(*outcomes: int | BaseException) -> Callable[[], int]:
+    """A flow that gives, or raises, one thing after another."""
+    left = list(outcomes)
+
+    def run() -> int:
+        outcome = left.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    return run
+
+
+@pytest.mark.parametrize(("status", "there"), [(200, True), (401, True), (404, True), (500, False), (503, False)])
+def test_a_server_that_answers(health: HTTPServer, status: int, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy's word that there is none is no answer of the server's."""
+    monkeypatch.setattr(Health, "status", status)
+    if there:
+        assert server.on_server(flow(7), lambda: None, False) == 7
+    else:
+        with pytest.raises(server.ServerError, match=r"does not answer; nothing was begun$") as stop:
+            server.on_server(flow(7), lambda: None, False)
+        assert stop.value.exit_code == 1
+
+
+def test_a_flow_is_taken_up_again_once_its_server_is_back(
+    health: HTTPServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert server.on_server(flow(lost(), httpx.ReadTimeout("late"), 7), lambda: None, False) == 7
+    assert capsys.readouterr().err == "Prefect's server was away, and answers again; the run goes on\n" * 2
+
+
+def test_a_flow_is_not_taken_up_for_ever(health: HTTPServer) -> None:
+    with pytest.raises(server.ServerError, match="the same command goes on from there"):
+        server.on_server(flow(*[lost() for _ in range(server.RESTARTS)]), lambda: None, False)
+
+
+def test_a_flow_whose_work_is_done_has_not_failed(health: HTTPServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert server.on_server(flow(lost()), lambda: 7, False) == 7
+    assert capsys.readouterr().err.endswith(
+        "has no record of the end of this run; the dataset is finished all the same\n"
+    )
+
+
+def test_a_server_that_is_gone(health: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run() -> int:
+        monkeypatch.setattr(Health, "status", 502)
+        raise lost()
+
+    words = (
+        r"^Prefect's server at http://127.0.0.1:\d+/api does not answer; what is finished is kept, and the same command"
+    )
+    with pytest.raises(server.ServerError, match=words):
+        server.on_server(run, lambda: None, False)
+
+
+def test_what_a_person_has_to_know_is_said_though_the_server_is_gone(health: HTTPServer) -> None:
+    """Prefect was about to tell its server, and could not."""
+
+    def run() -> int:
+        try:
+            raise OutOfRoom("no room")
+        except OutOfRoom:
+            raise lost()  # noqa: B904
+
+    with pytest.raises(OutOfRoom, match="no room"):
+        server.on_server(run, lambda: 7, False)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), OutOfRoom("no")])
+def test_errors_of_the_flow_come_out_as_they_are(health: HTTPServer, error: BaseException) -> None:
+    with pytest.raises(type(error)) as stop:
+        server.on_server(flow(error, 7), lambda: 7, False)
+    assert stop.value is error
+
+
+def test_one_that_ends_is_replaced_at_its_address(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with server.embedded_server() as url:
+        (record,) = home.glob("server-*.json")
+        first = int(record.stem.removeprefix("server-"))
+        os.kill(first, signal.SIGKILL)
+        deadline = time.monotonic() + 180
+        while record.exists() or not list(home.glob("server-*.json")) or not answers(url):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        (now,) = home.glob("server-*.json")
+        assert now != record
+    assert gone(url) and not list(home.glob("server-*.json"))
+    assert capsys.readouterr().err == "Prefect's server ended with -9; the run goes on, and another is started\n"

@@ -13,10 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from synthgen import store
 from synthgen.errors import OutOfRoom, RunError
 from synthgen.files import atomic, digest, sha256
+from synthgen.reading import MAX_BYTES
+from synthgen.spec import MAX_CLASSES, MAX_VALUES, DatasetSpec
 from synthgen.store import JOB_SCHEMA, Mark, Run
 from synthgen.types import Job
 
@@ -82,6 +85,22 @@ def test_a_full_disk_is_said_in_words(number: int, tmp_path: Path) -> None:
         raise OSError(number, "full")
     assert stop.value.exit_code == 4
     assert names(tmp_path) == []
+
+
+def test_atomic_does_not_mind_that_another_removes_its_empty_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Path.mkdir
+
+    def made_and_gone(self: Path, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **options)
+        monkeypatch.setattr(Path, "mkdir", made)
+        self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", made_and_gone)
+    with atomic(tmp_path / "a" / "b") as file:
+        file.write(b"whole")
+    assert (tmp_path / "a" / "b").read_bytes() == b"whole"
 
 
 def test_atomic_syncs_the_file_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +219,19 @@ def test_batches_are_checked_to_the_last_byte(run: Run) -> None:
     run.clear_batches(2)
 
 
+def test_marks_of_batches_go_once_their_shard_is_done(run: Run) -> None:
+    """Though it was killed between the one and the other."""
+    for shard in (1, 2):
+        run.commit_batch(shard, 0, "inputs", [])
+    run.commit("generate", 1, "inputs", [])
+    run.sweep()
+    assert names(run.root / "commits") == ["generate-00001.json", "partial/generate-00002-0000.json"]
+    torn(run, run.root, run.mark_file("generate", 1))
+    run.commit_batch(1, 0, "inputs", [])
+    run.sweep()  # its batches are all that is known of it
+    assert names(run.root / "commits" / "partial") == ["generate-00001-0000.json", "generate-00002-0000.json"]
+
+
 def test_shards_and_rounds_are_read_in_order(run: Run) -> None:
     assert (run.shards(), run.read_rounds()) == ([], [])
     for shard in (10, 2, 0):
@@ -231,13 +263,14 @@ def test_the_lock_keeps_others_out_and_dies_with_its_holder(run: Run) -> None:
         assert holder.stdout is not None
         try:
             assert holder.stdout.readline() == "held\n"
-            with pytest.raises(RunError, match=rf"another process \(pid {holder.pid}\) is at work in "), run.lock():
+            held = rf"another process \(pid {holder.pid} on .*\) is at work in "
+            with pytest.raises(RunError, match=held), run.lock():
                 pytest.fail("two processes in one folder")
         finally:
             holder.send_signal(signal.SIGKILL)
         holder.wait(20)
         with run.lock():
-            assert (run.root / ".lock").read_text() == f"pid {os.getpid()}"
+            assert run.lock_file.read_text().startswith(f"pid {os.getpid()} on ")
     with run.lock():  # and again
         pass
 
@@ -278,6 +311,45 @@ def test_a_run_folder_is_known_by_its_spec(tmp_path: Path) -> None:
     assert not run.root.exists()
     run.write_spec({"name": "fruit"})
     assert Run.existing(run.root).number == 12
+
+
+BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9)
+)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"name: [fruit", "not valid YAML: "),
+        (b"name: a\nname: b\n", "the key 'name' stands twice, again in line 2"),
+        (BOMB.encode(), "its aliases stand for more than 800,000 values"),
+        (b"name: !!python/object/apply:os.getcwd []\n", "not valid YAML: "),
+        (b"name: \xff", "can't decode byte 0xff"),
+        (b"x" * 32_000_001, "a spec takes at most 8,000,000 characters"),
+    ],
+    ids=["torn", "twice", "bomb", "code", "no text", "long"],
+)
+def test_a_damaged_spec_is_named_and_written_anew(run: Run, content: bytes, reason: str) -> None:
+    write(run.spec_file, content)
+    with pytest.raises(RunError) as stop:
+        run.read_spec()
+    assert str(stop.value).startswith(f"{run.spec_file} cannot be read: ") and reason in str(stop.value)
+    assert str(stop.value).endswith("; run the spec again to write it anew")
+    run.write_spec({"name": "fruit"})
+    assert run.read_spec() == {"name": "fruit"}
+
+
+def test_a_spec_as_large_as_may_be_is_read_back(run: Run, good: dict[str, Any]) -> None:
+    """Written with all its keys it is longer than what a person may write."""
+    names = [f"{i} {'x' * 60}" for i in range(MAX_CLASSES)]
+    values = [f"{i}{'é' * 90}" for i in range(MAX_VALUES)]
+    good["classes"] = [{"name": name, "synonyms": [f"{name} b", f"{name} c"]} for name in names]
+    good["prompts"]["slots"] = {"ground": values[:5000], "light": values[:5000]}
+    spec = DatasetSpec.parse(good).dump()
+    assert len(yaml.safe_dump(spec, allow_unicode=True)) > MAX_BYTES
+    run.write_spec(spec)
+    assert run.read_spec() == spec
 
 
 # Images
@@ -357,7 +429,7 @@ def test_an_export_stays_in_its_folder(name: str, run: Run) -> None:
     with pytest.raises(RunError, match="an export may not write outside its folder, got"):
         folder.image(source, name)
     assert names(run.root) == ["images/a.png"]
-    assert folder.files == []
+    assert list(folder.files) == []
 
 
 def test_an_export_does_not_follow_links_out_of_its_folder(run: Run, tmp_path: Path) -> None:
@@ -378,7 +450,7 @@ def test_images_are_shared_as_hard_links(run: Run) -> None:
     assert given.samefile(source)
     assert given.stat().st_nlink == 2
     assert given.stat().st_mode & 0o222 == 0
-    assert folder.sources == {"coco/train/1.png": source}
+    assert folder.sources == {"coco/train/1.png": run.name_of(source)}
 
 
 def test_images_are_copied_if_asked_or_where_links_cannot_be(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,9 @@ import orjson
 import pytest
 from test_pipeline import images, results
 
+from synthgen import verification
 from synthgen.errors import RunError, SynthgenError
-from synthgen.files import read_sealed
+from synthgen.files import read_sealed, sha256
 from synthgen.pipeline import Build
 from synthgen.reviews import Review, ReviewLog
 from synthgen.store import Run
@@ -88,6 +89,22 @@ def test_what_is_gone_is_made_anew(copied: Path, finished: Any, quick: Any, run_
     build = run_through(quick, copied)
     assert inspect(build).damages == ()
     assert results(build.run.root) == results(finished.run.root)
+
+
+def test_a_damaged_mark_has_the_name_of_its_file(copied: Path) -> None:
+    root = copied / "fruit" / "run-0001"
+    marks = ["generate-00001.json", "judge.json", "export-coco.json"]
+    for name in marks:
+        flip(root / "commits" / name, 50)
+    assert found_in(root) >= {f"commits/{name}" for name in marks}
+
+
+def test_every_file_is_read_for_its_checksum_once(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Path] = []
+    monkeypatch.setattr(verification, "sha256", lambda path: seen.append(path) or sha256(path))
+    assert inspect(finished).damages == ()
+    known = {name for _, _, mark in finished.run.marks() for name in mark.files}
+    assert sorted(seen) == sorted([finished.run.spec_file, *(finished.run.root / name for name in known)])
 
 
 def test_records_that_disagree(copied: Path) -> None:

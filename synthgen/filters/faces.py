@@ -32,7 +32,7 @@ class Config(ThresholdConfig):
 
     min: float | None = Field(0.85, ge=0, le=1, description="Least score kept of an image's worst face.")
     max: float | None = Field(None, ge=0, le=1, description="Greatest score kept.")
-    min_size: int = Field(24, ge=0, description="Faces with a shorter side, in px, score 0.")
+    min_size: int = Field(24, ge=0, le=4096, description="Faces with a shorter side, in px, score 0.")
     min_score: float = Field(
         0.5, ge=0.05, le=1, description="What scores less is no face: lower, and textures and cats are found too."
     )

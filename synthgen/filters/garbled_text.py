@@ -33,7 +33,10 @@ class Config(ThresholdConfig):
         0.5, ge=0, le=1, description="Lines of text that the OCR is less sure of are not counted."
     )
     min_letters: int = Field(
-        2, ge=1, description="Shorter words are not counted: wheels and eyes are read as 0. Quoted ones always are."
+        2,
+        ge=1,
+        le=100,
+        description="Shorter words are not counted: wheels and eyes are read as 0. Quoted ones always are.",
     )
 
 

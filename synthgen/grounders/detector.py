@@ -49,7 +49,10 @@ class Config(ModelConfig):
     cross_class_nms_iou: float = Field(
         0.8, ge=0, le=1, description="Of two boxes of different classes that overlap more, the better stays."
     )
-    max_boxes: int = Field(300, ge=1, description="The most boxes of an image, best first: bounds a mask's memory.")
+    # 1000 masks of 1024 x 1024 px are a gigabyte.
+    max_boxes: int = Field(
+        300, ge=1, le=1000, description="The most boxes of an image, best first: bounds a mask's memory."
+    )
 
 
 @dataclass(frozen=True, slots=True)
