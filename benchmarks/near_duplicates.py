@@ -37,6 +37,12 @@ def spoiled(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     return cv2.warpAffine(image, np.float32([[1, 0, 1], [0, 1, 0]]), image.shape[1::-1], borderMode=cv2.BORDER_REFLECT)
 
 
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """float16 (N, D) -> float32 (N, D), of length 1."""
+    full = vectors.astype(np.float32)
+    return full / np.linalg.norm(full, axis=1, keepdims=True)
+
+
 def compared(values: np.ndarray, pairs, block: int = 500) -> np.ndarray:
     """All pairs, a block of rows at a time; the kept ones are what later rows are compared with."""
     failed = np.zeros(len(values), bool)
@@ -74,14 +80,12 @@ def main() -> None:
         hashes.append(by_hash.measure(sample))
         vectors.append(by_clip.measure(sample))
     hash_values, vector_values = np.array(hashes, np.uint64), np.stack(vectors)
-    unit = vector_values.astype(np.float32)
-    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
     print(f"{count:,} images, a tenth of them copies of earlier ones")
     for name, f, values, compare in (
         ("near_duplicate", by_hash, hash_values,
          lambda a, b: np.bitwise_count(a[:, None] ^ b) <= by_hash.config.max_distance),
-        ("near_duplicate_embedding", by_clip, unit.astype(np.float16),
-         lambda a, b: a.astype(np.float32) @ b.astype(np.float32).T > by_clip.config.max_cosine),
+        ("near_duplicate_embedding", by_clip, vector_values,
+         lambda a, b: unit(a) @ unit(b).T > by_clip.config.max_cosine),
     ):  # fmt: skip
         began = time.perf_counter()
         failed = f.fails(values)

@@ -81,9 +81,9 @@ class Progress:
 
     def _judge(self, shard: int) -> None:
         assert self._build is not None
-        images = self._build.verdicts([shard]).images
-        reasons = Counter(r for reasons in images["reasons"] for r in reasons)
-        self._judged[shard] = (int((images["verdict"] != "rejected").sum()), reasons)
+        found = self._build.verdicts([shard])
+        reasons = Counter(found.reasons.having(found.image_reasons))
+        self._judged[shard] = (int((~found.image_is("rejected")).sum()), reasons)
 
     def _remember(self, made: int) -> None:
         now = time.monotonic()

@@ -1,23 +1,21 @@
-"""What a report shows of a run, in numbers: the second part of `quality.json`. Plain data, of pandas frames."""
+"""What a report shows of a run, in numbers: the second part of `quality.json`. Plain data, of columns."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.backends import Filter, ScoreFilter, ThresholdFilter
 from synthgen.precision import shuffled
+from synthgen.reasons import lowest
 from synthgen.spec import DatasetSpec
-from synthgen.tables import Tables
-from synthgen.verdicts import EMPTY, NOT_MADE, Verdicts
-
-if TYPE_CHECKING:
-    import pandas as pd
+from synthgen.tables import Tables, pairs
+from synthgen.verdicts import Verdicts
 
 BINS = 30  # of a score's histogram
 EDGES = np.linspace(0, 1, 21)  # of long sides, in shares of the image's shorter side; the last bar holds larger ones
@@ -32,24 +30,20 @@ Plain = dict[str, Any]
 
 def figures(spec: DatasetSpec, filters: Mapping[str, Filter[Any]], tables: Tables, found: Verdicts) -> Plain:
     """Everything but times, models, and what jobs say of the images that are shown."""
-    labels = tables.labels.sort_values(["image_id", "instance"], ignore_index=True)
-    labels["verdict"] = found.instances["verdict"].to_numpy()
-    labels["category_id"] = found.instances["category_id"].to_numpy()
-    accepted = found.images.loc[found.images["verdict"] == "accepted", "image_id"]
-    kept = labels[labels["verdict"].eq("kept") & labels["image_id"].isin(accepted)]
-    jobs = tables.jobs.sort_values("image_id", ignore_index=True)
-    margins = Margins.of(filters, tables.measures)
+    chosen = found.chosen
+    planned = Boxes.of(tables, tables.layouts.values, tables.layouts.holder)
+    accepted = Boxes.of(tables, tables.boxes[chosen], tables.holder[chosen])
     return {
         "funnel": list(funnel(filters, found)),
-        "asked_found": asked_found(spec, jobs, labels),
+        "asked_found": asked_found(spec, found),
         "distributions": {
-            "classes": classes(spec, jobs, labels, kept),
-            "counts": counts(spec, jobs, kept, accepted),
-            "sizes": sizes(spec, jobs, kept),
-            "positions": positions(jobs, kept),
+            "classes": classes(spec, found),
+            "counts": counts(spec, found),
+            "sizes": sizes(spec, planned, accepted, tables.labels["area"][chosen]),
+            "positions": positions(planned, accepted),
         },
-        "scores": list(scores(filters, tables.measures, labels)),
-        "samples": samples(spec, found, margins),
+        "scores": list(scores(filters, tables)),
+        "samples": samples(spec, found, Margins.of(filters, tables)),
         "duplicates": duplicates(filters, found),
     }
 
@@ -57,90 +51,83 @@ def figures(spec: DatasetSpec, filters: Mapping[str, Filter[Any]], tables: Table
 def funnel(filters: Mapping[str, Filter[Any]], found: Verdicts) -> Iterable[Plain]:
     """Images left after each step. An image leaves at the first of its reasons: `first`; those that have the reason at
     all, and those that have no other, are `images` and `alone`."""
-    rejected = found.images.loc[found.images["verdict"] == "rejected", "reasons"]
-    first = Counter(reasons[0] for reasons in rejected)
-    having = Counter(name for reasons in rejected for name in reasons)
-    alone = Counter(reasons[0] for reasons in rejected if len(reasons) == 1)
+    sets = found.image_reasons
+    first, having = found.reasons.having(lowest(sets)), found.reasons.having(sets)
+    alone = found.reasons.having(sets[np.bitwise_count(sets) == 1])
     left = len(found.images)
     none = {"first": 0, "images": 0, "alone": 0}
     yield {"step": "made", "left": left, **none}
-    instances = [n for n, f in filters.items() if f.scope == "instance"]
-    images = [n for n, f in filters.items() if f.scope == "image" and not f.whole_dataset]
-    whole = [n for n, f in filters.items() if f.whole_dataset]
-    reviewed = sorted(name for name in having if name not in {*filters, EMPTY, NOT_MADE})
-    for name in (NOT_MADE, EMPTY, *instances, *images, *reviewed, *whole):
-        if having[name] or name in filters:
-            left -= first[name]
-            yield {"step": name, "left": left, "first": first[name], "images": having[name], "alone": alone[name]}
-    counts = Counter(found.images["verdict"])
-    if counts["surplus"]:
-        yield {"step": "surplus", "left": counts["accepted"], **none, "first": counts["surplus"]}
-    yield {"step": "accepted", "left": counts["accepted"], **none}
+    for name in found.reasons.names:
+        if name in having or name in filters:
+            left -= first.get(name, 0)
+            yield {"step": name, "left": left, "first": first.get(name, 0), "images": having.get(name, 0),
+                   "alone": alone.get(name, 0)}  # fmt: skip
+    accepted, surplus = (int(found.image_is(verdict).sum()) for verdict in ("accepted", "surplus"))
+    if surplus:
+        yield {"step": "surplus", "left": accepted, **none, "first": surplus}
+    yield {"step": "accepted", "left": accepted, **none}
 
 
-def _exploded(jobs: pd.DataFrame) -> pd.DataFrame:
-    """image_id, category_id: a row an asked object."""
-    import pandas as pd
-
-    lengths = jobs["asked"].map(len).to_numpy(int)
-    asked = np.concatenate([np.zeros(0, np.int64), *map(np.asarray, jobs["asked"])]).astype(np.int64)
-    return pd.DataFrame({"image_id": np.repeat(jobs["image_id"].to_numpy(), lengths), "category_id": asked})
-
-
-def asked_found(spec: DatasetSpec, jobs: pd.DataFrame, labels: pd.DataFrame) -> list[Plain]:
+def asked_found(spec: DatasetSpec, found: Verdicts) -> list[Plain]:
     """How many objects asked for as `asked` were labelled as `found`; null: nothing. Of each image, like goes with
     like; what is left of both is paired in the order of the classes, and the rest has no partner."""
-    import pandas as pd
+    tables, size = found.tables, len(spec.classes) + 1  # category ids begin at 1: 0 is nothing
+    seen = tables.labels["area"] > 0
+    sides = (
+        pairs(tables.asked.holder, tables.asked.values, size),
+        pairs(tables.holder[seen], found.categories[seen], size),
+    )
+    both = np.sort(np.concatenate(sides))
+    both = both[np.diff(both, prepend=-1) > 0]
+    numbers = [np.bincount(both.searchsorted(keys), minlength=len(both)) for keys in sides]
+    same = np.minimum(*numbers)
+    cells = np.zeros((size, size), np.int64)
+    np.add.at(cells, (both % size, both % size), same)
 
-    keys = ["image_id", "category_id"]
-    asked = _exploded(jobs).groupby(keys).size().rename("asked")
-    found = labels[labels["area"] > 0].groupby(keys).size().rename("found")
-    both = pd.concat([asked, found], axis=1).fillna(0).astype(int).sort_index()
-    both["same"] = both.min(axis=1)
+    # Of what is left on each side: its image, how many of it come before in that image, and its class.
+    rest = [np.repeat(both, row - same) for row in numbers]
+    places = []
+    for keys in rest:
+        image = keys // size
+        places.append(image * (len(both) + 1) + np.arange(len(keys)) - image.searchsorted(image))
+    partner = np.minimum(places[1].searchsorted(places[0]), max(len(places[1]) - 1, 0))
+    paired = places[1][partner] == places[0] if len(places[1]) else np.zeros(len(places[0]), bool)
+    np.add.at(cells, (rest[0][paired] % size, rest[1][partner[paired]] % size), 1)
+    np.add.at(cells[:, 0], rest[0][~paired] % size, 1)
+    np.add.at(cells[0], np.delete(rest[1], partner[paired]) % size, 1)
     names = {c.id: c.name for c in spec.categories}
-    cells: Counter[tuple[str | None, str | None]] = Counter()
-    same = both.groupby("category_id")["same"].sum()
-    for category_id, n in zip(same.index.tolist(), same.tolist(), strict=True):
-        cells[names[category_id], names[category_id]] += n
-    rest = both[both["asked"] != both["found"]].reset_index()
-    sides = []
-    for side in ("asked", "found"):
-        left = rest.loc[rest.index.repeat(rest[side] - rest["same"]), keys]
-        left["place"] = left.groupby("image_id").cumcount()
-        sides.append(left.set_index(["image_id", "place"])["category_id"].rename(side))
-    paired = pd.concat(sides, axis=1).astype("Int64")
-    for a, f in zip(*(paired[side].fillna(0).tolist() for side in ("asked", "found")), strict=True):
-        cells[names.get(a), names.get(f)] += 1
-    order = {name: i for i, name in enumerate(names.values())}
-    listed = sorted(cells.items(), key=lambda cell: [order.get(n or "", len(order)) for n in cell[0]])
-    return [{"asked": a, "found": f, "instances": n} for (a, f), n in listed if n]
+    order = [*names, 0]
+    return [
+        {"asked": names.get(a), "found": names.get(f), "instances": int(cells[a, f])}
+        for a in order for f in order if cells[a, f]
+    ]  # fmt: skip
 
 
-def classes(spec: DatasetSpec, jobs: pd.DataFrame, labels: pd.DataFrame, kept: pd.DataFrame) -> list[Plain]:
+def classes(spec: DatasetSpec, found: Verdicts) -> list[Plain]:
     """Instances by class: of all asked for, labelled and accepted."""
-    asked = _exploded(jobs)["category_id"].value_counts()
-    labelled = labels.loc[labels["area"] > 0, "category_id"].value_counts()
-    accepted = kept["category_id"].value_counts()
+    size, tables = len(spec.classes) + 1, found.tables
+    asked = np.bincount(tables.asked.values, minlength=size)
+    labelled = np.bincount(found.categories[tables.labels["area"] > 0], minlength=size)
+    accepted = np.bincount(found.categories[found.chosen], minlength=size)
     return [
         {
             "class": c.name,
-            "asked": int(asked.get(c.id, 0)),
-            "labelled": int(labelled.get(c.id, 0)),
-            "accepted": int(accepted.get(c.id, 0)),
+            "asked": int(asked[c.id]),
+            "labelled": int(labelled[c.id]),
+            "accepted": int(accepted[c.id]),
             "quota": spec.quotas.get(c.id, 0),
         }
         for c in spec.categories
     ]
 
 
-def counts(spec: DatasetSpec, jobs: pd.DataFrame, kept: pd.DataFrame, accepted: pd.Series[int]) -> list[Plain]:
+def counts(spec: DatasetSpec, found: Verdicts) -> list[Plain]:
     """Images by number of objects: the share that the spec wants, asked for in all images, labels in accepted ones."""
-    asked = Counter(jobs["asked"].map(len))
-    held = kept["image_id"].value_counts()
-    have = Counter(held.tolist())
-    have[0] += len(accepted) - len(held)
+    tables = found.tables
+    held = np.bincount(tables.holder[found.chosen], minlength=len(found.images))[found.image_is("accepted")]
+    asked, have = (Counter(dict(enumerate(np.bincount(n).tolist()))) for n in (tables.asked.counts, held))
     total = sum(spec.objects_per_image.values())
-    every = sorted({*asked, *(n for n, images in have.items() if images), *spec.objects_per_image})
+    every = sorted({*(+asked), *(+have), *spec.objects_per_image})
     return [
         {
             "objects": n,
@@ -152,71 +139,63 @@ def counts(spec: DatasetSpec, jobs: pd.DataFrame, kept: pd.DataFrame, accepted: 
     ]
 
 
-def _layout_boxes(jobs: pd.DataFrame) -> NDArray[np.float64]:
-    """Every asked box with its image's height and width: (N, 6)."""
-    rows = jobs[jobs["layout_xyxy"].notna()]
-    lengths = rows["layout_xyxy"].map(len).to_numpy(int)
-    if not lengths.sum():
-        return np.zeros((0, 6))
-    boxes = np.concatenate([np.asarray(b, np.float64).reshape(-1, 4) for b in rows["layout_xyxy"] if len(b)])
-    return np.column_stack([boxes, np.repeat(rows[["height", "width"]].to_numpy(), lengths, axis=0)])
+@dataclass(frozen=True)
+class Boxes:
+    """`xyxy`: float64 (K, 4), px; `height`, `width`: (K,), of the image of each."""
+
+    xyxy: NDArray[np.float64]
+    height: NDArray[np.int32]
+    width: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, tables: Tables, boxes: NDArray[Any], holder: NDArray[Any]) -> Boxes:
+        return cls(boxes.astype(np.float64), tables.images["height"][holder], tables.images["width"][holder])
 
 
-def _kept_boxes(jobs: pd.DataFrame, kept: pd.DataFrame) -> NDArray[np.float64]:
-    size = jobs.set_index("image_id")[["height", "width"]]
-    return np.column_stack([kept[["x0", "y0", "x1", "y1"]].to_numpy(float), size.loc[kept["image_id"]].to_numpy(float)])
-
-
-def sizes(spec: DatasetSpec, jobs: pd.DataFrame, kept: pd.DataFrame) -> Plain:
+def sizes(spec: DatasetSpec, asked: Boxes, accepted: Boxes, areas: NDArray[np.int32]) -> Plain:
     """Long sides of boxes, in shares of the image's shorter side: those of layouts, and of accepted masks; and accepted
     instances by COCO's three areas."""
 
-    def histogram(boxes: NDArray[np.float64]) -> list[int]:
-        sides = np.maximum(boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1])
-        shares = np.clip(sides / boxes[:, 4:].min(1, initial=np.inf), 0, EDGES[-1] - 1e-9)
+    def histogram(boxes: Boxes) -> list[int]:
+        sides = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).max(1, initial=0)
+        shares = np.clip(sides / np.minimum(boxes.height, boxes.width), 0, EDGES[-1] - 1e-9)
         return _whole(np.histogram(shares, EDGES)[0])
 
-    asked = _layout_boxes(jobs)
-    area = kept["area"].to_numpy()
     return {
         "edges": [_round(e) for e in EDGES],
         "wanted": list(spec.layout.size) if spec.layout else None,
         "asked": histogram(asked) if spec.layout else None,
-        "accepted": histogram(_kept_boxes(jobs, kept)),
+        "accepted": histogram(accepted),
         "coco": {
-            "small": int((area < SMALL).sum()),
-            "medium": int(((area >= SMALL) & (area < MEDIUM)).sum()),
-            "large": int((area >= MEDIUM).sum()),
+            "small": int((areas < SMALL).sum()),
+            "medium": int(((areas >= SMALL) & (areas < MEDIUM)).sum()),
+            "large": int((areas >= MEDIUM).sum()),
         },
     }
 
 
-def positions(jobs: pd.DataFrame, kept: pd.DataFrame) -> Plain:
+def positions(asked: Boxes, accepted: Boxes) -> Plain:
     """Centres of boxes in a grid over the image, row by row from the top: of layouts, and of accepted masks."""
 
-    def grid(boxes: NDArray[np.float64]) -> list[list[int]]:
-        x, y = (boxes[:, 0] + boxes[:, 2]) / 2 / boxes[:, 5], (boxes[:, 1] + boxes[:, 3]) / 2 / boxes[:, 4]
-        cells = np.histogram2d(y, x, bins=GRID, range=((0, 1), (0, 1)))[0]
+    def grid(boxes: Boxes) -> list[list[int]]:
+        x, y = ((boxes.xyxy[:, k] + boxes.xyxy[:, k + 2]) / 2 for k in (0, 1))
+        cells = np.histogram2d(y / boxes.height, x / boxes.width, bins=GRID, range=((0, 1), (0, 1)))[0]
         return [_whole(row) for row in cells]
 
-    asked = _layout_boxes(jobs)
-    return {"asked": grid(asked) if len(asked) else None, "accepted": grid(_kept_boxes(jobs, kept))}
+    return {"asked": grid(asked) if len(asked.xyxy) else None, "accepted": grid(accepted)}
 
 
-def scores(filters: Mapping[str, Filter[Any]], measures: pd.DataFrame, labels: pd.DataFrame) -> Iterable[Plain]:
+def scores(filters: Mapping[str, Filter[Any]], tables: Tables) -> Iterable[Plain]:
     """A histogram of every number that has a threshold or is a label's score. The outer bars hold what lies beyond the
     0.5th and the 99.5th percentile. Hashes and vectors are no scores."""
     taken = set()
     for name, f in filters.items():
         if isinstance(f, ThresholdFilter):
             taken.add(f.score if isinstance(f, ScoreFilter) else name)
-            rows = measures[measures["instance"].isna() == (f.scope == "image")]
-            values = rows[name].to_numpy(f.dtype)
+            values = tables.measures[name]
             yield _histogram(name, f.scope, values, f.fails(values), f.config.min, f.config.max)
-    known = {"image_id", "instance", "category_id", "area", "x0", "y0", "x1", "y1", "verdict"}
-    for name in labels.columns:
-        if name not in known | taken:
-            values = labels[name].to_numpy(np.float32)
+    for name, values in tables.scores.items():
+        if name not in taken:
             yield _histogram(name, "instance", values, np.zeros(len(values), bool), None, None)
 
 
@@ -251,91 +230,105 @@ class Margins:
     nothing can be said: below 0 for what could not be measured.
 
     Attributes:
-        frame: image_id -> margin, filter, instance (NA: the image's own), value; images without thresholds have none.
-        failed: filter -> image_id -> its worst margin there, of images that fail it.
+        margin: float64 (N,).
+        value: float64 (N,), the number; `filter`: int16 (N,), its filter's place in the spec, -1 for an image without
+            thresholds; `label`: int32 (N,), the place of its label, -1 for the image's own.
+        failed: filter -> the places of the images that fail it, the worst first.
     """
 
-    frame: pd.DataFrame
-    failed: Mapping[str, pd.Series[float]]
+    margin: NDArray[np.float64]
+    value: NDArray[np.float64]
+    filter: NDArray[np.int16]
+    label: NDArray[np.int32]
+    failed: Mapping[str, NDArray[np.int32]]
 
     @classmethod
-    def of(cls, filters: Mapping[str, Filter[Any]], measures: pd.DataFrame) -> Margins:
-        import pandas as pd
-
-        parts, failed = [], {}
-        for name, f in filters.items():
+    def of(cls, filters: Mapping[str, Filter[Any]], tables: Tables) -> Margins:
+        count = len(tables.images["image_id"])
+        found = cls(np.full(count, np.inf), np.full(count, np.nan), np.full(count, -1, np.int16),
+                    np.full(count, -1, np.int32), failed := {})  # fmt: skip
+        begins = np.flatnonzero(np.diff(tables.holder, prepend=-1))
+        for number, (name, f) in enumerate(filters.items()):
             if not isinstance(f, ThresholdFilter) or (f.config.min is None and f.config.max is None):
                 continue
-            rows = measures.loc[measures["instance"].isna() == (f.scope == "image"), ["image_id", "instance", name]]
-            values = rows[name].to_numpy(np.float64)
-            numbers = values[np.isfinite(values)]
-            spread = float(np.subtract(*np.percentile(numbers, (75, 25)))) if len(numbers) else 0.0
-            low = values - (f.config.min if f.config.min is not None else -np.inf)
-            high = (f.config.max if f.config.max is not None else np.inf) - values
-            scale = spread or (float(np.std(numbers)) if len(numbers) else 0.0) or 1.0
-            margin = np.where(np.isfinite(values), np.minimum(low, high) / scale, -np.inf)
-            if np.mean(margin == 0) > 0.5:  # a share of 1 where 1 is asked: most are there, and none nearly failed
-                margin[margin == 0] = np.inf
-            part = pd.DataFrame({"image_id": rows["image_id"], "margin": margin, "filter": name,
-                                 "instance": rows["instance"], "value": values})  # fmt: skip
-            worst = part.loc[part.groupby("image_id")["margin"].idxmin()]
-            parts.append(worst)
-            fails = f.fails(worst["value"].to_numpy(f.dtype))
-            failed[name] = worst[fails].set_index("image_id")["margin"].sort_values(kind="stable")
-        if not parts:
-            return cls(pd.DataFrame(columns=["margin", "filter", "instance", "value"]), failed)
-        every = pd.concat(parts, ignore_index=True)
-        return cls(every.loc[every.groupby("image_id")["margin"].idxmin()].set_index("image_id"), failed)
+            values = tables.measures[name].astype(np.float64)
+            margin = _margins(values, f.config.min, f.config.max)
+            label, place = np.full(count, -1, np.int32), np.arange(count, dtype=np.int32)
+            if f.scope == "instance":  # the first of the worst of each image that has labels
+                place = tables.holder[begins]
+                worst = np.minimum.reduceat(margin, begins) if len(begins) else margin
+                lengths = np.diff(begins, append=len(margin))
+                row = np.flatnonzero(margin == np.repeat(worst, lengths))
+                label = row[row.searchsorted(begins)].astype(np.int32)
+                values, margin = values[label], worst
+            fails = np.flatnonzero(f.fails(values.astype(f.dtype)))
+            failed[name] = place[fails[margin[fails].argsort(kind="stable")]]
+            worse = (margin < found.margin[place]) | (found.filter[place] < 0)
+            place = place[worse]
+            found.margin[place], found.value[place], found.label[place] = margin[worse], values[worse], label[worse]
+            found.filter[place] = number
+        return found
+
+
+def _margins(values: NDArray[np.float64], low: float | None, high: float | None) -> NDArray[np.float64]:
+    numbers = values[np.isfinite(values)]
+    spread = float(np.subtract(*np.percentile(numbers, (75, 25)))) if len(numbers) else 0.0
+    scale = spread or (float(np.std(numbers)) if len(numbers) else 0.0) or 1.0
+    above = values - (low if low is not None else -np.inf)
+    below = (high if high is not None else np.inf) - values
+    margin = np.where(np.isfinite(values), np.minimum(above, below) / scale, -np.inf)
+    if np.mean(margin == 0) > 0.5:  # a share of 1 where 1 is asked: most are there, and none nearly failed
+        margin[margin == 0] = np.inf
+    return margin
 
 
 def samples(spec: DatasetSpec, found: Verdicts, margins: Margins) -> Plain:
     """Images to look at: `worst`, of those rejected for each reason the ones that fail it most; `borderline`, accepted
     and rejected ones nearest to a threshold; `random`, of the accepted ones."""
-    import pandas as pd
-
-    verdict = found.images.set_index("image_id")["verdict"]
-    reasons = dict(zip(found.images["image_id"], found.images["reasons"], strict=True))
-    whole = {n for n, f in found.filters.items() if f.whole_dataset}
-    rejected = [i for i in verdict.index[verdict == "rejected"] if not whole.issuperset(reasons[i])]
-    queues: dict[str, list[int]] = {}
-    for image_id in rejected:  # by reason, in order of id
-        for name in reasons[image_id]:
-            queues.setdefault(name, []).append(image_id)
-    for name, failed in margins.failed.items():
-        if name in queues:
-            there = set(queues[name])
-            queues[name] = [int(i) for i in failed.index if i in there]
+    tables, sets, names = found.tables, found.image_reasons, [*found.filters]
+    ids = tables.images["image_id"]
+    accepted = np.flatnonzero(found.image_is("accepted"))
+    queues: dict[str, NDArray[Any]] = {}
+    for name in found.reasons.names:
+        if name not in found.filters or not found.filters[name].whole_dataset:
+            has = sets & found.reasons.bits(name) != 0
+            if has.any():  # by reason, in order of id
+                failed = margins.failed.get(name)
+                queues[name] = np.flatnonzero(has) if failed is None else failed[has[failed]]
+    # The reason that comes up first has the first turn.
+    turns = sorted(queues.values(), key=lambda queue: int(queue.min()))
     worst: list[int] = []
     for turn in range(SHOWN):
-        for queue in queues.values():
+        for queue in turns:
             if turn < len(queue) and queue[turn] not in worst and len(worst) < SHOWN:
-                worst.append(queue[turn])
-    frame = margins.frame
-    near = frame.assign(near=frame["margin"].abs())[np.isfinite(frame["margin"].to_numpy(float))]
-    near = near.sort_values("near", kind="stable")
-    sides = [[int(i) for i in near.index[verdict.reindex(near.index).eq(v)][: SHOWN // 2]]
-             for v in ("accepted", "rejected")]  # fmt: skip
-    borderline = sorted((i for side in sides for i in side), key=lambda i: float(near["near"][i]))
-    accepted = verdict.index[verdict == "accepted"].to_numpy(np.int64)
-    chosen = accepted[shuffled(accepted, spec.seed)[:SHOWN]]
+                worst.append(int(queue[turn]))
+    finite = np.flatnonzero(np.isfinite(margins.margin))
+    near = finite[np.abs(margins.margin[finite]).argsort(kind="stable")]
+    sides = [near[found.image_is(verdict)[near]][: SHOWN // 2] for verdict in ("accepted", "rejected")]
+    borderline = np.concatenate(sides)
+    borderline = borderline[np.abs(margins.margin[borderline]).argsort(kind="stable")]
+    chosen = accepted[shuffled(ids[accepted], spec.seed)[:SHOWN]]
 
-    def shown(image_id: int) -> Plain:
-        row: Plain = {"image_id": image_id, "verdict": str(verdict[image_id]), "reasons": reasons[image_id]}
-        if image_id in frame.index and frame["margin"][image_id] < np.inf:
-            at = frame.loc[image_id]
-            finite = bool(np.isfinite(at["margin"]))
+    def shown(place: int) -> Plain:
+        row: Plain = {
+            "image_id": int(ids[place]),
+            "verdict": str(found.images["verdict"].iloc[place]),
+            "reasons": found.reasons.listed(sets[place]),
+        }
+        if margins.filter[place] >= 0 and margins.margin[place] < np.inf:
+            measured, label = bool(np.isfinite(margins.margin[place])), margins.label[place]
             row["nearest"] = {
-                "filter": at["filter"],
-                "instance": None if pd.isna(at["instance"]) else int(at["instance"]),
-                "value": _round(at["value"]) if finite else None,
-                "margin": _round(at["margin"]) if finite else None,
+                "filter": names[margins.filter[place]],
+                "instance": None if label < 0 else int(tables.labels["instance"][label]),
+                "value": _round(margins.value[place]) if measured else None,
+                "margin": _round(margins.margin[place]) if measured else None,
             }
         return row
 
     return {
-        "worst": [shown(i) for i in worst],
-        "borderline": [shown(i) for i in borderline],
-        "random": [shown(int(i)) for i in chosen],
+        "worst": [shown(place) for place in worst],
+        "borderline": [shown(place) for place in borderline.tolist()],
+        "random": [shown(place) for place in chosen.tolist()],
     }
 
 
@@ -355,5 +348,5 @@ def _round(value: Any) -> float:
     return float(f"{float(value):.6g}")
 
 
-def _whole(values: Sequence[Any] | NDArray[Any]) -> list[int]:
+def _whole(values: NDArray[Any]) -> list[int]:
     return [int(v) for v in values]

@@ -9,9 +9,10 @@ share s has come up as often as s says, give or take less than 1 + s * (n - 2).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from heapq import heapify, heapreplace
 from math import ceil, exp, log
 from random import Random
 from typing import Generic, TypeVar
@@ -28,24 +29,22 @@ SLACK = 1.15  # a little more than the yield so far calls for: one round more co
 K = TypeVar("K")
 
 
+_json = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=str).encode
+
+
 def _hash(*parts: object, bits: int = 64) -> int:
     """A hash of plain values, below 2**bits, the same on every machine and in every version."""
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=str)
+    return _hash_of(_json(parts), bits)
+
+
+def _hash_of(text: str, bits: int = 64) -> int:
+    """`text`: the values as JSON, which takes longer than the hash; so what is planned a million times composes it."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> (64 - bits)
 
 
-class _Stream:
-    """Random numbers from a key. Only `Random.random` is used: Python promises its values for ever."""
-
-    def __init__(self, *key: object) -> None:
-        self._random = Random(_hash(*key))
-
-    def uniform(self, low: float, high: float) -> float:
-        return low + (high - low) * self._random.random()
-
-    def integer(self, low: int, high: int) -> int:
-        """In [low, high], both included."""
-        return min(high, low + int(self._random.random() * (high - low + 1)))
+def _stream(*key: object) -> Callable[[], float]:
+    """Random numbers in [0, 1) from a key: of `Random.random`, whose values Python promises for ever."""
+    return Random(_hash(*key)).random
 
 
 class _Dealer(Generic[K]):
@@ -55,16 +54,19 @@ class _Dealer(Generic[K]):
     when t is eliminated."""
 
     def __init__(self, weights: Mapping[K, float], *key: object) -> None:
-        self._weights = {k: w for k, w in weights.items() if w > 0}
-        self._streams = {k: _Stream(*key, str(k)) for k in self._weights}
-        self._dealt = dict.fromkeys(self._weights, 0)
-        self._next = {k: self._streams[k].uniform(0, 1) / w for k, w in self._weights.items()}
+        self._keys = [k for k, w in weights.items() if w > 0]
+        self._weights = [weights[k] for k in self._keys]
+        self._streams = [_stream(*key, str(k)) for k in self._keys]
+        self._dealt = [0] * len(self._keys)
+        # When each comes next, and its place: the first of those that come at one time.
+        self._next = [(draw() / w, i) for i, (draw, w) in enumerate(zip(self._streams, self._weights, strict=True))]
+        heapify(self._next)
 
     def deal(self) -> K:
-        key = min(self._next, key=self._next.__getitem__)
-        self._dealt[key] += 1
-        self._next[key] = (self._dealt[key] + self._streams[key].uniform(0, 1)) / self._weights[key]
-        return key
+        place = self._next[0][1]
+        self._dealt[place] += 1
+        heapreplace(self._next, ((self._dealt[place] + self._streams[place]()) / self._weights[place], place))
+        return self._keys[place]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +170,20 @@ def plan_round(
         c.id: s.aspect_ratio or (aspect_ratios or {}).get(c.name) or ASPECT_RATIO
         for c, s in zip(spec.categories, spec.classes, strict=True)
     }
+    named = {
+        kind: [(t.text, sorted(template_slots(t.text) - {"objects"})) for t in ts] for kind, ts in templates.items()
+    }
+    noise = _json(("noise", spec.seed, run))[:-1]
     for index in range(round.start, round.start + round.count):
-        asked = tuple(classes.deal() for _ in range(objects.deal()))
-        template = templates[bool(asked)][chosen[bool(asked)].deal()]
-        filled = {name: slots[name].deal() for name in sorted(template_slots(template.text) - {"objects"})}
+        asked = tuple([classes.deal() for _ in range(objects.deal())])
+        text, fields = named[bool(asked)][chosen[bool(asked)].deal()]
+        filled = {name: slots[name].deal() for name in fields}
         layout = (
             place(spec.layout, [ratios[c] for c in asked], spec.height, spec.width, spec.seed, run, index)
             if spec.layout
             else None
         )
-        family = f"{_hash(template.text, filled, asked, layout):016x}"
+        family = f"{_hash(text, filled, asked, layout):016x}"
         yield Job(
             id=(run - 1) * IMAGES_PER_RUN + index + 1,
             run=run,
@@ -185,12 +191,12 @@ def plan_round(
             index=index,
             family=family,
             split=split_of(family, spec.splits),
-            prompt=template.text.format(objects=phrase([names[c] for c in asked]), **filled),
+            prompt=text.format(objects=phrase([names[c] for c in asked]), **filled),
             negative_prompt=spec.prompts.negative_prompt,
             slots=filled,
             asked=asked,
             layout=layout,
-            seed=_hash("noise", spec.seed, run, index, bits=63),
+            seed=_hash_of(f"{noise},{index}]", bits=63),
             height=spec.height,
             width=spec.width,
         )
@@ -208,7 +214,7 @@ def phrase(names: list[str]) -> str:
 
 def split_of(family: str, splits: Mapping[str, float]) -> str:
     """The split of a family of images: by its hash alone, so it stays as the dataset grows, over seeds and runs."""
-    place, edge = _hash("split", family) / 2**64, 0.0
+    place, edge = _hash_of(f'["split",{_json(family)}]') / 2**64, 0.0
     for name, share in splits.items():
         edge += share
         if place < edge:
@@ -225,23 +231,33 @@ def place(
     Raises:
         SpecError: no place found in 2,000 tries.
     """
-    stream, tries = _Stream("layout", *key), 2000
+    draw, tries = _stream("layout", *key), 2000
     low_x, low_y = ceil(layout.margin * width), ceil(layout.margin * height)
+    free_x, free_y, shorter = width - 2 * low_x, height - 2 * low_y, min(height, width)
+    least, span = layout.size[0], layout.size[1] - layout.size[0]
+    logs = [(log(low), log(high) - log(low)) for low, high in ratios]
+    # Written out, with few calls: boxes take longer than all else that is planned.
     for attempt in range(tries):
         boxes: list[Box] = []
-        most = layout.size[0] + (layout.size[1] - layout.size[0]) * min(1, 2 * (1 - attempt / tries))
-        for low, high in ratios:
-            ratio = exp(stream.uniform(log(low), log(high)))
-            long = stream.uniform(layout.size[0], most) * min(height, width)
-            w = max(MIN_SIDE_PX, round(long * min(1, ratio)))
-            h = max(MIN_SIDE_PX, round(long / max(1, ratio)))
-            if w > width - 2 * low_x or h > height - 2 * low_y:
+        more = least + span * min(1, 2 * (1 - attempt / tries)) - least
+        for low, spread in logs:
+            ratio = exp(low + spread * draw())
+            long = (least + more * draw()) * shorter
+            w, h = (round(long), round(long / ratio)) if ratio >= 1 else (round(long * ratio), round(long))
+            w, h = w if w > MIN_SIDE_PX else MIN_SIDE_PX, h if h > MIN_SIDE_PX else MIN_SIDE_PX
+            if w > free_x or h > free_y:
                 break
-            x, y = stream.integer(low_x, width - low_x - w), stream.integer(low_y, height - low_y - h)
+            x = low_x + int(draw() * (free_x - w + 1))
+            y = low_y + int(draw() * (free_y - h + 1))
             box = (x, y, x + w, y + h)
-            if any(_covered(box, other) > layout.max_overlap for other in boxes):
-                break
-            boxes.append(box)
+            for other in boxes:
+                apart = x >= other[2] or other[0] >= box[2] or y >= other[3] or other[1] >= box[3]
+                if not apart and _covered(box, other) > layout.max_overlap:
+                    break
+            else:
+                boxes.append(box)
+                continue
+            break
         else:
             return tuple(boxes)
     raise SpecError(

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context
-from itertools import chain
+from itertools import groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from synthgen.backends import Filter, ThresholdFilter
 from synthgen.plan import split_of
 from synthgen.precision import LabelPrecision
+from synthgen.reasons import Bits, Reasons, gathered
 from synthgen.reviews import VERDICTS, Reviews, reason
 from synthgen.spec import REASONS, DatasetSpec
+from synthgen.tables import Lists, Tables, pairs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +27,8 @@ if TYPE_CHECKING:
 # For an object that was asked for, or grounded, and has no pixel; for an asked object that was lost although no filter
 # failed; for an image that the model could not make.
 EMPTY, NOT_FOUND, NOT_MADE = REASONS
-OUTCOMES = ("keep", "drop", "ignore", "reject")
+IMAGE_VERDICTS = ("accepted", "surplus", "rejected")
+LABEL_VERDICTS = ("kept", "dropped", "ignored", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +119,47 @@ class Compared:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """Verdicts on images and on instances.
+    """Verdicts on images and on instances, row by row as in `tables`.
 
     Attributes:
-        images: a row an image in order of id: image_id, shard, split, asked (category ids), verdict (accepted,
-            surplus, rejected), reasons, passed.
-        instances: a row an instance: image_id, instance, shard, category_id (what a reviewer says it is, where one
-            does), verdict (kept, ignored, dropped, rejected), reasons, passed.
+        reasons: every reason that there can be, in the order in which they are told: what the model could not make,
+            masks without a pixel, filters of instances, of images, reviewers, filters of the whole dataset.
+        images: image_id, shard, split, verdict (of IMAGE_VERDICTS), reasons (bits of `reasons`), passed.
+        instances: image_id, instance, shard, category_id (what a reviewer says it is, where one does), verdict (of
+            LABEL_VERDICTS), reasons, passed.
             `passed`: by the filters alone, whatever reviewers said; an instance, with its image.
-        failing: filter -> image id -> the numbers that failed.
         alike: filter of the whole dataset -> the images that it compared, see `Compared`.
         reviews: the verdicts of people that were applied.
     """
 
     spec: DatasetSpec
     filters: Mapping[str, Filter[Any]]
+    tables: Tables
+    reasons: Reasons
     images: pd.DataFrame
     instances: pd.DataFrame
-    failing: Mapping[str, Mapping[int, list[float]]]
     alike: Mapping[str, Compared]
     reviews: Reviews
+
+    def image_is(self, verdict: str) -> NDArray[np.bool_]:
+        return np.asarray(self.images["verdict"] == verdict)
+
+    def label_is(self, verdict: str) -> NDArray[np.bool_]:
+        return np.asarray(self.instances["verdict"] == verdict)
+
+    @property
+    def categories(self) -> NDArray[np.int32]:
+        """(M,)."""
+        return self.instances["category_id"].to_numpy()
+
+    @property
+    def image_reasons(self) -> Bits:
+        return self.images["reasons"].to_numpy()
+
+    @property
+    def chosen(self) -> NDArray[np.bool_]:
+        """Which labels are kept, in accepted images."""
+        return self.label_is("kept") & self.image_is("accepted")[self.tables.holder]
 
     def table(self) -> pa.Table:
         """Both as one table; `instance` is null in an image's row."""
@@ -150,119 +175,140 @@ class Verdicts:
                 ("passed", pa.bool_()),
             ]
         )
-        columns = [
-            pa.Table.from_pandas(self._filled(f, schema), schema, preserve_index=False)
-            for f in (self.images, self.instances)
-        ]
-        return pa.concat_tables(columns)
 
-    @staticmethod
-    def _filled(frame: pd.DataFrame, schema: pa.Schema) -> pd.DataFrame:
-        # The type of an empty column is anyone's guess, and no guess of pandas's is a list.
-        return frame.reindex(columns=schema.names).astype({"reasons": object})
+        def column(frame: pd.DataFrame, field: pa.Field) -> pa.Array:
+            if field.name not in frame:
+                return pa.nulls(len(frame), field.type)
+            if field.name == "reasons":
+                return self.reasons.table(frame["reasons"].to_numpy())
+            return pa.Array.from_pandas(frame[field.name]).cast(field.type)
+
+        frames = (self.images, self.instances)
+        return pa.concat_tables(pa.Table.from_arrays([column(f, c) for c in schema], schema=schema) for f in frames)
 
     def quality(self) -> Quality:
-        counts = Counter(self.images["verdict"])
-        chosen = self.images[self.images["verdict"] == "accepted"]
-        kept = self.instances[
-            self.instances["verdict"].eq("kept") & self.instances["image_id"].isin(chosen["image_id"])
-        ]
-        classes = self._classes(Counter(kept["category_id"]))
-        objects = Counter(map(len, chosen["asked"]))
+        accepted, kept = self.image_is("accepted"), self.chosen
+        classes = self._classes(np.bincount(self.categories[kept]))
+        objects = np.bincount(self.tables.asked.counts[accepted], minlength=max(self.spec.objects_per_image) + 1)
+        splits = self.images.loc[accepted, "split"].value_counts()
         return Quality(
             name=self.spec.name,
             wanted=self.spec.count,
             made=len(self.images),
-            accepted=counts["accepted"],
-            surplus=counts["surplus"],
-            rejected=counts["rejected"],
-            instances=len(kept),
-            reasons=self._reasons({c.id: n for c in self.spec.categories if (n := classes[c.name].missing)}),
+            accepted=int(accepted.sum()),
+            surplus=int(self.image_is("surplus").sum()),
+            rejected=int(self.image_is("rejected").sum()),
+            instances=int(kept.sum()),
+            reasons=self._reasons([c.id for c in self.spec.categories if classes[c.name].missing], classes),
             classes=classes,
-            splits={name: int((chosen["split"] == name).sum()) for name in self.spec.splits},
-            objects={str(k): objects[k] for k in sorted(self.spec.objects_per_image)},
+            splits={name: int(splits[name]) for name in self.spec.splits},
+            objects={str(k): int(objects[k]) for k in sorted(self.spec.objects_per_image)},
             precision=self.precision(),
         )
 
     def precision(self) -> LabelPrecision:
         """Of the labels that pass the filters, by the verdicts on the random sample of them."""
-        population = self.instances.loc[self.instances["passed"], ["image_id", "instance"]]
-        asked = {about for about, review in self.reviews.of.items() if review.queue == "random"}
-        sample = [about for about in zip(*map(population.get, population), strict=True) if about in asked]  # type: ignore[arg-type]
-        right = sum(self.reviews.of[about].verdict == "accept" for about in sample)
-        return LabelPrecision.of(right, len(sample), len(population))
+        passed = self.instances["passed"].to_numpy()
+        sample = [
+            review.verdict == "accept"
+            for (image_id, instance), review in self.reviews.of.items()
+            if review.queue == "random" and instance is not None and passed[self.tables.label(image_id, instance)]
+        ]
+        return LabelPrecision.of(sum(sample), len(sample), int(passed.sum()))
 
-    def _classes(self, accepted: Counter[int]) -> dict[str, ClassCount]:
-        kept: Counter[tuple[int, int]] = Counter()
-        failed: dict[tuple[int, int], list[list[str]]] = {}
-        rows = (self.instances[n] for n in ("image_id", "category_id", "verdict", "reasons"))
-        for image_id, category_id, verdict, reasons in zip(*rows, strict=True):
-            if verdict == "kept":
-                kept[image_id, category_id] += 1
-            else:
-                failed.setdefault((image_id, category_id), []).append(reasons)
-        asked: Counter[int] = Counter()
-        lost: Counter[int] = Counter()
-        by: dict[int, Counter[str]] = {c.id: Counter() for c in self.spec.categories}
-        rows = (self.images[n] for n in ("image_id", "asked", "verdict", "reasons"))
-        for image_id, row, verdict, reasons in zip(*rows, strict=True):
-            for category_id, n in Counter(row).items():
-                if verdict == "rejected":
-                    why = [reasons] * n
-                else:
-                    gone = max(0, n - kept[image_id, category_id])  # a grounder may find more than was asked for
-                    why = failed.get((image_id, category_id), [])[:gone]
-                    why = why + [[NOT_FOUND]] * (gone - len(why))
-                asked[category_id] += n
-                lost[category_id] += len(why)
-                by[category_id].update(chain.from_iterable(why))
-        return {
-            c.name: ClassCount(
-                asked[c.id],
-                accepted[c.id],
+    def _classes(self, accepted: NDArray[np.int64]) -> dict[str, ClassCount]:
+        """`accepted`: instances by category id, as far as there are any."""
+        size = len(self.spec.classes) + 1
+        asked, n = np.unique(pairs(self.tables.asked.holder, self.tables.asked.values, size), return_counts=True)
+        place, category = asked // size, asked % size
+        labels = pairs(self.tables.holder, self.categories, size)
+        kept = self.label_is("kept")
+        rejected = self.image_is("rejected")[place]
+        # A grounder may find more than was asked for: no gain, and no loss.
+        gone = np.where(rejected, n, np.maximum(n - _counted(asked, np.sort(labels[kept])), 0))
+        # What an asked object is lost to, in an image that stays: its class's first labels that are not kept, or nobody
+        # has found it.
+        lost = np.flatnonzero(~kept & ~self.image_is("rejected")[self.tables.holder])
+        lost = lost[labels[lost].argsort(kind="stable")]
+        at = np.minimum(asked.searchsorted(labels[lost]), max(len(asked) - 1, 0))
+        is_asked = asked[at] == labels[lost] if len(asked) else np.zeros(len(lost), bool)
+        lost, at = lost[is_asked], at[is_asked]
+        within = np.arange(len(at)) - at.searchsorted(at)
+        lost, at = lost[within < gone[at]], at[within < gone[at]]
+        unfound = np.where(rejected, 0, gone - np.bincount(at, minlength=len(asked)))
+
+        why = self.instances["reasons"].to_numpy()[lost]
+        whole = self.image_reasons[place]
+        found: dict[str, ClassCount] = {}
+        sums = [np.bincount(category, weights, size).astype(np.int64) for weights in (n, gone, unfound)]
+        by: dict[int, dict[str, int]] = {c: {NOT_FOUND: int(k)} if k else {} for c, k in enumerate(sums[2])}
+        for name in self.reasons.names:
+            bit = self.reasons.bits(name)
+            of_label = np.bincount(category[at[why & bit != 0]], minlength=size)
+            of_image = np.bincount(category, np.where(rejected & (whole & bit != 0), n, 0), size).astype(np.int64)
+            for k in np.flatnonzero(of_label + of_image).tolist():
+                by[k][name] = int(of_label[k] + of_image[k])
+        for c in self.spec.categories:
+            found[c.name] = ClassCount(
+                int(sums[0][c.id]),
+                int(accepted[c.id]) if c.id < len(accepted) else 0,
                 self.spec.quotas.get(c.id, 0),
-                lost[c.id],
+                int(sums[1][c.id]),
                 dict(sorted(by[c.id].items(), key=lambda item: (-item[1], item[0]))),
             )
-            for c in self.spec.categories
-        }
+        return found
 
-    def _reasons(self, short: Mapping[int, int]) -> dict[str, Reason]:
-        """`short`: category id -> instances that its quota lacks."""
-        rejected = self.images.loc[self.images["verdict"] == "rejected", ["image_id", "reasons"]]
-        total = Counter(r for reasons in rejected["reasons"] for r in reasons)
-        alone: dict[str, list[int]] = {}
-        for image_id, reasons in zip(rejected["image_id"], rejected["reasons"], strict=True):
-            if len(reasons) == 1:
-                alone.setdefault(reasons[0], []).append(int(image_id))
-        missing, which = max(0, self.spec.count - int((self.images["verdict"] == "accepted").sum())), ""
+    def _reasons(self, short: Collection[int], classes: Mapping[str, ClassCount]) -> dict[str, Reason]:
+        """`short`: category ids of the classes whose quotas lack instances."""
+        bits = self.image_reasons
+        total = self.reasons.having(bits)
+        alone = np.where(np.bitwise_count(bits) == 1, bits, np.uint64(0))
+        missing, which = max(0, self.spec.count - int(self.image_is("accepted").sum())), ""
         helping = alone
         if short and not missing:  # images without a short class would be surplus
-            missing, which = sum(short.values()), " with short classes"
-            holding = self.images.loc[[not short.keys().isdisjoint(row) for row in self.images["asked"]], "image_id"]
-            helping = {name: sorted({*holding} & {*images}) for name, images in alone.items()}
-        return {
-            name: Reason(n, len(alone.get(name, [])), self._advice(name, helping.get(name, []), missing, which))
-            for name, n in sorted(total.items(), key=lambda item: (-item[1], item[0]))
-        }
+            missing, which = sum(c.missing for c in classes.values()), " with short classes"
+            holds = np.zeros(len(bits), bool)
+            holds[self.tables.asked.holder[np.isin(self.tables.asked.values, list(short))]] = True
+            helping = np.where(holds, alone, np.uint64(0))
+        found = {}
+        for name, n in sorted(total.items(), key=lambda item: (-item[1], item[0])):
+            bit = self.reasons.bits(name)
+            found[name] = Reason(n, int((alone == bit).sum()), self._advice(name, helping == bit, missing, which))
+        return found
 
-    def _advice(self, name: str, images: list[int], missing: int, which: str) -> str:
+    def _advice(self, name: str, images: NDArray[np.bool_], missing: int, which: str) -> str:
         """Which threshold would let through as many images as are missing, of those that this filter alone rejects."""
         f = self.filters.get(name)
-        if not isinstance(f, ThresholdFilter) or not images or not missing:
+        if not isinstance(f, ThresholdFilter) or not images.any() or not missing:
             return ""
+        numbers, place = self.tables.measures[name], np.flatnonzero(images)
+        if f.scope == "instance":
+            failed = self.instances["reasons"].to_numpy() & self.reasons.bits(name) != 0
+            failed &= images[self.tables.holder]
+            numbers, place = numbers[failed], self.tables.holder[failed]
+        else:
+            numbers = numbers[place]
         # What an image's threshold would have to be is decided by its worst number; only one side can be told simply.
         key = "max" if f.config.min is None else "min"
-        worst = []
-        for values in (np.array(self.failing[name][i]) for i in images):
-            if np.isfinite(values).all() and (key == "max" or not (values > f.config.min).any()):
-                worst.append(values.max() if key == "max" else values.min())
-        if not worst:
+        begins = np.flatnonzero(np.diff(place, prepend=-1))
+        helped = np.isfinite(numbers)
+        if key == "min":
+            helped &= ~(numbers.astype(np.float64) > f.config.min)
+        ufunc = np.maximum if key == "max" else np.minimum
+        worst = ufunc.reduceat(numbers, begins)[np.logical_and.reduceat(helped, begins)].astype(np.float64)
+        if not len(worst):
             return ""
-        worst.sort(reverse=key == "min")
+        worst.sort()
+        worst = worst if key == "max" else worst[::-1]
         shown = _outward(worst[min(missing, len(worst)) - 1], key)
-        more = sum(v <= shown if key == "max" else v >= shown for v in worst)
+        more = int((worst <= shown if key == "max" else worst >= shown).sum())
         return f"{key}: {shown:g} would let {more} more{which} through"
+
+
+def _counted(keys: NDArray[np.int64], members: NDArray[np.int64]) -> NDArray[np.int64]:
+    """How many of `members`, in order, equal each key."""
+    begin, end = members.searchsorted(keys, "left"), members.searchsorted(keys, "right")
+    return np.subtract(end, begin, dtype=np.int64)
 
 
 def _outward(value: float, key: str) -> float:
@@ -271,31 +317,36 @@ def _outward(value: float, key: str) -> float:
     return float(Context(prec=3, rounding=rounding).create_decimal_from_float(float(value)))
 
 
-def select(passing: Sequence[bool], held: Sequence[Sequence[int]], count: int, quotas: Mapping[int, int]) -> list[bool]:
+def select(passing: NDArray[np.bool_], held: Lists, count: int, quotas: Mapping[int, int]) -> NDArray[np.bool_]:
     """Which images are accepted, in order of index: one that passes is if `count` is not full yet, or if it holds an
     instance of a class that is short of its quota at that point. It rests on earlier images only, so images that are
     made later never change it.
 
     Args:
+        passing: (N,).
         held: category ids of each image's kept instances.
         quotas: category id -> least number of instances.
     """
-    accepted, have = [], Counter[int]()
-    for passes, classes in zip(passing, held, strict=True):
-        take = passes and (count > 0 or any(have[c] < quotas.get(c, 0) for c in classes))
-        accepted.append(take)
-        if take:
-            count -= 1
-            have.update(classes)
+    accepted: NDArray[np.bool_] = passing & (passing.cumsum() <= count)
+    holder = held.holder
+    have = np.bincount(held.values[accepted[holder]], minlength=max(quotas, default=0) + 1)
+    short = {c: n - int(have[c]) for c, n in quotas.items() if n > have[c]}
+    rows = np.flatnonzero((passing & ~accepted)[holder] & np.isin(held.values, list(short)))
+    for place, group in groupby(zip(holder[rows].tolist(), held.values[rows].tolist(), strict=True), itemgetter(0)):
+        classes = [c for _, c in group]
+        if any(short[c] > 0 for c in classes):
+            accepted[place] = True
+            for c in classes:
+                short[c] -= 1
+        if not any(n > 0 for n in short.values()):
+            break
     return accepted
 
 
 def judge(
     spec: DatasetSpec,
     filters: Mapping[str, Filter[Any]],
-    measures: pd.DataFrame,
-    labels: pd.DataFrame,
-    jobs: pd.DataFrame,
+    tables: Tables,
     reviews: Reviews | None = None,
     failed: Collection[int] = (),
 ) -> Verdicts:
@@ -306,106 +357,97 @@ def judge(
     is that.
 
     Args:
-        measures: image_id, instance (null: the image), a column a filter.
-        labels: image_id, instance, category_id, area.
-        jobs: image_id, shard, family, asked.
         reviews: on the labels as they are.
         failed: ids of images that the model could not make: no one can accept them.
     """
+    import pandas as pd
+
     reviews = reviews or Reviews()
-    jobs = jobs.sort_values("image_id", ignore_index=True)
-    order: list[int] = jobs["image_id"].tolist()
-    place = {image_id: i for i, image_id in enumerate(order)}
-    whole = measures[measures["instance"].isna()].set_index("image_id").reindex(jobs["image_id"])
-    each = labels.merge(measures[measures["instance"].notna()], on=["image_id", "instance"], how="left")
-    each = each.sort_values(["image_id", "instance"], ignore_index=True)
-    holder = np.array([place[i] for i in each["image_id"].tolist()], int)  # of each instance, its image's place
+    ids, holder, count = tables.images["image_id"], tables.holder, len(tables.images["image_id"])
+    of_instance = {name: f for name, f in filters.items() if f.scope == "instance"}
+    of_image = {name: f for name, f in filters.items() if f.scope == "image" and not f.whole_dataset}
+    whole = {name: f for name, f in filters.items() if f.whole_dataset}
+    said = sorted(reason(verdict) for verdict in VERDICTS)
+    reasons = Reasons((NOT_MADE, EMPTY, *of_instance, *of_image, *said, *whole))
+    fate = {on_fail: reasons.bits(*(n for n, f in of_instance.items() if f.config.on_fail == on_fail))
+            for on_fail in ("drop", "ignore", "reject")}  # fmt: skip
+    rejecting = fate["reject"] | reasons.bits(EMPTY, *said)
 
-    own: list[list[str]] = [[] for _ in place]  # reasons of an image that are no instance's
-    of_instance: list[list[str]] = [[] for _ in range(len(each))]
-    rank = np.zeros(len(each), int)  # of what is to become of an instance, see OUTCOMES
-    rejecting: list[list[str]] = [[] for _ in range(len(each))]  # the reasons of an instance that reject its image
-    failing: dict[str, dict[int, list[float]]] = {}
+    labels = np.where(tables.labels["area"] == 0, reasons.bits(EMPTY), np.uint64(0))
+    for name, f in of_instance.items():
+        labels[f.fails(tables.measures[name])] |= reasons.bits(name)
+    own = np.zeros(count, np.uint64)  # an image's reasons that are no label's
+    for name, f in of_image.items():
+        own[f.fails(tables.measures[name])] |= reasons.bits(name)
+    unmade = np.isin(ids, list(failed))
+    alike: dict[str, Compared] = {}
 
-    def fail(name: str, failed: np.ndarray[Any, Any], values: np.ndarray[Any, Any] | None, outcome: str) -> None:
-        """Marks instances."""
-        for i in np.flatnonzero(failed):
-            of_instance[i].append(name)
-            rank[i] = max(rank[i], OUTCOMES.index(outcome))
-            if values is not None:
-                failing.setdefault(name, {}).setdefault(order[holder[i]], []).append(float(values[i]))
-            if outcome == "reject":
-                rejecting[i].append(name)
+    def together() -> Bits:
+        """The reasons of each image: its labels', its own, and those of the whole dataset."""
+        bad = np.flatnonzero(labels & rejecting)
+        found = own | gathered(labels[bad] & rejecting, holder[bad], count)
+        found[unmade] = reasons.bits(NOT_MADE)
+        for name, f in whole.items():
+            passing = np.flatnonzero(found == 0)
+            earlier = alike.get(name)
+            if earlier is None or not np.array_equal(earlier.image_ids, ids[passing]):
+                values = tables.measures[name][passing]
+                alike[name] = Compared(ids[passing], values, f.fails(values))
+            found[passing[alike[name].failed]] |= reasons.bits(name)
+        return found
 
-    fail(EMPTY, each["area"].to_numpy() == 0, None, "reject")
-    for name, f in filters.items():
-        if f.scope == "instance":
-            values = each[name].to_numpy(f.dtype)
-            fail(name, f.fails(values), values, f.config.on_fail)
-    for name, f in filters.items():
-        if f.scope == "image" and not f.whole_dataset:
-            values = whole[name].to_numpy(f.dtype)
-            for i in np.flatnonzero(f.fails(values)):
-                own[i].append(name)
-                failing.setdefault(name, {})[order[i]] = [float(values[i])]
-
-    gone = [place[i] for i in failed if i in place]
-    names = [EMPTY, *filters, *(reason(v) for v in VERDICTS)]
-    precedence = {name: i for i, name in enumerate(names)}
-
-    def together() -> tuple[list[list[str]], dict[str, Compared]]:
-        """The reasons of each image, those of its instances first; those of the whole dataset last."""
-        found: list[list[str]] = [[] for _ in place]
-        for i in np.flatnonzero(rank == OUTCOMES.index("reject")):
-            found[holder[i]] += rejecting[i]
-        for k, more in enumerate(own):
-            of_labels = sorted(set(found[k]), key=precedence.__getitem__)
-            found[k] = of_labels + [name for name in more if name not in of_labels]
-        for k in gone:
-            found[k] = [NOT_MADE]
-        alike: dict[str, Compared] = {}
-        for name, f in filters.items():
-            if f.whole_dataset:
-                passing = np.array([i for i, reasons in enumerate(found) if not reasons], int)
-                column = whole[name].to_numpy()[passing]
-                values = np.stack(column).astype(f.dtype) if f.vector and len(column) else column.astype(f.dtype)
-                failed = f.fails(values)
-                alike[name] = Compared(jobs["image_id"].to_numpy()[passing], values, failed)
-                for i in passing[failed]:
-                    found[i].append(name)
-        return found, alike
-
-    image_reasons, alike = together()
-    passed = np.array([not reasons for reasons in image_reasons], bool)
-    label_passed = passed[holder] & (rank == 0)
-    categories = each["category_id"].to_numpy(np.int64, copy=True)
+    images = together()
+    passed = images == 0
+    label_passed = passed[holder] & (labels == 0)
+    categories = tables.labels["category_id"]
     if len(reviews):
-        row = {about: i for i, about in enumerate(zip(each["image_id"], each["instance"], strict=True))}
+        categories = categories.copy()
+        # What was said of a label counts more than what was said of its image.
         for (image_id, instance), review in sorted(reviews.of.items(), key=lambda item: item[0][1] is not None):
-            chosen = [row[image_id, instance]] if instance is not None else np.flatnonzero(holder == place[image_id])
             kept = review.verdict == "accept" or review.category_id is not None
-            for k in chosen if kept or instance is not None else ():
-                of_instance[k], rejecting[k] = ([], []) if kept else ([reason(review.verdict)],) * 2
-                rank[k] = 0 if kept else OUTCOMES.index("reject")
-                categories[k] = review.category_id or categories[k]
-            if instance is None:
-                own[place[image_id]] = [] if kept else [*own[place[image_id]], reason(review.verdict)]
-        image_reasons, alike = together()
+            bits = np.uint64(0) if kept else reasons.bits(reason(review.verdict))
+            if instance is not None:
+                label = tables.label(image_id, instance)
+                labels[label], categories[label] = bits, review.category_id or categories[label]
+            else:
+                place = ids.searchsorted(image_id)
+                own[place] = bits if kept else own[place] | bits
+                if kept:
+                    labels[tables.labels_of(image_id)] = 0
+        images = together()
 
-    held: list[list[int]] = [[] for _ in order]
-    for i in np.flatnonzero(rank == 0):
-        held[holder[i]].append(int(categories[i]))
-    accepted = select([not reasons for reasons in image_reasons], held, spec.count, spec.quotas)
-    images = jobs[["image_id", "shard"]].copy()
-    images["split"] = [split_of(family, spec.splits) for family in jobs["family"]]
-    images["asked"] = [tuple(map(int, asked)) for asked in jobs["asked"]]
-    images["verdict"] = np.where(accepted, "accepted", np.where(list(map(bool, image_reasons)), "rejected", "surplus"))
-    images["reasons"] = image_reasons
-    images["passed"] = passed
-    instances = each[["image_id", "instance"]].copy()
-    instances["category_id"] = categories
-    instances["shard"] = jobs["shard"].to_numpy()[holder] if len(each) else 0
-    instances["verdict"] = np.array(["kept", "dropped", "ignored", "rejected"])[rank]
-    instances["reasons"] = of_instance
-    instances["passed"] = label_passed
-    return Verdicts(spec, filters, images, instances, failing, alike, reviews)
+    # The strictest holds, of what is to become of a label.
+    ranked = [labels & rejecting != 0, labels & fate["ignore"] != 0, labels != 0]
+    rank = np.select(ranked, [np.int8(3), np.int8(2), np.int8(1)], np.int8(0))
+    held = Lists.of(categories[rank == 0], np.bincount(holder[rank == 0], minlength=count))
+    accepted = select(images == 0, held, spec.count, spec.quotas)
+    place_of = {name: i for i, name in enumerate(spec.splits)}
+    splits = np.fromiter((place_of[split_of(f, spec.splits)] for f in _texts(tables.families)), np.int8, count)
+
+    def named(codes: NDArray[Any], names: Iterable[str]) -> Any:
+        return pd.Categorical.from_codes(codes, pd.Index(list(names)))
+
+    of_images = {
+        "image_id": ids,
+        "shard": tables.images["shard"],
+        "split": named(splits, spec.splits),
+        "verdict": named(np.where(accepted, 0, np.where(images == 0, 1, 2)), IMAGE_VERDICTS),
+        "reasons": images,
+        "passed": passed,
+    }
+    of_labels = {
+        "image_id": ids[holder],
+        "instance": tables.labels["instance"],
+        "shard": tables.images["shard"][holder],
+        "category_id": categories,
+        "verdict": named(rank, LABEL_VERDICTS),
+        "reasons": labels,
+        "passed": label_passed,
+    }
+    rows, label_rows = (pd.DataFrame(columns, copy=False) for columns in (of_images, of_labels))
+    return Verdicts(spec, filters, tables, reasons, rows, label_rows, alike, reviews)
+
+
+def _texts(column: pa.ChunkedArray) -> Iterator[str]:
+    for chunk in column.chunks:
+        yield from chunk.to_pylist()

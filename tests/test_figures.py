@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_verdicts import table
 
-from synthgen.figures import EDGES, GRID, duplicates, samples
+from synthgen.figures import EDGES, GRID, SHOWN, Margins, duplicates, samples
 from synthgen.pipeline import Build
 from synthgen.verdicts import Compared
 
@@ -194,31 +194,19 @@ def test_samples(read: dict[str, Any]) -> None:
 def test_margins_known_by_hand() -> None:
     """0.9, 0.5, 0.7, 0.3 have quartiles 0.45 and 0.75; the threshold is 0.6."""
     images = [{"objects": [{"predicted_iou": v}]} for v in (0.9, 0.5, 0.7, 0.3)]
-    found, measures, filters = measured(images, {"predicted_iou": {"min": 0.6}})
-    from synthgen.figures import Margins
-
-    listed = samples(found.spec, found, Margins.of(filters, measures))
+    found = table(images, {"predicted_iou": {"min": 0.6}}, count=99)
+    listed = samples(found.spec, found, Margins.of(found.filters, found.tables))
     assert [row["image_id"] for row in listed["worst"]] == [4, 2]
     margins = {row["image_id"]: row["nearest"]["margin"] for kind in listed.values() for row in kind}
     assert margins == pytest.approx({1: 0.3 / 0.3, 2: -0.1 / 0.3, 3: 0.1 / 0.3, 4: -0.3 / 0.3}, rel=1e-5)
     assert listed["worst"][0]["nearest"]["instance"] == 0
 
 
-def measured(images: list[dict[str, Any]], filters: dict[str, Any]) -> tuple[Any, pd.DataFrame, Any]:
-    found = table(images, filters, count=99)
-    rows = [
-        {"image_id": i, "instance": k, **o} for i, image in enumerate(images, 1) for k, o in enumerate(image["objects"])
-    ]
-    return found, pd.DataFrame(rows), found.filters
-
-
 def test_every_reason_has_its_turn_among_the_worst() -> None:
     images: list[dict[str, Any]] = [{"objects": [{"predicted_iou": 0.01 * k, "stability": 0.9}]} for k in range(60)]
     images += [{"objects": [{"predicted_iou": 0.9, "stability": 0.4}]}]
-    found, measures, filters = measured(images, {"predicted_iou": {"min": 0.8}, "stability": {"min": 0.5}})
-    from synthgen.figures import SHOWN, Margins
-
-    worst = [row["image_id"] for row in samples(found.spec, found, Margins.of(filters, measures))["worst"]]
+    found = table(images, {"predicted_iou": {"min": 0.8}, "stability": {"min": 0.5}}, count=99)
+    worst = [row["image_id"] for row in samples(found.spec, found, Margins.of(found.filters, found.tables))["worst"]]
     assert worst[:3] == [1, 61, 2] and len(worst) == SHOWN
 
 

@@ -7,6 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from hashlib import sha256
 from itertools import combinations, islice
 from math import inf
 from random import Random
@@ -96,6 +97,50 @@ def test_golden_jobs(good: dict[str, Any]) -> None:
     assert golden(jobs_of(spec)) == GOLDEN
     round = Round(2, 10, 2, {1: 1.0, 3: 2.0}, {2: 1.0})
     assert golden(list(plan_round(spec, 2, round, {"tree": (0.7, 0.8)}))) == GOLDEN_LATER
+
+
+CROWDED = {
+    "classes": [f"thing {i}" for i in range(40)], "objects_per_image": {1: 1, 3: 2, 5: 1}, "height": 256, "width": 384,
+    "layout": {"size": [0.1, 0.3], "margin": 0.02, "max_overlap": 0.2},
+}  # fmt: skip
+WEIGHTED = {
+    "prompts": {
+        "templates": [
+            {"text": "a photo of {objects} on {ground}, {light}", "weight": 3}, "{objects}",
+            {"text": '{objects}\u00e9 "quoted" {when}', "weight": 0.3},
+        ],
+        "background_templates": ["a photo of {ground}", {"text": "{when} {light}", "weight": 2}],
+        "slots": {
+            "ground": {"grass": 5, "sand": 0.2, "snow": 1}, "light": [f"light {i}" for i in range(30)],
+            "when": {"dawn \u2603 \\ ": 1, "dusk\n": 2.5, "never": 0},
+        },
+    }
+}  # fmt: skip
+FOR_QUOTAS = Round(2, 777, 1500, {1: 812.5, 2: 0.0, 3: 3.25}, {0: 0.0, 1: 312.0, 2: 99.5})
+SHAPED = {"classes": ["apple", {"name": "tree", "aspect_ratio": [0.3, 0.5]}, "\u732b"]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "run", "round", "digest"),
+    [
+        ({"count": 2000}, 1, None, "f7492d21650f01ec"),
+        ({"count": 2000, "layout": None}, 3, None, "6d72d3f5c8641489"),
+        ({"count": 1000, "seed": 5, **CROWDED}, 1, None, "697c1f24e8e63084"),
+        ({"count": 2000, "seed": 2**63 - 1, **WEIGHTED}, 2, None, "5c845b3a9c6f3674"),
+        ({"count": 1000, "min_instances_per_class": 2000}, 1, FOR_QUOTAS, "8b97102e7874c384"),
+        ({"count": 1000, **SHAPED}, 7, None, "1a3052f7e370be34"),
+    ],
+    ids=["layouts", "no layout", "crowded", "weights", "quotas", "aspect ratios"],
+)
+def test_thousands_of_jobs_stay_the_same(
+    changes: dict[str, Any], run: int, round: Round | None, digest: str, good: dict[str, Any]
+) -> None:
+    """Every field of them, down to the last box."""
+    spec, whole = spec_of(good, **changes), sha256()
+    ratios = {"apple": (1.0, 1.0)} if run == 7 else {}
+    for job in plan_round(spec, run, round or first_round(spec), ratios):
+        whole.update(json.dumps(asdict(job), sort_keys=True).encode() + b"\n")
+    assert whole.hexdigest()[:16] == digest
 
 
 def test_a_small_count_is_the_beginning_of_a_large_one(good: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pandas as pd
+import pyarrow as pa
 import pytest
 
 from synthgen.plan import split_of
@@ -15,6 +15,7 @@ from synthgen.reviews import Review, Reviews
 from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
 from synthgen.summary import headline, shortfall
+from synthgen.tables import Lists, Tables
 from synthgen.verdicts import ClassCount, Quality, Verdicts, judge, select
 
 SPEC = {
@@ -39,37 +40,40 @@ def table(
     filter of instances."""
     spec = DatasetSpec.parse({**SPEC, "filters": filters or {}, **changes})
     backends = Stages.of(spec).filters
-    jobs, labels, measures = [], [], []
-    for image_id, image in enumerate(images, 1):
-        objects = image.get("objects", [])
-        asked = image.get("asked", [o.get("class", 1) for o in objects])
-        jobs.append({"image_id": image_id, "shard": (image_id - 1) // 2, "family": f"f{image_id}", "asked": asked})
-        measures.append({"image_id": image_id, "instance": None, **{n: image.get(n) for n in backends}})
-        for i, o in enumerate(objects):
-            key = {"image_id": image_id, "instance": i}
-            labels.append({**key, "category_id": o.get("class", 1), "area": o.get("area", 9)})
-            measures.append({**key, **{n: o.get(n) for n in backends}})
+    objects = [o for image in images for o in image.get("objects", [])]
+    asked = [image.get("asked", [o.get("class", 1) for o in image.get("objects", [])]) for image in images]
+    counts = [len(image.get("objects", [])) for image in images]
 
-    def frame(rows: list[dict[str, Any]], **columns: Any) -> pd.DataFrame:
-        types = {"image_id": "int64", **columns}
-        return pd.DataFrame({n: pd.array([r[n] for r in rows], dtype=t) for n, t in types.items()})
-
-    measured = frame(measures, instance="Int64")
-    for name, f in backends.items():
+    def numbers(name: str, f: Any) -> np.ndarray:
         hole = np.nan if f.dtype is np.float32 else 0
-        measured[name] = np.array([hole if r[name] is None else r[name] for r in measures], f.dtype)
-    rows = frame(jobs, shard="int32", family="str").assign(asked=[np.array(j["asked"]) for j in jobs])
+        given = [row.get(name) for row in (images if f.scope == "image" else objects)]
+        return np.array([hole if value is None else value for value in given], f.dtype)
+
+    tables = Tables(
+        images={"image_id": np.arange(1, len(images) + 1), "shard": np.arange(len(images), dtype=np.int32) // 2},
+        families=pa.chunked_array([[f"f{k}" for k in range(1, len(images) + 1)]], pa.string()),
+        asked=lists(asked),
+        layouts=Lists.of(np.zeros((0, 4), np.float32), np.zeros(len(images), int)),
+        labels={
+            "instance": np.array([k for n in counts for k in range(n)], np.int32),
+            "category_id": np.array([o.get("class", 1) for o in objects], np.int32),
+            "area": np.array([o.get("area", 9) for o in objects], np.int32),
+        },
+        holder=np.repeat(np.arange(len(images), dtype=np.int32), np.array(counts, int)),
+        boxes=np.zeros((len(objects), 4), np.float32),
+        scores={},
+        measures={name: numbers(name, f) for name, f in backends.items()},
+    )
     said = Reviews({review.about: review for review in reviews})
-    labelled = frame(labels, instance="int64", category_id="int64", area="int64")
-    return judge(spec, backends, measured, labelled, rows, said)
+    return judge(spec, backends, tables, said)
 
 
 def of_images(found: Verdicts) -> list[tuple[str, list[str]]]:
-    return list(zip(found.images["verdict"], found.images["reasons"], strict=True))
+    return list(zip(found.images["verdict"], map(found.reasons.listed, found.images["reasons"]), strict=True))
 
 
 def of_instances(found: Verdicts) -> list[tuple[str, list[str]]]:
-    return list(zip(found.instances["verdict"], found.instances["reasons"], strict=True))
+    return list(zip(found.instances["verdict"], map(found.reasons.listed, found.instances["reasons"]), strict=True))
 
 
 def iou(*values: float | None, **more: Any) -> dict[str, Any]:
@@ -201,20 +205,25 @@ def test_surplus_is_what_comes_after_the_count():
 )
 def test_images_are_selected_in_order(held, count, quotas, accepted):
     images = held.split(" ")
-    passing = [text != "-" for text in images]
-    found = select(passing, [[] if text == "-" else list(text) for text in images], count, quotas)
-    assert "".join(".1"[take] for take in found) == accepted
+    classes = lists([["abc".index(c) + 1 for c in text if c != "-"] for text in images])
+    least = {"abc".index(c) + 1: n for c, n in quotas.items()}
+    found = select(np.array([text != "-" for text in images]), classes, count, least)
+    assert "".join(".1"[take] for take in found.tolist()) == accepted
+
+
+def lists(rows: Sequence[Sequence[int]]) -> Lists:
+    return Lists.of(np.array([c for row in rows for c in row], np.int32), np.array([len(row) for row in rows], int))
 
 
 def test_later_images_never_change_what_is_accepted():
     for seed in range(40):
         rng = np.random.default_rng(seed)
         held = [rng.integers(0, 4, rng.integers(0, 4)).tolist() for _ in range(60)]
-        passing = (rng.random(60) < 0.6).tolist()
+        passing = rng.random(60) < 0.6
         count, quotas = int(rng.integers(1, 20)), {c: int(rng.integers(0, 25)) for c in range(3)}
-        whole = select(passing, held, count, quotas)
+        whole = select(passing, lists(held), count, quotas)
         for n in (1, 7, 30, 59):
-            assert select(passing[:n], held[:n], count, quotas) == whole[:n]
+            np.testing.assert_array_equal(select(passing[:n], lists(held[:n]), count, quotas), whole[:n])
         # and what is accepted is `count` images and every quota, where there are as many
         assert sum(whole) >= min(count, sum(passing))
         for c, least in quotas.items():
@@ -383,27 +392,6 @@ def test_table_holds_images_and_instances():
     ]
     assert {r["split"] for r in found[:3]} <= {"train", "val", "test"}
     assert [r["shard"] for r in found] == [0, 0, 1, 0, 0]
-
-
-def test_order_of_rows_decides_nothing():
-    rng = np.random.default_rng(0)
-    spec = DatasetSpec.parse({**SPEC, "filters": {"sharpness": {"min": 0.5}, "near_duplicate": {"max_distance": 0}}})
-    filters = Stages.of(spec).filters
-    measures = pd.DataFrame(
-        {
-            "image_id": np.arange(1, 21),
-            "instance": pd.array([None] * 20, dtype="Int64"),
-            "sharpness": rng.random(20).astype(np.float32),
-            "near_duplicate": rng.integers(0, 9, 20).astype(np.uint64),
-        }
-    )
-    labels = pd.DataFrame({n: np.zeros(0, np.int64) for n in ("image_id", "instance", "category_id", "area")})
-    jobs = pd.DataFrame(
-        {"image_id": np.arange(1, 21), "shard": 0, "family": [f"f{i}" for i in range(20)], "asked": [[]] * 20}
-    )
-    usual = judge(spec, filters, measures, labels, jobs)
-    mixed = judge(spec, filters, measures.sample(frac=1, random_state=1), labels, jobs.sample(frac=1, random_state=2))
-    assert usual.table().equals(mixed.table())
 
 
 def test_quality_survives_json():

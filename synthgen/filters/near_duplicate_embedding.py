@@ -13,9 +13,10 @@ from synthgen.clip import ClipConfig, ClipModel
 from synthgen.errors import Problem
 from synthgen.types import Sample
 
-_BLOCK = 1024
-# Of the graph (arXiv 1603.09320, section 4.1): links of a node, and candidates looked at when building and searching.
-_LINKS, _BUILDING, _SEARCHING = 32, 128, 128
+_BLOCK, _PART = 1024, 8192  # vectors that are compared with as many kept ones at once
+_AXES = 62  # on which vectors are compared before they are in full
+_SAMPLE = 4096  # vectors that the axes are taken from
+_SLACK = 1e-4  # far above float32's rounding, and far below what a vector's own numbers can be off
 
 
 class Config(ClipConfig, FilterConfig):
@@ -33,8 +34,8 @@ class Backend(Filter[Config]):
     earlier image that is kept.
 
     Where the hash of `near_duplicate` sees the same picture, this sees the same content: mirrored, cropped, in another
-    light. So it also finds two good images of one prompt alike if `max_cosine` is low. Neighbours are looked up in an
-    HNSW graph (arXiv 1603.09320; faiss), which may miss one in some hundreds.
+    light. So it also finds two good images of one prompt alike if `max_cosine` is low. Every pair is compared: on the
+    vectors' main axes first, where most are too far apart already. A million images take some tens of minutes.
     """
 
     scope = "image"
@@ -58,27 +59,35 @@ class Backend(Filter[Config]):
 
     def fails(self, values: NDArray[np.float16]) -> NDArray[np.bool_]:
         """Vectors float16 (M, D), in order of id -> bool (M,)."""
-        import faiss
-
-        failed = np.zeros(len(values), bool)
+        failed = np.ones(len(values), bool)
         if not len(values):
             return failed
-        threads = faiss.omp_get_max_threads()
-        faiss.omp_set_num_threads(1)  # with more, which links a graph has depends on their race
-        try:
-            # Half the memory of float32, and no more precise than what is stored.
-            half: Any = faiss.ScalarQuantizer.QT_fp16
-            graph = faiss.IndexHNSWSQ(values.shape[1], half, _LINKS, faiss.METRIC_INNER_PRODUCT)
-            graph.hnsw.efConstruction, graph.hnsw.efSearch = _BUILDING, _SEARCHING
-            for start in range(0, len(values), _BLOCK):
-                block = values[start : start + _BLOCK].astype(np.float32)
-                block /= np.maximum(np.linalg.norm(block, axis=1, keepdims=True), 1e-6)
-                alive = self._unlike(block, graph)
-                failed[start : start + len(block)] = ~alive
-                if alive.any():
-                    graph.add(block[alive])
-        finally:
-            faiss.omp_set_num_threads(threads)
+        measured = np.isfinite(values.sum(1, dtype=np.float32))
+        if not measured.all():
+            failed[measured] = self.fails(values[measured])
+            return failed
+        axes = _axes(values)
+        kept = np.zeros((len(values), axes.shape[1] + 2), np.float32)  # the kept ones on the axes, and their places
+        places = np.zeros(len(values), np.intp)
+        count = 0
+        for start in range(0, len(values), _BLOCK):
+            block = _unit(values[start : start + _BLOCK])
+            short = block @ axes
+            left = np.arange(len(block))
+            for begin in range(0, count, _PART):
+                end = min(begin + _PART, count)
+                near = self._near(block[left], short[left], values, kept[begin:end], places[begin:end])
+                left = left[~near]
+            near = block[left] @ block[left].T > self.config.max_cosine
+            alive = np.ones(len(left), bool)
+            for i in np.flatnonzero(np.triu(near, 1).any(1)):
+                if alive[i]:
+                    alive[i + 1 :] &= ~near[i, i + 1 :]
+            left = left[alive]
+            failed[start + left] = False
+            kept[count : count + len(left)] = _halves(short[left])[1]
+            places[count : count + len(left)] = start + left
+            count += len(left)
         return failed
 
     def original(self, values: NDArray[np.float16], kept: NDArray[np.bool_], place: int) -> int | None:
@@ -86,16 +95,49 @@ class Backend(Filter[Config]):
         earlier = np.flatnonzero(kept[:place])
         if not len(earlier):
             return None
-        return int(earlier[(values[earlier].astype(np.float32) @ values[place].astype(np.float32)).argmax()])
+        wanted = values[place].astype(np.float32)
+        parts = np.split(earlier, range(_BLOCK, len(earlier), _BLOCK))  # a million as float32 are 2 GB
+        return int(earlier[np.concatenate([values[part].astype(np.float32) @ wanted for part in parts]).argmax()])
 
-    def _unlike(self, block: NDArray[np.float32], kept: Any) -> NDArray[np.bool_]:
-        """Which of the block's vectors are like none that is kept, nor like an earlier one of the block that stays."""
-        alive = np.ones(len(block), bool)
-        if kept.ntotal:
-            cosine, _ = kept.search(block, 1)
-            alive = cosine[:, 0] <= self.config.max_cosine
-        near = block @ block.T > self.config.max_cosine
-        for i in np.flatnonzero(np.triu(near, 1).any(1)):
-            if alive[i]:
-                alive[i + 1 :] &= ~near[i, i + 1 :]
-        return alive
+    def _near(
+        self,
+        block: NDArray[np.float32],
+        short: NDArray[np.float32],
+        values: NDArray[np.float16],
+        kept: NDArray[np.float32],
+        places: NDArray[np.intp],
+    ) -> NDArray[np.bool_]:
+        """For each vector (B, D), `short` on the axes: is it like any of those at `places` (P,) of `values`, which on
+        the axes are `kept`?"""
+        least = self.config.max_cosine
+        # Unit vectors with a cosine c are sqrt(2 - 2 c) apart, and on some of their axes no farther.
+        close = _halves(short)[0] @ kept.T > least - 1 - _SLACK
+        rows, others = np.nonzero(close)
+        if 16 * len(rows) > close.size:
+            return np.asarray((block @ _unit(values[places]).T > least).any(1))
+        near = np.zeros(len(block), bool)
+        for some in np.split(np.arange(len(rows)), range(_PART, len(rows), _PART)):
+            cosine = np.einsum("ij,ij->i", block[rows[some]], _unit(values[places[others[some]]]))
+            near[rows[some[cosine > least]]] = True
+        return near
+
+
+def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
+    full = vectors.astype(np.float32)
+    full /= np.maximum(np.linalg.norm(full, axis=1, keepdims=True), 1e-6)
+    return full
+
+
+def _axes(values: NDArray[Any]) -> NDArray[np.float32]:
+    """The axes on which vectors differ the most, float32 (D, at most `_AXES`), of length 1 and at right angles: the
+    principal components of some vectors from all over."""
+    some = _unit(values[:: max(1, len(values) // _SAMPLE)])
+    some -= some.mean(0)
+    return np.linalg.eigh(some.T @ some)[1][:, : -_AXES - 1 : -1].astype(np.float32)
+
+
+def _halves(short: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Vectors a (M, K) -> two (M, K + 2), of which the one for a times the other for b is -|a - b|^2 / 2."""
+    length = (short**2).sum(1, keepdims=True) / -2
+    one = np.ones_like(length)
+    return np.hstack([short, length, one]), np.hstack([short, one, length])

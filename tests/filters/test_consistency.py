@@ -40,7 +40,7 @@ class Boxes(sam.SamModel):
     def _in_frame(self, embedded, points):
         return points
 
-    def _ask(self, embedded, boxes, points):
+    def _ask(self, embedded, boxes, points, multimask):
         self.asked.append((embedded.image, boxes))
         height, width = embedded.image.shape[:2]
         ys, xs = np.mgrid[:height, :width] + 0.5

@@ -1,9 +1,10 @@
-import time
+from math import comb
 
 import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from synthgen.filters import near_duplicate
 from synthgen.filters.near_duplicate import Backend, Config
 from synthgen.types import Instances, Job, Sample
 
@@ -62,6 +63,29 @@ def test_agrees_with_brute_force_when_all_are_alike(distance: int) -> None:
     assert backend(distance).fails(hashes).tolist() == brute_force(hashes, distance)
 
 
+@pytest.mark.parametrize("distance", [0, 1, 4, 7])
+@pytest.mark.parametrize("bands", [1, 2, 3])
+def test_agrees_with_brute_force_however_many_bands(distance: int, bands: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Among few hashes as among the millions for which more bands are taken."""
+    monkeypatch.setattr(near_duplicate, "_MOST", bands)
+    monkeypatch.setattr(near_duplicate, "_LOOKED_UP", 1e-9)
+    monkeypatch.setattr(near_duplicate, "_AT_ONCE", 100)
+    assert len(near_duplicate._masks(distance, 10**6)) == comb(distance + bands, bands)
+    hashes = planted(distance + 100, 700)
+    assert backend(distance).fails(hashes).tolist() == brute_force(hashes, distance)
+
+
+@pytest.mark.parametrize("kept", [1, 10**4, 10**6, 10**8])
+def test_hashes_within_the_distance_agree_in_a_mask(kept: int) -> None:
+    rng = np.random.default_rng(kept)
+    for distance in range(17):
+        masks = [int(mask) for mask in near_duplicate._masks(distance, kept)]
+        for _ in range(50 if masks else 0):
+            changed = sum(1 << int(bit) for bit in rng.choice(64, distance, replace=False))
+            assert any(changed & mask == 0 for mask in masks)
+    assert not near_duplicate._masks(16, kept)
+
+
 def test_only_kept_images_count() -> None:
     """A chain, each 4 bits from the last: the second fails, so the third, 8 bits from the first, is kept."""
     chain = np.array([0x00, 0x0F, 0xFF], np.uint64)
@@ -92,11 +116,3 @@ def test_options() -> None:
     with pytest.raises(ValidationError):
         Config(use="near_duplicate", max_distance=17)
     assert Config(use="near_duplicate", max_distance=3).fingerprint() == Config(use="near_duplicate").fingerprint()
-
-
-@pytest.mark.parametrize("distance", [4, 16])
-def test_time_of_100_000(distance: int) -> None:
-    hashes = np.random.default_rng(0).integers(0, 2**64, 100_000, dtype=np.uint64)
-    begin = time.perf_counter()
-    failed = backend(distance).fails(hashes)
-    print(f"100,000 hashes within {distance} bits: {time.perf_counter() - begin:.2f} s, {failed.sum()} fail")

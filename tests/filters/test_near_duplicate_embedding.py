@@ -35,24 +35,48 @@ def test_the_threshold_is_the_spec_s():
     assert near(max_cosine=0.9).fails(circle(0, 20)).tolist() == [False, True]
 
 
-def test_almost_all_that_comparing_every_pair_finds():
-    """Random vectors with planted copies, some thousands apart, over many blocks."""
-    rng = np.random.default_rng(4)
-    vectors = rng.standard_normal((6000, 64)).astype(np.float32)
-    copies = rng.choice(np.arange(3000, 6000), 300, replace=False)
-    vectors[copies] = vectors[rng.integers(0, 3000, 300)] + 0.05 * rng.standard_normal((300, 64))
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    vectors = vectors.astype(np.float16)
+def compared(vectors: np.ndarray, most: float) -> np.ndarray:
+    """Every pair, one image after the other."""
     full = vectors.astype(np.float32)
+    full /= np.linalg.norm(full, axis=1, keepdims=True)
     cosines = np.triu(full @ full.T, 1)
-    expected = np.zeros(len(full), bool)
+    failed = np.zeros(len(full), bool)
     for i in range(len(full)):
-        expected[i] = (cosines[:i, i][~expected[:i]] > 0.98).any()
-    assert 250 < expected.sum() <= 300
+        failed[i] = (cosines[:i, i][~failed[:i]] > most).any()
+    return failed
+
+
+def planted(count: int, size: int, spread: np.ndarray | float = 1.0) -> np.ndarray:
+    """Random vectors with copies that are some thousands apart, over many blocks."""
+    rng = np.random.default_rng(4)
+    vectors = (spread * rng.standard_normal((count, size))).astype(np.float32)
+    copies = rng.choice(np.arange(count // 2, count), 300, replace=False)
+    vectors[copies] = vectors[rng.integers(0, count // 2, 300)]
+    vectors[copies] += 0.05 * spread * rng.standard_normal((300, size))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors.astype(np.float16)
+
+
+@pytest.mark.parametrize("size", [8, 64, 300])
+@pytest.mark.parametrize("most", [0.98, 0.999, 0.3, -0.5])
+def test_all_that_comparing_every_pair_finds(size: int, most: float) -> None:
+    vectors = planted(6000, size)
+    failed = near(max_cosine=most).fails(vectors)
+    assert 0 < failed.sum() < 6000 or most < 0.98
+    np.testing.assert_array_equal(failed, compared(vectors, most))
+
+
+def test_vectors_that_differ_on_few_axes() -> None:
+    vectors = planted(3000, 200, 0.97 ** np.arange(200))
     failed = near().fails(vectors)
-    assert not (failed & ~expected).any()
-    assert failed.sum() >= 0.99 * expected.sum()
-    np.testing.assert_array_equal(failed, near().fails(vectors))
+    assert failed.sum() >= 250
+    np.testing.assert_array_equal(failed, compared(vectors, 0.98))
+
+
+def test_what_could_not_be_measured_fails_and_hides_nothing() -> None:
+    vectors = circle(0, 0, 90, 0)
+    vectors[0] = np.nan
+    assert near().fails(vectors).tolist() == [True, False, False, True]
 
 
 def test_the_vector_of_an_image():
