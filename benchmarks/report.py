@@ -8,10 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from records import synthesise
-
 from synthgen.pipeline import Build
 from synthgen.report.page import write
+from synthgen.synthesis import synthesise
 
 
 def main() -> None:

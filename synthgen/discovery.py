@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from synthgen import clip, models, sam
 from synthgen.backends import ModelConfig
 from synthgen.clip import ClipConfig, ClipModel
 from synthgen.errors import Problem
-from synthgen.masks import mask_boxes
+from synthgen.masks import box_iou, mask_boxes
 from synthgen.sam import PROMPTS_AT_ONCE, Embedded, SamModel
 from synthgen.types import Category
 
@@ -22,6 +22,11 @@ STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGe
 # Pieces of a mask below this share of its largest go (`min_mask_region_area` of SamAutomaticMaskGenerator, which is in
 # px): a stray pixel is nothing to the mask, but all to its box, and CLIP looks at that.
 SPECK = 0.1
+# Boxes of segment_anything end at the last pixel, not after it, and so do the areas that its suppression compares.
+UPSTREAM_BOX = np.array([0, 0, 1, 1], np.float32)
+ROUGH_SIDE = 256  # px; of the official models' logits
+# How far a score at the decoder's resolution may be from that at the image's, before a mask is scaled to be sure.
+STABILITY_MARGIN, NMS_MARGIN = 0.15, 0.05
 # A mask that reaches so many of the image's four borders is the ground that things stand on.
 BORDERS = 3
 # Of two named masks, one that lies in the other by more than this share of itself is a part of it, or the same.
@@ -38,6 +43,10 @@ class DiscoveryConfig(ModelConfig):
     predicted_iou: float = Field(0.7, ge=0, le=1, description="Least predicted IoU of a mask; SAM's own takes 0.88.")
     stability_score: float = Field(0.5, ge=0, le=1, description="Least stability of a mask; SAM's own takes 0.95.")
     nms_iou: float = Field(0.7, ge=0, le=1, description="Of two masks that overlap more, the better stays.")
+    proposals: Literal["things", "official"] = Field(
+        "things",
+        description="`official`: the masks of SamAutomaticMaskGenerator, three a point. `things`: one a point.",
+    )
     prompt: str = Field(
         "a photo of a {}", pattern=r"^[^{}]*\{\}[^{}]*$", description="What CLIP is asked, {} being a class's name."
     )
@@ -105,6 +114,7 @@ class Discovery:
                 proposed = propose(
                     model, embedded, points_per_side=options.points_per_side, predicted_iou=options.predicted_iou,
                     stability_score=options.stability_score, nms_iou=options.nms_iou,
+                    proposals=options.proposals,
                 )  # fmt: skip
                 found.append(self._name(image, proposed.masks))
         return found
@@ -144,16 +154,19 @@ def propose(
     predicted_iou: float,
     stability_score: float,
     nms_iou: float,
+    proposals: Literal["things", "official"] = "things",
 ) -> Proposals:
-    """Masks at the points of a grid, as SamAutomaticMaskGenerator, but one a point.
+    """Masks at the points of a grid. What scores less than `predicted_iou` or `stability_score` goes, and of two masks
+    that overlap by more than `nms_iou` the one with the lower predicted IoU.
 
-    What scores less than `predicted_iou` or `stability_score` goes, and of two masks that overlap by more than
-    `nms_iou` (IoU of masks, where upstream has that of boxes, so that what lies on something else is not lost) the one
-    with the lower predicted IoU. All of it at the decoder's resolution: only what is left is scaled to the image's
-    own, which upstream does with every mask first.
+    `things`: one mask a point, chosen by IoU of masks, so that what lies on something else is not lost, at the
+    decoder's resolution; specks go. `official`: the masks of SamAutomaticMaskGenerator of the same thresholds, without
+    its crops: three a point, chosen by IoU of boxes, at the image's resolution.
     """
     import torch
 
+    official = proposals == "official"
+    least = stability_score - (STABILITY_MARGIN if official else 0)
     ticks = (np.arange(points_per_side, dtype=np.float32) + 0.5) / points_per_side
     height, width = embedded.size
     points = np.stack(np.meshgrid(ticks * width, ticks * height), -1).reshape(-1, 2).astype(np.float32)
@@ -161,25 +174,84 @@ def propose(
     found: list[Any] = []
     scores: list[Any] = []
     for start in range(0, len(points), PROMPTS_AT_ONCE):
-        answer = model.by_points(embedded, points[start : start + PROMPTS_AT_ONCE])
+        answer = model.by_points(embedded, points[start : start + PROMPTS_AT_ONCE], multimask=official)
         logits, iou = answer.logits.flatten(0, 1), answer.predicted_iou.flatten()
         logits = _without_padding(logits, embedded, model.side)
         high = (logits > threshold + STABILITY_OFFSET).sum((1, 2))
         low = (logits > threshold - STABILITY_OFFSET).sum((1, 2))
         stability = high / low.clamp(min=1)
-        kept = (iou >= predicted_iou) & (stability >= stability_score) & (logits > threshold).any(2).any(1)
+        kept = (iou >= predicted_iou) & (stability >= least) & (logits > threshold).any(2).any(1)
         found.append(answer.logits.flatten(0, 1)[kept])
         scores.append(torch.stack([iou[kept], stability[kept]], 1))
     logits, score = torch.cat(found), torch.cat(scores)
     order = score[:, 0].argsort(descending=True, stable=True)
-    small = (_without_padding(logits[order], embedded, model.side) > threshold).flatten(1).float()
-    chosen = order[_suppress(small, nms_iou)]
+    choose = _official if official else _things
+    return choose(model, embedded, logits[order], score[order], stability_score, nms_iou)
+
+
+def _things(
+    model: SamModel, embedded: Embedded, logits: Any, score: Any, stability_score: float, nms_iou: float
+) -> Proposals:
+    """Logits (N, h, w), best first, with predicted IoU and stability, (N, 2)."""
+    import torch
+
+    threshold = model.sam.mask_threshold
+    small = (_without_padding(logits, embedded, model.side) > threshold).flatten(1).float()
+    chosen = _suppress(small, nms_iou)
     with torch.inference_mode():
         full = model.full_size(embedded, logits[chosen][:, None])[:, 0] > threshold
     masks, numbers = full.cpu().numpy(), score[chosen].cpu().numpy().astype(np.float32)
     there = masks.any((1, 2))  # a single pixel of the decoder's can lie between those of the image
-    whole = np.array([_without_specks(mask) for mask in masks[there]], bool).reshape(-1, height, width)
+    whole = np.array([_without_specks(mask) for mask in masks[there]], bool).reshape(-1, *embedded.size)
     return Proposals(whole, numbers[there, 0], numbers[there, 1])
+
+
+def _official(
+    model: SamModel, embedded: Embedded, logits: Any, score: Any, stability_score: float, nms_iou: float
+) -> Proposals:
+    """As `_things`. Upstream scales every mask to the image and then chooses; here a mask is scaled when its turn
+    comes, and most are so surely suppressed by a better one that theirs never does."""
+    from segment_anything.utils.amg import calculate_stability_score
+
+    threshold, rough = model.sam.mask_threshold, _rough_boxes(model, embedded, logits)
+    iou = score[:, 0].cpu().numpy()
+    gone = np.zeros(len(logits), bool)
+    masks, boxes, numbers = [], np.zeros((0, 4), np.float32), []
+    for i in range(len(logits)):
+        if gone[i]:
+            continue
+        full = model.full_size(embedded, logits[i, None, None])[0]  # (1, H, W)
+        stability = float(calculate_stability_score(full, threshold, STABILITY_OFFSET))
+        mask = (full > threshold).cpu().numpy()
+        box = mask_boxes(mask) - UPSTREAM_BOX
+        if not mask.any() or stability < stability_score or box_iou(box, boxes).max(initial=0) > nms_iou:
+            continue
+        masks.append(mask)
+        boxes = np.concatenate([boxes, box])
+        numbers.append((iou[i], stability))
+        gone |= box_iou(rough, box)[:, 0] > nms_iou + NMS_MARGIN
+    scores = np.array(numbers, np.float32).reshape(-1, 2)
+    return Proposals(np.array(masks, bool).reshape(-1, *embedded.size), scores[:, 0], scores[:, 1])
+
+
+def _rough_boxes(model: SamModel, embedded: Embedded, logits: Any) -> NDArray[np.float32]:
+    """Logits (N, h, w) -> boxes in px of the image, (N, 4), in upstream's convention, too large if anything: the
+    greatest logits of rows and of columns are scaled as `postprocess_masks` scales all, which is linear along each."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    edges: list[Any] = []
+    with torch.inference_mode():
+        small = interpolate(logits[:, None], (min(model.side, ROUGH_SIDE),) * 2, mode="bilinear")[:, 0]
+        for axis in (1, 0):  # x, y
+            greatest = small.amax(2 - axis)[:, None]
+            frame = interpolate(greatest, model.side, mode="linear")[..., : embedded.input_size[axis]]
+            inside = interpolate(frame, embedded.size[axis], mode="linear")[:, 0] > model.sam.mask_threshold
+            first, last = inside.int().argmax(1), inside.shape[1] - 1 - inside.flip(1).int().argmax(1)
+            edges.append((first, last))
+    (x0, x1), (y0, y1) = edges
+    boxes: NDArray[np.float32] = torch.stack([x0, y0, x1, y1], 1).cpu().numpy().astype(np.float32)
+    return boxes
 
 
 def _without_padding(logits: Any, embedded: Embedded, side: int) -> Any:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, repeat
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from synthgen.backends import Filter
-from synthgen.masks import decode_rle, encode_rle, mask_areas
+from synthgen.masks import decode_rle, encode_rle
 from synthgen.store import Run
 from synthgen.types import Annotation, Instances, Job, Record
 
@@ -31,7 +35,8 @@ def label_schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
 
 
 def label_rows(image_id: int, instances: Instances) -> Iterator[dict[str, Any]]:
-    areas, rles = mask_areas(instances.masks), encode_rle(instances.masks)
+    rles = encode_rle(instances.masks)
+    areas = coco_mask.area(rles)
     for i, rle in enumerate(rles):
         yield {
             "image_id": image_id,
@@ -60,57 +65,91 @@ def instances_of(rows: Any, height: int, width: int) -> Instances:
 
 
 class Accepted:
-    """Accepted images with their labels, read shard by shard as they are iterated."""
+    """Accepted images with their labels, read a shard at a time as they are iterated; kept in memory between shards are
+    12 B an image and 17 B a label.
 
-    def __init__(self, run: Run, jobs: Callable[[int], list[Job]], filters: Mapping[str, Filter[Any]]) -> None:
-        self._run, self._jobs = run, jobs
+    Args:
+        jobs: shard -> its jobs, in order of id.
+        first_annotation: id of the first label; ids run on from it over all splits, in the order of images.
+        without: ids of images that are left out.
+
+    Attributes:
+        annotations: how many labels there are.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        jobs: Callable[[int], Iterable[Job]],
+        filters: Mapping[str, Filter[Any]],
+        *,
+        first_annotation: int = 1,
+        without: Collection[int] = (),
+    ) -> None:
+        self._run, self._jobs, self._first = run, jobs, first_annotation
         self._measures = [n for n, f in filters.items() if f.scope == "image" and f.dtype is np.float32]
-        rows = run.read_table(run.verdicts_file).to_pandas()
-        images = rows[rows["instance"].isna() & (rows["verdict"] == "accepted")]
-        self._images = images.sort_values("image_id")
-        kept = rows[
-            rows["instance"].notna()
-            & rows["verdict"].isin(["kept", "ignored"])
-            & rows["image_id"].isin(images["image_id"])
-        ]
-        kept = kept.sort_values(["image_id", "instance"])
-        # Annotation ids run over all splits, in the order of images.
-        columns = (kept["image_id"], kept["instance"].astype(int), kept["category_id"].astype(int), kept["verdict"])
-        self._labels = {
-            (image_id, instance): (number, category_id, verdict == "ignored")
-            for number, (image_id, instance, category_id, verdict) in enumerate(zip(*columns, strict=True), 1)
-        }
+        self._unused = filters.keys() - set(self._measures)
+        rows = run.read_table(run.verdicts_file, without={"split", "reasons", "passed"})
+        taken = pc.field("instance").is_null() & (pc.field("verdict") == "accepted")
+        images = rows.filter(taken & ~pc.field("image_id").isin(np.fromiter(without, np.int64))).sort_by("image_id")
+        self._images, self._shards = images["image_id"].to_numpy(), images["shard"].to_numpy()
+        held = pc.field("instance").is_valid() & pc.field("verdict").isin(["kept", "ignored"])
+        labels = rows.filter(held & pc.field("image_id").isin(images["image_id"]))
+        order = np.lexsort((labels["instance"].to_numpy(), labels["image_id"].to_numpy()))
+        self._holders, self._instances, self._categories = (
+            labels[name].to_numpy()[order] for name in ("image_id", "instance", "category_id")
+        )
+        self._ignored = pc.equal(labels["verdict"], "ignored").to_numpy()[order]
+        self.annotations = len(self._holders)
 
     def __iter__(self) -> Iterator[Record]:
-        return self._read(self._images)
+        return self._read(None)
 
     def split(self, name: str) -> Iterator[Record]:
-        return self._read(self._images[self._images["split"] == name])
+        return self._read(name)
 
-    def _read(self, images: Any) -> Iterator[Record]:
+    def _read(self, split: str | None) -> Iterator[Record]:
         run = self._run
-        for shard, chosen in images.groupby("shard", sort=True):
-            wanted = set(chosen["image_id"])
-            labels = run.read_table(run.table_file("labels", shard)).to_pylist()
-            measures = run.read_table(run.table_file("measures", shard)).to_pylist()
-            by_image: dict[int, list[dict[str, Any]]] = {}
-            for row in labels:
-                by_image.setdefault(row["image_id"], []).append(row)
-            whole = {m["image_id"]: m for m in measures if m["instance"] is None}
+        for shard in np.unique(self._shards).tolist():
+            images = self._images[self._shards == shard]
+            first, last = (np.searchsorted(self._holders, images, side) for side in ("left", "right"))
+            held = dict(zip(images.tolist(), (last - first).tolist(), strict=True))
+            labels = self._labels(shard, _ranges(first, last))
+            rows = run.read_table(run.table_file("measures", shard), without=self._unused)
+            rows = rows.filter(pc.field("instance").is_null())
+            measures = dict(zip(rows["image_id"].to_pylist(), rows.select(self._measures).to_pylist(), strict=True))
             for job in self._jobs(shard):
-                if job.id in wanted:
-                    annotations = tuple(
-                        self._annotation(row)
-                        for row in by_image.get(job.id, [])
-                        if (job.id, row["instance"]) in self._labels
-                    )
-                    yield Record(
-                        job, run.image_file(shard, job.id), annotations, {n: whole[job.id][n] for n in self._measures}
-                    )
+                if job.id in held:
+                    annotations = tuple(islice(labels, held[job.id]))
+                    if split in {None, job.split}:
+                        yield Record(job, run.image_file(shard, job.id), annotations, measures[job.id])
 
-    def _annotation(self, row: dict[str, Any]) -> Annotation:
-        number, category_id, ignored = self._labels[row["image_id"], row["instance"]]
-        x0, y0, x1, y1 = row["bbox_xyxy"]
-        rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}
-        scores = {name: value for name, value in row.items() if name not in LABEL_COLUMNS and value is not None}
-        return Annotation(number, category_id, rle, (x0, y0, x1 - x0, y1 - y0), row["area"], ignored, scores)
+    def _labels(self, shard: int, kept: NDArray[np.int64]) -> Iterator[Annotation]:
+        """The labels at these places among those that are kept; all are of one shard."""
+        table = self._run.read_table(self._run.table_file("labels", shard))
+        holders = table["image_id"].to_numpy()
+        order = np.lexsort((table["instance"].to_numpy(), holders))
+        # An image's instances are numbered from 0 without gaps, see `label_rows`.
+        place = np.searchsorted(holders, self._holders[kept], sorter=order) + self._instances[kept]
+        rows = table.take(order[place])
+        x0, y0, x1, y1 = rows["bbox_xyxy"].combine_chunks().flatten().to_numpy().reshape(-1, 4).T.astype(float)
+        sizes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
+        names = [name for name in rows.column_names if name not in LABEL_COLUMNS]
+        scores = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else repeat(())
+        # Columns become objects as they are asked for: a shard's at once would keep the garbage collector busy.
+        return map(
+            Annotation,
+            (self._first + kept).tolist(),
+            self._categories[kept].tolist(),
+            ({"size": [*size], "counts": counts} for size, counts in zip(sizes, rows["rle"].to_pylist(), strict=True)),
+            zip(x0.tolist(), y0.tolist(), (x1 - x0).tolist(), (y1 - y0).tolist(), strict=True),
+            rows["area"].to_pylist(),
+            self._ignored[kept].tolist(),
+            ({n: value for n, value in zip(names, row, strict=True) if value is not None} for row in scores),
+        )
+
+
+def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers from each of `first` up to its `last`, one range behind the other."""
+    counts = last - first
+    return np.asarray(np.arange(counts.sum()) + np.repeat(last - counts.cumsum(), counts), np.int64)

@@ -66,8 +66,8 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A mask for each of N prompts: `logits` tensor (N, 1, h, w), at a quarter of the model's side, with the model's
-    padding; `predicted_iou` tensor (N, 1)."""
+    """Masks for each of N prompts, M = 1 or 3: `logits` tensor (N, M, h, w), at a quarter of the model's side, with the
+    model's padding; `predicted_iou` tensor (N, M)."""
 
     logits: Any
     predicted_iou: Any
@@ -118,12 +118,13 @@ class SamModel:
         (n, H, W), of the image's own pixels, and predicted IoU, tensor (n,)."""
         for start in range(0, len(boxes), PROMPTS_AT_ONCE):
             corners = self._in_frame(embedded, boxes[start : start + PROMPTS_AT_ONCE].reshape(-1, 2, 2)).reshape(-1, 4)
-            answer = self._ask(embedded, corners, None)
+            answer = self._ask(embedded, corners, None, multimask=False)
             yield self.full_size(embedded, answer.logits)[:, 0], answer.predicted_iou[:, 0]
 
-    def by_points(self, embedded: Embedded, points: NDArray[np.float32]) -> Answer:
-        """A foreground point for each mask: (N, 2), (x, y) px of the image, in one decoder call."""
-        return self._ask(embedded, None, self._in_frame(embedded, points[:, None]))
+    def by_points(self, embedded: Embedded, points: NDArray[np.float32], *, multimask: bool = False) -> Answer:
+        """Foreground points (N, 2), (x, y) px of the image, in one decoder call -> a mask for each, or with `multimask`
+        three: a thing, a part of it, a part of that."""
+        return self._ask(embedded, None, self._in_frame(embedded, points[:, None]), multimask=multimask)
 
     def full_size(self, embedded: Embedded, logits: Any) -> Any:
         """Logits of an answer (N, M, h, w) -> (N, M, H, W), of the image's own pixels."""
@@ -138,7 +139,14 @@ class SamModel:
         scaled = ResizeLongestSide(self.side).apply_coords(points, embedded.size)
         return np.asarray(scaled, np.float32)
 
-    def _ask(self, embedded: Embedded, boxes: NDArray[np.float32] | None, points: NDArray[np.float32] | None) -> Answer:
+    def _ask(
+        self,
+        embedded: Embedded,
+        boxes: NDArray[np.float32] | None,
+        points: NDArray[np.float32] | None,
+        *,
+        multimask: bool,
+    ) -> Answer:
         """As SamPredictor.predict_torch, without going back to the image's resolution."""
         import torch
 
@@ -156,7 +164,7 @@ class SamModel:
                 image_pe=sam.prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=False,
+                multimask_output=multimask,
             )
         return Answer(logits, iou)
 

@@ -22,7 +22,7 @@ SHAPE = models.SamShape(
     prompt_embed_dim=16, mlp_dim=16, iou_head_hidden_dim=16,
 )  # fmt: skip
 CATEGORIES = (Category(1, "cat", ("kitten",)), Category(2, "dog"))
-ALL = {"predicted_iou": -99.0, "stability_score": 0.0, "nms_iou": 1.0}
+ALL: dict[str, Any] = {"predicted_iou": -99.0, "stability_score": 0.0, "nms_iou": 1.0}
 
 
 @pytest.fixture(autouse=True)
@@ -172,6 +172,73 @@ def test_no_proposals(tiny: Path, points_per_side: int) -> None:
     assert found.predicted_iou.shape == found.stability_score.shape == (0,)
 
 
+# The official generator
+
+
+@pytest.mark.parametrize(
+    ("size", "predicted_iou", "stability_score", "nms_iou"),
+    [((256, 256), 0.7, 0.5, 0.7), ((200, 320), 0.8, 0.8, 0.7), ((130, 320), 0.5, 0.3, 0.5)],
+)
+def test_official_proposals_are_those_of_the_official_generator(
+    size: tuple[int, int], predicted_iou: float, stability_score: float, nms_iou: float
+) -> None:
+    from segment_anything import SamAutomaticMaskGenerator
+
+    model = SamModel.of("mini", None, "cpu", "float32")
+    generator = SamAutomaticMaskGenerator(
+        model.sam, points_per_side=9, pred_iou_thresh=predicted_iou, stability_score_thresh=stability_score,
+        box_nms_thresh=nms_iou,
+    )  # fmt: skip
+    scene = scenes.draw(np.random.default_rng([2**40, 94, 3]), size=320)
+    image = np.ascontiguousarray(scene.image[: size[0], : size[1]])
+    theirs = generator.generate(image)
+    ours = discovery.propose(
+        model, model.embed([image])[0], points_per_side=9, predicted_iou=predicted_iou,
+        stability_score=stability_score, nms_iou=nms_iou, proposals="official",
+    )  # fmt: skip
+    assert len(theirs) == len(ours.masks) > 0
+    for one, mask, iou, stability in zip(theirs, ours.masks, ours.predicted_iou, ours.stability_score, strict=True):
+        np.testing.assert_array_equal(mask, one["segmentation"])
+        assert iou == pytest.approx(one["predicted_iou"], abs=1e-6)
+        assert stability == pytest.approx(one["stability_score"], abs=1e-6)
+
+
+def test_few_official_masks_are_scaled_to_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    scaled = []
+    full_size = SamModel.full_size
+    monkeypatch.setattr(SamModel, "full_size", lambda *args: scaled.append(1) or full_size(*args))
+    model = SamModel.of("mini", None, "cpu", "float32")
+    image = scenes.draw(np.random.default_rng([2**40, 94, 3]), size=320).image
+    found = discovery.propose(
+        model, model.embed([image])[0], points_per_side=9, predicted_iou=0.7, stability_score=0.5, nms_iou=0.7,
+        proposals="official",
+    )  # fmt: skip
+    assert 0 < len(found.masks) <= len(scaled) < 81 * 3 / 4
+
+
+def test_rough_boxes_are_near_those_of_the_masks() -> None:
+    model = SamModel.of("mini", None, "cpu", "float32")
+    image = np.ascontiguousarray(scenes.draw(np.random.default_rng([2**40, 94, 3]), size=320).image[:200])
+    (embedded,) = model.embed([image])
+    points = np.array([[x, y] for y in (40, 100, 160) for x in (40, 120, 200, 280)], np.float32)
+    logits = model.by_points(embedded, points, multimask=True).logits.flatten(0, 1)
+    masks = (model.full_size(embedded, logits[:, None])[:, 0] > 0).numpy()
+    there = masks.any((1, 2))
+    true = (mask_boxes(masks) - discovery.UPSTREAM_BOX)[there]
+    rough = discovery._rough_boxes(model, embedded, logits)[there]
+    assert (rough[:, :2] <= true[:, :2]).all() and (rough[:, 2:] >= true[:, 2:]).all()
+    assert (np.median(abs(rough - true), 0) <= 1).all()  # what is thinner than a pixel is lost in scaling, and not here
+
+
+def test_no_official_proposals(tiny: Path) -> None:
+    model = SamModel.of(str(tiny), None, "cpu", "float32")
+    (embedded,) = model.embed([drawn(20, 50)])
+    options = {**ALL, "predicted_iou": 99, "proposals": "official"}
+    found = discovery.propose(model, embedded, points_per_side=2, **options)
+    assert found.masks.shape == (0, 20, 50) and found.masks.dtype == bool
+    assert found.predicted_iou.shape == found.stability_score.shape == (0,)
+
+
 # Names
 
 # Texts as angles in a plane; pictures are what their first pixel says, in degrees.
@@ -305,8 +372,15 @@ def test_identity_is_of_both_weights(tiny: Path, tmp_path: Path) -> None:
 def test_weights_are_no_part_of_the_fingerprint() -> None:
     plain = config().fingerprint()
     assert config(model="vit_h", clip="other", device="cpu", batch_size=1).fingerprint() == plain
-    for changed in ({"points_per_side": 9}, {"agreement": 0.4}, {"others": ["a puddle"]}, {"prompt": "a {}"}):
+    for changed in (
+        {"points_per_side": 9},
+        {"agreement": 0.4},
+        {"others": ["a puddle"]},
+        {"prompt": "a {}"},
+        {"proposals": "official"},
+    ):
         assert config(**changed).fingerprint() != plain
+    assert config(proposals="official").fingerprint() != plain
 
 
 def test_licences_are_of_both() -> None:

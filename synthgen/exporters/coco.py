@@ -8,6 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from shutil import copyfileobj
+from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
 import orjson
@@ -43,50 +47,46 @@ class Backend(Exporter[Config]):
     """
 
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
-        for split in info.splits:
-            with folder.open(f"annotations/instances_{split}.json") as file:
-                file.write(b"{\n")
-                file.write(b'"info": ' + _line(_info(info)) + b",\n")
-                _write_list(file, "licenses", _licenses(info), b",\n")
-                _write_list(file, "categories", _categories(info), b",\n")
-                _write_list(file, "images", self._images(info, records.split(split), split, folder), b",\n")
-                _write_list(file, "annotations", self._annotations(records.split(split)), b"\n")
-                file.write(b"}\n")
+        with ExitStack() as stack:
+            files: dict[str, _SplitFile] = {}
+            for split in info.splits:
+                file = stack.enter_context(folder.open(f"annotations/instances_{split}.json"))
+                waiting = stack.enter_context(TemporaryFile(dir=Path(file.name).parent))
+                files[split] = _SplitFile(info, file, waiting)
+            for record in records:
+                split, name = record.job.split, f"{record.job.id:012d}.png"
+                folder.image(record.image_path, f"{split}/{name}", copy=self.config.images == "copy")
+                files[split].images.extend([self._image(info, record, name)])
+                files[split].annotations.extend(self._annotation(record.job.id, a) for a in record.annotations)
+            for written in files.values():
+                written.finish()
 
-    def _images(
-        self, info: DatasetInfo, records: Iterable[Record], split: str, folder: Folder
-    ) -> Iterator[dict[str, Any]]:
-        licence = {"license": 1} if info.licences else {}
-        for record in records:
-            job = record.job
-            name = f"{job.id:012d}.png"
-            folder.image(record.image_path, f"{split}/{name}", copy=self.config.images == "copy")
-            yield {
-                "id": job.id,
-                "file_name": name,
-                "height": job.height,
-                "width": job.width,
-                **licence,
-                "prompt": job.prompt,
-                "negative_prompt": job.negative_prompt,
-                "seed": job.seed,
-                "slots": dict(job.slots),
-                "measures": _rounded(record.measures),
-            }
+    def _image(self, info: DatasetInfo, record: Record, name: str) -> dict[str, Any]:
+        job = record.job
+        return {
+            "id": job.id,
+            "file_name": name,
+            "height": job.height,
+            "width": job.width,
+            **({"license": 1} if info.licences else {}),
+            "prompt": job.prompt,
+            "negative_prompt": job.negative_prompt,
+            "seed": job.seed,
+            "slots": dict(job.slots),
+            "measures": _rounded(record.measures),
+        }
 
-    def _annotations(self, records: Iterable[Record]) -> Iterator[dict[str, Any]]:
-        for record in records:
-            for annotation in record.annotations:
-                yield {
-                    "id": annotation.id,
-                    "image_id": record.job.id,
-                    "category_id": annotation.category_id,
-                    "bbox": list(annotation.bbox_xywh),
-                    "area": annotation.area,
-                    "iscrowd": int(annotation.ignore),
-                    **self._segmentation(annotation),
-                    "scores": _rounded(annotation.scores),
-                }
+    def _annotation(self, image_id: int, annotation: Annotation) -> dict[str, Any]:
+        return {
+            "id": annotation.id,
+            "image_id": image_id,
+            "category_id": annotation.category_id,
+            "bbox": annotation.bbox_xywh,
+            "area": annotation.area,
+            "iscrowd": int(annotation.ignore),
+            **self._segmentation(annotation),
+            "scores": _rounded(annotation.scores),
+        }
 
     def _segmentation(self, annotation: Annotation) -> dict[str, Any]:
         if self.config.segmentation == "rle" or annotation.ignore or annotation.area == 0:
@@ -126,8 +126,38 @@ def _line(record: Mapping[str, Any]) -> bytes:
     return line if line.isascii() else json.dumps(orjson.loads(line), separators=(",", ":")).encode("ascii")
 
 
-def _write_list(file: IO[bytes], key: str, records: Iterable[Mapping[str, Any]], end: bytes) -> None:
-    file.write(b'"' + key.encode() + b'": [')
-    for number, record in enumerate(records):
-        file.write((b",\n" if number else b"\n") + _line(record))
-    file.write(b"\n]" + end)
+class _Lines:
+    """A list under a key, one record a line, written as it grows."""
+
+    def __init__(self, file: IO[bytes], key: str) -> None:
+        self._file, self._before = file, b"\n"
+        file.write(b'"' + key.encode() + b'": [')
+
+    def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
+        lines = [_line(record) for record in records]
+        if lines:
+            self._file.write(self._before + b",\n".join(lines))
+            self._before = b",\n"
+
+    def end(self, mark: bytes) -> None:
+        self._file.write(b"\n]" + mark)
+
+
+class _SplitFile:
+    """A split's file as it grows. In it all images come before the first annotation, so annotations wait in another."""
+
+    def __init__(self, info: DatasetInfo, file: IO[bytes], waiting: IO[bytes]) -> None:
+        self._file, self._waiting = file, waiting
+        self._file.write(b'{\n"info": ' + _line(_info(info)) + b",\n")
+        for key, records in {"licenses": _licenses(info), "categories": _categories(info)}.items():
+            lines = _Lines(self._file, key)
+            lines.extend(records)
+            lines.end(b",\n")
+        self.images = _Lines(self._file, "images")
+        self.annotations = _Lines(self._waiting, "annotations")
+
+    def finish(self) -> None:
+        self.images.end(b",\n")
+        self.annotations.end(b"\n}\n")
+        self._waiting.seek(0)
+        copyfileobj(self._waiting, self._file)

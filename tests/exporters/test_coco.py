@@ -192,6 +192,36 @@ def test_keys_and_hostile_words(records: ListedRecords, tmp_path: Path) -> None:
     assert loaded["annotations"][0]["scores"] == {"predicted_iou": 0.9, "clip": None}
 
 
+def test_the_file_is_what_json_makes_of_the_records(records: ListedRecords, tmp_path: Path) -> None:
+    """Byte for byte, over splits that take turns."""
+    listed = [replace(r, job=replace(r.job, split=INFO.splits[r.job.id % 2])) for r in records]
+    export(ListedRecords(listed), tmp_path / "coco")
+
+    def lines(key: str, items: list[dict[str, Any]]) -> str:
+        return f'"{key}": [\n' + ",\n".join(json.dumps(item, separators=(",", ":")) for item in items) + "\n]"
+
+    for split in ("train", "val"):
+        chosen = [r for r in listed if r.job.split == split]
+        licences = [{"id": i, "name": name, "url": url} for i, (name, url) in enumerate(INFO.licences, 1)]
+        categories = [{"id": c.id, "name": c.name, "supercategory": ""} for c in INFO.categories]
+        images = [
+            {"id": r.job.id, "file_name": f"{r.job.id:012d}.png", "height": HEIGHT, "width": WIDTH, "license": 1,
+             "prompt": r.job.prompt, "negative_prompt": "blurry", "seed": r.job.seed, "slots": {"place": HOSTILE},
+             "measures": {"sharpness": 123.457, "near_duplicate": 2**64 - 1}}
+            for r in chosen
+        ]  # fmt: skip
+        annotations = [
+            {"id": a.id, "image_id": r.job.id, "category_id": a.category_id, "bbox": list(a.bbox_xywh),
+             "area": a.area, "iscrowd": int(a.ignore), "segmentation": a.rle,
+             "scores": {"predicted_iou": 0.9, "clip": None}}
+            for r in chosen for a in r.annotations
+        ]  # fmt: skip
+        info = '"info": {"description":"Rooms.","version":"1.0","contributor":"synthgen"}'
+        parts = [info, lines("licenses", licences), lines("categories", categories), lines("images", images)]
+        expected = "{\n" + ",\n".join([*parts, lines("annotations", annotations)]) + "\n}\n"
+        assert (tmp_path / "coco" / "annotations" / f"instances_{split}.json").read_text("ascii") == expected
+
+
 def test_one_record_a_line_in_ascii(records: ListedRecords, tmp_path: Path) -> None:
     export(records, tmp_path / "coco")
     text = (tmp_path / "coco" / "annotations" / "instances_train.json").read_bytes()

@@ -27,7 +27,8 @@ def image(seed, height=48, width=64):
 
 def backend(folder, **options):
     options = {"score_threshold": 0.0, "nms_iou": 1.0, "cross_class_nms_iou": 1.0, "max_boxes": 1000, **options}
-    config = detector.Config(use="detector", model=str(folder), device="cpu", **options)
+    exact = {"torch_dtype": "float32", **options}
+    config = detector.Config(use="detector", model=str(folder), device="cpu", **exact)
     return detector.Backend(config, CATEGORIES)
 
 

@@ -21,7 +21,7 @@ MINI = models.MINI / "sam"
 
 
 def backend(**options):
-    return sam.Backend(sam.Config(use="sam", device="cpu", **options), CATEGORIES)
+    return sam.Backend(sam.Config(use="sam", device="cpu", **{"torch_dtype": "float32", **options}), CATEGORIES)
 
 
 def grounding(*boxes, **scores):
@@ -47,7 +47,7 @@ def iou(a, b):
 
 @pytest.fixture
 def mini_model():
-    return sam_model.SamModel.of("mini", None, "auto", "auto").sam
+    return sam_model.SamModel.of("mini", None, "cpu", "float32").sam
 
 
 @pytest.fixture
