@@ -8,6 +8,9 @@ import argparse
 from pathlib import Path
 
 from synthgen.flow import build_dataset, build_here
+from synthgen.schedule import build_next
+
+__all__ = ["build_dataset", "build_next"]  # what `prefect.yaml` deploys
 
 
 def main() -> None:

@@ -1,0 +1,214 @@
+"""Datasets made by the clock: a Prefect deployment whose every firing makes the next run."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Literal, cast
+
+# Before anything of Prefect, whose settings it puts right.
+from synthgen.flow import build_dataset  # isort: skip
+
+import prefect
+from prefect import State, flow, get_client, get_run_logger
+from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
+from prefect.context import FlowRunContext
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events import emit_event
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.states import Completed
+from prefect.types.entrypoint import EntrypointType
+
+from synthgen import stages as parts
+from synthgen.errors import RunError, SpecError, SynthgenError
+from synthgen.history import drop, history, is_finished, runs_of
+from synthgen.pipeline import Build
+from synthgen.server import embedded_server
+from synthgen.spec import DatasetSpec, load_spec
+from synthgen.stages import Stages
+from synthgen.store import Run
+from synthgen.summary import headline
+from synthgen.timetable import MOST, Log, Timetable, in_utc, now
+from synthgen.verdicts import Quality
+
+Overlap = Literal["skip", "wait"]
+
+POLL_SECONDS = 5.0
+
+
+def number_of_next(folder: Path, spec: DatasetSpec) -> int:
+    """The run that a firing makes: the last one, if that is not finished and of this spec's images, else the next."""
+    runs = runs_of(folder)
+    if not runs:
+        return 1
+    last = runs[-1]
+    try:
+        if is_finished(Build.open(last.root)):
+            return last.number + 1
+    except (RunError, SpecError):
+        pass  # its spec is damaged, and the run writes it anew
+    facts = last.read_facts()
+    models = parts.models_of(Stages.of(spec), facts.get("models", {}))
+    other = bool(facts) and facts["made_from"] != parts.made_from(spec, models)
+    return last.number + other
+
+
+def at_work(folder: Path) -> str:
+    """Who is at work in the last run, and in which; "" for nobody."""
+    numbers = [int(p.name[4:]) for p in folder.glob("run-*") if p.name[4:].isdecimal()]
+    if not numbers:
+        return ""
+    last = Run.at(folder.parent, folder.name, max(numbers))
+    holder = last.holder()
+    return f"run {last.number} ({holder})" if holder else ""
+
+
+@flow(name="next-run", flow_run_name="next-run-of-{spec}", validate_parameters=False)
+def build_next(
+    spec: Path, out: Path = Path("outputs"), overrides: Sequence[str] = (), overlap: Overlap = "skip"
+) -> State[Any]:
+    """One firing: makes the next run of a dataset, or goes on with the last one where that is not finished.
+
+    Args:
+        spec, out, overrides: as `build_dataset` takes them.
+        overlap: what becomes of a firing while the last run is going.
+
+    Returns:
+        Completed; with the name Skipped (the last run was going), Missed (too late to be made up for) or Short (images
+        or instances are missing) where one fits.
+
+    Raises:
+        SynthgenError: the run cannot be made.
+    """
+    loaded, log = load_spec(Path(spec), tuple(overrides)), get_run_logger()
+    folder = Path(out) / loaded.name
+    book, (due, timetable) = Log(folder), _asked_for()
+    if timetable:
+        missed = book.account(timetable, due)
+        if missed:
+            log.warning(tell(loaded.name, timetable, missed))
+            announce("synthgen.firings.missed", loaded.name, {"times": [t.isoformat() for t in missed]})
+        busy = book.was_at_work(due)
+        if missed is None or (timetable.is_past(due, now()) and not busy):
+            book.note(due, outcome="missed")
+            return Completed(name="Missed", message=f"{timetable.shown(due)} is past, and is not made up for")
+        if busy and overlap == "skip":
+            book.note(due, outcome="skipped")
+            return Completed(name="Skipped", message=f"another run was going at {timetable.shown(due)}")
+    while True:
+        if other := at_work(folder):
+            if overlap == "skip":
+                book.note(due, outcome="skipped", why=other)
+                return Completed(name="Skipped", message=f"{other} is still going")
+            time.sleep(POLL_SECONDS)
+            continue
+        number = number_of_next(folder, loaded)
+        book.note(due, run=number, started=now().isoformat())
+        try:
+            quality = Quality.read(build_dataset(spec, out, number, tuple(overrides)))
+        except RunError:
+            if at_work(folder):
+                continue  # another was quicker
+            book.note(due, outcome="failed", ended=now().isoformat())
+            raise
+        except BaseException:
+            book.note(due, outcome="failed", ended=now().isoformat())
+            raise
+        break
+    book.note(due, outcome="made", ended=now().isoformat())
+    if behind := drop([p for p in history(folder) if p.number <= number]):
+        log.warning(behind)
+        announce("synthgen.run.fell-behind", loaded.name, {"message": behind})
+    return Completed(name="Short" if quality.is_short else None, message=f"run {number}: {headline(quality)}")
+
+
+def _asked_for() -> tuple[datetime.datetime, Timetable | None]:
+    """When this flow run should start, and the timetable that says so; None for one that a person started, or one of a
+    deployment with several schedules."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context else None
+    if run is None or run.deployment_id is None or not run.auto_scheduled or run.expected_start_time is None:
+        return now(), None
+    with get_client(sync_client=True) as client:
+        schedules = [s.schedule for s in client.read_deployment(run.deployment_id).schedules]
+    due = in_utc(run.expected_start_time)
+    match schedules:
+        case [CronSchedule() as by]:
+            return due, Timetable(by.timezone or "UTC", cron=by.cron)
+        case [IntervalSchedule() as by]:
+            anchor = in_utc(by.anchor_date).isoformat()
+            return due, Timetable(by.timezone or "UTC", interval=by.interval.total_seconds(), anchor=anchor)
+    return due, None
+
+
+def announce(event: str, name: str, payload: Mapping[str, Any]) -> None:
+    """An event that Prefect's automations can act on."""
+    resource = {"prefect.resource.id": f"synthgen.dataset.{name}", "prefect.resource.name": name}
+    emit_event(event, resource=resource, payload=dict(payload))
+
+
+def tell(name: str, timetable: Timetable, missed: Sequence[datetime.datetime]) -> str:
+    """What was missed, in a line."""
+    first, last = timetable.shown(missed[0]), timetable.shown(missed[-1])
+    if len(missed) == 1:
+        return f"{name}: a firing was missed, {first}; nothing was made then"
+    if len(missed) >= MOST - 1:
+        return f"{name}: {MOST:,} firings and more were missed, from {first} on; nothing was made then"
+    return f"{name}: {len(missed)} firings were missed, {first} to {last}; nothing was made then"
+
+
+def serve(spec: Path, out: Path, timetable: Timetable, overlap: Overlap, overrides: Sequence[str] = ()) -> None:
+    """Serves a spec's schedule until it is stopped: on the Prefect server that is configured, else on one of our own.
+    A server that goes away is waited for, or started again.
+
+    Raises:
+        SynthgenError: the spec cannot be run.
+    """
+    loaded = load_spec(spec, overrides)
+    parts.check(loaded, out)
+    book = Log(out / loaded.name)
+    earlier = book.timetable
+    if missed := book.account(timetable, now()):
+        print(tell(loaded.name, earlier or timetable, missed), file=sys.stderr)
+    soon = ", ".join(map(timetable.shown, timetable.after(now(), 3)))
+    print(f"{loaded.name}: {timetable}; next {soon}; Ctrl-C ends it", flush=True)
+    parameters = {
+        "spec": str(spec.resolve()), "out": str(out.resolve()), "overrides": list(overrides), "overlap": overlap,
+    }  # fmt: skip
+    while not _serve_once(loaded.name, timetable, parameters):
+        while PREFECT_API_URL.value() and not _answers():
+            time.sleep(POLL_SECONDS)
+
+
+def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) -> bool:
+    """-> whether it was stopped; False: its server has gone."""
+    with ExitStack() as stack:
+        if not PREFECT_API_URL.value():
+            url = stack.enter_context(embedded_server(services=True))
+            stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+        try:
+            deployment = build_next.to_deployment(
+                name, schedule=timetable.schedule, parameters=dict(parameters), paused=False,
+                entrypoint_type=EntrypointType.MODULE_PATH,
+            )  # fmt: skip
+            # One that is to wait stays on the server until there is room for it; one that is skipped says so itself,
+            # one at a time: each is a process, and where they start more slowly than they come there would be no end.
+            limit = 1 if parameters["overlap"] == "wait" else 2
+            prefect.serve(cast(RunnerDeployment, deployment), limit=limit, print_starting_message=False)
+        except SynthgenError:
+            raise
+        except Exception:
+            if _answers():
+                raise
+            print(f"{name}: Prefect's server at {PREFECT_API_URL.value()} does not answer", file=sys.stderr, flush=True)
+            return False
+    return True
+
+
+def _answers() -> bool:
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        return client.api_healthcheck() is None
