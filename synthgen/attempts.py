@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import gc
-import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synthgen import devices
 from synthgen.errors import BackendError, OutOfRoom, SynthgenError
 from synthgen.plan import retry_seed
 from synthgen.types import Job
@@ -64,14 +64,17 @@ class Attempts:
         except SynthgenError:
             raise
         except Exception as error:
-            full = is_out_of_memory(error)
+            full = devices.is_out_of_memory(error)
+            if full:
+                traceback.clear_frames(error.__traceback__)  # they hold what was computed so far
+                if devices.release(keep=1):  # the models of other stages were in the way
+                    return self._together(batch)
             if full and (self.strict or len(batch) == 1):
                 raise OutOfRoom(_too_large(batch, error)) from error
             if len(batch) == 1:
                 return [None], {0: error}
             if not full:
                 return self._in_parts(batch, 1)  # to find which of them it is
-            _free_memory()
             self.most = (len(batch) + 1) // 2
             self.smaller += 1
             return self._in_parts(batch, self.most)
@@ -110,23 +113,6 @@ class _Black(Exception):
 
     def __str__(self) -> str:
         return "the picture is black"
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is the device's or the system's word for having no memory left."""
-    torch = sys.modules.get("torch")
-    kinds: tuple[Any, ...] = (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
-    words = str(error).lower()
-    return isinstance(error, kinds) or (
-        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
-    )
-
-
-def _free_memory() -> None:
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch and torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _too_large(batch: Sequence[Job], error: Exception) -> str:

@@ -148,8 +148,12 @@ def _require_clip(path: Path) -> None:
     if kind != "clip":
         raise BackendError(f"{path} is of model_type {shown(kind)}; {takes}")
     models.require_no_code(path)
-    if not any(path.glob("*.safetensors")):
+    if not (weights := sorted(path.glob("*.safetensors"))):
         raise BackendError(f"{path} has no .safetensors weights, and other formats can hold code; {takes}")
+    for file in weights:
+        models.require_safetensors(file)
+    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise BackendError(f"{path} has no tokenizer; {takes}")  # transformers would make up an empty one
 
 
 def _load(path: Path, device: Any, dtype: Any) -> tuple[Any, Any]:
@@ -159,13 +163,11 @@ def _load(path: Path, device: Any, dtype: Any) -> tuple[Any, Any]:
     logging.disable_progress_bar()
     _require_clip(path)
     try:
-        for file in path.glob("*.safetensors"):
-            models.require_safetensors(file)
-        if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-            raise BackendError("it has no tokenizer")  # transformers would make up an empty one
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
         model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, BackendError) as error:
+    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        if devices.is_out_of_memory(error):
+            raise
         # The settings in a folder are not checked by what reads them.
         raise BackendError(f"{path} was not loaded: {plain(' '.join(str(error).split()), 300)}") from error
     return model.to(device).eval(), processor

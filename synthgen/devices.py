@@ -1,36 +1,212 @@
-"""Where computing happens: device, dtype, threads; and the one place where a loaded model is kept."""
+"""Where computing happens: device, dtype, threads, memory; and the one place where loaded models are kept."""
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
+import sys
 from collections.abc import Callable, Hashable
 from importlib.metadata import version
-from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from importlib.util import find_spec
+from pathlib import Path
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from synthgen.errors import BackendError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from diffusers import DiffusionPipeline, ModelMixin
+    from numpy.typing import NDArray
+
+
+def cores_given(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """CPUs that this process may keep busy: those it may run on, or fewer where a cgroup (version 2, `cpu.max`) gives
+    it less time; at least 1."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:  # no Linux
+        return cores
+    paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    for group in [g for path in paths for g in (cgroups / path, *(cgroups / path).parents)]:
+        try:
+            quota, period = (group / "cpu.max").read_text().split()  # microseconds; or "max" of a period
+            cores = min(cores, int(quota) // int(period))
+        except (OSError, ValueError, ZeroDivisionError):
+            continue  # no limit here
+    return max(1, cores)
+
 
 # Before torch is imported. By default OpenMP's threads spin while they wait for each other, and where anything else
 # runs on the machine, they wait for threads that are not running: then this is not slower by halves, but many times.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# torch itself sees which CPUs it may run on, but not how much of their time a container is given.
+if cores_given() < (os.cpu_count() or 1):
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores_given()))
+
+# Of a device's memory, the share that stays free for what is computed once the weights are there: SDXL in half
+# precision (7 GB) fits on a card of 12 GB, and not on one of 8 GB.
+SPARE = 0.25
 
 T = TypeVar("T")
+Offload = Literal["auto", "none", "model"]
+Compile = Literal["auto", "always", "never"]
 
-_resident: dict[Hashable, Any] = {}
-_lock = Lock()
+_resident: dict[Hashable, Any] = {}  # the most recently used is last
+_lock = RLock()
 
 
 def resident(key: Hashable, load: Callable[[], T]) -> T:
-    """The model for `key`, loaded at its first use in this process and kept."""
+    """The model for `key`, loaded at its first use in this process and kept. Where the device's memory does not do for
+    all models, those that were not used for longest are let go: then one follows the other, stage by stage. So nobody
+    else keeps a model."""
     with _lock:
         if key not in _resident:
-            _resident[key] = load()
-        found: T = _resident[key]
-        return found
+            found = _loaded(load)
+            make_room(0)
+            _resident[key] = found
+        kept: T = _resident.pop(key)
+        _resident[key] = kept
+        return kept
+
+
+def _loaded(load: Callable[[], T]) -> T:
+    try:
+        return load()
+    except Exception as error:
+        if not (is_out_of_memory(error) and _resident):
+            raise
+    release()  # not above, where the error still holds what had been loaded
+    return load()
+
+
+def release(keep: int = 0) -> int:
+    """Lets go of all models but the `keep` that were used last; -> how many went."""
+    with _lock:
+        gone = list(_resident)[: max(0, len(_resident) - keep)]
+        for key in gone:
+            del _resident[key]
+    free_memory()
+    return len(gone)
+
+
+def make_room(needed: int, device: torch.device | None = None) -> bool:
+    """Whether `needed` bytes of weights fit on a device, once those models are let go that stand in their way, the ones
+    not used for longest first. None: the CUDA device in use."""
+    with _lock:
+        free_memory()
+        while (memory := device_memory(device)) is not None and not fits(needed, *memory):
+            if not _resident:
+                return False
+            release(keep=len(_resident) - 1)
+    return True
+
+
+def fits(needed: int, free: int, total: int) -> bool:
+    """Whether so many bytes of weights leave enough of a device's memory for computing."""
+    return free - needed >= SPARE * total
+
+
+def device_memory(device: torch.device | None = None) -> tuple[int, int] | None:
+    """Bytes of a CUDA device: free, and in all. None where it is another device, or no CUDA device has been used: the
+    system shares out its memory."""
+    torch = sys.modules.get("torch")
+    if not torch or not (torch.cuda.is_initialized() if device is None else device.type == "cuda"):
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return int(free), int(total)
+
+
+def place(pipeline: DiffusionPipeline, device: torch.device, offload: Offload) -> None:
+    """Puts a diffusers pipeline that is on the CPU where it computes. `auto` is `none` where the weights fit, else
+    `model`: each part is on the device while it computes."""
+    import torch
+
+    parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    if device.type == "cuda":  # the layout that its convolutions have in half precision; CPUs gain nothing by it
+        for part in parts:
+            if not any(weight.dim() == 5 for weight in part.parameters()):  # of a video model's autoencoder
+                part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
+    if offload != "model" and (make_room(size, device) or offload == "none"):
+        pipeline.to(device)
+    else:
+        pipeline.enable_model_cpu_offload(device=device)
+
+
+def compiles(choice: Compile, device: torch.device) -> bool:
+    """Whether models are compiled; `auto`: on CUDA where Triton, which has no code for chips before Volta, is there.
+
+    It changes the last bits of pixels, so it cannot begin within a run, or hang on how long the run will be. Compiling
+    the blocks of FLUX takes 10 s and then saves a third of the time (H100, PyTorch's figures): it has paid once a
+    process has made images for half a minute.
+    """
+    import torch
+
+    if choice != "auto":
+        return choice == "always"
+    has_triton = device.type == "cuda" and find_spec("triton") is not None
+    return has_triton and torch.cuda.get_device_capability(device) >= (7, 0)
+
+
+def compile_blocks(model: ModelMixin) -> None:
+    """Compiles the blocks of which a model of diffusers has many, where it names them, each once for every shape: with
+    shapes left open, what is compiled would hang on which came first. Nothing is chosen by measuring times."""
+    import torch._dynamo
+    import torch._inductor.config
+
+    if not getattr(model, "_repeated_blocks", None):
+        return
+    # A block of a UNet sees up to four resolutions, in as many sizes of batch as `padded_size` gives.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    measured_never = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else None
+    model.compile_repeated_blocks(dynamic=False, options=measured_never)
+
+
+def padded_size(count: int, batch_size: int) -> int:
+    """The size that a batch of `count` is made in where models are compiled: `batch_size`, or a half, a quarter … of
+    it, as when memory is short. So there are few shapes."""
+    size = batch_size
+    while count <= (half := (size + 1) // 2) < size:
+        size = half
+    return max(size, count)
+
+
+def free_memory() -> None:
+    """Gives back what nothing refers to any more, so that it counts as free."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error is the device's or the system's word for having no memory left."""
+    torch = sys.modules.get("torch")
+    kinds: tuple[Any, ...] = (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
+    words = str(error).lower()
+    return isinstance(error, kinds) or (
+        isinstance(error, RuntimeError) and ("out of memory" in words or "can't allocate memory" in words)
+    )
+
+
+def to_numpy(tensor: torch.Tensor) -> NDArray[np.generic]:
+    """A tensor's values on the CPU. From CUDA by way of pinned memory, which the device writes without the CPU's help:
+    torch keeps such memory for the next time."""
+    import torch
+
+    if tensor.device.type != "cuda":
+        array: NDArray[np.generic] = tensor.cpu().numpy()
+        return array
+    pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    pinned.copy_(tensor, non_blocking=True)
+    torch.cuda.current_stream(tensor.device).synchronize()
+    copied: NDArray[np.generic] = pinned.numpy().copy()  # else pinned memory would be held for as long as the array
+    return copied
 
 
 def torch_device(name: str) -> torch.device:
@@ -49,19 +225,36 @@ def torch_device(name: str) -> torch.device:
     return device
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Whether the chip computes in bfloat16: emulated, as before NVIDIA's Ampere and on older CPUs, it is slower than
+    float32."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, probe, bool)() for probe in probes)
+
+
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """A spec's `torch_dtype` on a device; `auto` is float32 on CPU, else bfloat16 if it is native, else float16."""
+    """A spec's `torch_dtype` on a device; `auto` is bfloat16 where the chip computes in it, else float32 on the CPU and
+    float16 elsewhere.
+
+    On a CPU with AVX512-BF16 bfloat16 is 2.1 times as fast for diffusion, 2.3 for SAM's image encoder and 1.9 for CLIP
+    (embedded models, one thread). It costs labels nothing: of 262 composed things, some covered, masks by box have a
+    mean IoU of 0.918 in both, none moves by more than 0.009, and CLIP names 98.5 % right in both.
+    """
     import torch
 
     if name != "auto":
         dtype: torch.dtype = getattr(torch, name)
         return dtype
-    if device.type == "cpu":
-        return torch.float32
-    return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+    if computes_bfloat16(device):
+        return torch.bfloat16
+    return torch.float32 if device.type == "cpu" else torch.float16
 
 
-def environment(device: str, dtype: str, batch_size: int) -> dict[str, str | int]:
+def environment(device: str, dtype: str, batch_size: int) -> dict[str, Any]:
     """What pixels depend on besides the spec: chip, device, dtype, threads, batch size and library versions."""
     import torch
 

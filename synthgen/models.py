@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from synthgen.errors import BackendError
+from synthgen.errors import BackendError, SynthgenError
 from synthgen.wording import plain, shown
 
 MAX_JSON = 10_000_000  # bytes of a model's JSON files, and of the headers of its weights
@@ -128,7 +128,7 @@ KNOWN = {
 }
 
 
-class ModelMissing(LookupError):
+class ModelMissing(SynthgenError):
     """A model that is not on this machine. The message says how to get it."""
 
 

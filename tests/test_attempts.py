@@ -8,9 +8,11 @@ import orjson
 import pytest
 import torch
 
-from synthgen.attempts import RETRIES, Attempts, is_out_of_memory
-from synthgen.errors import BackendError, OutOfRoom
+from synthgen import devices
+from synthgen.attempts import RETRIES, Attempts
+from synthgen.errors import BackendError, OutOfRoom, SynthgenError
 from synthgen.generators import diffusion
+from synthgen.models import find_model
 from synthgen.plan import retry_seed
 from synthgen.types import Job
 from synthgen.verdicts import NOT_MADE
@@ -84,6 +86,12 @@ def test_a_model_that_never_works_is_an_error() -> None:
         Attempts(broken).make(jobs(4))
 
 
+@pytest.fixture(autouse=True)
+def no_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would be let go first, and tests before this one may have left some."""
+    monkeypatch.setattr(devices, "_resident", {})
+
+
 def test_out_of_memory_makes_smaller_batches_from_then_on() -> None:
     model = Model(room=3)
     attempts = Attempts(model)
@@ -111,7 +119,7 @@ def test_no_memory_for_one_image() -> None:
      (ValueError("out of memory"), False)],
 )  # fmt: skip
 def test_what_is_out_of_memory(error: Exception, expected: bool) -> None:
-    assert is_out_of_memory(error) == expected
+    assert devices.is_out_of_memory(error) == expected
 
 
 def test_in_a_run(quick: Any, run_through: Any, tmp_path: Any, monkeypatch: Any, finished: Any) -> None:
@@ -148,3 +156,27 @@ def test_in_a_run(quick: Any, run_through: Any, tmp_path: Any, monkeypatch: Any,
     steps = {s["step"]: s for s in orjson.loads(build.run.quality_file.read_bytes())["funnel"]}
     assert steps[NOT_MADE]["first"] == 1
     assert build.is_complete()
+
+
+def test_other_models_go_before_batches_become_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_resident", {"sam": 1, "diffusion": 2})
+    model = Model(room=3)
+
+    def generate(batch: Sequence[Job]) -> np.ndarray[Any, Any]:
+        model.room = 3 if "sam" in devices._resident else 8
+        return model(batch)
+
+    attempts = Attempts(generate, strict=True)
+    assert seeds(attempts.make(jobs(8))) == list(range(100, 108))
+    assert model.calls == [8, 8] and attempts.smaller == 0
+    assert list(devices._resident) == ["diffusion"]
+
+
+def test_an_error_for_people_comes_out_as_it_is() -> None:
+    def generate(batch: Sequence[Job]) -> np.ndarray[Any, Any]:
+        find_model("./taken-away", "diffusion")
+        raise AssertionError
+
+    with pytest.raises(SynthgenError, match=r"taken-away' does not exist") as told:
+        Attempts(generate).make(jobs(2))
+    assert told.value.exit_code == 2

@@ -14,6 +14,8 @@ from synthgen.errors import BackendError
 from synthgen.mini import scenes
 from synthgen.models import ModelMissing
 
+EMPTY = (2).to_bytes(8, "little") + b"{}"  # a whole safetensors file without tensors
+
 
 def config(model: str = "mini", **more) -> ClipConfig:
     return ClipConfig(use="clip", model=model, **more)
@@ -30,7 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_vectors_are_the_library_s(tiny):
     images = [np.random.default_rng(i).integers(0, 256, (20 + i, 50, 3)).astype(np.uint8) for i in range(5)]
     texts = ("a photo of a cat", "a photo of two blue cars on grass")
-    model = ClipModel.of(config(str(tiny)))
+    model = ClipModel.of(config(str(tiny), torch_dtype="float32"))
     inputs = model.processor(text=list(texts), images=images, padding=True, return_tensors="pt")
     with torch.inference_mode():
         theirs = model.model(**inputs)
@@ -39,6 +41,13 @@ def test_vectors_are_the_library_s(tiny):
     np.testing.assert_allclose(model.pictures(images, at_once=2), model.pictures(images), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(model.texts(texts), axis=1), 1, atol=1e-5)
     assert model.pictures([]).shape == (0, 8)
+
+
+def test_half_precision_is_near(tiny):
+    images = [np.random.default_rng(i).integers(0, 256, (40, 40, 3)).astype(np.uint8) for i in range(3)]
+    exact, half = (ClipModel.of(config(str(tiny), torch_dtype=t)).pictures(images) for t in ("float32", "bfloat16"))
+    assert half.dtype == np.float32 and (half != exact).any()
+    assert ((half * exact).sum(1) > 0.999).all()
 
 
 def test_long_texts_are_cut(tiny):
@@ -61,6 +70,14 @@ def test_folders_that_are_no_clip(tmp_path):
     (told,) = clip.problems(config(str(tmp_path)), ())
     assert "no .safetensors weights" in told.message
     (tmp_path / "model.safetensors").write_bytes(b"not one")
+    (told,) = clip.problems(config(str(tmp_path)), ())
+    assert told.field == ".model" and "model.safetensors is no whole safetensors file" in told.message
+    with pytest.raises(BackendError, match="no whole safetensors file"):
+        ClipModel.of(config(str(tmp_path)))
+    (tmp_path / "model.safetensors").write_bytes(EMPTY)
+    (told,) = clip.problems(config(str(tmp_path)), ())
+    assert "has no tokenizer" in told.message
+    (tmp_path / "vocab.json").write_text("{}")
     assert not list(clip.problems(config(str(tmp_path)), ()))
     with pytest.raises(BackendError, match="was not loaded"):
         ClipModel.of(config(str(tmp_path)))

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
+from synthgen import devices
 from synthgen.backends import Generator, ModelConfig, Request
-from synthgen.devices import resident, torch_device, torch_dtype
 from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.models import (
     ModelCard,
@@ -63,6 +63,9 @@ ADAPTER_PIPELINES = {
 LIBRARIES = {"diffusers", "transformers", "synthgen.mini.autoencoder"}
 # Of each, a tokenizer of transformers needs one.
 TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
+# Pixels of one image from which on those of a batch are decoded one after the other: decoding is where memory peaks.
+# From four times as many, also in tiles, which changes the picture a little where they meet.
+SLICED, TILED = 1024 * 1024, 2048 * 2048
 TOLD = 20  # of the names and words that a model does not know
 # Arguments that we give ourselves, for every image.
 OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "generator", "image",
@@ -70,7 +73,7 @@ OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "
 
 
 class Config(ModelConfig):
-    execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"variant"}
+    execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"variant", "compile", "offload"}
 
     variant: str | None = Field(None, description="Of the weights' files, such as `fp16`.")
     scheduler: str | None = Field(None, description="Class name in diffusers; default: the model's own.")
@@ -78,6 +81,13 @@ class Config(ModelConfig):
     num_inference_steps: int = Field(20, ge=1, le=1000, description="Denoising steps: more are slower and finer.")
     guidance_scale: float = Field(3.0, ge=0, le=100, description="How closely the prompt is followed; 1 is unguided.")
     call_options: dict[str, Any] = Field({}, description="Further arguments of the pipeline's call, as it names them.")
+    compile: devices.Compile = Field(
+        "auto", description="The model's repeated blocks, by torch.compile. `auto`: on CUDA, where Triton is installed."
+    )
+    offload: devices.Offload = Field(
+        "auto",
+        description="`model`: a part of it is on the device only while it computes. `auto`: where not all of it fits.",
+    )
     safety_checker: bool = Field(
         True, description="Keep the model's own, if it has one: it makes images black that it minds."
     )
@@ -96,6 +106,11 @@ class Config(ModelConfig):
             raise ValueError(f"{listed(taken)} cannot stand here: keys of the spec or of the generator say it")
         return value
 
+    def environment(self) -> dict[str, Any]:
+        """What pixels depend on besides the spec; see `devices.environment`."""
+        compiled = devices.compiles(self.compile, devices.torch_device(self.device))
+        return {**devices.environment(self.device, self.torch_dtype, self.batch_size), "compiled": compiled}
+
 
 class Backend(Generator[Config]):
     """Makes images with a diffusers pipeline.
@@ -107,6 +122,10 @@ class Backend(Generator[Config]):
     @cached_property
     def _path(self) -> Path:
         return find_model(self.config.model, "diffusion", self.config.revision, self.config.variant)
+
+    @cached_property
+    def _compiles(self) -> bool:
+        return devices.compiles(self.config.compile, devices.torch_device(self.config.device))
 
     @property
     def _card(self) -> ModelCard:
@@ -210,6 +229,18 @@ class Backend(Generator[Config]):
         return [] if weights else [f"{name} (weights{ending} in safetensors)"]
 
     def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
+        made = len(jobs)
+        if self._compiles:
+            jobs = [*jobs, *[jobs[-1]] * (devices.padded_size(made, self.config.batch_size) - made)]
+        images = self._call(jobs)
+        if isinstance(images, np.ndarray):
+            return (images[:made] * 255).round().astype(np.uint8)
+        # As diffusers rounds for PIL, but on the device: a quarter of the bytes are copied.
+        rounded = (images[:made].float() * 255).round_().byte().permute(0, 2, 3, 1).contiguous()
+        return np.asarray(devices.to_numpy(rounded), np.uint8)
+
+    def _call(self, jobs: Sequence[Job]) -> torch.Tensor | NDArray[np.float32]:
+        """What the pipeline makes, in [0, 1]: a tensor (B, 3, H, W) on its device, or an array (B, H, W, 3)."""
         import torch
 
         has_layout = jobs[0].layout is not None
@@ -221,7 +252,8 @@ class Backend(Generator[Config]):
             "num_inference_steps": self.config.num_inference_steps,
             "guidance_scale": self.config.guidance_scale,
             "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
-            "output_type": "pil",
+            # Without an image processor of diffusers', pipelines do not agree on what is in a tensor.
+            "output_type": "pt" if hasattr(pipeline, "image_processor") else "np",
             **self.config.call_options,
         }
         if any(job.negative_prompt for job in jobs):
@@ -232,11 +264,17 @@ class Backend(Generator[Config]):
         for name in arguments:
             if name not in known:
                 raise BackendError(f"generator: {type(pipeline).__name__} takes no {name!r}{nearest(name, known)}")
+        vae: Any = getattr(pipeline, "vae", None)
+        pixels = jobs[0].height * jobs[0].width
+        if pixels >= SLICED and hasattr(vae, "enable_slicing"):
+            vae.enable_slicing()
+        if pixels >= TILED and hasattr(vae, "enable_tiling"):
+            vae.enable_tiling()
         with warnings.catch_warnings():
             # diffusers' own pipelines call what diffusers has deprecated; that is nothing a person here can mend.
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"diffusers\.")
-            images = pipeline(**arguments).images
-        return np.stack([np.asarray(image.convert("RGB")) for image in images])
+            images: torch.Tensor | NDArray[np.float32] = pipeline(**arguments).images
+        return images
 
     def _layout_images(self, jobs: Sequence[Job]) -> torch.Tensor:
         """The layouts drawn in the card's palette, 0 where nothing is asked: float32 (B, C, H/d, W/d), with as many
@@ -255,9 +293,26 @@ class Backend(Generator[Config]):
         return avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2), layout.downscale)
 
     def _pipeline(self, has_layout: bool) -> DiffusionPipeline:
-        return resident((self.config.model_dump_json(), has_layout), lambda: self._load(has_layout))
+        return devices.resident((self.config.model_dump_json(), has_layout), lambda: self._load(has_layout))
 
     def _load(self, has_layout: bool) -> DiffusionPipeline:
+        device = devices.torch_device(self.config.device)
+        try:
+            pipeline = self._read(has_layout, devices.torch_dtype(self.config.torch_dtype, device))
+        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
+            if devices.is_out_of_memory(error):
+                raise
+            # The settings in a folder are not checked by what reads them.
+            reason = plain(" ".join(str(error).split()), 300)
+            raise BackendError(f"generator.model: {self._path} was not loaded: {reason}") from error
+        if self._compiles:
+            devices.compile_blocks(getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None))
+        pipeline.set_progress_bar_config(disable=True)
+        devices.place(pipeline, device, self.config.offload)
+        return pipeline
+
+    def _read(self, has_layout: bool, dtype: torch.dtype) -> DiffusionPipeline:
+        """The pipeline, on the CPU."""
         import diffusers
         from diffusers.utils import logging as diffusers_logging
         from transformers.utils import logging as transformers_logging
@@ -270,8 +325,6 @@ class Backend(Generator[Config]):
         import synthgen.mini.autoencoder  # noqa: F401
 
         config, card = self.config, self._card
-        device = torch_device(config.device)
-        dtype = torch_dtype(config.torch_dtype, device)
         index = json.loads((self._path / "model_index.json").read_bytes())
         # diffusers takes a component for optional only if it is told so, even where the folder says that it has none.
         explicit: dict[str, Any] = {name: None for name, value in index.items() if value == [None, None]}
@@ -302,8 +355,7 @@ class Backend(Generator[Config]):
             takes = inspect.signature(kind.__init__).parameters
             parts = {k: v for k, v in {**pipeline.config, **pipeline.components}.items() if k in takes}
             pipeline = kind(adapter=adapter, **parts)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline.to(device)
+        return pipeline
 
 
 def _components(path: Path, index: Mapping[str, Any]) -> list[str]:

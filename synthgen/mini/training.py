@@ -73,11 +73,7 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
     """Of autocast; `auto` is bfloat16 where the chip computes in it, else float32. float16 would need loss scaling."""
     if name != "auto":
         return devices.torch_dtype(name, device)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # emulated, it is slower than float32
-    native = any(getattr(torch.cpu, probe, bool)() for probe in probes)
-    return torch.bfloat16 if device.type == "cpu" and native else torch.float32
+    return torch.bfloat16 if devices.computes_bfloat16(device) else torch.float32
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def job(index: int, *, layout: Any = None, prompt: str = "a red cup, on a table"
 
 
 def backend(model: Path | str, **options: Any) -> diffusion.Backend:
-    given = {"num_inference_steps": 3, "guidance_scale": 4.0, **options}
+    given = {"num_inference_steps": 3, "guidance_scale": 4.0, "torch_dtype": "float32", **options}
     return diffusion.Backend(diffusion.Config(use="diffusion", model=str(model), device="cpu", **given), CATEGORIES)
 
 
@@ -203,6 +203,86 @@ def test_twice_the_same_bytes_and_the_global_generator_is_left_alone(saved):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_half_precision_twice_the_same_bytes(saved):
+    first = backend(saved("sd"), torch_dtype="bfloat16").generate(JOBS)
+    devices._resident.clear()
+    np.testing.assert_array_equal(first, backend(saved("sd"), torch_dtype="bfloat16").generate(JOBS))
+
+
+# How it is computed
+
+
+@pytest.fixture
+def compiled(monkeypatch) -> Iterator[list[dict[str, Any]]]:
+    """What torch.compile was told of each block. It captures graphs as ever, and they are run as they are."""
+    told: list[dict[str, Any]] = []
+    real = torch.compile
+
+    def compile(module: Any, **options: Any) -> Any:
+        told.append(options)
+        return real(module, backend="eager", dynamic=options["dynamic"], fullgraph=True)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    yield told
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("sd", 4), ("sdxl", 5), ("flux", 2)])
+def test_blocks_are_compiled_once_for_every_size_of_batch(saved, compiled, name, blocks):
+    plain = backend(saved(name)).generate(JOBS)
+    assert not compiled
+    made = backend(saved(name), compile="always", batch_size=4)
+    np.testing.assert_array_equal(made.generate(JOBS), plain)  # as a batch of four
+    assert len(compiled) == blocks and all(told["dynamic"] is False for told in compiled)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert graphs > 0
+    assert made.generate([*JOBS, job(3)]).shape == (4, SIDE, SIDE, 3)
+    np.testing.assert_array_equal(made.generate(JOBS), plain)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    moving = backend(saved(name), compile="always", batch_size=4, offload="model")
+    np.testing.assert_array_equal(moving.generate(JOBS), plain)
+
+
+def test_compiling_is_part_of_where_images_are_made():
+    """With it, pixels have other last bits; with weights elsewhere, they do not."""
+    there = [diffusion.Config(use="diffusion", device="cpu", compile=c).environment() for c in ("auto", "always")]
+    assert [where["compiled"] for where in there] == [False, True]
+    assert there[0]["torch_dtype"] in {"float32", "bfloat16"} and there[0]["batch_size"] == 8
+    assert diffusion.Config(use="diffusion", device="cpu", offload="model").environment() == there[0]
+
+
+@pytest.mark.parametrize(
+    ("option", "free", "moved"), [("auto", 10**9, False), ("auto", 1, True), ("model", 10**9, True), ("none", 1, False)]
+)
+@pytest.mark.parametrize("name", ["sd", "flux"])
+def test_weights_that_do_not_fit_come_and_go(saved, monkeypatch, name, option, free, moved):
+    """Between the CPU and the CPU: the same hooks."""
+    plain, told = backend(saved(name)).generate(JOBS), []
+    devices._resident.clear()
+    monkeypatch.setattr(devices, "device_memory", lambda _=None: (free, free))
+    real = diffusers.DiffusionPipeline.enable_model_cpu_offload
+    monkeypatch.setattr(
+        diffusers.DiffusionPipeline,
+        "enable_model_cpu_offload",
+        lambda self, device: (told.append(device), real(self, device=device)),
+    )
+    np.testing.assert_array_equal(backend(saved(name), offload=option).generate(JOBS), plain)
+    assert bool(told) is moved
+
+
+def test_large_images_are_decoded_one_at_a_time_and_larger_ones_in_tiles(saved, monkeypatch):
+    made, plain = backend(saved("sd")), backend(saved("sd")).generate(JOBS)
+    vae = made._pipeline(False).vae
+    assert not (vae.use_slicing or vae.use_tiling)
+    monkeypatch.setattr(diffusion, "SLICED", SIDE * SIDE)
+    sliced = made.generate(JOBS)
+    assert vae.use_slicing and not vae.use_tiling
+    assert np.abs(sliced.astype(int) - plain).max() <= 1
+    monkeypatch.setattr(diffusion, "TILED", SIDE * SIDE)
+    made.generate(JOBS)
+    assert vae.use_tiling
+
+
 # Layouts
 
 
@@ -305,6 +385,7 @@ def test_negative_prompt_where_there_is_none(saved):
         ({"num_inference_steps": 0}, "num_inference_steps"),
         ({"guidance_scale": -1}, "guidance_scale"),
         ({"device": "gpu"}, "device"),
+        ({"compile": "yes"}, "compile"),
         ({"cfg": 3}, "cfg"),
     ],
 )
@@ -316,7 +397,7 @@ def test_options_are_refused(options, message):
 def test_fingerprint_is_of_what_decides_the_image():
     usual = diffusion.Config(use="diffusion").fingerprint()
     elsewhere = {"model": "x/y", "revision": "v", "variant": "fp16", "device": "cuda:1", "torch_dtype": "float16",
-                 "batch_size": 3}  # fmt: skip
+                 "batch_size": 3, "compile": "never", "offload": "model"}  # fmt: skip
     assert diffusion.Config(use="diffusion", **elsewhere).fingerprint() == usual
     for option in ({"num_inference_steps": 4}, {"scheduler": "DDIMScheduler"}, {"call_options": {"eta": 1.0}},
                    {"guidance_scale": 1.0}, {"scheduler_options": {"a": 1}}, {"safety_checker": False}):  # fmt: skip
@@ -425,6 +506,35 @@ def test_check_finds_damage(own, damage, options, message):
     (problem,) = backend(own, **options).check(REQUEST)
     assert problem.field == ".model"
     assert message in problem.message
+
+
+def other_size(folder: Path) -> None:
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_bytes()) | {"cross_attention_dim": 48}))
+
+
+def settings(name: str, text: str) -> Callable[[Path], Any]:
+    return lambda folder: (folder / name).write_text(text)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        other_size,
+        settings("unet/config.json", '{"_class_name": "UNet2DConditionModel", "block_out_channels": "wide"}'),
+        settings("vae/config.json", "{}"),
+        settings("text_encoder/config.json", '{"model_type": "none"}'),
+        settings("tokenizer/tokenizer.json", "{"),
+        settings("scheduler/scheduler_config.json", "["),
+        index('{"_class_name": "NoSuchPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'),
+        index('{"_class_name": "FluxPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'),
+    ],
+)
+def test_what_only_loading_finds_is_one_line(own, damage):
+    damage(own)
+    with pytest.raises(BackendError, match=r"generator\.model: .* was not loaded: ") as told:
+        backend(own).generate(JOBS)
+    assert len(str(told.value).splitlines()) == 1 and len(str(told.value)) < 600
 
 
 def test_pickled_weights_are_never_loaded(own):
