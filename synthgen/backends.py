@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from synthgen import devices
 from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Record, Sample
 
@@ -55,9 +56,13 @@ class ModelConfig(Config):
         "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="`auto`: CUDA, else MPS, else CPU."
     )
     torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
-        "auto", description="`auto`: float32 on CPU, else bfloat16 if the device has it, else float16."
+        "auto", description="`auto`: bfloat16 if the chip computes in it, else float32 on CPU and float16 elsewhere."
     )
     batch_size: int = Field(8, ge=1, le=1024, description="Images that go through the model at once.")
+
+    def environment(self) -> dict[str, Any]:
+        """What the last bits of results depend on, besides `fingerprint` and weights: see `devices.environment`."""
+        return devices.environment(self.device, self.torch_dtype, self.batch_size)
 
 
 @dataclass(frozen=True, slots=True)

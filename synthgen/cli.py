@@ -165,22 +165,30 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop where memory is short, instead of making smaller batches.")
     ] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", help="Where it is computed, such as on many workers.", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Make, label, filter and export a dataset; go on where an earlier run was stopped."""
     from contextlib import nullcontext
 
     from synthgen import stages
     from synthgen.pipeline import Build
+    from synthgen.profile import load_profile
     from synthgen.store import Run
 
     loaded = _load(spec, overrides)
     backends = stages.check(loaded, out)
+    if profile:
+        load_profile(profile)
     folder, console = Run.at(out, loaded.name, number), _console()
     if folder.spec_file.is_file():
         with folder.lock():
             build = Build.start(folder, loaded, backends)
             quality = build.quality() if build.is_complete() else None
         if quality:
+            _merge(build)
             _report(build, quality, console, quiet, "nothing to do")
             return
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")  # what a person needs is on the display
@@ -189,7 +197,7 @@ def run(
     with nullcontext() if quiet else console.status("starting Prefect") if console.is_terminal else nullcontext():
         from synthgen.flow import build_here
     with nullcontext() if quiet else watching(folder, console):
-        build_here(spec, out, number, overrides, allow_mixed, strict)
+        build_here(spec, out, number, overrides, allow_mixed, strict, profile)
     build = Build.open(folder.root)
     quality = build.quality()
     assert quality is not None
@@ -248,7 +256,9 @@ def label(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False, allow
 
     with Run.existing(run).lock():
         build = _reopen(run, overrides)
-        _redo(build, quiet, allow_mixed)
+        quality = _redo(build, quiet, allow_mixed)
+    _merge(build)
+    _report(build, quality, _console(), quiet, "done")
 
 
 @app.command()
@@ -261,10 +271,20 @@ def judge(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> No
         stale = [s for s in build.run.shards() if not build.is_done("label", s)]
         if stale:
             raise RunError(f"{len(stale)} shards have no labels by this spec; label them first: synthgen label {run}")
-        _redo(build, quiet, False)
+        quality = _redo(build, quiet, False)
+    _merge(build)
+    _report(build, quality, _console(), quiet, "done")
 
 
-def _redo(build: Build, quiet: bool, allow_mixed: bool) -> None:
+def _merge(build: Build) -> None:
+    """Of a spec that asks for it: all finished runs into one dataset. Not before the run's lock is let go."""
+    if build.spec.grow:
+        from synthgen.growth import grow
+
+        grow(build)
+
+
+def _redo(build: Build, quiet: bool, allow_mixed: bool) -> Quality:
     """Every stage after the images, over the shards that have them."""
     from synthgen.pipeline import PER_SHARD
 
@@ -281,7 +301,7 @@ def _redo(build: Build, quiet: bool, allow_mixed: bool) -> None:
     quality = build.judge()
     build.export()
     write(build)
-    _report(build, quality, _console(), quiet, "done")
+    return quality
 
 
 @app.command()
@@ -297,6 +317,31 @@ def export(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> N
     if not quiet:
         for name, files in written.items():
             print(f"{name}: {files} files in {build.run.export_folder(name)}")
+
+
+@app.command()
+def bench(
+    spec: Spec,
+    images: Annotated[int, typer.Option(min=2, help="Made by the run, and as many by the bare loop.")] = 200,
+    annotations: Annotated[int, typer.Option(min=1, help="Of the export that is timed.")] = 100_000,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Time a whole run against a bare loop over the same models, and an export; keep nothing."""
+    from tempfile import TemporaryDirectory
+
+    from synthgen import stages
+    from synthgen.bench import compare, export_cost, table
+
+    loaded = _load(spec, [*overrides, f"count={images}"])
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    with TemporaryDirectory(prefix="synthgen-bench-") as folder:
+        stages.check(loaded, Path(folder))
+        found = compare(loaded, Path(folder))
+        cost = export_cost(annotations, Path(folder) / "records")
+    _console().print(table(found))
+    print(f"whole run / bare loop: {found.ratio:.3f} ({found.whole:.1f} s / {sum(found.bare.values()):.1f} s)")
+    print(f"Prefect's start, counted apart: {found.start:.1f} s")
+    print(f"export of {cost.annotations:,} annotations: {cost.seconds:.1f} s, {cost.peak_mb:.0f} MB at most")
 
 
 @app.command()
@@ -529,6 +574,53 @@ def models(
             here = "no"
         table.add_row(name, f"{known.gigabytes:g}", here)
     _console().print(table)
+
+
+@app.command()
+def runs(spec: Spec, out: Out = Path("outputs"), overrides: Overrides = []) -> None:  # noqa: B006
+    """List the runs of a spec: state, yield, label precision, speed, and whether the last fell behind."""
+    from synthgen import history
+
+    name = _load(spec, overrides).name
+    past = history.history(out / name)
+    if not past:
+        raise RunError(f"there are no runs in {out / name}; make one: synthgen run {spec}")
+    console = _console()
+    if not console.is_terminal:
+        console.width = max(console.width, history.WIDTH)
+    console.print(history.table(past))
+    if behind := history.drop([p for p in past if p.state == "finished"]):
+        print(f"fell behind: {behind}", file=sys.stderr)
+
+
+@app.command()
+def schedule(
+    spec: Spec,
+    cron: Annotated[
+        str | None, typer.Option(help="When to fire, such as '0 2 * * *': every night at two.", metavar="LINE")
+    ] = None,
+    interval: Annotated[
+        float | None, typer.Option(min=10, help="Or how often: seconds between firings.", metavar="SECONDS")
+    ] = None,
+    timezone: Annotated[
+        str, typer.Option(help="Whose clock it goes by, such as Europe/Berlin; it follows its summer time.")
+    ] = "UTC",
+    overlap: Annotated[
+        Literal["skip", "wait"], typer.Option(help="What a firing does while the last run is still going.")
+    ] = "skip",
+    out: Out = Path("outputs"),
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Make the next run of a spec whenever it is time, until stopped."""
+    from synthgen import schedule
+    from synthgen.timetable import Log, Timetable
+
+    name = _load(spec, overrides).name
+    if interval is not None and cron is None:
+        timetable = Timetable.every(interval, timezone, Log(out / name).timetable)
+    else:
+        timetable = Timetable(timezone, cron, interval)
+    schedule.serve(spec, out, timetable, overlap, overrides)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ Tasks take paths and integers and give counts; what is done is the store's to sa
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,14 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from synthgen.interrupts import stoppable
+from synthgen.errors import SynthgenError
+from synthgen.growth import grow
+from synthgen.interrupts import checkpoint, stoppable
+from synthgen.overlap import Behind
 from synthgen.pipeline import Build
+from synthgen.profile import Profile, load_profile
 from synthgen.report.page import write
-from synthgen.server import embedded_server
+from synthgen.server import embedded_server, on_server
 from synthgen.spec import load_spec
 from synthgen.stages import check
 from synthgen.store import Run
@@ -52,6 +56,39 @@ def measure(run: Path, shard: int) -> Mapping[str, int]:
     return Build.open(run).measure(shard)
 
 
+@task(name="shards", task_run_name="shards-{shards[0]}-and-on", cache_policy=NO_CACHE)
+def work(run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
+    """A lot of shards, for one worker."""
+    return make(run, shards, allow_mixed, strict)
+
+
+def make(run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
+    """Makes, labels and measures shards; while models make the next one, the last one's measures are taken."""
+    with Behind(1) as behind:
+        for shard in shards:
+            generate(run, shard, allow_mixed, strict)
+            label(run, shard, allow_mixed)
+            behind.do(measure, run, shard)
+    return len(shards)
+
+
+def hand_out(profile: Profile, run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> None:
+    """Gives shards to workers, lot by lot, and waits for all.
+
+    Raises:
+        SynthgenError: what the first of them that failed has raised.
+        Interrupted: a signal came. What workers are at is as good as killed, which costs a batch of each.
+    """
+    lots = [shards[i : i + profile.shards_at_once] for i in range(0, len(shards), profile.shards_at_once)]
+    with profile.options():
+        waiting = [work.submit(run, lot, allow_mixed, strict) for lot in lots]
+    for future in waiting:
+        while not future.state.is_final():
+            checkpoint()
+            future.wait(1)
+        future.result()
+
+
 @task(name="judge", cache_policy=NO_CACHE)
 def judge(run: Path) -> dict[str, int]:
     quality = Build.open(run).judge()
@@ -68,6 +105,11 @@ def report(run: Path) -> str:
     return str(write(Build.open(run)))
 
 
+@task(name="merge", cache_policy=NO_CACHE)
+def merge(run: Path) -> int:
+    return grow(Build.open(run)).images
+
+
 @flow(name="build-dataset", flow_run_name="{spec}-run-{run}", validate_parameters=False)
 def build_dataset(
     spec: Path,
@@ -76,6 +118,7 @@ def build_dataset(
     overrides: tuple[str, ...] = (),
     allow_mixed: bool = False,
     strict: bool = False,
+    profile: Path | None = None,
 ) -> dict[str, Any]:
     """Makes, labels, filters, exports and reports a dataset, and goes on where an earlier run of the same was stopped.
 
@@ -86,6 +129,8 @@ def build_dataset(
         overrides: `key.path=value`, as for `synthgen run --set`.
         allow_mixed: whether shards made on another kind of machine may be joined.
         strict: whether to stop, instead of making smaller batches, where memory is short.
+        profile: a YAML file that says where it is computed, see `Profile`; None: in this process. The flow's task
+            runner is the caller's to set (`Profile.task_runner`), as `build_here` does.
 
     Returns:
         The first numbers of `quality.json`.
@@ -93,17 +138,17 @@ def build_dataset(
     Raises:
         SynthgenError: the spec cannot be run, or the folder cannot be used.
     """
-    loaded = load_spec(Path(spec), overrides)
+    loaded, where = load_spec(Path(spec), overrides), load_profile(Path(profile)) if profile else Profile()
     stages = check(loaded, Path(out))
     folder = Run.at(Path(out), loaded.name, run)
     with folder.lock(), stoppable():
         build = Build.start(folder, loaded, stages)
         while True:
             build.plan()
-            for shard in build.pending():
-                generate(folder.root, shard, allow_mixed, strict)
-                label(folder.root, shard, allow_mixed)
-                measure(folder.root, shard)
+            if where.runner == "local":
+                make(folder.root, build.pending(), allow_mixed, strict)
+            else:
+                hand_out(where, folder.root, build.pending(), allow_mixed, strict)
             judge(folder.root)
             if not build.extend():
                 break
@@ -111,6 +156,8 @@ def build_dataset(
         report(folder.root)
         quality = build.quality()
     assert quality is not None
+    if loaded.grow:  # not before the lock is let go: a run that is being made is no part of the whole
+        merge(folder.root)
     publish(quality)
     return asdict(quality)
 
@@ -122,13 +169,34 @@ def build_here(
     overrides: Sequence[str] = (),
     allow_mixed: bool = False,
     strict: bool = False,
+    profile: Path | None = None,
 ) -> dict[str, Any]:
-    """`build_dataset`, now and in this process: on the Prefect server that is configured, else on one of our own."""
+    """`build_dataset`, now and in this process: on the Prefect server that is configured, else on one of our own. See
+    `on_server` for what becomes of it if the server is lost."""
+    loaded = load_spec(Path(spec), overrides)
+    runner = load_profile(profile).task_runner() if profile else None
+    flow = build_dataset.with_options(task_runner=runner)
+
+    def finished() -> dict[str, Any] | None:
+        with suppress(SynthgenError):  # there is no such folder yet, or not with this spec
+            build = Build.open(Run.at(Path(out), loaded.name, run).root)
+            quality = build.quality()
+            if quality and build.spec == loaded and build.is_complete():
+                return asdict(quality)
+        return None
+
+    with served() as is_own:
+        return on_server(lambda: flow(spec, out, run, tuple(overrides), allow_mixed, strict, profile), finished, is_own)
+
+
+@contextmanager
+def served() -> Iterator[bool]:
+    """In it, flows run on the Prefect server that is configured, else on one of our own; -> whether it is our own."""
     with ExitStack() as stack:
-        if not PREFECT_API_URL.value():
+        if is_own := not PREFECT_API_URL.value():
             url = stack.enter_context(embedded_server())
             stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
-        return build_dataset(spec, out, run, tuple(overrides), allow_mixed, strict)
+        yield is_own
 
 
 def publish(quality: Quality) -> None:

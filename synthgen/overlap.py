@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -45,12 +46,13 @@ class Behind:
     def __enter__(self) -> Self:
         return self
 
-    def do(self, work: Callable[..., None], *arguments: Any) -> None:
+    def do(self, work: Callable[..., Any], *arguments: Any) -> None:
         while len(self._waiting) >= self._depth:
             self._waiting.popleft().result()
-        self._waiting.append(self._pool.submit(self._one, work, *arguments))
+        # In the caller's context, by which Prefect knows in which run a task is called.
+        self._waiting.append(self._pool.submit(copy_context().run, self._one, work, *arguments))
 
-    def _one(self, work: Callable[..., None], *arguments: Any) -> None:
+    def _one(self, work: Callable[..., Any], *arguments: Any) -> None:
         if not self._failed:
             try:
                 work(*arguments)

@@ -6,9 +6,10 @@ Every function asks the store first: what is done and agrees is left alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,9 @@ from synthgen import __version__
 from synthgen import stages as parts
 from synthgen.attempts import Attempts
 from synthgen.backends import ModelConfig, measured
-from synthgen.devices import environment
 from synthgen.errors import RunError
 from synthgen.figures import figures
-from synthgen.files import atomic, sha256
+from synthgen.files import sha256
 from synthgen.interrupts import checkpoint
 from synthgen.overlap import DEPTH, Behind, ahead
 from synthgen.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
@@ -158,19 +158,19 @@ class Build:
             self.run.write_round(1, asdict(first_round(self.spec)))
         shard = 0
         for r in [Round(**recorded) for recorded in self.run.read_rounds()]:
-            jobs = None
-            for part in range(self._shards_of(asdict(r))):
-                if not self.run.is_done("plan", shard, self._made_from):
-                    jobs = jobs or list(
-                        plan_round(self.spec, self.run.number, r, self.stages.generator.aspect_ratios())
-                    )
-                    chosen = jobs[part * self.spec.shard_size : (part + 1) * self.spec.shard_size]
-                    file = self.run.write_jobs(shard, chosen)
+            shards = range(shard, shard + self._shards_of(asdict(r)))
+            shard = shards.stop
+            left = [s for s in shards if not self.run.is_done("plan", s, self._made_from)]
+            if not left:
+                continue
+            jobs = plan_round(self.spec, self.run.number, r, self.stages.generator.aspect_ratios())
+            for number in shards:  # drawn even where they are there: a choice depends on those before it
+                chosen = list(islice(jobs, self.spec.shard_size))
+                if number in left:
                     self.run.commit(
-                        "plan", shard, self._made_from, [file], counts={"images": len(chosen), "round": r.number},
-                        environment=asdict(r),
+                        "plan", number, self._made_from, [self.run.write_jobs(number, chosen)],
+                        counts={"images": len(chosen), "round": r.number}, environment=asdict(r),
                     )  # fmt: skip
-                shard += 1
 
     def extend(self) -> bool:
         """Records a further round for what judging threw away; False if nothing is missing or the budget is spent."""
@@ -195,11 +195,11 @@ class Build:
             {int(k): n for k, n in quality.objects.items()},
         )
 
-    def jobs(self, shard: int) -> list[Job]:
-        """The jobs of a shard, with the seeds that their images were made with, once they are."""
+    def jobs(self, shard: int, image_ids: Collection[int] | None = None) -> list[Job]:
+        """The jobs of a shard, or of these images, with the seeds that they were made with, once they are."""
         found, made = [], self.run.mark("generate", shard)
         again = made.notes.get("again", {}) if made else {}
-        for row in self.run.read_jobs(shard):
+        for row in self.run.read_jobs(shard, image_ids):
             row["id"] = row.pop("image_id")
             row["slots"] = dict(row["slots"])
             row["asked"] = tuple(row["asked"])
@@ -258,11 +258,7 @@ class Build:
 
     def _environment(self, stage: StageName, configs: Mapping[str, Any], allow_mixed: bool) -> dict[str, Any]:
         """Where the models of this stage are computed now; the same as in the shards that are there already."""
-        now: dict[str, Any] = {
-            name: environment(c.device, c.torch_dtype, c.batch_size)
-            for name, c in configs.items()
-            if isinstance(c, ModelConfig)
-        }
+        now: dict[str, Any] = {name: c.environment() for name, c in configs.items() if isinstance(c, ModelConfig)}
         earlier = next(
             (m for s in self.run.shards() if self.is_done(stage, s) and (m := self.run.mark(stage, s))), None
         )
@@ -312,13 +308,12 @@ class Build:
 
     def samples(self, shard: int, ids: set[int] | None = None) -> Iterator[Sample]:
         """The labelled images of a shard, one at a time; of those `ids` only, where given."""
-        labels = self.run.read_table(self.run.table_file("labels", shard)).to_pandas()
+        labels = self.run.read_table(self.run.table_file("labels", shard), image_ids=ids).to_pandas()
         by_image = dict(iter(labels.groupby("image_id"))) if len(labels) else {}
         made = self.run.mark("generate", shard)
-        for job in self.jobs(shard):
-            if ids is None or job.id in ids:
-                instances = instances_of(by_image.get(job.id), job.height, job.width)
-                yield Sample(job, self.run.read_image(shard, job.id, made), instances)
+        for job in self.jobs(shard, ids):
+            instances = instances_of(by_image.get(job.id), job.height, job.width)
+            yield Sample(job, self.run.read_image(shard, job.id, made), instances)
 
     # Measure
 
@@ -355,32 +350,29 @@ class Build:
 
     def verdicts(self, shards: Iterable[int]) -> Verdicts:
         """Applies the spec's thresholds to the numbers of these shards, and what people said. Writes nothing."""
-        return self._judged(Tables.read(self.run, shards))
+        return self._judged(Tables.read(self.run, shards, self.stages.filters))
 
     def _judged(self, tables: Tables) -> Verdicts:
-        labels = tables.labels[["image_id", "instance", "category_id", "area"]]
-        jobs = tables.jobs[["image_id", "shard", "family", "asked"]]
-        made = (self.run.mark("generate", shard) for shard in sorted(set(jobs["shard"])))
+        made = (self.run.mark("generate", int(shard)) for shard in np.unique(tables.images["shard"]))
         failed = {int(image_id) for mark in made if mark for image_id in mark.notes.get("failed", ())}
-        reviews = self._reviews(tables.jobs)
-        return judge(self.spec, self.stages.filters, tables.measures, labels, jobs, reviews, failed)
+        return judge(self.spec, self.stages.filters, tables, self._reviews(tables), failed)
 
-    def _reviews(self, jobs: pd.DataFrame) -> Reviews:
-        """What people said of these jobs' images, where the labels are still those that they saw."""
+    def _reviews(self, tables: Tables) -> Reviews:
+        """What people said of these images, where the labels are still those that they saw."""
         said = read_reviews(self.run.reviews_file)
-        chosen = jobs.loc[jobs["image_id"].isin(said.image_ids()), ["image_id", "shard"]]
-        now: dict[int, str] = {}
-        for shard in sorted(set(chosen["shard"].tolist())):
-            now |= self.labels_digests(shard, set(chosen.loc[chosen["shard"] == shard, "image_id"]))
+        ids = tables.images["image_id"]
+        chosen = np.isin(ids, list(said.image_ids()))
+        shards, now = tables.images["shard"][chosen], dict[int, str]()
+        for shard in np.unique(shards).tolist():
+            now |= self.labels_digests(shard, set(ids[chosen][shards == shard].tolist()))
         return said.where(lambda review: now.get(review.image_id) == review.labels)
 
     def labels_digests(self, shard: int, image_ids: set[int]) -> dict[int, str]:
         """Image id -> what names its labels as they are."""
         rows: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
-        columns = ["image_id", "instance", "category_id", "rle"]
-        for row in self.run.read_table(self.run.table_file("labels", shard)).select(columns).to_pylist():
-            if row["image_id"] in rows:
-                rows[row["image_id"]].append(row)
+        table = self.run.read_table(self.run.table_file("labels", shard), image_ids=image_ids)
+        for row in table.select(["image_id", "instance", "category_id", "rle"]).to_pylist():
+            rows[row["image_id"]].append(row)
         return {image_id: labels_digest(found) for image_id, found in rows.items()}
 
     def judge(self) -> Quality:
@@ -390,17 +382,18 @@ class Build:
             raise RunError(f"{self.run.root} has images without measures; run the spec to make them")
         if not self.run.is_done("judge", None, inputs):
             self.run.withdraw("judge")
-            started, tables = time.monotonic(), Tables.read(self.run, self.run.shards())
+            started = time.monotonic()
+            tables = Tables.read(self.run, self.run.shards(), self.stages.filters, shown=True)
             found = self._judged(tables)
             table = self.run.write_table(self.run.verdicts_file, found.table())
             quality = found.quality()
             notes = list(shortfall(quality, self._next_round(quality) is None))
             numbers = asdict(quality) | {"yield": quality.passed, "notes": notes}
             numbers |= figures(self.spec, self.stages.filters, tables, found)
-            self._describe(numbers["samples"], tables.jobs)
+            self._describe(numbers["samples"], found.images)
             numbers["models"] = [{"stage": key, **model} for key, model in self._models.items()]
             numbers["timings"] = timings(self.run, numbers["accepted"])
-            with atomic(self.run.quality_file) as file:
+            with self.run.writing(self.run.quality_file) as file:
                 file.write(orjson.dumps(numbers, option=orjson.OPT_INDENT_2))
             self.run.commit("judge", None, inputs, [table, self.run.quality_file], seconds=time.monotonic() - started)
         read = self.quality()
@@ -414,7 +407,7 @@ class Build:
             for row in kind:
                 rows.setdefault(row["image_id"], []).append(row)
         for shard in sorted(set(jobs.loc[jobs["image_id"].isin(rows), "shard"])):
-            for job in self.jobs(int(shard)):
+            for job in self.jobs(int(shard), rows):
                 for row in rows.get(job.id, ()):
                     row |= {"split": job.split, "prompt": job.prompt, "seed": job.seed}
 
@@ -447,10 +440,11 @@ class Build:
             written[name] = len(earlier.files) if earlier else 0
         return written
 
-    def _known_images(self, sources: Mapping[str, Path]) -> dict[str, tuple[int, str]]:
+    def _known_images(self, sources: Mapping[str, str]) -> dict[str, tuple[int, str]]:
         """Checksums of exported images: those of the images that they are links or copies of."""
-        made = {n: f for s in self.run.shards() if (m := self.run.mark("generate", s)) for n, f in m.files.items()}
-        return {name: made[source.relative_to(self.run.root).as_posix()] for name, source in sources.items()}
+        wanted, marks = set(sources.values()), (self.run.mark("generate", s) for s in self.run.shards())
+        made = {n: f for mark in marks if mark for n, f in mark.files.items() if n in wanted}
+        return {name: made[source] for name, source in sources.items()}
 
     # Single images
 

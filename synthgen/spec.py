@@ -33,7 +33,8 @@ DEFAULTS = {
 
 # Far above what anybody needs, and low enough that a spec of this size is checked in a moment.
 MAX_CLASSES = 2000
-MAX_FILTERS = 100  # of exporters, splits, slots and templates too
+MAX_FILTERS = 50  # of an image's 64 reasons, see `reasons`
+MAX_ENTRIES = 100  # of exporters, splits, slots and templates
 MAX_VALUES = 10_000  # of a slot
 MAX_WEIGHT = 1_000_000
 MAX_PROBLEMS = 50  # told of one spec
@@ -95,13 +96,13 @@ class PromptSpec(_Strict):
     """Prompts: templates with slots, each choice made in proportion to its weight."""
 
     templates: tuple[Template, ...] = Field(
-        (), max_length=MAX_FILTERS, description="For images with objects; each has `{objects}`."
+        (), max_length=MAX_ENTRIES, description="For images with objects; each has `{objects}`."
     )
     background_templates: tuple[Template, ...] = Field(
-        (), max_length=MAX_FILTERS, description="For images without objects."
+        (), max_length=MAX_ENTRIES, description="For images without objects."
     )
     slots: dict[str, dict[str, float]] = Field(
-        {}, max_length=MAX_FILTERS, description="Slot -> its values, as a list or as value: weight."
+        {}, max_length=MAX_ENTRIES, description="Slot -> its values, as a list or as value: weight."
     )
     negative_prompt: str = Field("", max_length=20_000, description="What images should not show; the same for all.")
 
@@ -226,12 +227,15 @@ class DatasetSpec(_Strict):
         description="Name -> options, each with its threshold. Those given replace the default ones.",
     )
     splits: dict[Name, float] = Field(
-        {"train": 0.8, "val": 0.1, "test": 0.1}, max_length=MAX_FILTERS, description="Shares, summing to 1."
+        {"train": 0.8, "val": 0.1, "test": 0.1}, max_length=MAX_ENTRIES, description="Shares, summing to 1."
     )
     exporters: dict[Name, SerializeAsAny[Config]] = Field(
-        max_length=MAX_FILTERS, description="Name -> options; default: `coco`."
+        max_length=MAX_ENTRIES, description="Name -> options; default: `coco`."
     )
     shard_size: int = Field(64, strict=True, ge=1, le=4096, description="Images committed together.")
+    grow: bool = Field(
+        False, strict=True, description="At its end, every run merges all finished ones into one dataset."
+    )
 
     @property
     def categories(self) -> tuple[Category, ...]:
@@ -351,7 +355,7 @@ class DatasetSpec(_Strict):
             data[kind] = _parse_stage(kind, (kind,), data.get(kind), default, problems, failed)
         for key, kind in (("filters", "filter"), ("exporters", "exporter")):
             given = data.get(key, dict.fromkeys(DEFAULTS[key]))
-            if isinstance(given, dict) and len(given) <= MAX_FILTERS:  # else it is told so below, in a moment
+            if isinstance(given, dict) and len(given) <= MAX_ENTRIES:  # else it is told so below, in a moment
                 data[key] = {
                     n: _parse_stage(kind, (key, str(n)), v, str(n), problems, failed) for n, v in given.items()
                 }
@@ -359,7 +363,7 @@ class DatasetSpec(_Strict):
             spec = cls.model_validate(data)
         except ValidationError as error:
             # A stage that did not parse is there as None, and has been spoken of.
-            problems += [p for loc, p in _problems(error, cls) if not any(loc[: len(f)] == f for f in failed)]
+            problems += [p for loc, p in problems_of(error, cls) if not any(loc[: len(f)] == f for f in failed)]
             raise SpecError(_first(problems)) from error
         if problems:
             raise SpecError(_first(problems))
@@ -387,7 +391,7 @@ def _parse_stage(
         except LookupError as error:
             problems.append(Problem(own, plain(" ".join(str(error.args[0]).split()), 500)))
         except ValidationError as error:
-            problems += [Problem(f"{field}.{p.field}", p.message) for _, p in _problems(error, options)]
+            problems += [Problem(f"{field}.{p.field}", p.message) for _, p in problems_of(error, options)]
     failed.add(where)
     return None
 
@@ -445,7 +449,7 @@ def _known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
 _PARTS: dict[str, type[BaseModel]] = {c.__name__: c for c in (ClassSpec, Template, PromptSpec, LayoutSpec)}
 
 
-def _problems(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str, ...], Problem]]:
+def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str, ...], Problem]]:
     """pydantic's errors -> (where, problem), in words for people."""
     errors = error.errors(include_url=False)
     if left_out := errors[MAX_PROBLEMS:]:

@@ -12,6 +12,7 @@ from synthgen.errors import nearest
 PATTERNS = {
     r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "letters, digits, _ and -, at most 64 of them, a letter or digit first",
     r"^(auto|cpu|mps|cuda(:\d+)?)$": "auto, cpu, mps, cuda, or cuda: with a number, such as cuda:0",
+    r"^(ray://)?[^\s:/]+:\d+$": "an address such as ray://head:10001 or head:6379",
     r"^[^{}]*\{\}[^{}]*$": "text with one {} in it, where the word goes",
 }
 WORDS = {

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from synthgen.backends import KINDS, Filter, ModelConfig, Request, backend_module, builtin
 from synthgen.errors import BackendError, Problem, SpecError
+from synthgen.models import ModelMissing
 from synthgen.spec import DatasetSpec
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Sample
 
@@ -75,7 +76,7 @@ def test_defaults_can_be_built(kind, name):
 
 def _licences(backend: Any) -> Any:
     """Of backends whose model is not here, none."""
-    with contextlib.suppress(LookupError):
+    with contextlib.suppress(ModelMissing):
         return list(backend.licences())
     return []
 

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 import yaml
 
@@ -322,3 +324,16 @@ def test_report_and_review_say_what_is_missing(synthgen: Synthgen, copied: Path)
     (root / "verdicts.parquet").unlink()
     code, _, err = synthgen("review", root, "--no-browser")
     assert code == 2 and "has not been judged yet" in err and err.count("\n") == 1
+
+
+def test_with_grow_every_command_that_ends_a_run_merges(synthgen: Synthgen, copied: Path) -> None:
+    root = copied / "fruit" / "run-0001"
+    assert synthgen("judge", root, "--quiet", "--set", "grow=true")[0] in {0, 3}
+    merged = copied / "fruit" / "dataset" / "dataset.json"
+    first = orjson.loads(merged.read_bytes())
+    quality = orjson.loads((root / "quality.json").read_bytes())
+    assert (first["images"], first["instances"]) == (quality["accepted"], quality["instances"])
+    shutil.rmtree(merged.parent)
+    _, out, _ = synthgen("run", root / "spec.yaml", "--out", copied, "--quiet")
+    assert out.startswith("nothing to do")
+    assert orjson.loads(merged.read_bytes())["images"] == first["images"]

@@ -232,7 +232,7 @@ SPECS: list[tuple[str, Any, str]] = [
      }, "more that 'mini' does not know"),
     ("a slot of 20,000 values", {"prompts.slots.ground": [f"w{i}" for i in range(20_000)]}, "at most 10,000 of 1,000"),
     ("200 synonyms", {"classes": [{"name": "apple", "synonyms": [f"s{i}" for i in range(200)]}]}, "at most 100 en"),
-    ("5,000 filters", {"filters": {f"f{i}": {"use": "class_agreement"} for i in range(5000)}}, "at most 100 entries"),
+    ("5,000 filters", {"filters": {f"f{i}": {"use": "class_agreement"} for i in range(5000)}}, "at most 50 entries"),
     ("5,000 exporters", {"exporters": {f"e{i}": {"use": "coco"} for i in range(5000)}}, "at most 100 entries"),
     ("1,000 splits", {"splits": {f"s{i}": 0.001 for i in range(1000)}}, "at most 100 entries"),
     ("10,000 templates", {"prompts.templates": ["{objects}"] * 10_000}, "at most 100 entries"),
@@ -892,14 +892,14 @@ def test_other_models(kind: str, files: dict[str, Any], said: str, tmp_path: Pat
     ("files", "said"),
     [
         ({"model.safetensors": b"none"}, "is no whole safetensors file"),
-        ({"model.safetensors": WHOLE}, "it has no tokenizer"),
+        ({"model.safetensors": WHOLE}, "has no tokenizer"),
         ({"model.safetensors": WHOLE, "tokenizer.json": b"{"}, "was not loaded"),
     ],
     ids=["corrupt weights", "no tokenizer", "a tokenizer that is no JSON"],
 )
 def test_clips_that_cannot_be_loaded(files: dict[str, Any], said: str, tmp_path: Path) -> None:
     put(tmp_path, {"config.json": {"model_type": "clip"}, **files})
-    with pytest.raises(BackendError, match="was not loaded") as told:
+    with pytest.raises(BackendError) as told:
         ClipModel.of(ClipConfig(use="clip", model=str(tmp_path), device="cpu"))
     one_line(str(told.value))
     assert said in str(told.value)

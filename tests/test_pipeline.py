@@ -18,11 +18,13 @@ import numpy as np
 import orjson
 import pyarrow.parquet as pq
 import pytest
+import torch
 import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from synthgen import models
+from synthgen.devices import torch_dtype
 from synthgen.errors import RunError
 from synthgen.generators import diffusion
 from synthgen.pipeline import Build
@@ -518,10 +520,14 @@ def test_other_weights_are_another_dataset(copied, quick, run_through, tmp_path)
         run_through(changed(quick, {"generator.model": str(folder)}), copied)
 
 
+OWN = str(torch_dtype("auto", torch.device("cpu"))).removeprefix("torch.")  # what a spec gets that names none
+OTHER = "bfloat16" if OWN == "float32" else "float32"
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [({"generator.batch_size": 3}, "batch_size: 2 -> 3"),
-     ({"generator.torch_dtype": "bfloat16"}, "torch_dtype: 'float32' -> 'bfloat16'")],
+     ({"generator.torch_dtype": OTHER}, f"torch_dtype: '{OWN}' -> '{OTHER}'")],
 )  # fmt: skip
 def test_mixed_shards_only_if_allowed(copied, quick, run_through, generated, changes, named):
     raw = {**changed(quick, changes), "count": 9}

@@ -795,7 +795,7 @@ def test_reasons_are_the_filters_own(case: Case) -> None:
     images, filters, _, changes = case
     found = table(images, filters, **changes)
     assert found.images["passed"].tolist() == [not reasons for reasons in found.images["reasons"]]
-    for reasons in found.images["reasons"]:
+    for _, reasons in of_images(found):
         assert len(set(reasons)) == len(reasons) and {*reasons} <= {"empty_mask", *filters}
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
 
+from synthgen.profile import Profile
 from synthgen.schema import json_schema
 from synthgen.wording import PATTERNS, shown, takes
 
@@ -69,6 +70,7 @@ def patterns(schema: Any) -> Iterator[str]:
             yield from patterns(value)
 
 
-def test_every_pattern_of_a_spec_is_put_in_words() -> None:
+def test_every_pattern_of_a_spec_or_profile_is_put_in_words() -> None:
     dotted = r"\."  # of a user's module; a name without dots is looked up instead
-    assert set(patterns(json_schema())) - {dotted} == set(PATTERNS)
+    taken = {*patterns(json_schema()), *patterns(Profile.model_json_schema())}
+    assert taken - {dotted} == set(PATTERNS)

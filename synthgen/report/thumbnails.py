@@ -49,9 +49,7 @@ class Thumbnail:
 
 def thumbnails(build: Build, image_ids: set[int]) -> dict[int, Thumbnail]:
     """Image id -> thumbnail; shards without any of these are not read."""
-    verdicts = build.run.read_table(build.run.verdicts_file)
-    rows = verdicts.to_pandas()
-    rows = rows[rows["image_id"].isin(image_ids)]
+    rows = build.run.read_table(build.run.verdicts_file, image_ids=image_ids).to_pandas()
     judged = judged_labels(rows)
     names = {c.id: c.name for c in build.spec.categories}
     found = {}

@@ -225,7 +225,7 @@ def test_licence(models: list[tuple[str, Any]], expected: dict[str, str]) -> Non
 def test_a_large_run_has_no_larger_report(tmp_path: Path, monkeypatch: Any) -> None:
     """Records of `benchmarks/records.py`, which takes this to 100,000 images."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    from records import synthesise
+    from synthgen.synthesis import synthesise
 
     sizes = []
     for images in (500, 5000):
@@ -250,3 +250,13 @@ def test_hostile_words_in_a_review(hostile: Build) -> None:
         tab.keyboard.press("1")
         tab.keyboard.press("c")
         assert HOSTILE[0] in tab.locator("#classes").inner_text()
+
+
+def test_a_run_that_fell_behind_says_so(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = Build.open(copied / "fruit" / "run-0001")
+    build.run.report_file.unlink()
+    line = "run 1: yield 12.5 %, after 97.1 % in the 3 runs before it (p = 1e-09)"
+    asked: list[list[int]] = []
+    monkeypatch.setattr(page, "drop", lambda past: asked.append([p.number for p in past]) or line)
+    assert line in page.write(build).read_text(encoding="utf-8")
+    assert asked == [[1]]
