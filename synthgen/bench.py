@@ -84,8 +84,16 @@ def _exported(root: Path) -> ExportCost:
     build.export()
     seconds = time.perf_counter() - began
     quality = build.quality()
-    peak = getrusage(RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)  # bytes there, KiB here
-    return ExportCost(quality.instances if quality else 0, seconds, peak / 1e6)
+    return ExportCost(quality.instances if quality else 0, seconds, _peak_bytes() / 1e6)
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process has had. Linux's `ru_maxrss` begins with what the process that started it had;
+    its `VmHWM` does not."""
+    if sys.platform == "darwin":
+        return getrusage(RUSAGE_SELF).ru_maxrss
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.partition("VmHWM:")[2].split()[0])
 
 
 def compare(spec: DatasetSpec, folder: Path) -> Comparison:

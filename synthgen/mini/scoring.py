@@ -83,7 +83,7 @@ class Bench:
     size: int = scenes.SIZE
     steps: int = 20
     guidance: float = 1.5
-    text_guidance: float = 3.0
+    text_guidance: float = 4.5
     batch_size: int = 8
 
     def scenes(self, stream: int, *, occlusion: bool) -> Iterator[Scene]:
