@@ -23,6 +23,7 @@ from synthgen.masks import encode_rle, mask_areas, mask_boxes
 from synthgen.pipeline import Build, stage_seconds
 from synthgen.plan import first_round, plan_round
 from synthgen.sam import SamModel
+from synthgen.segmenters.sam import STABILITY_OFFSET
 from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
 from synthgen.store import Run
@@ -164,28 +165,23 @@ def bare(stages: Stages, jobs: Sequence[Job], folder: Path) -> dict[str, float]:
 
 
 def _predicted(predictor: Any, image: NDArray[np.uint8], grounding: Grounding) -> Instances:
+    import torch
     from segment_anything.utils.amg import calculate_stability_score
 
     if not len(grounding):
         return Instances.empty(*image.shape[:2])
     predictor.set_image(image)
-    masks, scores = [], []
+    masks, scores, threshold = [], [], predictor.model.mask_threshold
     for box in grounding.boxes:
         logits, iou, _ = predictor.predict(box=box, multimask_output=False, return_logits=True)
-        stability = calculate_stability_score(_tensor(logits), predictor.model.mask_threshold, 1.0)
-        masks.append(logits[0] > predictor.model.mask_threshold)
+        stability = calculate_stability_score(torch.as_tensor(logits), threshold, STABILITY_OFFSET)
+        masks.append(logits[0] > threshold)
         scores.append((float(iou[0]), float(stability[0])))
     mask = np.stack(masks)
     encode_rle(mask), mask_areas(mask)
     iou, stable = np.array(scores, np.float32).T
     given = {"predicted_iou": iou, "stability_score": np.nan_to_num(stable), "box_iou": np.ones(len(mask), np.float32)}
     return Instances(mask, mask_boxes(mask), grounding.category_id, {**grounding.scores, **given})
-
-
-def _tensor(array: NDArray[Any]) -> Any:
-    import torch
-
-    return torch.as_tensor(array)
 
 
 @contextmanager

@@ -160,7 +160,7 @@ class Build:
         for r in [Round(**recorded) for recorded in self.run.read_rounds()]:
             shards = range(shard, shard + self._shards_of(asdict(r)))
             shard = shards.stop
-            left = [s for s in shards if not self.run.is_done("plan", s, self._made_from)]
+            left = {s for s in shards if not self.run.is_done("plan", s, self._made_from)}
             if not left:
                 continue
             jobs = plan_round(self.spec, self.run.number, r, self.stages.generator.aspect_ratios())

@@ -109,7 +109,7 @@ class Config(ModelConfig):
     def environment(self) -> dict[str, Any]:
         """What pixels depend on besides the spec; see `devices.environment`."""
         compiled = devices.compiles(self.compile, devices.torch_device(self.device))
-        return {**devices.environment(self.device, self.torch_dtype, self.batch_size), "compiled": compiled}
+        return {**super().environment(), "compiled": compiled}
 
 
 class Backend(Generator[Config]):
