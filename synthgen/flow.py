@@ -190,11 +190,12 @@ def build_here(
 
 
 @contextmanager
-def served() -> Iterator[bool]:
-    """In it, flows run on the Prefect server that is configured, else on one of our own; -> whether it is our own."""
+def served(services: bool = False) -> Iterator[bool]:
+    """In it, flows run on the Prefect server that is configured, else on one of our own; -> whether it is our own.
+    `services`: see `embedded_server`."""
     with ExitStack() as stack:
         if is_own := not PREFECT_API_URL.value():
-            url = stack.enter_context(embedded_server())
+            url = stack.enter_context(embedded_server(services))
             stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
         yield is_own
 

@@ -6,12 +6,11 @@ import datetime
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal, cast
 
 # Before anything of Prefect, whose settings it puts right.
-from synthgen.flow import build_dataset  # isort: skip
+from synthgen.flow import build_dataset, served  # isort: skip
 
 import prefect
 from prefect import State, flow, get_client, get_run_logger
@@ -27,7 +26,6 @@ from synthgen import stages as parts
 from synthgen.errors import RunError, SpecError, SynthgenError
 from synthgen.history import drop, history, is_finished, runs_of
 from synthgen.pipeline import Build
-from synthgen.server import embedded_server
 from synthgen.spec import DatasetSpec, load_spec
 from synthgen.stages import Stages
 from synthgen.store import Run
@@ -186,10 +184,7 @@ def serve(spec: Path, out: Path, timetable: Timetable, overlap: Overlap, overrid
 
 def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) -> bool:
     """-> whether it was stopped; False: its server has gone."""
-    with ExitStack() as stack:
-        if not PREFECT_API_URL.value():
-            url = stack.enter_context(embedded_server(services=True))
-            stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+    with served(services=True):
         try:
             deployment = build_next.to_deployment(
                 name, schedule=timetable.schedule, parameters=dict(parameters), paused=False,
