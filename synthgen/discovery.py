@@ -30,7 +30,7 @@ STABILITY_MARGIN, NMS_MARGIN = 0.15, 0.05
 # A mask that reaches so many of the image's four borders is the ground that things stand on.
 BORDERS = 3
 # Of two named masks, one that lies in the other by more than this share of itself is a part of it, or the same.
-PART = 0.7
+PART = 0.5
 
 
 class DiscoveryConfig(ModelConfig):
@@ -42,10 +42,12 @@ class DiscoveryConfig(ModelConfig):
     points_per_side: int = Field(12, ge=1, le=128, description="Points of the grid along a side; SAM's own takes 32.")
     predicted_iou: float = Field(0.7, ge=0, le=1, description="Least predicted IoU of a mask; SAM's own takes 0.88.")
     stability_score: float = Field(0.5, ge=0, le=1, description="Least stability of a mask; SAM's own takes 0.95.")
-    nms_iou: float = Field(0.7, ge=0, le=1, description="Of two masks that overlap more, the better stays.")
+    nms_iou: float = Field(
+        0.85, ge=0, le=1, description="Of two masks that overlap more, the better stays; SAM's own takes 0.7."
+    )
     proposals: Literal["things", "official"] = Field(
         "things",
-        description="`official`: the masks of SamAutomaticMaskGenerator, three a point. `things`: one a point.",
+        description="`official`: the masks of SamAutomaticMaskGenerator. `things`: also those that lie on others.",
     )
     prompt: str = Field(
         "a photo of a {}", pattern=r"^[^{}]*\{\}[^{}]*$", description="What CLIP is asked, {} being a class's name."
@@ -116,11 +118,14 @@ class Discovery:
                     stability_score=options.stability_score, nms_iou=options.nms_iou,
                     proposals=options.proposals,
                 )  # fmt: skip
-                found.append(self._name(image, proposed.masks))
+                found.append(self._name(image, proposed))
         return found
 
-    def _name(self, image: NDArray[np.uint8], masks: NDArray[np.bool_]) -> Found:
-        masks = masks[~_is_ground(masks)]
+    def _name(self, image: NDArray[np.uint8], proposed: Proposals) -> Found:
+        """Of masks that hold one another, such as a thing, its part and it with its neighbour, the surest stays. CLIP
+        knows a whole from a part and from two; SAM, by its predicted IoU, a clean outline from a ragged one."""
+        things = ~_is_ground(proposed.masks)
+        masks, predicted_iou = proposed.masks[things], proposed.predicted_iou[things]
         boxes = mask_boxes(masks)
         named = ClipModel.of(self.clip_config)
         words = [(c.id, word) for c in self.categories for word in (c.name, *c.synonyms)]
@@ -131,8 +136,10 @@ class Discovery:
         own = cosines[:, : len(words)]
         best = own.max(1, initial=-1)
         sure = (best >= self.config.agreement) & (best >= cosines[:, len(words) :].max(1, initial=-1))
-        order = np.flatnonzero(sure)[np.argsort(-best[sure], kind="stable")]
+        trust = best.clip(0) ** 2 * predicted_iou.clip(0)
+        order = np.flatnonzero(sure)[np.argsort(-trust[sure], kind="stable")]
         chosen = order[_without_parts(masks[order])]
+        chosen = chosen[np.argsort(-best[chosen], kind="stable")]
         ids = np.array([category_id for category_id, _ in words], np.int64)
         return Found(masks[chosen], boxes[chosen], ids[own[chosen].argmax(1)], best[chosen].astype(np.float32))
 
@@ -156,12 +163,12 @@ def propose(
     nms_iou: float,
     proposals: Literal["things", "official"] = "things",
 ) -> Proposals:
-    """Masks at the points of a grid. What scores less than `predicted_iou` or `stability_score` goes, and of two masks
-    that overlap by more than `nms_iou` the one with the lower predicted IoU.
+    """Masks at the points of a grid, three a point. What scores less than `predicted_iou` or `stability_score` goes,
+    and of two masks that overlap by more than `nms_iou` the one with the lower predicted IoU.
 
-    `things`: one mask a point, chosen by IoU of masks, so that what lies on something else is not lost, at the
-    decoder's resolution; specks go. `official`: the masks of SamAutomaticMaskGenerator of the same thresholds, without
-    its crops: three a point, chosen by IoU of boxes, at the image's resolution.
+    `things`: chosen by IoU of masks, so that what lies on something else is not lost, at the decoder's resolution;
+    specks go. `official`: the masks of SamAutomaticMaskGenerator of the same thresholds, without its crops: chosen by
+    IoU of boxes, at the image's resolution.
     """
     import torch
 
@@ -174,7 +181,7 @@ def propose(
     found: list[Any] = []
     scores: list[Any] = []
     for start in range(0, len(points), PROMPTS_AT_ONCE):
-        answer = model.by_points(embedded, points[start : start + PROMPTS_AT_ONCE], multimask=official)
+        answer = model.by_points(embedded, points[start : start + PROMPTS_AT_ONCE], multimask=True)
         logits, iou = answer.logits.flatten(0, 1), answer.predicted_iou.flatten()
         logits = _without_padding(logits, embedded, model.side)
         high = (logits > threshold + STABILITY_OFFSET).sum((1, 2))

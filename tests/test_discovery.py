@@ -139,11 +139,11 @@ def test_proposals_are_the_answers_at_the_points(
     assert (np.diff(found.predicted_iou) <= 0).all()
     assert ((found.stability_score >= 0) & (found.stability_score <= 1)).all()
     asked = np.array([[x * width, y * height] for y in (0.25, 0.75) for x in (0.25, 0.75)], np.float32)
-    answer = model.by_points(embedded, asked)
-    theirs = (model.full_size(embedded, answer.logits)[:, 0] > 0).numpy()
+    answer = model.by_points(embedded, asked, multimask=True)
+    theirs = (model.full_size(embedded, answer.logits.flatten(0, 1)[:, None])[:, 0] > 0).numpy()
     kept = [tuple(mask.ravel()) for mask in theirs if mask.any()]
     assert {tuple(mask.ravel()) for mask in found.masks} <= set(kept)
-    order = {round(float(s), 5) for s in answer.predicted_iou[:, 0]}
+    order = {round(float(s), 5) for s in answer.predicted_iou.flatten()}
     assert {round(float(s), 5) for s in found.predicted_iou} <= order
     assert len(found.masks) >= len(set(kept)) - 1  # equal ones at the decoder's resolution may differ by a pixel
 
@@ -273,9 +273,15 @@ def fields(*angles: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     return image, masks
 
 
+def proposed(masks: np.ndarray[Any, Any], *predicted_iou: float) -> discovery.Proposals:
+    """Masks that SAM is as sure of; 1 where nothing is said."""
+    iou = np.array(predicted_iou or [1.0] * len(masks), np.float32)
+    return discovery.Proposals(masks, iou, np.ones(len(masks), np.float32))
+
+
 def test_names_are_those_of_the_nearest_words(flat: None) -> None:
     image, masks = fields(20, 110, 50, 80)
-    found = Discovery(config(agreement=0.8), CATEGORIES)._name(image, masks)
+    found = Discovery(config(agreement=0.8), CATEGORIES)._name(image, proposed(masks))
     # 20 degrees from the cat; 10 from the dog; 10 from the kitten, a cat; 40 from both, which is too far.
     np.testing.assert_allclose(found.agreement, np.cos(np.radians([10, 10, 20])), atol=1e-6)
     assert found.category_id.tolist()[2] == 1 and sorted(found.category_id.tolist()) == [1, 1, 2]
@@ -283,19 +289,19 @@ def test_names_are_those_of_the_nearest_words(flat: None) -> None:
     for mask, box, kind in zip(found.masks, found.boxes, found.category_id, strict=True):
         np.testing.assert_array_equal(mask_boxes(mask[None])[0], box)
         assert (mask == masks[1]).all() == (kind == 2)
-    assert len(Discovery(config(agreement=0.7), CATEGORIES)._name(image, masks).masks) == 4
-    assert len(Discovery(config(agreement=0.8), CATEGORIES[1:])._name(image, masks).masks) == 1
+    assert len(Discovery(config(agreement=0.7), CATEGORIES)._name(image, proposed(masks)).masks) == 4
+    assert len(Discovery(config(agreement=0.8), CATEGORIES[1:])._name(image, proposed(masks)).masks) == 1
 
 
 def test_what_is_rather_something_else_is_left_out(flat: None) -> None:
     image, masks = fields(50, 60)
-    found = Discovery(config(agreement=0.8, others=("a puddle",)), CATEGORIES)._name(image, masks)
+    found = Discovery(config(agreement=0.8, others=("a puddle",)), CATEGORIES)._name(image, proposed(masks))
     assert found.category_id.tolist() == [1] and (found.masks[0] == masks[0]).all()  # 60 is 10 from the puddle
 
 
 def test_the_prompt_is_the_user_s(flat: None) -> None:
     image, masks = fields(10)
-    found = Discovery(config(agreement=0.99, prompt="pet: {}"), CATEGORIES)._name(image, masks)
+    found = Discovery(config(agreement=0.99, prompt="pet: {}"), CATEGORIES)._name(image, proposed(masks))
     assert found.agreement.tolist() == [pytest.approx(1)]
 
 
@@ -304,13 +310,25 @@ def test_ground_has_no_name_and_parts_go(flat: None) -> None:
     ground = np.ones((1, *masks.shape[1:]), bool)
     part = masks[:1].copy()
     part[:, :, 15:] = False
-    found = Discovery(config(), CATEGORIES)._name(image, np.concatenate([ground, masks, part]))
+    found = Discovery(config(), CATEGORIES)._name(image, proposed(np.concatenate([ground, masks, part])))
     assert len(found.masks) == 2
     np.testing.assert_array_equal(found.masks[0], masks[0])  # as sure as its part, and named before it
 
 
+@pytest.mark.parametrize(("whole", "part", "stays"), [(0.8, 0.9, "part"), (0.9, 0.8, "whole"), (-0.1, 0.1, "part")])
+def test_of_equally_well_named_masks_the_cleaner_one_stays(flat: None, whole: float, part: float, stays: str) -> None:
+    image, masks = fields(0, 40)
+    small = masks[:1].copy()
+    small[:, :, 15:] = False
+    all_masks = np.concatenate([masks, small])
+    found = Discovery(config(agreement=0.7), CATEGORIES)._name(image, proposed(all_masks, whole, 0.1, part))
+    assert len(found.masks) == 2 and (np.diff(found.agreement) <= 0).all()
+    kept = max(found.masks, key=lambda mask: mask[:, :30].sum())
+    np.testing.assert_array_equal(kept, {"whole": masks[0], "part": small[0]}[stays])
+
+
 def test_nothing_to_name(flat: None) -> None:
-    found = Discovery(config(), CATEGORIES)._name(drawn(20, 30), np.zeros((0, 20, 30), bool))
+    found = Discovery(config(), CATEGORIES)._name(drawn(20, 30), proposed(np.zeros((0, 20, 30), bool)))
     assert found.masks.shape == (0, 20, 30) and found.boxes.shape == (0, 4)
     assert found.category_id.shape == found.agreement.shape == (0,)
     assert found.category_id.dtype == np.int64 and found.agreement.dtype == np.float32
