@@ -113,18 +113,28 @@ class SamModel:
             for f, pixels, image in zip(features, resized, images, strict=True)
         ]
 
-    def by_boxes(self, embedded: Embedded, boxes: NDArray[np.float32]) -> Iterator[tuple[Any, Any]]:
-        """Boxes (N, 4), xyxy px of the image, any number -> in parts of bounded size, in their order: logits, tensor
-        (n, H, W), of the image's own pixels, and predicted IoU, tensor (n,)."""
-        for start in range(0, len(boxes), PROMPTS_AT_ONCE):
-            corners = self._in_frame(embedded, boxes[start : start + PROMPTS_AT_ONCE].reshape(-1, 2, 2)).reshape(-1, 4)
-            answer = self._ask(embedded, corners, None, multimask=False)
-            yield self.full_size(embedded, answer.logits)[:, 0], answer.predicted_iou[:, 0]
+    def by_boxes(
+        self, embedded: Sequence[Embedded], boxes: Sequence[NDArray[np.float32]]
+    ) -> Iterator[tuple[int, Any, Any]]:
+        """The boxes of each image, (N, 4), xyxy px, any number -> in parts of bounded size, in their order: the image's
+        place; logits, tensor (n, H, W), of its own pixels; predicted IoU, tensor (n,). The boxes of several images go
+        through the decoder together."""
+        owner = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
+        framed = [self._in_frame(e, own.reshape(-1, 2, 2)) for e, own in zip(embedded, boxes, strict=True)]
+        corners = np.concatenate([np.zeros((0, 2, 2), np.float32), *framed]).reshape(-1, 4)
+        for start in range(0, len(owner), PROMPTS_AT_ONCE):
+            part = owner[start : start + PROMPTS_AT_ONCE]
+            asked = corners[start : start + PROMPTS_AT_ONCE]
+            answer = self._ask([embedded[i] for i in part], asked, None, multimask=False)
+            for i in np.unique(part).tolist():
+                own = np.flatnonzero(part == i)
+                logits = self.full_size(embedded[i], answer.logits[own[0] : own[-1] + 1])[:, 0]
+                yield i, logits, answer.predicted_iou[own[0] : own[-1] + 1, 0]
 
     def by_points(self, embedded: Embedded, points: NDArray[np.float32], *, multimask: bool = False) -> Answer:
         """Foreground points (N, 2), (x, y) px of the image, in one decoder call -> a mask for each, or with `multimask`
         three: a thing, a part of it, a part of that."""
-        return self._ask(embedded, None, self._in_frame(embedded, points[:, None]), multimask=multimask)
+        return self._ask([embedded] * len(points), None, self._in_frame(embedded, points[:, None]), multimask=multimask)
 
     def full_size(self, embedded: Embedded, logits: Any) -> Any:
         """Logits of an answer (N, M, h, w) -> (N, M, H, W), of the image's own pixels."""
@@ -141,13 +151,14 @@ class SamModel:
 
     def _ask(
         self,
-        embedded: Embedded,
+        embedded: Sequence[Embedded],
         boxes: NDArray[np.float32] | None,
         points: NDArray[np.float32] | None,
         *,
         multimask: bool,
     ) -> Answer:
-        """As SamPredictor.predict_torch, without going back to the image's resolution."""
+        """As SamPredictor.predict_torch, for prompts of different images, of which `embedded` names each prompt's; and
+        without going back to the images' resolution."""
         import torch
 
         sam = self.sam
@@ -159,11 +170,13 @@ class SamModel:
             if boxes is not None:
                 corners = torch.as_tensor(boxes, device=sam.device)
             sparse, dense = sam.prompt_encoder(points=clicked, boxes=corners, masks=None)
+            features = torch.cat([e.features for e in embedded])
+            # The decoder takes one image, whose features it adds to what each prompt has of its own for every place.
             logits, iou = sam.mask_decoder(
-                image_embeddings=embedded.features,
+                image_embeddings=torch.zeros_like(features[:1]),
                 image_pe=sam.prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
+                dense_prompt_embeddings=features + dense,
                 multimask_output=multimask,
             )
         return Answer(logits, iou)
@@ -292,6 +305,8 @@ def _require_plain(operations: Iterable[tuple[Any, Any, Any]]) -> None:
 def _load(path: Path, device: Any, dtype: Any) -> Any:
     import torch
 
+    from synthgen.sam_attention import fuse
+
     file, shape = weights_of(path)
     state = _read(file)
     if shape is None:
@@ -312,6 +327,7 @@ def _load(path: Path, device: Any, dtype: Any) -> Any:
     # and all of it in half precision is what segment-anything-fast does. Boxes go into the prompt encoder as
     # coordinates, and the 8 bits of a bfloat16 are 4 px of 1024; so the rest stays float32.
     sam.float().image_encoder.to(dtype)
+    fuse(sam.image_encoder)
     return sam.to(device).eval()
 
 

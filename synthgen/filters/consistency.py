@@ -11,7 +11,7 @@ from synthgen import models, sam
 from synthgen.backends import ModelConfig, Request, ThresholdConfig, ThresholdFilter
 from synthgen.errors import Problem
 from synthgen.masks import paired_mask_iou
-from synthgen.sam import Embedded, SamModel
+from synthgen.sam import SamModel
 from synthgen.types import Sample
 
 # How far each side of a box moves, as a share of its width or height: outward and inward, and to two sides.
@@ -56,16 +56,15 @@ class Backend(ThresholdFilter[Config]):
         height, width = image.shape[:2]
         flipped = instances.boxes.copy()
         flipped[:, [0, 2]] = width - instances.boxes[:, [2, 0]]
-        agreement = paired_mask_iou(_masks(model, mirrored, flipped)[:, :, ::-1], instances.masks)
         sides = np.tile(instances.boxes[:, 2:] - instances.boxes[:, :2], 2)
         limits = np.array([width, height, width, height], np.float32)
-        for direction in DIRECTIONS:
-            moved = (instances.boxes + JITTER * direction * sides).clip(0, limits).astype(np.float32)
-            agreement = np.minimum(agreement, paired_mask_iou(_masks(model, straight, moved), instances.masks))
+        moved = [instances.boxes + JITTER * direction * sides for direction in DIRECTIONS]
+        asked = [flipped, *(boxes.clip(0, limits).astype(np.float32) for boxes in moved)]
+        agreement, done = np.ones(len(instances)), [0] * len(asked)
+        for i, logits, _ in model.by_boxes([mirrored, *[straight] * len(moved)], asked):
+            found = (logits > model.sam.mask_threshold).cpu().numpy()
+            rows = slice(done[i], done[i] + len(found))
+            same = paired_mask_iou(found if i else found[:, :, ::-1], instances.masks[rows])
+            agreement[rows] = np.minimum(agreement[rows], same)
+            done[i] = rows.stop
         return agreement.astype(np.float32)
-
-
-def _masks(model: SamModel, embedded: Embedded, boxes: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Boxes (N, 4) -> masks (N, H, W)."""
-    parts = model.by_boxes(embedded, boxes)
-    return np.concatenate([(logits > model.sam.mask_threshold).cpu().numpy() for logits, _ in parts])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,33 +52,39 @@ class Backend(Segmenter[Config]):
         for start in range(0, len(work), options.batch_size):
             model = sam.SamModel.of(options.model, options.revision, options.device, options.torch_dtype)
             batch = work[start : start + options.batch_size]
-            for i, embedded in zip(batch, model.embed([images[i] for i in batch]), strict=True):
-                labelled[i] = _decode(model, embedded, groundings[i])
+            asked = [groundings[i] for i in batch]
+            for i, instances in zip(batch, _label(model, [images[i] for i in batch], asked), strict=True):
+                labelled[i] = instances
         return labelled
 
 
-def _decode(model: sam.SamModel, embedded: sam.Embedded, grounding: Grounding) -> Instances:
-    """The boxes of one image, one mask each."""
+def _label(
+    model: sam.SamModel, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]
+) -> Iterator[Instances]:
+    """One mask for each box of each image."""
     from segment_anything.utils.amg import calculate_stability_score
 
-    found, predicted_iou, stability = [], [], []
+    found: list[list[tuple[NDArray[Any], ...]]] = [[] for _ in images]
     threshold = model.sam.mask_threshold
-    for logits, iou in model.by_boxes(embedded, grounding.boxes):
-        score = calculate_stability_score(logits, threshold, STABILITY_OFFSET)
-        found.append((logits > threshold).cpu().numpy())
-        predicted_iou.append(iou.cpu().numpy())
-        stability.append(score.nan_to_num(nan=0).cpu().numpy())  # 0/0: no logit above -1
-    mask = np.concatenate(found)
+    for i, logits, iou in model.by_boxes(model.embed(images), [grounding.boxes for grounding in groundings]):
+        stability = calculate_stability_score(logits, threshold, STABILITY_OFFSET).nan_to_num(nan=0)  # no logit over -1
+        found[i].append(((logits > threshold).cpu().numpy(), iou.cpu().numpy(), stability.cpu().numpy()))
+    for parts, grounding in zip(found, groundings, strict=True):
+        yield _instances(grounding, *map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _instances(
+    grounding: Grounding, mask: NDArray[np.bool_], predicted_iou: NDArray[Any], stability: NDArray[Any]
+) -> Instances:
     tight, is_empty = masks.mask_boxes(mask), masks.mask_areas(mask) == 0
-    agreement = masks.box_iou(tight, grounding.boxes).diagonal().copy()
     return Instances(
         masks=mask,
         boxes=np.where(is_empty[:, None], grounding.boxes, tight),
         category_id=grounding.category_id,
         scores={
             **grounding.scores,
-            "predicted_iou": np.concatenate(predicted_iou),
-            "stability_score": np.concatenate(stability),
-            "box_iou": agreement,
+            "predicted_iou": predicted_iou,
+            "stability_score": stability,
+            "box_iou": masks.box_iou(tight, grounding.boxes).diagonal().copy(),
         },
     )

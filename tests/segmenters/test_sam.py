@@ -237,7 +237,7 @@ def test_vit_b_checkpoint_equals_upstream(tmp_path, forget):
     (found,) = ours.segment([image], [grounding(boxes[0])])
     masks, scores = upstream(model, image, boxes[:1])
     np.testing.assert_array_equal(found.masks, masks)
-    np.testing.assert_array_equal(found.scores["predicted_iou"], scores)
+    np.testing.assert_allclose(found.scores["predicted_iou"], scores, rtol=1e-5)  # ours attends by a fused kernel
 
 
 class Hostile:
