@@ -62,10 +62,13 @@ class Progress:
             if shard not in self._planned and (plan := self._run.mark("plan", shard)):
                 self._planned[shard] = plan.counts["images"]
             images = self._planned.get(shard, 0)
+            found.planned += images
+            # Marks of shards by the thousand, none of them begun, would be read all the time.
+            if shard not in self._judged and not self._run.image_file(shard, 0).parent.is_dir():
+                continue
             if shard not in self._judged and room and self._build.is_done("measure", shard):
                 self._judge(shard)
                 room -= 1
-            found.planned += images
             if shard in self._judged:
                 found.made += images
                 found.labelled += images
