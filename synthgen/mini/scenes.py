@@ -97,22 +97,24 @@ def draw(
     *,
     size: int = SIZE,
     most: int = 3,
+    least: int = 0,
     occlusion: bool = True,
     among: Sequence[int] = range(len(CLASSES)),
 ) -> Scene:
-    """A random scene of `size` x `size` px with up to `most` things, of the categories in `among`; 5 % have none.
+    """A random scene of `size` x `size` px with `least` to `most` things, of the categories in `among`; 5 % have none,
+    if none may be.
 
     Of each thing at least 65 % of its pixels are visible, and at least 40 px; one that finds no place is left out.
     Things of one class never overlap by more than a touch, so they can be counted; without `occlusion` no boxes do.
 
     Raises:
-        ValueError: `size` below 32 or `most` below 1.
+        ValueError: `size` below 32, `most` below 1 or below `least`.
     """
-    if size < 32 or most < 1:
-        raise ValueError(f"`size` (={size}) must be at least 32, and `most` (={most}) at least 1.")
+    if size < 32 or most < max(1, least):
+        raise ValueError(f"`size` (={size}) must be at least 32, and `most` (={most}) at least 1 and {least}.")
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
     canvas = _background(rng, background, size)
-    kinds = _kinds(rng, most, among)
+    kinds = _kinds(rng, least, most, among)
     things: list[Thing] = []
     masks: list[NDArray[np.bool_]] = []
     areas: list[int] = []  # px of each mask before anything covered it
@@ -194,12 +196,13 @@ def aspect_ratio(category: int) -> float:
     return float(width / height)
 
 
-def _kinds(rng: np.random.Generator, most: int, among: Sequence[int]) -> list[tuple[int, str | None]]:
+def _kinds(rng: np.random.Generator, least: int, most: int, among: Sequence[int]) -> list[tuple[int, str | None]]:
     """(category, colour) of each thing; every so often the same once more, for captions that count."""
     share = rng.random()
     count = 0 if share < 0.05 else 1 if share < 0.45 or most == 1 else 2 if share < 0.75 or most == 2 else 3
     if count == 3:
         count = int(rng.integers(3, most + 1))
+    count = max(count, least)
     kinds: list[tuple[int, str | None]] = []
     for _ in range(count):
         if kinds and rng.random() < 0.3:

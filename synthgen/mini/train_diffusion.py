@@ -32,7 +32,8 @@ TOKENS = 40  # of a prompt, at most
 # was wrong, and pools at the greatest id instead.
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 APACHE = Licence(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0")
-UNPROMPTED, WITH_LAYOUT = 0.1, 0.55  # shares; guidance and plain text-to-image are learnt from the others
+UNPROMPTED, WITH_LAYOUT = 0.1, 0.5  # shares; guidance and plain text-to-image are learnt from the others
+CROWDED = 0.5  # share of scenes of three things, beside those that have as many by chance: the third is learnt last
 WORD_VECTORS = "embeddings.token_embedding.weight"
 EASY_BATCHES = 3_000  # over which the share of single, large things falls from a half to none of its own
 
@@ -54,7 +55,7 @@ class Captioned:
     the denoiser takes for it. So a pool of latents would save little, repeat scenes, and have to be kept.
 
     -> `images` uint8 (B, S, S, 3); `prompts`, B strings; `layout` float32 (B, C, S/8, S/8), of each cell the share that
-    a class's boxes cover; `has_layout` bool (B,).
+    a class's boxes cover; `emphasis` float32 (B, 1, S/8, S/8), of each cell in the loss; `has_layout` bool (B,).
     """
 
     count: int = 32
@@ -62,7 +63,11 @@ class Captioned:
 
     def __call__(self, rng: np.random.Generator, index: int) -> Batch:
         single = rng.random(self.count) < 0.5 * max(0.0, 1 - index / EASY_BATCHES)
-        drawn = [scenes.draw(rng, size=self.size, most=1 if alone else 3) for alone in single]
+        crowded = rng.random(self.count) < CROWDED
+        drawn = [
+            scenes.draw(rng, size=self.size, most=1 if alone else 3, least=3 if many and not alone else 0)
+            for alone, many in zip(single, crowded, strict=True)
+        ]
         layout = np.stack([planes(scene.things, self.size) for scene in drawn])
         empty = rng.random(self.count) < UNPROMPTED
         prompts = [scenes.caption(scene.background, scene.things, rng) for scene in drawn]
@@ -70,6 +75,7 @@ class Captioned:
             "images": np.stack([scene.image for scene in drawn]),
             "prompts": ["" if no else prompt for no, prompt in zip(empty, prompts, strict=True)],
             "layout": layout,
+            "emphasis": np.stack([emphasis(scene.things, self.size) for scene in drawn]),
             "has_layout": rng.random(self.count) < WITH_LAYOUT,
         }  # fmt: skip
 
@@ -81,8 +87,24 @@ def planes(things: Sequence[scenes.Thing], size: int) -> NDArray[np.float32]:
     for thing in things:
         x0, y0, x1, y1 = thing.box
         layout[y0:y1, x0:x1] = np.eye(len(scenes.CLASSES), dtype=np.float32)[thing.category]
-    cells = layout.reshape(size // PATCH, PATCH, size // PATCH, PATCH, -1).mean((1, 3))
-    return np.ascontiguousarray(cells.transpose(2, 0, 1))
+    return _cells(layout)
+
+
+def emphasis(things: Sequence[scenes.Thing], size: int) -> NDArray[np.float32]:
+    """How much a cell counts in the loss, float32 (1, S/8, S/8): things more than the ground, for grounds are learnt in
+    minutes and things take hours; and small ones more than large ones, for it is things that are counted."""
+    weight = np.full((size, size, 1), 0.6, np.float32)
+    for thing in things:
+        x0, y0, x1, y1 = thing.box
+        share = (x1 - x0) * (y1 - y0) / size**2
+        weight[y0:y1, x0:x1] = 0.6 + 2.4 * min(max((0.12 / share) ** 0.5, 0.7), 2.0)
+    return _cells(weight)
+
+
+def _cells(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Means over the pixels of each cell, (S, S, C) -> (C, S/8, S/8)."""
+    cells = len(pixels) // PATCH
+    return np.ascontiguousarray(pixels.reshape(cells, PATCH, cells, PATCH, -1).mean((1, 3)).transpose(2, 0, 1))
 
 
 def word_tokenizer() -> Any:
@@ -170,10 +192,10 @@ def noise_scheduler() -> Any:
 
 def loss_weight(alpha: torch.Tensor) -> torch.Tensor:
     """Cumulative alpha (B,) -> weight of the v loss: min-SNR with gamma 5 (arXiv 2303.09556). It would be 0 where
-    there is no signal yet, which is where sampling starts and a picture's plan is made: there it is at least 0.2."""
+    there is no signal yet, which is where sampling starts and a picture's plan is made: there it is at least 0.4."""
     snr = alpha / (1 - alpha)
     weight = snr.clamp(max=5) / (snr + 1)
-    return torch.where(snr < 1, weight.clamp(min=0.2), weight)
+    return torch.where(snr < 1, weight.clamp(min=0.4), weight)
 
 
 def card(size: int) -> ModelCard:
@@ -249,9 +271,8 @@ def train(options: Options, captioned: Captioned | None = None, shape: Shape | N
             features = [told * f for f in adapter(batch["layout"])]
             said = text_encoder(ids)[0]
             guess = unet(noisy, t, said, down_intrablock_additional_residuals=features).sample
-        # Backgrounds are learnt in minutes, things take hours.
-        things = 0.6 + 2.4 * batch["layout"].sum(1, keepdim=True)
-        error = ((guess.float() - velocity).pow(2) * things).mean((1, 2, 3)) / things.mean((1, 2, 3))
+        counts = batch["emphasis"]
+        error = ((guess.float() - velocity).pow(2) * counts).mean((1, 2, 3)) / counts.mean((1, 2, 3))
         weight = loss_weight(alpha)
         return (error * weight).mean() / weight.mean(), {"error": float(error.detach().mean())}
 

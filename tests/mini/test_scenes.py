@@ -211,10 +211,20 @@ def test_other_sizes(size: int) -> None:
     assert found >= 15
 
 
-@pytest.mark.parametrize(("size", "most"), [(16, 3), (128, 0)])
-def test_what_cannot_be_drawn(size: int, most: int) -> None:
+def test_as_many_things_as_are_asked_for() -> None:
+    rng = np.random.default_rng(5)
+    counts = [len(draw(rng, most=3, least=3).things) for _ in range(60)]
+    assert np.mean([n == 3 for n in counts]) > 0.9 and max(counts) == 3  # now and then one finds no place
+    assert min(len(draw(rng, most=2, least=1).things) for _ in range(60)) == 1
+    for seed in range(20):  # what is random is drawn as it is without
+        first, second = (draw(np.random.default_rng(seed), least=least) for least in (0, 1))
+        assert first.background == second.background and (not first.things or first.things == second.things)
+
+
+@pytest.mark.parametrize(("size", "most", "least"), [(16, 3, 0), (128, 0, 0), (128, 2, 3)])
+def test_what_cannot_be_drawn(size: int, most: int, least: int) -> None:
     with pytest.raises(ValueError, match=f"=({size}|{most})"):
-        draw(np.random.default_rng(0), size=size, most=most)
+        draw(np.random.default_rng(0), size=size, most=most, least=least)
 
 
 def test_importing_reads_nothing_and_brings_no_torch() -> None:

@@ -307,6 +307,37 @@ def test_planes_are_what_pipelines_draw():
     assert found.sum() == found[[3, 5]].sum()
 
 
+def test_emphasis_is_on_things_and_more_on_small_ones():
+    """Of 32 px: a thing of 8x8 px, which is 1/16 of the image; one of 12x8 px, of which half hides half of the former;
+    and one that is large."""
+    small, beside, large = (scenes.Thing(0, None, box) for box in [(8, 8, 16, 16), (12, 8, 24, 16), (0, 0, 32, 32)])
+    ground, weight = 0.6, 0.6 + 2.4 * (0.12 * 16) ** 0.5
+    found = train_diffusion.emphasis([small], 32)
+    assert found.shape == (1, 4, 4) and found.dtype == np.float32
+    expected = np.full((4, 4), ground)
+    expected[1, 1] = weight
+    np.testing.assert_allclose(found[0], expected, rtol=1e-6)
+    wider = 0.6 + 2.4 * (0.12 * 1024 / 96) ** 0.5
+    expected[1, 1], expected[1, 2] = (weight + wider) / 2, wider
+    np.testing.assert_allclose(train_diffusion.emphasis([small, beside], 32)[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(train_diffusion.emphasis([large], 32), 0.6 + 2.4 * 0.7, rtol=1e-6)  # bounded
+    np.testing.assert_allclose(train_diffusion.emphasis([], 32), ground)
+
+
+def test_scenes_of_one_thing_are_many_at_first_and_of_three_later(monkeypatch):
+    drawn, draw = [], scenes.draw
+    monkeypatch.setattr(scenes, "draw", lambda *args, **options: drawn.append(draw(*args, **options)) or drawn[-1])
+
+    def shares(index):
+        drawn.clear()
+        train_diffusion.Captioned(100, 64)(np.random.default_rng(0), index)
+        return np.bincount([len(scene.things) for scene in drawn], minlength=4) / 100
+
+    # By chance 0.4 and 0.25; a half of all by rule, of one thing at first, of three in the end.
+    first, later = shares(0), shares(train_diffusion.EASY_BATCHES)
+    assert first[1] > 0.5 > first[3] and later[3] > 0.5 > later[1]
+
+
 def test_an_earlier_adapter_answers_planes_as_it_did_colours():
     """Its first layer, where whole cells are of a class; a class that it did not know has the fresh layer's answer."""
     torch.manual_seed(0)
@@ -328,7 +359,7 @@ def test_an_earlier_adapter_answers_planes_as_it_did_colours():
 
 @pytest.mark.parametrize(
     ("alpha", "weight"),
-    [(0.0, 0.2), (0.5, 0.5), (0.1 / 1.1, 0.2), (5 / 6, 5 / 6), (100 / 101, 5 / 101)],  # SNR 0, 1, 0.1, 5, 100
+    [(0.0, 0.4), (0.5, 0.5), (0.1 / 1.1, 0.4), (5 / 6, 5 / 6), (100 / 101, 5 / 101)],  # SNR 0, 1, 0.1, 5, 100
 )
 def test_loss_weight(alpha, weight):
     assert train_diffusion.loss_weight(torch.tensor([alpha])).item() == pytest.approx(weight, rel=1e-4)
