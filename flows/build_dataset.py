@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 from synthgen.flow import build_dataset, build_here
+from synthgen.mirror import is_url
 from synthgen.schedule import build_next
 
 __all__ = ["build_dataset", "build_next"]  # what `prefect.yaml` deploys
@@ -16,12 +17,13 @@ __all__ = ["build_dataset", "build_next"]  # what `prefect.yaml` deploys
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("spec", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("outputs"))
+    parser.add_argument("--out", default="outputs", help="folder of run folders, or its URL in an object store")
     parser.add_argument("--run", type=int, default=1)
     parser.add_argument("--serve", action="store_true", help="wait for runs that are started elsewhere")
     args = parser.parse_args()
     if args.serve:
-        parameters = {"spec": str(args.spec.resolve()), "out": str(args.out.resolve()), "run": args.run}
+        out = args.out if is_url(args.out) else str(Path(args.out).resolve())
+        parameters = {"spec": str(args.spec.resolve()), "out": out, "run": args.run}
         build_dataset.serve(name=args.spec.stem, parameters=parameters, pause_on_shutdown=False)
     else:
         build_here(args.spec, args.out, args.run)

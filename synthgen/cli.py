@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from synthgen.pipeline import Build
+    from synthgen.quality import Quality
     from synthgen.spec import DatasetSpec
-    from synthgen.verdicts import Quality
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -26,11 +26,41 @@ app = typer.Typer(
     epilog="Errors are one line each; --debug, anywhere on the line, shows where they come from.",
 )
 
+
+def _out(value: str | Path) -> Path:
+    from synthgen.mirror import place
+
+    return place(value)
+
+
+def _run(value: str | Path) -> Path:
+    from synthgen.mirror import run_place
+    from synthgen.store import Run
+
+    run = run_place(value)
+    Run(run).look()
+    return run
+
+
 Spec = Annotated[Path, typer.Argument(help="The dataset's YAML spec.", metavar="SPEC", show_default=False)]
 RunFolder = Annotated[
-    Path, typer.Argument(help="A run folder, such as outputs/quickstart/run-0001.", metavar="RUN", show_default=False)
+    Path,
+    typer.Argument(
+        help="A run folder, such as outputs/quickstart/run-0001, or its URL.",
+        metavar="RUN",
+        show_default=False,
+        parser=_run,
+    ),
 ]
-Out = Annotated[Path, typer.Option("--out", help="Folder of run folders.", metavar="DIR")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out", help="Folder of run folders, or a URL such as s3://bucket/datasets.", metavar="DIR", parser=_out
+    ),
+]
+ProfileFile = Annotated[
+    Path | None, typer.Option("--profile", help="Where it is computed, such as on many workers.", metavar="FILE")
+]
 Number = Annotated[
     int, typer.Option("--run", min=1, max=99_999, help="Number of the run; another number makes other images.")
 ]
@@ -165,10 +195,7 @@ def run(
     strict: Annotated[
         bool, typer.Option("--strict", help="Stop where memory is short, instead of making smaller batches.")
     ] = False,
-    profile: Annotated[
-        Path | None,
-        typer.Option("--profile", help="Where it is computed, such as on many workers.", metavar="FILE"),
-    ] = None,
+    profile: ProfileFile = None,
 ) -> None:
     """Make, label, filter and export a dataset; go on where an earlier run was stopped."""
     from contextlib import nullcontext
@@ -183,7 +210,7 @@ def run(
     if profile:
         load_profile(profile)
     folder, console = Run.at(out, loaded.name, number), _console()
-    if folder.spec_file.is_file():
+    if folder.is_mirror or folder.spec_file.is_file():  # a store that refuses shall say so before models are loaded
         with folder.lock():
             build = Build.start(folder, loaded, backends)
             quality = build.quality() if build.is_complete() else None
@@ -227,6 +254,8 @@ def _report(build: Build, quality: Quality, console: Console, quiet: bool, state
         for name in build.spec.exporters:
             console.print(f"{name}: {build.run.export_folder(name)}", highlight=False, soft_wrap=True)
         console.print(f"report: {build.run.report_file}", highlight=False, soft_wrap=True)
+        if build.run.is_mirror:
+            console.print(f"store: {build.run.address}", highlight=False, soft_wrap=True)
     console.print(f"{state}: {headline(quality)}", highlight=False, soft_wrap=True)
     for line in shortfall(quality, build.is_complete()):
         print(f"short: {line}", file=sys.stderr)
@@ -610,6 +639,7 @@ def schedule(
     ] = "skip",
     out: Out = Path("outputs"),
     overrides: Overrides = [],  # noqa: B006
+    profile: ProfileFile = None,
 ) -> None:
     """Make the next run of a spec whenever it is time, until stopped."""
     from synthgen import schedule
@@ -620,7 +650,7 @@ def schedule(
         timetable = Timetable.every(interval, timezone, Log(out / name).timetable)
     else:
         timetable = Timetable(timezone, cron, interval)
-    schedule.serve(spec, out, timetable, overlap, overrides)
+    schedule.serve(spec, out, timetable, overlap, overrides, profile)
 
 
 if __name__ == "__main__":

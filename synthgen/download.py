@@ -1,4 +1,5 @@
-"""Fetching models: the only place that opens a connection, and only when a person says so."""
+"""Fetching models, when a person says so. Nothing else opens a connection but the store that a run is kept in
+(`objects`), where a URL is given for its folder."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ if "PREFECT_API_URL" not in os.environ:
     os.environ.setdefault("PREFECT_HOME", str(cache_folder() / "prefect"))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
 
-from prefect import flow, task
+from prefect import Flow, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -29,16 +29,17 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from synthgen.errors import SynthgenError
 from synthgen.growth import grow
 from synthgen.interrupts import checkpoint, stoppable
+from synthgen.mirror import place, run_place
 from synthgen.overlap import Behind
 from synthgen.pipeline import Build
 from synthgen.profile import Profile, load_profile
+from synthgen.quality import Quality
 from synthgen.report.page import write
 from synthgen.server import embedded_server, on_server
 from synthgen.spec import load_spec
 from synthgen.stages import check
 from synthgen.store import Run
 from synthgen.summary import markdown
-from synthgen.verdicts import Quality
 
 
 @task(name="generate", task_run_name="generate-{shard}", cache_policy=NO_CACHE)
@@ -57,9 +58,11 @@ def measure(run: Path, shard: int) -> Mapping[str, int]:
 
 
 @task(name="shards", task_run_name="shards-{shards[0]}-and-on", cache_policy=NO_CACHE)
-def work(run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
-    """A lot of shards, for one worker."""
-    return make(run, shards, allow_mixed, strict)
+def work(run: str, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
+    """A lot of shards, for one worker; `run`: the folder's address."""
+    folder = Run(run_place(run))
+    folder.take_up(shards)
+    return make(folder.root, shards, allow_mixed, strict)
 
 
 def make(run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
@@ -72,7 +75,7 @@ def make(run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> i
     return len(shards)
 
 
-def hand_out(profile: Profile, run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> None:
+def hand_out(profile: Profile, run: Run, shards: Sequence[int], allow_mixed: bool, strict: bool) -> None:
     """Gives shards to workers, lot by lot, and waits for all.
 
     Raises:
@@ -81,12 +84,14 @@ def hand_out(profile: Profile, run: Path, shards: Sequence[int], allow_mixed: bo
     """
     lots = [shards[i : i + profile.shards_at_once] for i in range(0, len(shards), profile.shards_at_once)]
     with profile.options():
-        waiting = [work.submit(run, lot, allow_mixed, strict) for lot in lots]
+        waiting = [work.submit(run.address, lot, allow_mixed, strict) for lot in lots]
     for future in waiting:
         while not future.state.is_final():
             checkpoint()
             future.wait(1)
         future.result()
+        run.take_up(files=False, drop=False)  # for the display: others are at work still
+    run.take_up()
 
 
 @task(name="judge", cache_policy=NO_CACHE)
@@ -113,7 +118,7 @@ def merge(run: Path) -> int:
 @flow(name="build-dataset", flow_run_name="{spec}-run-{run}", validate_parameters=False)
 def build_dataset(
     spec: Path,
-    out: Path = Path("outputs"),
+    out: str | Path = Path("outputs"),
     run: int = 1,
     overrides: tuple[str, ...] = (),
     allow_mixed: bool = False,
@@ -124,7 +129,7 @@ def build_dataset(
 
     Args:
         spec: the YAML file.
-        out: folder of run folders.
+        out: folder of run folders, or its URL in an object store.
         run: number of the run; another number makes other images.
         overrides: `key.path=value`, as for `synthgen run --set`.
         allow_mixed: whether shards made on another kind of machine may be joined.
@@ -139,8 +144,9 @@ def build_dataset(
         SynthgenError: the spec cannot be run, or the folder cannot be used.
     """
     loaded, where = load_spec(Path(spec), overrides), load_profile(Path(profile)) if profile else Profile()
-    stages = check(loaded, Path(out))
-    folder = Run.at(Path(out), loaded.name, run)
+    out = place(out)
+    stages = check(loaded, out)
+    folder = Run.at(out, loaded.name, run)
     with folder.lock(), stoppable():
         build = Build.start(folder, loaded, stages)
         while True:
@@ -148,7 +154,7 @@ def build_dataset(
             if where.runner == "local":
                 make(folder.root, build.pending(), allow_mixed, strict)
             else:
-                hand_out(where, folder.root, build.pending(), allow_mixed, strict)
+                hand_out(where, folder, build.pending(), allow_mixed, strict)
             judge(folder.root)
             if not build.extend():
                 break
@@ -162,9 +168,18 @@ def build_dataset(
     return asdict(quality)
 
 
+def computed(profile: Path | None) -> Flow[..., dict[str, Any]]:
+    """`build_dataset`, computed where a profile says.
+
+    Raises:
+        SynthgenError: the profile cannot be read.
+    """
+    return build_dataset.with_options(task_runner=load_profile(profile).task_runner() if profile else None)
+
+
 def build_here(
     spec: Path,
-    out: Path = Path("outputs"),
+    out: str | Path = Path("outputs"),
     run: int = 1,
     overrides: Sequence[str] = (),
     allow_mixed: bool = False,
@@ -173,13 +188,11 @@ def build_here(
 ) -> dict[str, Any]:
     """`build_dataset`, now and in this process: on the Prefect server that is configured, else on one of our own. See
     `on_server` for what becomes of it if the server is lost."""
-    loaded = load_spec(Path(spec), overrides)
-    runner = load_profile(profile).task_runner() if profile else None
-    flow = build_dataset.with_options(task_runner=runner)
+    loaded, out, flow = load_spec(Path(spec), overrides), place(out), computed(profile)
 
     def finished() -> dict[str, Any] | None:
         with suppress(SynthgenError):  # there is no such folder yet, or not with this spec
-            build = Build.open(Run.at(Path(out), loaded.name, run).root)
+            build = Build.open(Run.at(out, loaded.name, run).root)
             quality = build.quality()
             if quality and build.spec == loaded and build.is_complete():
                 return asdict(quality)

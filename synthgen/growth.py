@@ -248,8 +248,10 @@ def grow(build: Build) -> Growth:
             growth = Growth.read(file)
             if growth and growth.inputs == everything and all(done.values()):
                 return growth
-            file.unlink(missing_ok=True)
+            folder.remove([file])
             folder.sweep()
+            for member in merge.members:
+                member.run.look(files=True)
             alike = merge.alike()
             records = Merged(merge.members, {i for ids in alike.values() for i in ids})
             growth = merge.numbers(records, alike, everything)
@@ -258,6 +260,7 @@ def grow(build: Build) -> Growth:
             # Another process may have judged a run anew meanwhile.
             if {name: Merge.of(build).inputs(name) for name in inputs} == inputs:
                 write_sealed(file, asdict(growth))
+                folder.publish(file)
                 return growth
 
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import orjson
 
 from synthgen.errors import SynthgenError
+from synthgen.mirror import runs_in_store
 from synthgen.pipeline import Build
+from synthgen.quality import Quality
 from synthgen.spec import differences
 from synthgen.store import Run
-from synthgen.verdicts import Quality
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,9 @@ _IDLE = {"version", "description", "count", "budget", "splits", "exporters", "sh
 
 
 def runs_of(folder: Path) -> list[Run]:
-    """The run folders of a dataset's folder that have a spec, by number."""
+    """The run folders of a dataset's folder that have a spec, by number; of a mirror, all that its store has."""
+    for path in runs_in_store(folder):
+        Run(path).look()
     found = [p for p in folder.glob("run-*") if p.name[4:].isdecimal() and (p / "spec.yaml").is_file()]
     return sorted(map(Run, found), key=lambda run: run.number)
 

@@ -4,6 +4,8 @@ The lock is the kernel's (flock), and decides alone among processes of one host.
 mounts of object stores may keep it from other hosts; so the lock's file names its holder, who writes it again every
 few seconds. Another host takes the folder only after a minute without that, by the store's own clock. A holder that was
 away for so long (a suspended laptop) finds another's name there, and stops before it writes.
+
+What names the holder is a `Slot`: that file, or an object in a store.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Protocol
 
 from synthgen import interrupts
 from synthgen.errors import RunError
@@ -26,23 +29,103 @@ LEASE_SECONDS = 60.0  # without a sign of life, after which another host may tak
 HEARTBEAT_SECONDS = 10.0  # between signs of life
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 _BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine, which share locks
-_MOST_BYTES = 1000  # of a lock's file
+_MOST_BYTES = 1000  # of what names a holder
 
 
-class Lease:
-    """A folder that is ours, as the file says."""
+class Slot(Protocol):
+    """Where the holder of a folder stands written. What it says is of `_MOST_BYTES` at most; all times are the store's.
+
+    Attributes:
+        where: the folder, as people know it.
+        reach: of the lock beside it: holders who write the same are kept apart by that lock.
+    """
+
+    @property
+    def where(self) -> str: ...
+
+    @property
+    def reach(self) -> str: ...
+
+    def reaches(self, host: str, reach: str) -> bool:
+        """Whether the lock beside it, which is ours, would be held if that holder were alive."""
+
+    def read(self) -> bytes:
+        """Raises:
+        FileNotFoundError: there is nothing.
+        OSError: the store does not answer.
+        """
+
+    def take(self, content: bytes, ended: bytes) -> None:
+        """Writes our name in the place of nobody's, or of what was read, `ended`.
+
+        Raises:
+            RunError: another was quicker.
+        """
+
+    def renew(self, content: bytes) -> bytes:
+        """Writes our name again, if it is there still; -> what was found. Raises as `read`."""
+
+    def clear(self, content: bytes) -> None:
+        """Takes our name away, if it is there still. Raises as `read`."""
+
+    def age(self) -> float:
+        """Seconds since it was written. Both times are the store's, however wrong the clocks of its hosts are."""
+
+
+class FileSlot:
+    """A file in a folder that hosts share; the lock is on this file."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._content = f"pid {os.getpid()} on {platform.node()}\n{_boot()} {secrets.token_hex(8)}\n".encode()
+        self.where = str(file.parent)
+        self.reach = _boot()
+
+    def reaches(self, host: str, reach: str) -> bool:
+        return host == platform.node() or reach == self.reach
+
+    def read(self) -> bytes:
+        with open(self._file, "rb") as opened:
+            return opened.read(_MOST_BYTES)
+
+    def take(self, content: bytes, ended: bytes) -> None:
+        with open(self._file, "r+b", buffering=0) as file:
+            file.write(content)  # first, so that nobody ever finds the file empty
+            file.truncate()
+
+    def renew(self, content: bytes) -> bytes:
+        with open(self._file, "r+b", buffering=0) as file:  # anew: NFS compares with the server's on opening
+            found = file.read(_MOST_BYTES)
+            if found == content:
+                file.seek(0)
+                file.write(content)
+            return found
+
+    def clear(self, content: bytes) -> None:
+        with open(self._file, "r+b", buffering=0) as file:
+            if file.read(_MOST_BYTES) == content:
+                file.truncate(0)
+
+    def age(self) -> float:
+        now = self._file.with_name(f".{self._file.name}.{os.getpid()}.tmp")
+        try:
+            now.write_bytes(b"now")
+            return now.stat().st_mtime - self._file.stat().st_mtime
+        finally:
+            now.unlink(missing_ok=True)
+
+
+class Lease:
+    """A folder that is ours, as its slot says."""
+
+    def __init__(self, slot: Slot) -> None:
+        self._slot = slot
+        self._content = f"pid {os.getpid()} on {platform.node()}\n{slot.reach} {secrets.token_hex(8)}\n".encode()
         self._mutex = threading.Lock()
         self._renewed = 0.0
         self._lost = ""
 
-    def take(self) -> None:
-        with open(self._file, "r+b", buffering=0) as file:
-            file.write(self._content)  # first, so that nobody ever finds the file empty
-            file.truncate()
+    def take(self, ended: bytes) -> None:
+        self._slot.take(self._content, ended)
         self._renewed = time.clock_gettime(_CLOCK)
 
     def renew(self) -> None:
@@ -50,19 +133,16 @@ class Lease:
         with self._mutex:
             now = time.clock_gettime(_CLOCK)
             try:
-                with open(self._file, "r+b", buffering=0) as file:  # anew: NFS compares with the server's on opening
-                    found = file.read(_MOST_BYTES)
-                    if found == self._content:
-                        file.seek(0)
-                        file.write(self._content)
-                        self._renewed = now
-                        return
+                found = self._slot.renew(self._content)
+                if found == self._content:
+                    self._renewed = now
+                    return
             except FileNotFoundError:
                 found = b""
             except OSError:
                 return  # the store is away: so are the others' signs of life, and ours are tried again
             self._lost = (
-                f"{_name(found) or 'another process'} has taken over {self._file.parent}, since this process (pid "
+                f"{_name(found) or 'another process'} has taken over {self._slot.where}, since this process (pid "
                 f"{os.getpid()}) gave no sign of life for {now - self._renewed:.0f} s; it stops and writes nothing more"
             )
             interrupts.halt(RunError(self._lost))
@@ -79,9 +159,8 @@ class Lease:
             raise RunError(self._lost)
 
     def clear(self) -> None:
-        with suppress(OSError), open(self._file, "r+b", buffering=0) as file:
-            if file.read(_MOST_BYTES) == self._content:
-                file.truncate(0)
+        with suppress(OSError):
+            self._slot.clear(self._content)
 
 
 @contextmanager
@@ -91,32 +170,43 @@ def held(file: Path) -> Iterator[Lease]:
     Raises:
         RunError: another process is at work there; says which, and on which host.
     """
+    slot = FileSlot(file)
     with open(file, "a+b") as opened:
         locked = True
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(
-                f"another process ({_name(_read(file)) or 'unknown'}) is at work in {file.parent}"
-            ) from error
+            raise RunError(f"another process ({_name(slot.read()) or 'unknown'}) is at work in {slot.where}") from error
         except OSError:
             locked = False  # a store without locks: the lease alone decides
-        if other := _other(file, locked):
-            raise RunError(
-                f"another process ({other}) is at work in {file.parent}; if it has ended without a word, the folder is "
-                f"free {LEASE_SECONDS:.0f} s after its last sign of life"
-            )
-        lease, ended = Lease(file), threading.Event()
-        lease.take()
-        thread = threading.Thread(target=_beat, args=(lease, ended), name="lease", daemon=True)
-        thread.start()
-        try:
+        with leased(slot, locked) as lease:
             yield lease
-        finally:
-            ended.set()
-            thread.join()
-            interrupts.halt(None)
-            lease.clear()
+
+
+@contextmanager
+def leased(slot: Slot, locked: bool = True) -> Iterator[Lease]:
+    """`held`, where the lock, if there is one (`locked`), is ours already.
+
+    Raises:
+        RunError: another process is at work there; says which, and on which host.
+    """
+    found = _read(slot)
+    if other := _other(slot, found, locked):
+        raise RunError(
+            f"another process ({other}) is at work in {slot.where}; if it has ended without a word, the folder is "
+            f"free {LEASE_SECONDS:.0f} s after its last sign of life"
+        )
+    lease, ended = Lease(slot), threading.Event()
+    lease.take(found)
+    thread = threading.Thread(target=_beat, args=(lease, ended), name="lease", daemon=True)
+    thread.start()
+    try:
+        yield lease
+    finally:
+        ended.set()
+        thread.join()
+        interrupts.halt(None)
+        lease.clear()
 
 
 def holder(file: Path) -> str:
@@ -128,13 +218,19 @@ def holder(file: Path) -> str:
     except FileNotFoundError:
         return ""
     except BlockingIOError:
-        return _name(_read(file)) or "another process"
+        return _name(FileSlot(file).read()) or "another process"
     except OSError:
         locked = False
+    return named(FileSlot(file), locked)
+
+
+def named(slot: Slot, locked: bool = True) -> str:
+    """`holder`, where the lock, if there is one (`locked`), is held by nobody."""
+    found = _read(slot)
     try:
-        return _other(file, locked)
+        return _other(slot, found, locked)
     except PermissionError:  # the age of a lease takes a file beside it
-        return _name(_read(file))
+        return _name(found)
 
 
 def _beat(lease: Lease, ended: threading.Event) -> None:
@@ -142,31 +238,22 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
         lease.renew()
 
 
-def _other(file: Path, locked: bool) -> str:
-    """The process that holds a lease, if it is not ended: of another host, since on ours the lock, where there are
-    locks, has decided. "" if there is none."""
-    content = _read(file)
+def _read(slot: Slot) -> bytes:
+    try:
+        return slot.read()
+    except FileNotFoundError:
+        return b""
+
+
+def _other(slot: Slot, content: bytes, locked: bool) -> str:
+    """The process that holds a lease, if it is not ended: beyond the reach of our lock, since within it the lock, where
+    there are locks, has decided. "" if there is none."""
     name, _, rest = content.decode(errors="replace").partition("\n")
-    host, boot = name.partition(" on ")[2], rest.partition(" ")[0]
-    if not host or (locked and (host == platform.node() or boot == _boot())):
+    host, reach = name.partition(" on ")[2], rest.partition(" ")[0]
+    if not host or (locked and slot.reaches(host, reach)):
         return ""
     # A time far in the future ends it too: a clock that was wrong once shall not bar a folder for ever.
-    return _name(content) if abs(_age(file)) < LEASE_SECONDS else ""
-
-
-def _age(file: Path) -> float:
-    """Seconds since a file was written. Both times are the store's, however wrong the clocks of its hosts are."""
-    now = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-    try:
-        now.write_bytes(b"now")
-        return now.stat().st_mtime - file.stat().st_mtime
-    finally:
-        now.unlink(missing_ok=True)
-
-
-def _read(file: Path) -> bytes:
-    with open(file, "rb") as opened:
-        return opened.read(_MOST_BYTES)
+    return _name(content) if abs(slot.age()) < LEASE_SECONDS else ""
 
 
 def _name(content: bytes) -> str:

@@ -13,8 +13,8 @@ def encode_rle(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """bool (N, H, W) -> COCO RLEs, `{"size": [h, w], "counts": str}`. Lossless."""
     if len(masks) == 0:
         return []
-    # The encoder wants (H, W, N) in Fortran order: the same bytes as (N, W, H) in C order. OpenCV goes by tiles that fit
-    # the cache, which takes a tenth of NumPy's time.
+    # The encoder wants (H, W, N) in Fortran order: the same bytes as (N, W, H) in C order. OpenCV goes by tiles that
+    # fit the cache, which takes a tenth of NumPy's time.
     columns = np.empty((len(masks), masks.shape[2], masks.shape[1]), np.uint8)
     for mask, turned in zip(masks.view(np.uint8), columns, strict=True):
         cv2.transpose(mask, turned)

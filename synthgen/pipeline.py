@@ -28,6 +28,7 @@ from synthgen.files import sha256
 from synthgen.interrupts import checkpoint
 from synthgen.overlap import DEPTH, Behind, ahead
 from synthgen.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
+from synthgen.quality import Quality
 from synthgen.records import Accepted, instances_of, label_rows, label_schema
 from synthgen.reviews import Reviews, labels_digest, read_reviews
 from synthgen.spec import DatasetSpec, differences
@@ -36,7 +37,7 @@ from synthgen.store import Mark, Run, StageName
 from synthgen.summary import shortfall
 from synthgen.tables import Tables
 from synthgen.types import DatasetInfo, Instances, Job, Sample
-from synthgen.verdicts import Quality, Verdicts, judge
+from synthgen.verdicts import Verdicts, judge
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +71,7 @@ class Build:
             changed = ["what, is not known, since run.json is damaged"] * any(m and m.inputs != inputs for m in planned)
         if changed:
             raise RunError(
-                f"{run.root} holds images made otherwise ({'; '.join(changed[:5])}); "
+                f"{run.address} holds images made otherwise ({'; '.join(changed[:5])}); "
                 "put the spec back, or take another name, --out or --run"
             )
         run.sweep()
@@ -265,7 +266,7 @@ class Build:
         if earlier and dict(earlier.environment) != now and not allow_mixed:
             changed = "; ".join(differences(earlier.environment, now))
             raise RunError(
-                f"earlier shards of {self.run.root} were made otherwise ({changed}), so the same job would get "
+                f"earlier shards of {self.run.address} were made otherwise ({changed}), so the same job would get "
                 "slightly other pixels; go on as before, or say --allow-mixed"
             )
         return now

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from itertools import islice, repeat
+from itertools import islice, pairwise, repeat
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,16 @@ LABEL_COLUMNS = {
     "width": pa.int32(),
     "rle": pa.string(),
 }
+_VERDICT = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("instance", pa.int32()),
+        ("shard", pa.int32()),
+        ("category_id", pa.int32()),
+        ("verdict", pa.string()),
+    ]
+)
+_NO_MORE = (sys.maxsize, _VERDICT.empty_table())  # shard, verdicts
 
 
 def label_schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
@@ -65,16 +76,12 @@ def instances_of(rows: Any, height: int, width: int) -> Instances:
 
 
 class Accepted:
-    """Accepted images with their labels, read a shard at a time as they are iterated; kept in memory between shards are
-    12 B an image and 17 B a label.
+    """Accepted images with their labels, read a shard at a time as they are iterated; nothing is kept between shards.
 
     Args:
         jobs: shard -> its jobs, in order of id.
         first_annotation: id of the first label; ids run on from it over all splits, in the order of images.
         without: ids of images that are left out.
-
-    Attributes:
-        annotations: how many labels there are.
     """
 
     def __init__(
@@ -89,18 +96,7 @@ class Accepted:
         self._run, self._jobs, self._first = run, jobs, first_annotation
         self._measures = [n for n, f in filters.items() if f.scope == "image" and f.dtype is np.float32]
         self._unused = filters.keys() - set(self._measures)
-        rows = run.read_table(run.verdicts_file, without={"split", "reasons", "passed"})
-        taken = pc.field("instance").is_null() & (pc.field("verdict") == "accepted")
-        images = rows.filter(taken & ~pc.field("image_id").isin(np.fromiter(without, np.int64))).sort_by("image_id")
-        self._images, self._shards = images["image_id"].to_numpy(), images["shard"].to_numpy()
-        held = pc.field("instance").is_valid() & pc.field("verdict").isin(["kept", "ignored"])
-        labels = rows.filter(held & pc.field("image_id").isin(images["image_id"]))
-        order = np.lexsort((labels["instance"].to_numpy(), labels["image_id"].to_numpy()))
-        self._holders, self._instances, self._categories = (
-            labels[name].to_numpy()[order] for name in ("image_id", "instance", "category_id")
-        )
-        self._ignored = pc.equal(labels["verdict"], "ignored").to_numpy()[order]
-        self.annotations = len(self._holders)
+        self._without = np.fromiter(without, np.int64)
 
     def __iter__(self) -> Iterator[Record]:
         return self._read(None)
@@ -109,12 +105,13 @@ class Accepted:
         return self._read(name)
 
     def _read(self, split: str | None) -> Iterator[Record]:
-        run = self._run
-        for shard in np.unique(self._shards).tolist():
-            images = self._images[self._shards == shard]
-            first, last = (np.searchsorted(self._holders, images, side) for side in ("left", "right"))
-            held = dict(zip(images.tolist(), (last - first).tolist(), strict=True))
-            labels = self._labels(shard, _ranges(first, last))
+        run, first = self._run, self._first
+        for shard, images, kept in self._verdicts():
+            holders = kept["image_id"].to_numpy()
+            counts = np.searchsorted(holders, images, "right") - np.searchsorted(holders, images)
+            held = dict(zip(images.tolist(), counts.tolist(), strict=True))
+            labels = self._labels(shard, kept, first)
+            first += len(kept)
             rows = run.read_table(run.table_file("measures", shard), without=self._unused)
             rows = rows.filter(pc.field("instance").is_null())
             measures = dict(zip(rows["image_id"].to_pylist(), rows.select(self._measures).to_pylist(), strict=True))
@@ -124,13 +121,41 @@ class Accepted:
                     if split in {None, job.split}:
                         yield Record(job, run.image_file(shard, job.id), annotations, measures[job.id])
 
-    def _labels(self, shard: int, kept: NDArray[np.int64]) -> Iterator[Annotation]:
-        """The labels at these places among those that are kept; all are of one shard."""
+    def _verdicts(self) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
+        """Of each shard that has accepted images: its number, their ids (N,) in order, and the verdicts on their labels
+        that are kept, in order. All images stand before all labels in the file, so it is read at two places at once."""
+        instance, verdict = pc.field("instance"), pc.field("verdict")
+        held = self._shards(instance.is_valid() & verdict.isin(["kept", "ignored"]))
+        number, labels = next(held, _NO_MORE)
+        for shard, rows in self._shards(instance.is_null() & (verdict == "accepted")):
+            while number < shard:
+                number, labels = next(held, _NO_MORE)
+            images = np.setdiff1d(rows["image_id"].to_numpy(), self._without)
+            own = labels if number == shard else _NO_MORE[1]
+            own = own.filter(pc.field("image_id").isin(images))
+            if len(images):
+                yield shard, images, own.sort_by([("image_id", "ascending"), ("instance", "ascending")])
+
+    def _shards(self, wanted: pc.Expression) -> Iterator[tuple[int, pa.Table]]:
+        """The verdicts that are wanted, shard by shard, in which order they are in the file."""
+        rest = _VERDICT.empty_table()
+        for rows in self._run.read_rows(self._run.verdicts_file, _VERDICT.names):
+            rows = pa.concat_tables([rest, rows.filter(wanted)])
+            shards = rows["shard"].to_numpy()
+            begins = np.flatnonzero(np.diff(shards, prepend=-1))
+            for begin, end in pairwise(begins.tolist()):
+                yield int(shards[begin]), rows.slice(begin, end - begin)
+            rest = rows.slice(begins[-1]) if len(begins) else rest  # it may go on in the next rows
+        if len(rest):
+            yield rest["shard"][0].as_py(), rest
+
+    def _labels(self, shard: int, kept: pa.Table, first: int) -> Iterator[Annotation]:
+        """The labels that are kept of a shard; `first`: the id of the first."""
         table = self._run.read_table(self._run.table_file("labels", shard))
         holders = table["image_id"].to_numpy()
         order = np.lexsort((table["instance"].to_numpy(), holders))
         # An image's instances are numbered from 0 without gaps, see `label_rows`.
-        place = np.searchsorted(holders, self._holders[kept], sorter=order) + self._instances[kept]
+        place = np.searchsorted(holders, kept["image_id"].to_numpy(), sorter=order) + kept["instance"].to_numpy()
         rows = table.take(order[place])
         x0, y0, x1, y1 = rows["bbox_xyxy"].combine_chunks().flatten().to_numpy().reshape(-1, 4).T.astype(float)
         sizes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
@@ -139,17 +164,11 @@ class Accepted:
         # Columns become objects as they are asked for: a shard's at once would keep the garbage collector busy.
         return map(
             Annotation,
-            (self._first + kept).tolist(),
-            self._categories[kept].tolist(),
+            range(first, first + len(kept)),
+            kept["category_id"].to_pylist(),
             ({"size": [*size], "counts": counts} for size, counts in zip(sizes, rows["rle"].to_pylist(), strict=True)),
             zip(x0.tolist(), y0.tolist(), (x1 - x0).tolist(), (y1 - y0).tolist(), strict=True),
             rows["area"].to_pylist(),
-            self._ignored[kept].tolist(),
+            pc.equal(kept["verdict"], "ignored").to_pylist(),
             ({n: value for n, value in zip(names, row, strict=True) if value is not None} for row in scores),
         )
-
-
-def _ranges(first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The numbers from each of `first` up to its `last`, one range behind the other."""
-    counts = last - first
-    return np.asarray(np.arange(counts.sum()) + np.repeat(last - counts.cumsum(), counts), np.int64)

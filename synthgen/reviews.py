@@ -125,8 +125,8 @@ def _lines(path: Path) -> list[Review]:
 class ReviewLog:
     """The log of a run, open for one reviewer. Verdicts are on the disk when `add` and `undo` return."""
 
-    def __init__(self, path: Path, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, path: Path, file: IO[bytes], publish: Callable[[Path], None]) -> None:
+        self._path, self._file, self._publish = path, file, publish
         self.made = _lines(path)  # in order
         end = path.read_bytes().rfind(b"\n") + 1
         self._file.truncate(end)  # of a torn last line
@@ -134,16 +134,20 @@ class ReviewLog:
 
     @classmethod
     @contextmanager
-    def open(cls, path: Path) -> Iterator[ReviewLog]:
-        """Raises:
-        RunError: another reviewer has it open.
+    def open(cls, path: Path, publish: Callable[[Path], None] = lambda path: None) -> Iterator[ReviewLog]:
+        """
+        Args:
+            publish: called when the log has grown.
+
+        Raises:
+            RunError: another reviewer has it open.
         """
         with open(path, "ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise RunError(f"another review of {path.parent} is open; end it first") from error
-            yield cls(path, file)
+            yield cls(path, file, publish)
 
     def add(self, review: Review) -> None:
         self._append({name: getattr(review, name) for name in Review.__slots__})
@@ -160,3 +164,4 @@ class ReviewLog:
         self._file.write(orjson.dumps({**line, SEAL: digest(line)[:8]}) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
+        self._publish(self._path)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 # Before anything of Prefect, whose settings it puts right.
-from synthgen.flow import build_dataset, served  # isort: skip
+from synthgen.flow import computed, served  # isort: skip
 
 import prefect
 from prefect import State, flow, get_client, get_run_logger
@@ -25,13 +25,15 @@ from prefect.types.entrypoint import EntrypointType
 from synthgen import stages as parts
 from synthgen.errors import RunError, SpecError, SynthgenError
 from synthgen.history import drop, history, is_finished, runs_of
+from synthgen.mirror import is_url
 from synthgen.pipeline import Build
+from synthgen.profile import load_profile
+from synthgen.quality import Quality
 from synthgen.spec import DatasetSpec, load_spec
 from synthgen.stages import Stages
 from synthgen.store import Run
 from synthgen.summary import headline
 from synthgen.timetable import MOST, Log, Timetable, in_utc, now
-from synthgen.verdicts import Quality
 
 Overlap = Literal["skip", "wait"]
 
@@ -67,12 +69,16 @@ def at_work(folder: Path) -> str:
 
 @flow(name="next-run", flow_run_name="next-run-of-{spec}", validate_parameters=False)
 def build_next(
-    spec: Path, out: Path = Path("outputs"), overrides: Sequence[str] = (), overlap: Overlap = "skip"
+    spec: Path,
+    out: Path = Path("outputs"),
+    overrides: Sequence[str] = (),
+    overlap: Overlap = "skip",
+    profile: Path | None = None,
 ) -> State[Any]:
     """One firing: makes the next run of a dataset, or goes on with the last one where that is not finished.
 
     Args:
-        spec, out, overrides: as `build_dataset` takes them.
+        spec, out, overrides, profile: as `build_dataset` takes them.
         overlap: what becomes of a firing while the last run is going.
 
     Returns:
@@ -83,7 +89,8 @@ def build_next(
         SynthgenError: the run cannot be made.
     """
     loaded, log = load_spec(Path(spec), tuple(overrides)), get_run_logger()
-    folder = Path(out) / loaded.name
+    profile = Path(profile) if profile else None
+    folder, make = _folder(out) / loaded.name, computed(profile)
     book, (due, timetable) = Log(folder), _asked_for()
     if timetable:
         missed = book.account(timetable, due)
@@ -107,7 +114,7 @@ def build_next(
         number = number_of_next(folder, loaded)
         book.note(due, run=number, started=now().isoformat())
         try:
-            quality = Quality.read(build_dataset(spec, out, number, tuple(overrides)))
+            quality = Quality.read(make(spec, out, number, tuple(overrides), profile=profile))
         except RunError:
             if at_work(folder):
                 continue  # another was quicker
@@ -122,6 +129,17 @@ def build_next(
         log.warning(behind)
         announce("synthgen.run.fell-behind", loaded.name, {"message": behind})
     return Completed(name="Short" if quality.is_short else None, message=f"run {number}: {headline(quality)}")
+
+
+def _folder(out: str | Path) -> Path:
+    """Of run folders, where it stands for itself.
+
+    Raises:
+        RunError: it is in an object store.
+    """
+    if is_url(out) or Run.at(Path(out), "any", 1).is_mirror:
+        raise RunError("--out: a schedule keeps the log of its firings in a folder, and takes no URL")
+    return Path(out)
 
 
 def _asked_for() -> tuple[datetime.datetime, Timetable | None]:
@@ -159,15 +177,24 @@ def tell(name: str, timetable: Timetable, missed: Sequence[datetime.datetime]) -
     return f"{name}: {len(missed)} firings were missed, {first} to {last}; nothing was made then"
 
 
-def serve(spec: Path, out: Path, timetable: Timetable, overlap: Overlap, overrides: Sequence[str] = ()) -> None:
+def serve(
+    spec: Path,
+    out: Path,
+    timetable: Timetable,
+    overlap: Overlap,
+    overrides: Sequence[str] = (),
+    profile: Path | None = None,
+) -> None:
     """Serves a spec's schedule until it is stopped: on the Prefect server that is configured, else on one of our own.
     A server that goes away is waited for, or started again.
 
     Raises:
         SynthgenError: the spec cannot be run.
     """
-    loaded = load_spec(spec, overrides)
+    loaded, out = load_spec(spec, overrides), _folder(out)
     parts.check(loaded, out)
+    if profile:
+        load_profile(profile)
     book = Log(out / loaded.name)
     earlier = book.timetable
     if missed := book.account(timetable, now()):
@@ -176,6 +203,7 @@ def serve(spec: Path, out: Path, timetable: Timetable, overlap: Overlap, overrid
     print(f"{loaded.name}: {timetable}; next {soon}; Ctrl-C ends it", flush=True)
     parameters = {
         "spec": str(spec.resolve()), "out": str(out.resolve()), "overrides": list(overrides), "overlap": overlap,
+        "profile": str(profile.resolve()) if profile else None,
     }  # fmt: skip
     while not _serve_once(loaded.name, timetable, parameters):
         while PREFECT_API_URL.value() and not _answers():

@@ -3,7 +3,8 @@
 A stage of a shard is done if and only if its commit mark exists and agrees: the mark is one small file, written last,
 with the names, sizes and checksums of the files and a hash of what they were made from. Files are written beside
 their place, fsynced and renamed; then the mark. So a run that is killed anywhere holds whole files only, and the
-next run takes every mark that agrees and makes the rest.
+next run takes every mark that agrees and makes the rest. A folder that mirrors one in an object store (`mirror`) is
+changed there by the same steps, in the same order.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -30,6 +31,7 @@ from numpy.typing import NDArray
 from synthgen import lease
 from synthgen.errors import OutOfRoom, RunError, SpecError
 from synthgen.files import SEAL, atomic, digest, read_sealed, sha256, sweep, write_sealed
+from synthgen.mirror import mirror_of
 from synthgen.reading import load_yaml, read_text
 from synthgen.types import Job
 
@@ -58,7 +60,7 @@ JOB_SCHEMA = pa.schema(
 )
 
 
-_leases: dict[Path, lease.Lease] = {}  # of the run folders that this process holds
+_leases: dict[Path, list[lease.Lease]] = {}  # of the run folders that this process holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,9 @@ class Run:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        if mirror := mirror_of(self.root):
+            mirror.confirm = self.confirm
+        self._mirror = mirror
 
     @classmethod
     def at(cls, out: Path, name: str, number: int) -> Run:
@@ -103,8 +108,65 @@ class Run:
         """
         run = cls(root)
         if not run.spec_file.is_file():
-            raise RunError(f"{str(root)!r} is no run folder; it takes one such as outputs/quickstart/run-0001")
+            raise RunError(f"{run.address!r} is no run folder; it takes one such as outputs/quickstart/run-0001")
         return run
+
+    # In an object store
+
+    @property
+    def is_mirror(self) -> bool:
+        return self._mirror is not None
+
+    @property
+    def address(self) -> str:
+        """The folder as other machines may know it: the URL of one in an object store, else its path."""
+        return self._mirror.url if self._mirror else str(self.root)
+
+    def take_up(self, shards: Collection[int] | None = None, *, files: bool = True, drop: bool = True) -> None:
+        """Brings a mirror in line with its store, see `Mirror.take_up`; does nothing to other folders."""
+        if self._mirror:
+            self._mirror.take_up(shards, files, drop)
+
+    def look(self, files: bool = False) -> None:
+        """`take_up` for those who only read: without `files`, what they read of single images is fetched as they do.
+        Where a process of this machine is at work in the folder, it is in line already."""
+        if self._mirror:
+            self._mirror.take_up(None, files, drop=True, unless=lambda: bool(lease.holder(self.lock_file)))
+
+    def here(self, path: Path) -> Path:
+        """A file of the folder, fetched if it is in the store alone."""
+        if self._mirror:
+            self._mirror.fetch([self.name_of(path)])
+        return path
+
+    def publish(self, path: Path) -> None:
+        """Puts a file that no mark names into the store, where there is one."""
+        if self._mirror:
+            self._mirror.put_records([self.name_of(path)])
+
+    @contextmanager
+    def _held(self, file: Path, name: str) -> Iterator[list[lease.Lease]]:
+        """`lease.held`, here and, by an object of that name, in the store, where there is one."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            held = [stack.enter_context(lease.held(file))]
+            if self._mirror:
+                held.append(stack.enter_context(lease.leased(self._mirror.slot(name))))
+            yield held
+
+    @contextmanager
+    def reviewing(self) -> Iterator[None]:
+        """Keeps the reviewers of one store apart; those of one folder are by its log.
+
+        Raises:
+            RunError: another one is at it.
+        """
+        if not self._mirror:
+            yield
+            return
+        with self._held(self.root.with_name(f".{self.root.name}.review"), ".review"):
+            self.look()
+            yield
 
     # Paths
 
@@ -178,6 +240,7 @@ class Run:
         if not self.spec_file.is_file() or self.spec_file.read_bytes() != data:
             with self.writing(self.spec_file) as file:
                 file.write(data)
+            self.publish(self.spec_file)
 
     @property
     def facts_file(self) -> Path:
@@ -214,16 +277,17 @@ class Run:
         Raises:
             RunError: another process holds it; or, from what writes, it has been lost to another.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        with lease.held(self.lock_file) as _leases[self.root]:
+        with self._held(self.lock_file, self.lock_file.name) as _leases[self.root]:
             try:
+                self.take_up()
                 yield
             finally:
                 del _leases[self.root]
 
     def holder(self) -> str:
         """Who holds the lock, as it says itself; "" for nobody."""
-        return lease.holder(self.lock_file)
+        here = lease.holder(self.lock_file)
+        return lease.named(self._mirror.slot(self.lock_file.name)) if self._mirror and not here else here
 
     def confirm(self) -> None:
         """Called before anything of the folder is changed.
@@ -231,15 +295,24 @@ class Run:
         Raises:
             RunError: the lock that this process held is another's now.
         """
-        if held := _leases.get(self.root):
+        for held in _leases.get(self.root, ()):
             held.confirm()
 
     @contextmanager
     def writing(self, path: Path) -> Iterator[IO[bytes]]:
         """`atomic`, for a file of this folder."""
-        with atomic(path) as file:
+        with self._unswept(), atomic(path) as file:
             yield file
             self.confirm()
+
+    @contextmanager
+    def _unswept(self) -> Iterator[None]:
+        """In it, a file that goes while it is written says who has taken the folder over, and has swept it."""
+        try:
+            yield
+        except FileNotFoundError:
+            self.confirm()
+            raise
 
     def sweep(self) -> None:
         """Removes what killed processes left unfinished, where work is still to be done. Call it holding the lock."""
@@ -273,9 +346,11 @@ class Run:
 
     def _has(self, name: str, size: int) -> bool:
         try:
-            return (self.root / name).stat().st_size == size
+            if (self.root / name).stat().st_size == size:
+                return True
         except OSError:
-            return False
+            pass
+        return self._mirror is not None and self._mirror.has(name, size)
 
     def commit(
         self,
@@ -293,7 +368,7 @@ class Run:
         """Writes the mark; `known` holds sizes and checksums that need not be computed again."""
         entries = self._entries(files, known or {})
         mark = Mark(inputs, entries, round(seconds, 3), counts or {}, environment or {}, notes or {})
-        self._write_record(self.mark_file(stage, shard), asdict(mark))
+        self._write_record(self.mark_file(stage, shard), asdict(mark), entries)
         return mark
 
     def _entries(
@@ -314,6 +389,14 @@ class Run:
         if mark is not None and stage == "export":
             self._write_record(file, asdict(replace(mark, inputs="")))
         else:
+            self.remove([file])
+
+    def remove(self, files: Iterable[Path]) -> None:
+        """Removes files of the folder: from the store first, where there is one."""
+        files = list(files)
+        if self._mirror:
+            self._mirror.remove(map(self.name_of, files))
+        for file in files:
             file.unlink(missing_ok=True)
 
     def marks(self) -> Iterator[tuple[StageName, int | str | None, Mark | None]]:
@@ -331,16 +414,24 @@ class Run:
             if file.is_file() and read_sealed(file) is None:
                 yield file
 
-    def _write_record(self, file: Path, content: Mapping[str, Any]) -> None:
+    def _write_record(
+        self, file: Path, content: Mapping[str, Any], files: Mapping[str, tuple[int, str]] = MappingProxyType({})
+    ) -> None:
+        """`files`: that it names, and that are to be in the store before it is."""
         self.confirm()
-        write_sealed(file, content)
+        with self._unswept():
+            write_sealed(file, content)
+        if self._mirror:
+            self._mirror.put(files)
+            self.confirm()  # putting may have taken long
+            self.publish(file)
 
     def commit_batch(
         self, shard: int, batch: int, inputs: str, files: Iterable[Path], notes: Mapping[str, Any] | None = None
     ) -> Mark:
         """A mark for a part of a shard, so that a kill costs one batch at most."""
         mark = Mark(inputs, self._entries(files), notes=notes or {})
-        self._write_record(self._batch_file(shard, batch), asdict(mark))
+        self._write_record(self._batch_file(shard, batch), asdict(mark), mark.files)
         return mark
 
     def batch_done(self, shard: int, batch: int, inputs: str) -> Mark | None:
@@ -361,8 +452,7 @@ class Run:
     def clear_batches(self, shard: int) -> None:
         self.confirm()
         folder = self.root / "commits" / "partial"
-        for file in folder.glob(f"generate-{shard:05d}-*.json"):
-            file.unlink()
+        self.remove(folder.glob(f"generate-{shard:05d}-*.json"))
         with suppress(OSError):
             folder.rmdir()
 
@@ -431,7 +521,7 @@ class Run:
         path = self.image_file(shard, image_id)
         name = path.relative_to(self.root).as_posix()
         try:
-            data = path.read_bytes()
+            data = self.here(path).read_bytes()
         except OSError as error:
             raise RunError(f"{name} cannot be read: {error.strerror}") from error
         if checked_by and checked_by.files.get(name, (0, ""))[1] != hashlib.sha256(data).hexdigest():
@@ -455,11 +545,20 @@ class Run:
     ) -> pa.Table:
         """`without`: columns that are not wanted; `image_ids`: of the only rows that are."""
         try:
-            with pq.ParquetFile(path) as file:
+            with pq.ParquetFile(self.here(path)) as file:
                 table = file.read([name for name in file.schema_arrow.names if name not in without])
                 if image_ids is None:
                     return table
                 return table.filter(pc.is_in(table["image_id"], pa.array(list(image_ids), pa.int64())))
+        except (OSError, pa.ArrowInvalid) as error:
+            raise RunError(f"{path.relative_to(self.root)} cannot be read: {error}") from error
+
+    def read_rows(self, path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of a long table, some ten thousand rows at a time."""
+        try:
+            with pq.ParquetFile(self.here(path)) as file:
+                for batch in file.iter_batches(columns=names):
+                    yield pa.Table.from_batches([batch])
         except (OSError, pa.ArrowInvalid) as error:
             raise RunError(f"{path.relative_to(self.root)} cannot be read: {error}") from error
 
@@ -483,6 +582,9 @@ class Run:
     # Exports
 
     def export_to(self, exporter: str) -> ExportFolder:
+        """Counts the export as not done, since its files are replaced."""
+        if (mark := self.mark("export", exporter)) and mark.inputs:
+            self.withdraw("export", exporter)
         for folder, _, _ in os.walk(self.export_folder(exporter)):
             sweep(Path(folder))  # of an export that was killed
         return ExportFolder(self, exporter)
@@ -509,23 +611,24 @@ class Run:
 class ExportFolder:
     """Where one exporter writes: `<run>/<exporter>/…`. Knows what it has been given, for the mark, by names in the run
     folder: they are many.
-
-    Attributes:
-        sources: exported image -> the run's image.
     """
 
     def __init__(self, run: Run, exporter: str) -> None:
         self._run = run
         self._root = run.export_folder(exporter).resolve()
         self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
-        self._written: dict[str, None] = {}
-        self.sources: dict[str, str] = {}
+        self._written: dict[str, str] = {}  # file -> the run's image that it is; "" for other files
 
     @property
     def files(self) -> Iterator[Path]:
         return (self._run.root / name for name in self._written)
 
-    def _path(self, name: str) -> Path:
+    @property
+    def sources(self) -> dict[str, str]:
+        """Exported image -> the run's image."""
+        return {name: source for name, source in self._written.items() if source}
+
+    def _path(self, name: str, source: str = "") -> Path:
         folder, last = os.path.split(name)
         named = last not in {"", ".", ".."} and "\0" not in name
         if named and folder not in self._folders:
@@ -537,7 +640,7 @@ class ExportFolder:
         if not named or folder not in self._folders:
             raise RunError(f"an export may not write outside its folder, got {name!r}")
         path = self._folders[folder] / last
-        self._written[self._run.name_of(path)] = None
+        self._written[self._run.name_of(path)] = source
         return path
 
     @contextmanager
@@ -546,8 +649,7 @@ class ExportFolder:
             yield file
 
     def image(self, source: Path, name: str, *, copy: bool = False) -> None:
-        path = self._path(name)
-        self.sources[self._run.name_of(path)] = self._run.name_of(source)
+        path = self._path(name, self._run.name_of(source))
         self._run.confirm()
         if copy or not _linked(source, path):
             with self._run.writing(path) as file, open(source, "rb") as opened:
@@ -559,9 +661,8 @@ class ExportFolder:
     def remove_others(self, earlier: Mark | None) -> None:
         """Removes what an earlier export of ours wrote and this one did not."""
         self._run.confirm()
-        for name in earlier.files if earlier else ():
-            if name not in self._written and self._is_inside(path := (self._run.root / name).resolve()):
-                path.unlink(missing_ok=True)
+        names = (n for n in (earlier.files if earlier else ()) if n not in self._written)
+        self._run.remove(p for n in names if self._is_inside(p := (self._run.root / n).resolve()))
 
 
 def _linked(source: Path, path: Path) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
+from synthgen.quality import ClassCount, Quality
 from synthgen.spec import DatasetSpec
-from synthgen.verdicts import ClassCount, Quality
 
 
 def headline(q: Quality) -> str:

@@ -13,8 +13,8 @@ from rich.console import Console
 from synthgen.history import ALPHA, Past, drop, fisher, history, table
 from synthgen.pipeline import Build
 from synthgen.precision import LabelPrecision
+from synthgen.quality import Quality
 from synthgen.store import Run
-from synthgen.verdicts import Quality
 
 
 def past(number: int, passed: int, made: int, *, right: int = 0, verdicts: int = 0, **spec: Any) -> Past:

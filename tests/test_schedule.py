@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from synthgen.errors import SpecError
 from synthgen.growth import Growth
 from synthgen.history import is_finished
 from synthgen.pipeline import Build
+from synthgen.profile import Profile
 from synthgen.spec import DatasetSpec
 from synthgen.store import Run
 from synthgen.timetable import LATE, Log, Timetable
@@ -287,6 +289,31 @@ def test_a_firing_makes_the_next_run_and_grows_the_dataset(server: str, spec: Pa
     (firing,) = Log(copied / "fruit").read()["firings"]
     assert (firing["run"], firing["outcome"]) == (2, "made")
     assert firing["time"] <= firing["started"] < firing["ended"]
+
+
+def test_a_firing_is_computed_where_the_profile_says(
+    server: str, spec: Path, copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads stand for the workers of a cluster."""
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    from synthgen.schedule import build_next
+
+    started: list[int] = []
+
+    class Threads(ThreadPoolTaskRunner):  # type: ignore[type-arg]
+        def submit(self, *arguments: Any, **options: Any) -> Any:
+            started.append(1)
+            return super().submit(*arguments, **options)
+
+    monkeypatch.setattr(Profile, "task_runner", lambda self: Threads(max_workers=self.workers))
+    monkeypatch.setattr(Profile, "options", lambda self: nullcontext())
+    profile = tmp_path / "ray.yaml"
+    profile.write_text("{runner: ray, workers: 1, shards_at_once: 1}")
+    state = build_next(spec, copied, profile=profile, return_state=True)
+    second = Build.open(copied / "fruit" / "run-0002")
+    assert state.is_completed() and is_finished(second)
+    assert len(started) == len(list(second.run.shards()))
 
 
 def test_a_firing_while_the_last_run_is_going_is_skipped(server: str, spec: Path, copied: Path) -> None:

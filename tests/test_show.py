@@ -7,9 +7,9 @@ import pytest
 from synthgen.errors import RunError
 from synthgen.pipeline import Build
 from synthgen.precision import LabelPrecision
+from synthgen.quality import ClassCount, Quality, Reason
 from synthgen.show import draw
 from synthgen.summary import headline, markdown, shortfall
-from synthgen.verdicts import ClassCount, Quality, Reason
 
 HOSTILE = "a|b`<script>alert(1)</script>\n# [x](http://y) *z* _w_ {v} \\"
 

@@ -11,12 +11,13 @@ import pyarrow as pa
 import pytest
 
 from synthgen.plan import split_of
+from synthgen.quality import ClassCount, Quality
 from synthgen.reviews import Review, Reviews
 from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
 from synthgen.summary import headline, shortfall
 from synthgen.tables import Lists, Tables
-from synthgen.verdicts import ClassCount, Quality, Verdicts, judge, select
+from synthgen.verdicts import Verdicts, judge, select
 
 SPEC = {
     "name": "fruit",

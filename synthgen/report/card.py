@@ -11,8 +11,8 @@ import yaml
 
 from synthgen.pipeline import Build
 from synthgen.precision import LabelPrecision
+from synthgen.quality import Quality
 from synthgen.summary import markdown_tables, markdown_text
-from synthgen.verdicts import Quality
 
 # Identifiers of licences that the Hub knows, by the names that our models' cards give.
 LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CreativeML OpenRAIL-M": "creativeml-openrail-m",

@@ -146,5 +146,5 @@ class ReviewQueue:
         """The file of an image of the queue."""
         for item in self.items:
             if item.image_id == image_id:
-                return self.build.run.image_file(item.shard, image_id).read_bytes()
+                return self.build.run.here(self.build.run.image_file(item.shard, image_id)).read_bytes()
         return None

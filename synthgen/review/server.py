@@ -43,7 +43,8 @@ def serve(build: Build, queue: Queue, count: int | None, port: int, browser: boo
     """
     import uvicorn
 
-    with ReviewLog.open(build.run.reviews_file) as log, socket.socket() as bound:
+    run = build.run
+    with run.reviewing(), ReviewLog.open(run.reviews_file, run.publish) as log, socket.socket() as bound:
         before, token = len(log.made), secrets.token_urlsafe(24)
         application = app(ReviewQueue(build, queue, count, log), token)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
