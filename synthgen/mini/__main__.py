@@ -32,7 +32,7 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many, whatever the time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in DIR.")] = False,
     start: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Begin with the weights of this earlier model.")
+        Path | None, typer.Option(metavar="FOLDER", help="Begin with this earlier model's weights; with --resume, too.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     learning_rate: Annotated[

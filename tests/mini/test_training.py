@@ -328,14 +328,27 @@ def test_scenes_of_one_thing_are_many_at_first_and_of_three_later(monkeypatch):
     drawn, draw = [], scenes.draw
     monkeypatch.setattr(scenes, "draw", lambda *args, **options: drawn.append(draw(*args, **options)) or drawn[-1])
 
-    def shares(index):
+    def shares(index, **options):
         drawn.clear()
-        train_diffusion.Captioned(100, 64)(np.random.default_rng(0), index)
+        train_diffusion.Captioned(100, 64, **options)(np.random.default_rng(0), index)
         return np.bincount([len(scene.things) for scene in drawn], minlength=4) / 100
 
     # By chance 0.4 and 0.25; a half of all by rule, of one thing at first, of three in the end.
     first, later = shares(0), shares(train_diffusion.EASY_BATCHES)
     assert first[1] > 0.5 > first[3] and later[3] > 0.5 > later[1]
+    assert shares(0, easy=0).tolist() == later.tolist()
+
+
+def test_the_denoiser_is_compiled_in_long_trainings_where_that_can_be(monkeypatch, tmp_path):
+    def compiles(device="cpu", **options):
+        return train_diffusion.compiles(training.Options(tmp_path, **options), torch.device(device))
+
+    monkeypatch.setattr(train_diffusion, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(train_diffusion, "find_spec", lambda name: None)
+    assert compiles(hours=2.0) and not compiles(hours=0.1) and not compiles(hours=2.0, steps=4)
+    assert not compiles("cuda", hours=2.0)  # no Triton
+    monkeypatch.setattr(train_diffusion, "which", lambda name: None)
+    assert not compiles(hours=2.0)
 
 
 def test_an_earlier_adapter_answers_planes_as_it_did_colours():
