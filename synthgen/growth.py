@@ -219,12 +219,8 @@ class Merge:
 
     def known(self) -> dict[str, tuple[int, str]]:
         """Path of a member's image -> [size in bytes, sha256]."""
-        found = {}
-        for run in (member.run for member in self.members):
-            for shard in run.shards():
-                mark = run.mark("generate", shard)
-                found.update({f"{run.root}/{name}": entry for name, entry in mark.files.items()} if mark else {})
-        return found
+        runs = [member.run for member in self.members]
+        return {f"{run.root}/{name}": entry for run in runs for name, entry in run.images()}
 
 
 def grow(build: Build) -> Growth:

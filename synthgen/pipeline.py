@@ -443,8 +443,8 @@ class Build:
 
     def _known_images(self, sources: Mapping[str, str]) -> dict[str, tuple[int, str]]:
         """Checksums of exported images: those of the images that they are links or copies of."""
-        wanted, marks = set(sources.values()), (self.run.mark("generate", s) for s in self.run.shards())
-        made = {n: f for mark in marks if mark for n, f in mark.files.items() if n in wanted}
+        wanted = set(sources.values())
+        made = {name: entry for name, entry in self.run.images() if name in wanted}
         return {name: made[source] for name, source in sources.items()}
 
     # Single images

@@ -14,7 +14,7 @@ import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Any, Literal, get_args
@@ -84,6 +84,10 @@ class Mark:
     def outputs(self) -> str:
         """Hash of what the files hold: the next stage's input."""
         return digest({name: checksum for name, (_, checksum) in self.files.items()})
+
+    def record(self) -> dict[str, Any]:
+        """Its fields, as they are: `dataclasses.asdict` copies what they hold, and exports may have a million files."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 class Run:
@@ -368,7 +372,7 @@ class Run:
         """Writes the mark; `known` holds sizes and checksums that need not be computed again."""
         entries = self._entries(files, known or {})
         mark = Mark(inputs, entries, round(seconds, 3), counts or {}, environment or {}, notes or {})
-        self._write_record(self.mark_file(stage, shard), asdict(mark), entries)
+        self._write_record(self.mark_file(stage, shard), mark.record(), entries)
         return mark
 
     def _entries(
@@ -387,7 +391,7 @@ class Run:
         file = self.mark_file(stage, shard)
         mark = self._read_mark(file)
         if mark is not None and stage == "export":
-            self._write_record(file, asdict(replace(mark, inputs="")))
+            self._write_record(file, replace(mark, inputs="").record())
         else:
             self.remove([file])
 
@@ -398,6 +402,12 @@ class Run:
             self._mirror.remove(map(self.name_of, files))
         for file in files:
             file.unlink(missing_ok=True)
+
+    def images(self) -> Iterator[tuple[str, tuple[int, str]]]:
+        """The images that are made, shard by shard: name, and [size in bytes, sha256]."""
+        for shard in self.shards():
+            if mark := self.mark("generate", shard):
+                yield from mark.files.items()
 
     def marks(self) -> Iterator[tuple[StageName, int | str | None, Mark | None]]:
         """Every mark that there is, by stage and shard (of exports: their name); None for one that is damaged."""
@@ -431,7 +441,7 @@ class Run:
     ) -> Mark:
         """A mark for a part of a shard, so that a kill costs one batch at most."""
         mark = Mark(inputs, self._entries(files), notes=notes or {})
-        self._write_record(self._batch_file(shard, batch), asdict(mark), mark.files)
+        self._write_record(self._batch_file(shard, batch), mark.record(), mark.files)
         return mark
 
     def batch_done(self, shard: int, batch: int, inputs: str) -> Mark | None:
