@@ -15,7 +15,7 @@ from synthgen.backends import ModelConfig
 from synthgen.clip import ClipConfig, ClipModel
 from synthgen.errors import Problem
 from synthgen.masks import box_iou, mask_boxes
-from synthgen.sam import PROMPTS_AT_ONCE, Embedded, SamModel
+from synthgen.sam import Embedded, SamModel
 from synthgen.types import Category
 
 STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
@@ -180,8 +180,8 @@ def propose(
     threshold = model.sam.mask_threshold
     found: list[Any] = []
     scores: list[Any] = []
-    for start in range(0, len(points), PROMPTS_AT_ONCE):
-        answer = model.by_points(embedded, points[start : start + PROMPTS_AT_ONCE], multimask=True)
+    for start in range(0, len(points), model.prompts_at_once):
+        answer = model.by_points(embedded, points[start : start + model.prompts_at_once], multimask=True)
         logits, iou = answer.logits.flatten(0, 1), answer.predicted_iou.flatten()
         logits = _without_padding(logits, embedded, model.side)
         high = (logits > threshold + STABILITY_OFFSET).sum((1, 2))

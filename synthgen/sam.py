@@ -19,7 +19,9 @@ from synthgen.backends import ModelConfig
 from synthgen.errors import BackendError, Problem
 from synthgen.wording import plain, shown
 
-PROMPTS_AT_ONCE = 64  # in one decoder call, as `points_per_batch` of SamAutomaticMaskGenerator; bounds the memory
+# In one decoder call: as `points_per_batch` of SamAutomaticMaskGenerator, which bounds the memory; on CPUs as many as
+# their caches have room for.
+PROMPTS_AT_ONCE, ON_CPU = 64, 16
 LICENCE = ("Apache-2.0", "https://github.com/facebookresearch/segment-anything")
 # What a state dict's pickle names, and `torch.load` takes more: with `bytearray`, a few bytes ask for any memory.
 PICKLED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
@@ -97,6 +99,10 @@ class SamModel:
         """px of the square that images are scaled into."""
         return int(self.sam.image_encoder.img_size)
 
+    @property
+    def prompts_at_once(self) -> int:
+        return ON_CPU if self.sam.device.type == "cpu" else PROMPTS_AT_ONCE
+
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedded]:
         """Images uint8 (H, W, 3), RGB, of any sizes, in one batch."""
         import torch
@@ -122,9 +128,9 @@ class SamModel:
         owner = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
         framed = [self._in_frame(e, own.reshape(-1, 2, 2)) for e, own in zip(embedded, boxes, strict=True)]
         corners = np.concatenate([np.zeros((0, 2, 2), np.float32), *framed]).reshape(-1, 4)
-        for start in range(0, len(owner), PROMPTS_AT_ONCE):
-            part = owner[start : start + PROMPTS_AT_ONCE]
-            asked = corners[start : start + PROMPTS_AT_ONCE]
+        for start in range(0, len(owner), self.prompts_at_once):
+            part = owner[start : start + self.prompts_at_once]
+            asked = corners[start : start + self.prompts_at_once]
             answer = self._ask([embedded[i] for i in part], asked, None, multimask=False)
             for i in np.unique(part).tolist():
                 own = np.flatnonzero(part == i)

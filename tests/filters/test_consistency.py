@@ -31,7 +31,7 @@ class Boxes(sam.SamModel):
     """A SAM whose decoder answers with its boxes' pixels, or, where it is `steady`, all that is bright inside them."""
 
     def __init__(self, steady: bool) -> None:
-        super().__init__(SimpleNamespace(mask_threshold=0.0))
+        super().__init__(SimpleNamespace(mask_threshold=0.0, device=torch.device("cpu")))
         self.steady, self.asked = steady, []
 
     def embed(self, images):
@@ -115,10 +115,10 @@ def test_empty_masks_and_none(monkeypatch):
 def test_many_instances_are_asked_for_in_parts(monkeypatch):
     model = use(monkeypatch, steady=True)
     image, masks = bright()
-    many = np.repeat(masks, sam.PROMPTS_AT_ONCE + 6, 0)
+    many = np.repeat(masks, model.prompts_at_once + 6, 0)
     assert backend().measure(sample(image, many)).tolist() == [1] * len(many)
-    whole, rest = divmod(5 * len(many), sam.PROMPTS_AT_ONCE)
-    assert [len(part) for part in model.asked] == [sam.PROMPTS_AT_ONCE] * whole + [rest]
+    whole, rest = divmod(5 * len(many), model.prompts_at_once)
+    assert [len(part) for part in model.asked] == [model.prompts_at_once] * whole + [rest]
 
 
 def test_a_model_that_is_not_here():

@@ -137,7 +137,7 @@ def test_many_boxes_are_decoded_in_parts_of_bounded_size(monkeypatch):
     image, _, boxes = scene()
     many = [*boxes, (0, 0, 40, 40), (5, 9, 90, 77), (60, 60, 128, 128)]
     (whole,) = backend().segment([image], [grounding(*many)])
-    monkeypatch.setattr(sam_model, "PROMPTS_AT_ONCE", 2)
+    monkeypatch.setattr(sam_model, "ON_CPU", 2)
     (parts,) = backend().segment([image], [grounding(*many)])
     assert (whole.masks != parts.masks).sum() <= 2
 
