@@ -554,21 +554,23 @@ class Run:
         self, path: Path, *, without: Collection[str] = (), image_ids: Collection[int] | None = None
     ) -> pa.Table:
         """`without`: columns that are not wanted; `image_ids`: of the only rows that are."""
-        try:
-            with pq.ParquetFile(self.here(path)) as file:
-                table = file.read([name for name in file.schema_arrow.names if name not in without])
-                if image_ids is None:
-                    return table
-                return table.filter(pc.is_in(table["image_id"], pa.array(list(image_ids), pa.int64())))
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"{path.relative_to(self.root)} cannot be read: {error}") from error
+        with self._reading(path) as file:
+            table = file.read([name for name in file.schema_arrow.names if name not in without])
+            if image_ids is None:
+                return table
+            return table.filter(pc.is_in(table["image_id"], pa.array(list(image_ids), pa.int64())))
 
     def read_rows(self, path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of a long table, some ten thousand rows at a time."""
+        with self._reading(path) as file:
+            for batch in file.iter_batches(columns=names):
+                yield pa.Table.from_batches([batch])
+
+    @contextmanager
+    def _reading(self, path: Path) -> Iterator[pq.ParquetFile]:
         try:
             with pq.ParquetFile(self.here(path)) as file:
-                for batch in file.iter_batches(columns=names):
-                    yield pa.Table.from_batches([batch])
+                yield file
         except (OSError, pa.ArrowInvalid) as error:
             raise RunError(f"{path.relative_to(self.root)} cannot be read: {error}") from error
 
