@@ -262,7 +262,6 @@ def grow(build: Build) -> Growth:
 
 def _export(folder: Run, name: str, merge: Merge, records: Merged, inputs: str) -> None:
     started, earlier = time.monotonic(), folder.mark("export", name)
-    folder.withdraw("export", name)
     place = folder.export_to(name)
     merge.build.stages.exporters[name].export(merge.info, records, place)
     images = merge.known()
