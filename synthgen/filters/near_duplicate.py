@@ -1,10 +1,9 @@
 """Images that look like one already kept."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,11 @@ from synthgen.backends import Filter, FilterConfig
 from synthgen.types import Sample
 
 _FEW = 512  # that are all compared with each other
-_AT_ONCE = 1 << 20  # pairs
-# Nanoseconds on an EPYC: to compare with a kept hash, to look one up under a mask, and for each pair that it finds.
-_COMPARED, _LOOKED_UP, _FOUND = 3.3, 250.0, 30.0
-_MOST = 3  # bands in which hashes agree; with more, there are hundreds of masks
+# Nanoseconds on an EPYC: to compare with another hash, to sort one under a mask, and for each pair that it finds there.
+_COMPARED, _SORTED, _FOUND = 3.3, 25.0, 30.0
+_BANDS = (2, 3)  # in which hashes are to agree: those of images agree in one far more than chance has it
+_PAIRS = 16  # an image, that are looked at; where there are more, a half is judged before the other
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: brings each bit of a product's factor into its highest ones
 
 Hashes = NDArray[np.uint64]
 
@@ -69,15 +69,15 @@ class Backend(Filter[Config]):
 
 
 def _kept(hashes: Hashes, distance: int) -> NDArray[np.bool_]:
-    """Which of them are within `distance` of no earlier one that is kept, (M,). Of the second half, those that are near
-    none kept in the first are compared with each other: so nothing is compared with what has failed."""
-    if len(hashes) <= _FEW:
-        near = np.bitwise_count(hashes[:, None] ^ hashes) <= distance
-        alive = np.ones(len(hashes), bool)
-        for i in np.flatnonzero(np.triu(near, 1).any(1)):
-            if alive[i]:
-                alive[i + 1 :] &= ~near[i, i + 1 :]
-        return alive
+    """Which of them are within `distance` of no earlier one that is kept, (M,). Where too many are alike to look at all
+    their pairs, what is near a kept one of the first half is first taken out of the second."""
+    pairs = _near_pairs(hashes, distance)
+    if pairs is not None:
+        alive = [True] * len(hashes)
+        for later, earlier in pairs.tolist():
+            if alive[earlier]:
+                alive[later] = False
+        return np.array(alive, bool)
     half = len(hashes) // 2
     kept = np.zeros(len(hashes), bool)
     kept[:half] = _kept(hashes[:half], distance)
@@ -86,20 +86,38 @@ def _kept(hashes: Hashes, distance: int) -> NDArray[np.bool_]:
     return kept
 
 
+def _near_pairs(hashes: Hashes, distance: int) -> NDArray[np.intp] | None:
+    """The places of any two within the distance, (P, 2), in order, the later one first; None: there are too many."""
+    count = len(hashes)
+    if count <= _FEW:
+        return np.argwhere(np.tril(np.bitwise_count(hashes[:, None] ^ hashes) <= distance, -1))
+    if not (masks := _masks(distance, count)):
+        return None
+    found, left = [], _PAIRS * count
+    for mask in masks:
+        for later, earlier in _agreeing(hashes, mask):
+            left -= len(later)
+            if left < 0:
+                return None
+            near = np.bitwise_count(hashes[later] ^ hashes[earlier]) <= distance
+            found.append(later[near] * count + earlier[near])
+    return np.stack(np.divmod(np.unique(np.concatenate([np.zeros(0, np.intp), *found])), count), 1)
+
+
 def _near_any(hashes: Hashes, kept: Hashes, distance: int) -> NDArray[np.bool_]:
     """For each of the hashes: is any of `kept` (at least one) within the distance?"""
     near = np.zeros(len(hashes), bool)
-    masks = _masks(distance, len(kept))
+    masks = _masks(distance, len(hashes) + len(kept))
+    budget = len(hashes) * len(kept) * _COMPARED / _FOUND if masks else -1
     for mask in masks:
         left = np.flatnonzero(~near)
-        found = _Agreeing.of(hashes[left], kept, mask)
-        if found.count * _FOUND > len(left) * len(kept) * _COMPARED:  # so much alike that they share these bits
-            masks = []
-            break
-        for rows, others in found.pairs():
-            rows = left[rows]
-            near[rows[np.bitwise_count(hashes[rows] ^ kept[others]) <= distance]] = True
-    if not masks:
+        every = np.concatenate([kept, hashes[left]])
+        for later, earlier in _agreeing(every, mask, len(kept)):
+            budget -= len(later)
+            if budget < 0:
+                break
+            near[left[later[np.bitwise_count(every[later] ^ every[earlier]) <= distance] - len(kept)]] = True
+    if budget < 0:  # comparing with all of them is no dearer
         for start in range(0, len(kept), _FEW):
             left = np.flatnonzero(~near)
             for rows in np.split(left, range(_FEW, len(left), _FEW)):
@@ -108,15 +126,15 @@ def _near_any(hashes: Hashes, kept: Hashes, distance: int) -> NDArray[np.bool_]:
     return near
 
 
-def _masks(distance: int, kept: int) -> list[np.uint64]:
+def _masks(distance: int, count: int) -> list[np.uint64]:
     """Sets of bits, in one of which at least two hashes within the distance agree: of `distance + c` bands of bits, the
     c bands that are left where the others hold all the differences (G. S. Manku et al., "Detecting Near-Duplicates for
-    Web Crawling", WWW 2007, section 3). With a larger c there are more sets to look up, and fewer pairs agree that are
-    not near: taken is what costs the least for `kept` random hashes. None where comparing with all of them does."""
-    costs = {0: _COMPARED * kept}
-    for c in range(1, _MOST + 1):
+    Web Crawling", WWW 2007, section 3). With a larger c there are more sets, and fewer pairs agree that are not near:
+    taken is what costs the least for so many random hashes. None where comparing each with all does."""
+    costs = {0: _COMPARED * count}
+    for c in _BANDS:
         agree = 2.0 ** (-64 * c / (distance + c))
-        costs[c] = comb(distance + c, c) * (_LOOKED_UP + _FOUND * kept * agree)
+        costs[c] = comb(distance + c, c) * (_SORTED + _FOUND * count * agree)
     chosen = min(costs, key=costs.__getitem__)
     if not chosen:
         return []
@@ -125,36 +143,19 @@ def _masks(distance: int, kept: int) -> list[np.uint64]:
     return [np.uint64(sum(some)) for some in combinations(bands, chosen)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Agreeing:
-    """The pairs of hashes that agree in some bits: row `rows[i]` with `others[begin[i] : begin[i] + counts[i]]`."""
-
-    rows: NDArray[np.intp]
-    begin: NDArray[np.intp]
-    counts: NDArray[np.intp]
-    others: NDArray[np.intp]
-
-    @classmethod
-    def of(cls, hashes: Hashes, kept: Hashes, mask: np.uint64) -> Self:
-        # Keys are looked up in their order: that stays in the cache, and takes a tenth of the time.
-        keys, wanted = kept & mask, hashes & mask
-        others, rows = keys.argsort(), wanted.argsort()
-        keys, wanted = keys[others], wanted[rows]
-        begin = keys.searchsorted(wanted)
-        found = keys[np.minimum(begin, len(keys) - 1)] == wanted
-        begin = begin[found]
-        return cls(rows[found], begin, keys.searchsorted(wanted[found], "right") - begin, others)
-
-    @property
-    def count(self) -> int:
-        return int(self.counts.sum())
-
-    def pairs(self) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-        """Places in both, about `_AT_ONCE` at a time."""
-        ends, first = self.counts.cumsum(), 0
-        while first < len(ends):
-            last = max(first + 1, int(ends.searchsorted(ends[first] - self.counts[first] + _AT_ONCE)))
-            n = self.counts[first:last]
-            within = np.arange(n.sum()) - np.repeat(n.cumsum() - n, n)
-            yield np.repeat(self.rows[first:last], n), self.others[np.repeat(self.begin[first:last], n) + within]
-            first = last
+def _agreeing(hashes: Hashes, mask: np.uint64, known: int = 0) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """The places of any two that agree in these bits, the later and the earlier, at most one pair a hash at a time; and
+    of a few that only their products have together. `known`: of the first of them only with the others."""
+    # A number is sorted in a fifth of the time that it takes to find its place, so the place is in its lowest bits.
+    low = np.uint64((1 << len(hashes).bit_length()) - 1)
+    keys = ((hashes & mask) * _MIX & ~low) | np.arange(len(hashes), dtype=np.uint64)
+    keys.sort()
+    place = (keys & low).astype(np.intp)
+    begins = np.diff(keys & ~low, prepend=~keys[:1]) != 0
+    first = np.maximum.accumulate(np.where(begins, np.arange(len(keys)), 0))
+    at = np.flatnonzero(~begins & (place >= known))
+    other = first[at]
+    while len(at := at[there := (other < at) & (place[other] < (known or len(keys)))]):
+        other = other[there]
+        yield place[at], place[other]
+        other = other + 1

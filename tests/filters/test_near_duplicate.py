@@ -65,25 +65,39 @@ def test_agrees_with_brute_force_when_all_are_alike(distance: int) -> None:
 
 @pytest.mark.parametrize("distance", [0, 1, 4, 7])
 @pytest.mark.parametrize("bands", [1, 2, 3])
-def test_agrees_with_brute_force_however_many_bands(distance: int, bands: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among few hashes as among the millions for which more bands are taken."""
-    monkeypatch.setattr(near_duplicate, "_MOST", bands)
-    monkeypatch.setattr(near_duplicate, "_LOOKED_UP", 1e-9)
-    monkeypatch.setattr(near_duplicate, "_AT_ONCE", 100)
-    assert len(near_duplicate._masks(distance, 10**6)) == comb(distance + bands, bands)
-    hashes = planted(distance + 100, 700)
-    assert backend(distance).fails(hashes).tolist() == brute_force(hashes, distance)
+@pytest.mark.parametrize("pairs", [0, 10**6])
+def test_agrees_with_brute_force_however_it_goes(
+    distance: int, bands: int, pairs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Among few hashes as among millions, with all pairs that agree looked at, and with too many of them."""
+    monkeypatch.setattr(near_duplicate, "_BANDS", [bands])
+    monkeypatch.setattr(near_duplicate, "_COMPARED", 1e9)
+    monkeypatch.setattr(near_duplicate, "_PAIRS", pairs)
+    monkeypatch.setattr(near_duplicate, "_FEW", 50)
+    assert len(near_duplicate._masks(distance, 700)) == comb(distance + bands, bands)
+    hashes = np.unique(planted(distance + 100, 700))
+    assert (near_duplicate._near_pairs(hashes, distance) is None) == (not pairs and distance > 0)
+    shuffled = np.random.default_rng(0).permutation(hashes)
+    assert backend(distance).fails(shuffled).tolist() == brute_force(shuffled, distance)
 
 
-@pytest.mark.parametrize("kept", [1, 10**4, 10**6, 10**8])
-def test_hashes_within_the_distance_agree_in_a_mask(kept: int) -> None:
-    rng = np.random.default_rng(kept)
+def test_pairs_that_agree() -> None:
+    hashes = np.array([0x10, 0x23, 0x11, 0x24, 0x12, 0x30], np.uint64)
+    found = [pair for some in near_duplicate._agreeing(hashes, np.uint64(0xF0)) for pair in zip(*some, strict=True)]
+    assert sorted(found) == [(2, 0), (3, 1), (4, 0), (4, 2)]
+    found = [pair for some in near_duplicate._agreeing(hashes, np.uint64(0xF0), 2) for pair in zip(*some, strict=True)]
+    assert sorted(found) == [(2, 0), (3, 1), (4, 0)]
+
+
+@pytest.mark.parametrize("count", [1, 10**4, 10**6, 10**8])
+def test_hashes_within_the_distance_agree_in_a_mask(count: int) -> None:
+    rng = np.random.default_rng(count)
     for distance in range(17):
-        masks = [int(mask) for mask in near_duplicate._masks(distance, kept)]
+        masks = [int(mask) for mask in near_duplicate._masks(distance, count)]
         for _ in range(50 if masks else 0):
             changed = sum(1 << int(bit) for bit in rng.choice(64, distance, replace=False))
             assert any(changed & mask == 0 for mask in masks)
-    assert not near_duplicate._masks(16, kept)
+    assert not near_duplicate._masks(16, count)
 
 
 def test_only_kept_images_count() -> None:
