@@ -1,7 +1,7 @@
 """Time and memory of the COCO export, over synthesised records: `python benchmarks/export.py`.
 
-Of a run folder, the exporter reads verdicts, labels and measures, links images and writes annotations; what the commit
-mark of all files takes besides is said too. Other tools (`pip install supervision datumaro`) are given the same
+Of a run folder, the exporter reads verdicts, labels and measures, links images and writes annotations, the list of all
+files and the commit mark. Other tools (`pip install supervision datumaro`) are given the same
 annotations as objects of theirs, in memory; of them, and of synthgen's exporter beside them, only the writing of the
 annotation files is counted, no images. Every export has a process of its own.
 """
@@ -43,12 +43,6 @@ def make(folder: Path, annotations: int) -> Path:
 
 
 def run_folder(root: Path, out: Path) -> Callable[[], Any]:
-    build = Build.open(root)
-    folder = build.run.export_to("coco")
-    return lambda: build.stages.exporters["coco"].export(dataset_info(build), accepted(build), folder)
-
-
-def with_mark(root: Path, out: Path) -> Callable[[], Any]:
     return Build.open(root).export
 
 
@@ -101,7 +95,7 @@ def datumaro(root: Path, out: Path) -> Callable[[], Any]:
     return lambda: dataset.export(str(out / "coco"), "coco_instances", save_media=False)
 
 
-CASES = {f.__name__: f for f in (run_folder, with_mark, synthgen, supervision, supervision_rle, datumaro)}
+CASES = {f.__name__: f for f in (run_folder, synthgen, supervision, supervision_rle, datumaro)}
 
 
 class Listed:
@@ -184,7 +178,6 @@ def main() -> None:
             root = make(Path(folder), size)
             print(f"{size:9,} annotations of a run folder: {line(measured('run_folder', root))}", flush=True)
             shutil.rmtree(root / "coco")
-            print(f"{'and with the commit mark':>37}: {line(measured('with_mark', root))}", flush=True)
     if options.beside:
         with tempfile.TemporaryDirectory() as folder:
             root = make(Path(folder), options.beside)

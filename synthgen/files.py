@@ -1,4 +1,5 @@
-"""Files that are whole or not there: written beside their place, flushed, renamed; and JSON that shows its damage."""
+"""Files that are whole or not there: written beside their place, flushed, renamed; JSON that shows its damage; and long
+lists of files."""
 
 from __future__ import annotations
 
@@ -7,8 +8,9 @@ import hashlib
 import os
 import signal
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +20,8 @@ from synthgen.errors import OutOfRoom
 
 TEMPORARY = ".*.tmp"  # what names of files match that have not got their own yet
 SEAL = "seal"
+LIST = ".files"  # how the names of lists end
+Entry = tuple[int, str]  # what a file holds: size in bytes, sha256
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -100,6 +104,22 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
     return content if seal == digest(content) else None
+
+
+def list_line(name: str, entry: Entry) -> bytes:
+    """A line of a list; the name has no line break in it."""
+    return f"{entry[1]} {entry[0]} {name}\n".encode(errors="surrogateescape")
+
+
+def listed(file: Path | bytes) -> Iterator[tuple[str, Entry]]:
+    """The lines of a list, or of what is in one: one at a time, but for those that are no such lines. None if it is not
+    there."""
+    with suppress(FileNotFoundError), BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as lines:
+        for line in lines:
+            checksum, _, rest = line.decode(errors="surrogateescape").partition(" ")
+            size, _, name = rest.partition(" ")
+            if size.isascii() and size.isdecimal() and name.endswith("\n"):
+                yield name[:-1], (int(size), checksum)
 
 
 def sweep(folder: Path) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from synthgen import stages as parts
 from synthgen.backends import Filter
 from synthgen.errors import RunError, SynthgenError
+from synthgen.export_folder import exporting
 from synthgen.files import digest, read_sealed, write_sealed
 from synthgen.history import is_finished, runs_of
 from synthgen.pipeline import Build
@@ -217,11 +218,6 @@ class Merge:
             inputs,
         )
 
-    def known(self) -> dict[str, tuple[int, str]]:
-        """Path of a member's image -> [size in bytes, sha256]."""
-        runs = [member.run for member in self.members]
-        return {f"{run.root}/{name}": entry for run in runs for name, entry in run.images()}
-
 
 def grow(build: Build) -> Growth:
     """Merges the finished runs of a dataset, by the spec of one of them, unless that is done already; call it when that
@@ -252,22 +248,13 @@ def grow(build: Build) -> Growth:
             records = Merged(merge.members, {i for ids in alike.values() for i in ids})
             growth = merge.numbers(records, alike, everything)
             for name in (name for name in inputs if not done[name]):
-                _export(folder, name, merge, records, inputs[name])
+                with exporting(folder, name, inputs[name]) as place:
+                    build.stages.exporters[name].export(merge.info, records, place)
             # Another process may have judged a run anew meanwhile.
             if {name: Merge.of(build).inputs(name) for name in inputs} == inputs:
                 write_sealed(file, asdict(growth))
                 folder.publish(file)
                 return growth
-
-
-def _export(folder: Run, name: str, merge: Merge, records: Merged, inputs: str) -> None:
-    started, earlier = time.monotonic(), folder.mark("export", name)
-    place = folder.export_to(name)
-    merge.build.stages.exporters[name].export(merge.info, records, place)
-    images = merge.known()
-    known = {link: images[source] for link, source in place.sources.items() if source in images}
-    place.remove_others(earlier)
-    folder.commit("export", name, inputs, place.files, seconds=time.monotonic() - started, known=known)
 
 
 def _take(folder: Run, stack: ExitStack) -> None:

@@ -27,13 +27,13 @@ from typing import Any
 import orjson
 
 from synthgen.errors import RunError
-from synthgen.files import SEAL, atomic, digest, read_sealed, sha256, write_sealed
+from synthgen.files import LIST, SEAL, Entry, atomic, digest, listed, read_sealed, sha256, write_sealed
 from synthgen.lease import FileSlot
 from synthgen.models import cache_folder
 from synthgen.objects import Objects, ObjectSlot, file_system, is_inside
 from synthgen.wording import plain
 
-Entries = Mapping[str, tuple[int, str]]  # name in the run folder -> [size in bytes, sha256]
+Entries = Mapping[str, Entry]  # name in the run folder -> [size in bytes, sha256]
 
 ABOUT = "mirror.json"  # in a folder of run folders: what it mirrors
 REVIEWS = "reviews.jsonl"
@@ -156,6 +156,11 @@ class Mirror:
                 return
             every = files and shards is None
             listing = self.objects.below() if every else {**self.objects.below("commits"), **self.objects.beside()}
+
+            def there(entries: Entries) -> Entries:
+                """Of them, those that nobody has removed, as far as the listing tells."""
+                return {n: e for n, e in entries.items() if not every or (n in listing and listing[n]["size"] == e[0])}
+
             records = {name: info for name, info in listing.items() if _RECORD.fullmatch(name)}
             if drop:
                 for name in self._records_here() - records.keys():
@@ -166,9 +171,10 @@ class Mirror:
             wanted: list[str] = []
             self._stored, self._images = {}, {}
             for name in records:
-                entries = _entries(self.root / name)
-                if every:  # somebody may have removed objects
-                    entries = {n: e for n, e in entries.items() if n in listing and listing[n]["size"] == e[0]}
+                named = there(_named(self.root / name))
+                self._note(named)
+                self.fetch(n for n in named if n.endswith(LIST))
+                entries = there(_with_listed(named, lambda n: self.root / n))
                 self._note(entries)
                 if shards is None or _shard_of(name) in shards:
                     wanted += [n for n in entries if files or "/" not in n]
@@ -193,17 +199,21 @@ class Mirror:
         path = self.root / name
         if name == REVIEWS and _is_locked(path):
             return  # a reviewer of this machine is writing to it
-        earlier, now = _entries(path), _entries(data)
+        before, after, was_done = _named(path, done=False), _named(data, done=False), bool(_named(path))
+        lists = self.objects.read(n for n in after if n.endswith(LIST) and before.get(n) != after[n])
+        earlier = _with_listed(before, lambda n: self.root / n)
+        now = _with_listed(after, lambda n: lists.get(n, self.root / n))
         if name.startswith("commits/export-"):
-            for file in _entries(path, done=False).keys() - _entries(data, done=False).keys():
+            for file in earlier.keys() - now.keys():
                 (self.root / file).unlink(missing_ok=True)
         # Before the mark is here: else a file of an earlier making would pass for what the mark names.
         for file, entry in now.items():
             old = self.root / file
-            if entry != earlier.get(file) and _size(old) == entry[0] and sha256(old) != entry[1]:
+            if not (was_done and entry == earlier.get(file)) and _size(old) == entry[0] and sha256(old) != entry[1]:
                 old.unlink()
-        with atomic(path) as opened:
-            opened.write(data)
+        for place, content in (*lists.items(), (name, data)):
+            with atomic(self.root / place) as opened:
+                opened.write(content)
 
     def fetch(self, names: Iterable[str]) -> None:
         """Fetches those of these files that the store has and that are not here, many at once."""
@@ -300,7 +310,7 @@ def _shard_of(name: str) -> int | None:
     return int(found[1]) if found else None
 
 
-def _entries(mark: Path | bytes, done: bool = True) -> dict[str, tuple[int, str]]:
+def _named(mark: Path | bytes, done: bool = True) -> dict[str, Entry]:
     """The files that a mark names; none if it is none, is damaged or, with `done`, is of an export that is to be made
     anew."""
     try:
@@ -310,6 +320,12 @@ def _entries(mark: Path | bytes, done: bool = True) -> dict[str, tuple[int, str]
         return {str(n): (int(s), str(c)) for n, (s, c) in content["files"].items() if is_inside(n)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
+
+
+def _with_listed(named: Entries, lists: Callable[[str], Path | bytes]) -> dict[str, Entry]:
+    """They, and the files on the lists among them."""
+    on_lists = (entry for name in named if name.endswith(LIST) for entry in listed(lists(name)))
+    return {**named, **{name: entry for name, entry in on_lists if is_inside(name)}}
 
 
 def _size(path: Path) -> int:

@@ -23,6 +23,7 @@ from synthgen import stages as parts
 from synthgen.attempts import Attempts
 from synthgen.backends import ModelConfig, measured
 from synthgen.errors import RunError
+from synthgen.export_folder import exporting
 from synthgen.figures import figures
 from synthgen.files import sha256
 from synthgen.interrupts import checkpoint
@@ -429,23 +430,12 @@ class Build:
             inputs = self.inputs("export", name)
             if inputs is None:
                 raise RunError(f"{self.run.root} has not been judged yet; run the spec first")
-            earlier = self.run.mark("export", name)
             if not self.run.is_done("export", name, inputs):
-                started, folder = time.monotonic(), self.run.export_to(name)
-                exporter.export(info, Accepted(self.run, self.jobs, self.stages.filters), folder)
-                files, known = folder.files, self._known_images(folder.sources)
-                folder.remove_others(earlier)
-                earlier = self.run.commit(
-                    "export", name, inputs, files, seconds=time.monotonic() - started, known=known
-                )
-            written[name] = len(earlier.files) if earlier else 0
+                with exporting(self.run, name, inputs) as folder:
+                    exporter.export(info, Accepted(self.run, self.jobs, self.stages.filters), folder)
+            mark = self.run.mark("export", name)
+            written[name] = mark.counts.get("files", 0) if mark else 0
         return written
-
-    def _known_images(self, sources: Mapping[str, str]) -> dict[str, tuple[int, str]]:
-        """Checksums of exported images: those of the images that they are links or copies of."""
-        wanted = set(sources.values())
-        made = {name: entry for name, entry in self.run.images() if name in wanted}
-        return {name: made[source] for name, source in sources.items()}
 
     # Single images
 

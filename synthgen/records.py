@@ -113,7 +113,7 @@ class Accepted:
             labels = self._labels(shard, kept, first)
             first += len(kept)
             rows = run.read_table(run.table_file("measures", shard), without=self._unused)
-            rows = rows.filter(pc.field("instance").is_null())
+            rows = rows.filter(pc.is_null(rows["instance"]))
             measures = dict(zip(rows["image_id"].to_pylist(), rows.select(self._measures).to_pylist(), strict=True))
             for job in self._jobs(shard):
                 if job.id in held:
@@ -124,23 +124,26 @@ class Accepted:
     def _verdicts(self) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
         """Of each shard that has accepted images: its number, their ids (N,) in order, and the verdicts on their labels
         that are kept, in order. All images stand before all labels in the file, so it is read at two places at once."""
-        instance, verdict = pc.field("instance"), pc.field("verdict")
-        held = self._shards(instance.is_valid() & verdict.isin(["kept", "ignored"]))
+        held = self._shards(pc.is_valid, ["kept", "ignored"])
         number, labels = next(held, _NO_MORE)
-        for shard, rows in self._shards(instance.is_null() & (verdict == "accepted")):
+        for shard, rows in self._shards(pc.is_null, ["accepted"]):
             while number < shard:
                 number, labels = next(held, _NO_MORE)
             images = np.setdiff1d(rows["image_id"].to_numpy(), self._without)
             own = labels if number == shard else _NO_MORE[1]
-            own = own.filter(pc.field("image_id").isin(images))
+            own = own.filter(pc.is_in(own["image_id"], pa.array(images)))
             if len(images):
-                yield shard, images, own.sort_by([("image_id", "ascending"), ("instance", "ascending")])
+                order = [("image_id", "ascending"), ("instance", "ascending")]
+                yield shard, images, own.take(pc.sort_indices(own, order))
 
-    def _shards(self, wanted: pc.Expression) -> Iterator[tuple[int, pa.Table]]:
-        """The verdicts that are wanted, shard by shard, in which order they are in the file."""
-        rest = _VERDICT.empty_table()
+    def _shards(self, of: Callable[[pa.ChunkedArray], Any], verdicts: list[str]) -> Iterator[tuple[int, pa.Table]]:
+        """Such verdicts, on images or on labels, as `of` tells by their instance; shard by shard, in which order they
+        are in the file."""
+        rest, wanted = _VERDICT.empty_table(), pa.array(verdicts)
         for rows in self._run.read_rows(self._run.verdicts_file, _VERDICT.names):
-            rows = pa.concat_tables([rest, rows.filter(wanted)])
+            # Not by an expression: that has threads of its own, which keep memory until the process ends.
+            rows = rows.filter(pc.and_(of(rows["instance"]), pc.is_in(rows["verdict"], wanted)))
+            rows = pa.concat_tables([rest, rows])
             shards = rows["shard"].to_numpy()
             begins = np.flatnonzero(np.diff(shards, prepend=-1))
             for begin, end in pairwise(begins.tolist()):

@@ -30,12 +30,24 @@ from numpy.typing import NDArray
 
 from synthgen import lease
 from synthgen.errors import OutOfRoom, RunError, SpecError
-from synthgen.files import SEAL, atomic, digest, read_sealed, sha256, sweep, write_sealed
+from synthgen.files import (
+    LIST,
+    SEAL,
+    Entry,
+    atomic,
+    digest,
+    listed,
+    read_sealed,
+    sha256,
+    sweep,
+    write_sealed,
+)
 from synthgen.mirror import mirror_of
 from synthgen.reading import load_yaml, read_text
 from synthgen.types import Job
 
 SPARE_BYTES = 1_000_000  # left free for marks, tables and the database that Prefect keeps
+ROWS = 65_536  # of a table that are read at once, for whoever goes through a long one
 FORMAT = 2  # of run folders: how marks and records are written
 # What a spec may grow by when it is written with all its keys, and its aliases in full.
 SPEC_GROWTH = 8
@@ -69,12 +81,12 @@ class Mark:
 
     Attributes:
         inputs: hash of what the files were made from.
-        files: name in the run folder -> [size in bytes, sha256].
+        files: name in the run folder -> [size in bytes, sha256]; of an export, its list of files alone.
         seconds: it took; `counts`, `environment`, `notes`: whatever the stage wants to remember.
     """
 
     inputs: str
-    files: Mapping[str, tuple[int, str]]
+    files: Mapping[str, Entry]
     seconds: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
@@ -223,6 +235,10 @@ class Run:
         part = "" if shard is None else f"-{shard:05d}" if isinstance(shard, int) else f"-{shard}"
         return self.root / "commits" / f"{stage}{part}.json"
 
+    def list_file(self, exporter: str) -> Path:
+        """The list of an export's files: see `files.listed`."""
+        return self.root / "commits" / f"export-{exporter}{LIST}"
+
     def _batch_file(self, shard: int, batch: int) -> Path:
         return self.root / "commits" / "partial" / f"generate-{shard:05d}-{batch:04d}.json"
 
@@ -346,7 +362,14 @@ class Run:
         """Whether the mark exists, was made from these inputs, and its files are there with the sizes it says.
         Checksums are compared when a file is read."""
         mark = self.mark(stage, shard)
-        return mark is not None and mark.inputs == inputs and all(self._has(n, s) for n, (s, _) in mark.files.items())
+        return mark is not None and mark.inputs == inputs and all(self._has(n, s) for n, (s, _) in self.files_of(mark))
+
+    def files_of(self, mark: Mark) -> Iterator[tuple[str, Entry]]:
+        """Every file that a mark answers for, those on a list that it names among them: name, and [size, sha256]."""
+        for name, entry in mark.files.items():
+            yield name, entry
+            if name.endswith(LIST):
+                yield from listed(self.root / name)
 
     def _has(self, name: str, size: int) -> bool:
         try:
@@ -367,17 +390,15 @@ class Run:
         counts: Mapping[str, int] | None = None,
         environment: Mapping[str, Any] | None = None,
         notes: Mapping[str, Any] | None = None,
-        known: Mapping[str, tuple[int, str]] | None = None,
+        known: Mapping[str, Entry] | None = None,
     ) -> Mark:
         """Writes the mark; `known` holds sizes and checksums that need not be computed again."""
         entries = self._entries(files, known or {})
         mark = Mark(inputs, entries, round(seconds, 3), counts or {}, environment or {}, notes or {})
-        self._write_record(self.mark_file(stage, shard), mark.record(), entries)
+        self._write_mark(self.mark_file(stage, shard), mark)
         return mark
 
-    def _entries(
-        self, files: Iterable[Path], known: Mapping[str, tuple[int, str]] = MappingProxyType({})
-    ) -> dict[str, tuple[int, str]]:
+    def _entries(self, files: Iterable[Path], known: Mapping[str, Entry] = MappingProxyType({})) -> dict[str, Entry]:
         entries = {}
         for path in files:
             name = self.name_of(path)
@@ -386,7 +407,7 @@ class Run:
 
     def withdraw(self, stage: StageName, shard: int | str | None = None) -> None:
         """Takes back that a piece of work is done, before its files are replaced or because they are damaged. The mark
-        of an export stays, with the names of its files, for the next export to replace."""
+        of an export stays, with the list of its files, for the next export to replace."""
         self.confirm()
         file = self.mark_file(stage, shard)
         mark = self._read_mark(file)
@@ -403,11 +424,13 @@ class Run:
         for file in files:
             file.unlink(missing_ok=True)
 
-    def images(self) -> Iterator[tuple[str, tuple[int, str]]]:
-        """The images that are made, shard by shard: name, and [size in bytes, sha256]."""
-        for shard in self.shards():
-            if mark := self.mark("generate", shard):
-                yield from mark.files.items()
+    @staticmethod
+    def made_in(folder: Path) -> dict[str, Entry]:
+        """The images in a folder of some run's, as their mark has them: file name -> [size in bytes, sha256]."""
+        if folder.parent.name != "images" or not folder.name.isdigit():
+            return {}
+        mark = Run(folder.parent.parent).mark("generate", int(folder.name))
+        return {name.rpartition("/")[2]: entry for name, entry in mark.files.items()} if mark else {}
 
     def marks(self) -> Iterator[tuple[StageName, int | str | None, Mark | None]]:
         """Every mark that there is, by stage and shard (of exports: their name); None for one that is damaged."""
@@ -424,15 +447,17 @@ class Run:
             if file.is_file() and read_sealed(file) is None:
                 yield file
 
-    def _write_record(
-        self, file: Path, content: Mapping[str, Any], files: Mapping[str, tuple[int, str]] = MappingProxyType({})
-    ) -> None:
-        """`files`: that it names, and that are to be in the store before it is."""
+    def _write_mark(self, file: Path, mark: Mark) -> None:
+        """In a store, after the files that it answers for."""
+        self._write_record(file, mark.record(), self.files_of(mark))
+
+    def _write_record(self, file: Path, content: Mapping[str, Any], files: Iterable[tuple[str, Entry]] = ()) -> None:
+        """`files`: that are to be in the store before it is."""
         self.confirm()
         with self._unswept():
             write_sealed(file, content)
         if self._mirror:
-            self._mirror.put(files)
+            self._mirror.put(dict(files))
             self.confirm()  # putting may have taken long
             self.publish(file)
 
@@ -441,7 +466,7 @@ class Run:
     ) -> Mark:
         """A mark for a part of a shard, so that a kill costs one batch at most."""
         mark = Mark(inputs, self._entries(files), notes=notes or {})
-        self._write_record(self._batch_file(shard, batch), mark.record(), mark.files)
+        self._write_mark(self._batch_file(shard, batch), mark)
         return mark
 
     def batch_done(self, shard: int, batch: int, inputs: str) -> Mark | None:
@@ -453,7 +478,7 @@ class Run:
         return mark if whole else None
 
     def forget_exports(self) -> None:
-        """Takes back that exports are done; the marks keep the names of their files, for the next to replace."""
+        """Takes back that exports are done; the marks keep the lists of their files, for the next to replace."""
         for file in (self.root / "commits").glob("export-*.json"):
             mark = self._read_mark(file)
             if mark is None or mark.inputs:
@@ -547,7 +572,7 @@ class Run:
 
     def write_table(self, path: Path, table: pa.Table) -> Path:
         with self.writing(path) as file:
-            pq.write_table(table, file, compression="zstd")
+            pq.write_table(table, file, compression="zstd", row_group_size=ROWS)
         return path
 
     def read_table(
@@ -555,7 +580,7 @@ class Run:
     ) -> pa.Table:
         """`without`: columns that are not wanted; `image_ids`: of the only rows that are."""
         with self._reading(path) as file:
-            table = file.read([name for name in file.schema_arrow.names if name not in without])
+            table = file.read([n for n in file.schema_arrow.names if n not in without], use_threads=False)
             if image_ids is None:
                 return table
             return table.filter(pc.is_in(table["image_id"], pa.array(list(image_ids), pa.int64())))
@@ -563,7 +588,7 @@ class Run:
     def read_rows(self, path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of a long table, some ten thousand rows at a time."""
         with self._reading(path) as file:
-            for batch in file.iter_batches(columns=names):
+            for batch in file.iter_batches(columns=names, use_threads=False):
                 yield pa.Table.from_batches([batch])
 
     @contextmanager
@@ -591,15 +616,7 @@ class Run:
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows
 
-    # Exports
-
-    def export_to(self, exporter: str) -> ExportFolder:
-        """Counts the export as not done, since its files are replaced."""
-        if (mark := self.mark("export", exporter)) and mark.inputs:
-            self.withdraw("export", exporter)
-        for folder, _, _ in os.walk(self.export_folder(exporter)):
-            sweep(Path(folder))  # of an export that was killed
-        return ExportFolder(self, exporter)
+    # Room
 
     def require_room(self, size: int) -> None:
         """Before `size` bytes more are written.
@@ -618,76 +635,3 @@ class Run:
         while not place.exists():
             place = place.parent
         return shutil.disk_usage(place).free
-
-
-class ExportFolder:
-    """Where one exporter writes: `<run>/<exporter>/…`. Knows what it has been given, for the mark, by names in the run
-    folder: they are many.
-    """
-
-    def __init__(self, run: Run, exporter: str) -> None:
-        self._run = run
-        self._root = run.export_folder(exporter).resolve()
-        self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
-        self._written: dict[str, str] = {}  # file -> the run's image that it is; "" for other files
-
-    @property
-    def files(self) -> Iterator[Path]:
-        return (self._run.root / name for name in self._written)
-
-    @property
-    def sources(self) -> dict[str, str]:
-        """Exported image -> the run's image."""
-        return {name: source for name, source in self._written.items() if source}
-
-    def _path(self, name: str, source: str = "") -> Path:
-        folder, last = os.path.split(name)
-        named = last not in {"", ".", ".."} and "\0" not in name
-        if named and folder not in self._folders:
-            place = (self._root / folder).resolve()
-            if place == self._root or self._is_inside(place):
-                self._run.confirm()
-                place.mkdir(parents=True, exist_ok=True)
-                self._folders[folder] = place
-        if not named or folder not in self._folders:
-            raise RunError(f"an export may not write outside its folder, got {name!r}")
-        path = self._folders[folder] / last
-        self._written[self._run.name_of(path)] = source
-        return path
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
-        with self._run.writing(self._path(name)) as file:
-            yield file
-
-    def image(self, source: Path, name: str, *, copy: bool = False) -> None:
-        path = self._path(name, self._run.name_of(source))
-        self._run.confirm()
-        if copy or not _linked(source, path):
-            with self._run.writing(path) as file, open(source, "rb") as opened:
-                shutil.copyfileobj(opened, file)
-
-    def _is_inside(self, path: Path) -> bool:
-        return path != self._root and path.is_relative_to(self._root)
-
-    def remove_others(self, earlier: Mark | None) -> None:
-        """Removes what an earlier export of ours wrote and this one did not."""
-        self._run.confirm()
-        names = (n for n in (earlier.files if earlier else ()) if n not in self._written)
-        self._run.remove(p for n in names if self._is_inside(p := (self._run.root / n).resolve()))
-
-
-def _linked(source: Path, path: Path) -> bool:
-    """Whether `path` is a hard link to `source` now; not between file systems, nor on one without hard links."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        try:
-            os.link(source, path)
-        except FileExistsError:
-            if not path.samefile(source):
-                os.link(source, temporary)
-                temporary.replace(path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        return False
-    return True

@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from synthgen.errors import RunError, SynthgenError
-from synthgen.files import sha256
+from synthgen.files import LIST, sha256
 from synthgen.masks import decode_rle, mask_areas, mask_boxes
 from synthgen.pipeline import PER_SHARD, Build
 from synthgen.records import LABEL_COLUMNS
@@ -47,7 +47,7 @@ def inspect(build: Build) -> Verified:
     run = build.run
     found = list(_files(build))
     found += _records(build, {d.file for d in found})
-    known = {name for _, _, mark in run.marks() if mark for name in mark.files}
+    known = {name for _, _, mark in run.marks() if mark for name, _ in run.files_of(mark)}
     known |= {d.file for d in found}
     there = [p for p in sorted(run.root.rglob("*")) if p.is_file()]
     own = (".lock", "run.json", "spec.yaml", "reviews.jsonl")
@@ -84,7 +84,7 @@ def _files(build: Build) -> Iterator[Damage]:
             continue
         if stage == "export" and not mark.inputs:
             continue  # to be made anew in any case
-        for name, (size, checksum) in mark.files.items():
+        for name, (size, checksum) in run.files_of(mark):
             if what := _difference(run.root / name, size, checksum):
                 yield Damage(name, what, stage, shard)
 
@@ -101,21 +101,22 @@ def _difference(path: Path, size: int, checksum: str) -> str:
 def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
     """Records that do not agree with each other, of shards none of whose tables is among the `damaged` files."""
     run, every = build.run, build.run.shards()
-    whole = [s for s in every if all(_is_whole(run.mark(stage, s), damaged) for stage in ("plan", *PER_SHARD))]  # type: ignore[arg-type]
+    whole = [s for s in every if all(_is_whole(run, run.mark(stage, s), damaged) for stage in ("plan", *PER_SHARD))]  # type: ignore[arg-type]
     for shard in whole:
         try:
             yield from _shard(build, shard)
         except SynthgenError as error:
             yield Damage(f"labels/{shard:05d}.parquet", str(error), "label", shard)
-    if whole == every and _is_whole(run.mark("judge"), damaged):
+    if whole == every and _is_whole(run, run.mark("judge"), damaged):
         for name in build.spec.exporters:
-            if _is_whole(run.mark("export", name), damaged) and build.is_done("export", name):
+            if _is_whole(run, run.mark("export", name), damaged) and build.is_done("export", name):
                 yield from _export(build, name)
 
 
-def _is_whole(mark: Mark | None, damaged: Set[str]) -> bool:
+def _is_whole(run: Run, mark: Mark | None, damaged: Set[str]) -> bool:
     """Whether the tables of a piece of work are; of images, other records say nothing."""
-    return mark is not None and not any(n in damaged for n in mark.files if n.endswith((".parquet", ".json")))
+    tables = (".parquet", ".json", LIST)
+    return mark is not None and not any(n in damaged for n, _ in run.files_of(mark) if n.endswith(tables))
 
 
 def _shard(build: Build, shard: int) -> Iterator[Damage]:

@@ -139,6 +139,7 @@ def test_imports_point_one_way() -> None:
         "server",
         "records",
         "figures",
+        "export_folder",
         "pipeline",
         "history",
         "growth",

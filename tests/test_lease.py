@@ -16,6 +16,7 @@ from test_pipeline import results
 
 from synthgen import interrupts, lease
 from synthgen.errors import RunError
+from synthgen.export_folder import exporting
 from synthgen.store import Run
 from synthgen.verification import inspect
 
@@ -117,7 +118,7 @@ def test_a_holder_that_has_lost_its_lease_writes_nothing_more(run: Run, quickly:
             lambda: run.write_spec({"name": "x"}),
             lambda: run.write_jobs(0, []),
             lambda: run.withdraw("judge"),
-            lambda: run.export_to("coco").remove_others(None),
+            lambda: exporting(run, "coco", "x").__enter__(),
         ):
             with pytest.raises(RunError, match=f"^{taken} has taken over .*it stops and writes nothing more") as stop:
                 write()

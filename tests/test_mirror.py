@@ -21,6 +21,7 @@ from test_pipeline import results
 
 from synthgen import cli, interrupts, lease, mirror, objects
 from synthgen.errors import RunError, SynthgenError
+from synthgen.files import LIST, listed
 from synthgen.growth import Growth, grow
 from synthgen.history import runs_of
 from synthgen.mirror import place, run_place
@@ -136,12 +137,13 @@ def named(content: dict[str, bytes]) -> set[str]:
     """The files that the marks of a run in a store name. Each is there, with the checksum that its mark says."""
     found = set()
     for name, data in content.items():
-        if not name.startswith("commits/") or name.startswith("commits/round"):
+        if not name.startswith("commits/") or name.startswith("commits/round") or name.endswith(LIST):
             continue
         mark = orjson.loads(data)
         if not mark["inputs"]:
             continue  # of an export that is to be made anew
-        for file, (size, checksum) in mark["files"].items():
+        lists = [listed(content[file]) for file in mark["files"] if file.endswith(LIST)]
+        for file, (size, checksum) in itertools.chain(mark["files"].items(), *lists):
             assert len(content[file]) == size, (name, file)
             assert hashlib.sha256(content[file]).hexdigest() == checksum, (name, file)
             found.add(file)
@@ -226,6 +228,22 @@ def test_a_changed_threshold_replaces_verdicts_and_export(
     assert {n: d for n, d in content.items() if n.startswith("images/")} == {
         n: d for n, d in before.items() if n.startswith("images/")
     }
+
+
+def test_an_export_begun_elsewhere_is_replaced_by_one_who_has_nothing_of_it(
+    s3: Any, url: str, machine: Any, quick: Any, run_through: Any
+) -> None:
+    """The list of what is in the store is fetched, though its mark says that the export is to be made anew."""
+    build = run_through(quick, place(url))
+    areas = build.run.read_table(build.run.table_file("measures", 0)).column("sharpness").to_pylist()
+    quick["filters"]["sharpness"] = {"min": sorted(a for a in areas if a is not None)[2]}
+    with build.run.lock():
+        build.run.forget_exports()
+    machine("second")
+    build = run_through(quick, place(url))
+    images = {n for n in stored(s3, f"{url}/fruit/run-0001") if n.startswith("coco/") and n.endswith(".png")}
+    assert images == {p.relative_to(build.run.root).as_posix() for p in build.run.root.glob("coco/*/*.png")}
+    assert 0 < len(images) < 8
 
 
 # Kills

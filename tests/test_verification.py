@@ -12,7 +12,7 @@ from test_pipeline import images, results
 
 from synthgen import verification
 from synthgen.errors import RunError, SynthgenError
-from synthgen.files import read_sealed, sha256
+from synthgen.files import listed, read_sealed, sha256
 from synthgen.pipeline import Build
 from synthgen.reviews import Review, ReviewLog
 from synthgen.store import Run
@@ -103,7 +103,7 @@ def test_every_file_is_read_for_its_checksum_once(finished: Any, monkeypatch: py
     seen: list[Path] = []
     monkeypatch.setattr(verification, "sha256", lambda path: seen.append(path) or sha256(path))
     assert inspect(finished).damages == ()
-    known = {name for _, _, mark in finished.run.marks() for name in mark.files}
+    known = {name for _, _, mark in finished.run.marks() for name, _ in finished.run.files_of(mark)}
     assert sorted(seen) == sorted([finished.run.spec_file, *(finished.run.root / name for name in known)])
 
 
@@ -135,7 +135,9 @@ def test_an_export_that_disagrees(copied: Path) -> None:
     file.write_bytes(orjson.dumps(content))
     mark = build.run.mark("export", "coco")
     assert mark is not None
-    build.run.commit("export", "coco", mark.inputs, [build.run.root / n for n in mark.files])
+    build.run.commit(
+        "export", "coco", mark.inputs, [build.run.root / n for n, _ in listed(build.run.list_file("coco"))]
+    )
     assert "does not have the labels that were kept" in str([*map(str, inspect(build).damages)])
 
 

@@ -1,0 +1,134 @@
+"""Where an exporter writes, `<run>/<exporter>/…`, and the list of what it has written."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from synthgen.errors import RunError
+from synthgen.files import Entry, list_line, listed, sha256, sweep
+from synthgen.store import Run
+
+
+@contextmanager
+def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
+    """The folder of an export that is not done until the block has ended well; then, what an earlier one wrote and
+    this one did not is removed, and the mark is written."""
+    run.confirm()
+    started, mark, list_file = time.monotonic(), run.mark("export", exporter), run.list_file(exporter)
+    if mark and mark.inputs:
+        run.withdraw("export", exporter)
+    for folder, _, _ in os.walk(run.export_folder(exporter)):
+        sweep(Path(folder))  # of an export that was killed
+    with run.writing(list_file) as file:
+        written = ExportFolder(run, exporter, file)
+        yield written
+        written.remove_others(mark.files if mark else ())
+        written.remove_others(name for name, _ in listed(list_file))
+        written.require_names_of_their_own()
+    counts = {"files": len(written)}
+    run.commit("export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts=counts)
+
+
+class ExportFolder:
+    """See `backends.Folder`. Files may be millions: each goes into the list as it comes, and a number of it is all that
+    stays in memory."""
+
+    def __init__(self, run: Run, exporter: str, list_file: IO[bytes]) -> None:
+        self._run, self._list = run, list_file
+        self._root = run.export_folder(exporter).resolve()
+        self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
+        self._written = array("q")  # hashes of names in the run folder, of 64 bits
+        self._made: tuple[Path, Mapping[str, Entry]] = Path(), {}  # a folder of images, and what is in it
+
+    def __len__(self) -> int:
+        return len(self._written)
+
+    def _path(self, name: str) -> Path:
+        folder, last = os.path.split(name)
+        named = last not in {"", ".", ".."} and not {"\0", "\n"} & set(name)
+        if named and folder not in self._folders:
+            place = (self._root / folder).resolve()
+            if place == self._root or self._is_inside(place):
+                self._run.confirm()
+                place.mkdir(parents=True, exist_ok=True)
+                self._folders[folder] = place
+        if not named or folder not in self._folders:
+            raise RunError(f"an export may not write outside its folder, got {name!r}")
+        return self._folders[folder] / last
+
+    def _note(self, path: Path, entry: Entry | None) -> None:
+        name = self._run.name_of(path)
+        self._list.write(list_line(name, entry or (path.stat().st_size, sha256(path))))
+        self._written.append(hash(name))
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        path = self._path(name)
+        with self._run.writing(path) as file:
+            yield file
+        self._note(path, None)
+
+    def image(self, source: Path, name: str, *, copy: bool = False) -> None:
+        path = self._path(name)
+        self._run.confirm()
+        if copy or not _linked(source, path):
+            with self._run.writing(path) as file, open(source, "rb") as opened:
+                shutil.copyfileobj(opened, file)
+        if source.parent != self._made[0]:
+            self._made = source.parent, Run.made_in(source.parent)
+        self._note(path, self._made[1].get(source.name))
+
+    def _is_inside(self, path: Path) -> bool:
+        return path != self._root and path.is_relative_to(self._root)
+
+    def remove_others(self, names: Iterable[str]) -> None:
+        """Removes those of these files of the run folder that an export may write and this one has not written."""
+        self._run.confirm()
+        written = array("q", np.sort(self._written).tobytes())
+
+        def is_other(name: str) -> bool:
+            place = bisect_left(written, own := hash(name))
+            return place == len(written) or written[place] != own
+
+        others = ((self._run.root / name).resolve() for name in names if is_other(name))
+        self._run.remove(path for path in others if self._is_inside(path))
+
+    def require_names_of_their_own(self) -> None:
+        """
+        Raises:
+            RunError: two files were given one name, so that only the later one is left.
+        """
+        if len(np.unique(self._written)) == len(self._written):
+            return
+        self._list.flush()
+        seen: set[str] = set()
+        for name, _ in listed(Path(self._list.name)):
+            if name in seen:
+                raise RunError(f"the exporter wrote {name} twice; each file takes a name of its own")
+            seen.add(name)
+
+
+def _linked(source: Path, path: Path) -> bool:
+    """Whether `path` is a hard link to `source` now; not between file systems, nor on one without hard links."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            os.link(source, path)
+        except FileExistsError:
+            if not path.samefile(source):
+                os.link(source, temporary)
+                temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        return False
+    return True
