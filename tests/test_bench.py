@@ -51,7 +51,8 @@ def test_an_export_is_timed_in_a_process_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_bench_prints_everything_and_keeps_nothing(quick: dict[str, Any], tmp_path: Path) -> None:
+def test_bench_prints_everything_and_keeps_nothing(quick: dict[str, Any], tmp_path: Path, migrated: Any) -> None:
+    migrated(tmp_path / "home" / "prefect")
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(quick, sort_keys=False))
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,7 +77,8 @@ def test_outside_the_main_thread_nothing_is_set() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_stops_after_the_batch_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+def test_a_run_stops_after_the_batch_and_goes_on(number: signal.Signals, tmp_path: Path, migrated: Any) -> None:
+    migrated(tmp_path / "prefect")
     spec, out = tmp_path / "spec.yaml", tmp_path / "out"
     spec.write_text(SPEC)
     command = [sys.executable, "-m", "synthgen.cli", "run", str(spec), "--out", str(out)]

@@ -494,11 +494,13 @@ def test_a_worker_on_another_machine_takes_and_gives_its_shards_only(
 
 
 @pytest.mark.slow
-def test_workers_of_ray_are_given_the_url(url: str, machine: Any, quick: Any, finished: Build, tmp_path: Path) -> None:
+def test_workers_of_ray_are_given_the_url(
+    url: str, machine: Any, quick: Any, finished: Build, tmp_path: Path, migrated: Any
+) -> None:
     from test_profile import TWO, results, run, written
 
     spec, profile = written(tmp_path / "spec.yaml", quick), written(tmp_path / "ray.yaml", TWO)
-    done = run(spec, url, profile, tmp_path / "home")
+    done = run(spec, url, profile, tmp_path / "home", migrated)
     assert done.returncode in {0, 3}, done.stderr
     machine("home")
     assert results(Run.at(place(url), "fruit", 1).root) == results(finished.run.root)

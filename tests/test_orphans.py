@@ -23,7 +23,8 @@ PATIENCE = 180  # seconds for a server to start
 
 
 @pytest.fixture
-def place(quick: Any, tmp_path: Path) -> Path:
+def place(quick: Any, tmp_path: Path, migrated: Any) -> Path:
+    migrated(tmp_path / "home" / "prefect")
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(quick, sort_keys=False))
     return tmp_path
 
@@ -75,14 +76,14 @@ def whole(place: Path, finished: Any) -> None:
 
 
 @pytest.fixture
-def others(place: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def others(place: Path, migrated: Any) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """A Prefect server of the user's own -> its API's URL; the process."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = str(found.getsockname()[1])
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port, "--no-ui"]
     environment = {**os.environ, "PREFECT_HOME": str(place / "theirs"), "DO_NOT_TRACK": "1"}
-    (place / "theirs").mkdir()
+    migrated(place / "theirs")
     process = subprocess.Popen(
         [*command, "--no-services"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -27,8 +27,9 @@ def results(root: Path) -> dict[str, bytes]:
     return {n: p.read_bytes() for n, p in files.items() if n.startswith(kinds)}
 
 
-def run(spec: Path, out: Path, profile: Path, home: Path) -> subprocess.CompletedProcess[str]:
+def run(spec: Path, out: Path, profile: Path, home: Path, migrated: Any) -> subprocess.CompletedProcess[str]:
     """`synthgen run`, with a Prefect server and Ray of its own, and one thread a worker."""
+    migrated(home / "prefect")
     kept = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
     folders = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]  # of `mylab`
     return subprocess.run(
@@ -72,14 +73,16 @@ def test_the_usual_profile_is_this_process() -> None:
 
 
 @pytest.mark.slow
-def test_two_workers_make_what_one_makes_and_one_may_be_killed(quick: Any, run_through: Any, tmp_path: Path) -> None:
+def test_two_workers_make_what_one_makes_and_one_may_be_killed(
+    quick: Any, run_through: Any, tmp_path: Path, migrated: Any
+) -> None:
     """A worker is killed while it measures its first shard: what comes of it is the same, to the byte."""
     flag = tmp_path / "flag"
     quick["filters"] = {**quick["filters"], "fatal": {"use": "mylab.fatal", "flag": str(flag)}}
     alone = run_through(quick, tmp_path / "alone")
     flag.touch()
     spec = written(tmp_path / "spec.yaml", quick)
-    done = run(spec, tmp_path / "many", written(tmp_path / "ray.yaml", TWO), tmp_path / "home")
+    done = run(spec, tmp_path / "many", written(tmp_path / "ray.yaml", TWO), tmp_path / "home", migrated)
     assert done.returncode in {0, 3}, done.stderr
     assert done.stderr.strip() == "" or done.stderr.startswith("short: ")
     assert not flag.exists()  # somebody was killed

@@ -373,11 +373,13 @@ def start(*arguments: Any, **environment: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_schedule_needs_no_server_and_leaves_none_behind(spec: Path, copied: Path, tmp_path: Path) -> None:
+def test_schedule_needs_no_server_and_leaves_none_behind(
+    spec: Path, copied: Path, tmp_path: Path, migrated: Any
+) -> None:
     """On a laptop: it starts a server that looks after schedules, fires, and ends it with itself."""
     log = Log(copied / "fruit")
     log.account(Timetable("UTC", interval=7200, anchor="2026-01-01T00:00:00+00:00"), clock.now() - timedelta(hours=5))
-    home = tmp_path / "prefect"
+    home = migrated(tmp_path / "prefect")
     process = start("schedule", spec, "--interval", "20", "--out", copied, PREFECT_HOME=str(home))
     try:
         deadline = time.monotonic() + 600
@@ -397,11 +399,11 @@ def test_schedule_needs_no_server_and_leaves_none_behind(spec: Path, copied: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_server_that_goes_away_is_waited_for(spec: Path, copied: Path, tmp_path: Path) -> None:
+def test_a_server_that_goes_away_is_waited_for(spec: Path, copied: Path, tmp_path: Path, migrated: Any) -> None:
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
-    url, home = f"http://127.0.0.1:{port}/api", str(tmp_path / "prefect")
+    url, home = f"http://127.0.0.1:{port}/api", str(migrated(tmp_path / "prefect"))
     # It gives up soon, so that the test is a short one.
     quick = {
         "PREFECT_RUNNER_POLL_FREQUENCY": "1",

@@ -50,6 +50,12 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "a" / "prefect"
 
 
+@pytest.fixture
+def used(home: Path, migrated: Callable[[Path], Path]) -> Path:
+    """`home`, where Prefect has been before."""
+    return migrated(home)
+
+
 def test_it_is_there_for_the_block_only(home: Path) -> None:
     with server.embedded_server() as url:
         assert answers(url)
@@ -58,7 +64,7 @@ def test_it_is_there_for_the_block_only(home: Path) -> None:
     assert not list(home.glob("server-*.json"))
 
 
-def test_what_a_killed_owner_left_is_ended_by_the_next(home: Path) -> None:
+def test_what_a_killed_owner_left_is_ended_by_the_next(used: Path) -> None:
     owner = subprocess.Popen([sys.executable, "-c", HOLD], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
     with owner.stdout:
@@ -71,7 +77,7 @@ def test_what_a_killed_owner_left_is_ended_by_the_next(home: Path) -> None:
         assert answers(url)
 
 
-def test_a_server_with_an_owner_is_left_alone(home: Path) -> None:
+def test_a_server_with_an_owner_is_left_alone(used: Path) -> None:
     with server.embedded_server() as first, server.embedded_server() as second:
         assert answers(first)
         assert answers(second)
@@ -209,16 +215,16 @@ def test_errors_of_the_flow_come_out_as_they_are(health: HTTPServer, error: Base
     assert stop.value is error
 
 
-def test_one_that_ends_is_replaced_at_its_address(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_that_ends_is_replaced_at_its_address(used: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with server.embedded_server() as url:
-        (record,) = home.glob("server-*.json")
+        (record,) = used.glob("server-*.json")
         first = int(record.stem.removeprefix("server-"))
         os.kill(first, signal.SIGKILL)
         deadline = time.monotonic() + 180
-        while record.exists() or not list(home.glob("server-*.json")) or not answers(url):
+        while record.exists() or not list(used.glob("server-*.json")) or not answers(url):
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        (now,) = home.glob("server-*.json")
+        (now,) = used.glob("server-*.json")
         assert now != record
-    assert gone(url) and not list(home.glob("server-*.json"))
+    assert gone(url) and not list(used.glob("server-*.json"))
     assert capsys.readouterr().err == "Prefect's server ended with -9; the run goes on, and another is started\n"
