@@ -48,6 +48,12 @@ QUICK = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that take long, much of it waiting, come first: at the end, no worker is left alone with one."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture
 def good() -> dict[str, Any]:
     """A small spec that the embedded models can make, as plain data."""

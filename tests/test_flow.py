@@ -139,6 +139,7 @@ def left_behind(home: Path) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_run_from_end_to_end_on_a_server_of_its_own(spec, finished, tmp_path):
     home, out = tmp_path / "home", tmp_path / "out"
     done = synthgen("run", spec, "--out", out, "--quiet", SYNTHGEN_HOME=str(home))

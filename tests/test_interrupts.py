@@ -76,6 +76,7 @@ def test_outside_the_main_thread_nothing_is_set() -> None:
     assert not errors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_stops_after_the_batch_and_goes_on(number: signal.Signals, tmp_path: Path, migrated: Any) -> None:
     migrated(tmp_path / "prefect")

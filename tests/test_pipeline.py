@@ -329,6 +329,7 @@ with folder.lock():
 """
 
 
+@pytest.mark.slow
 def test_killed_for_real(finished, quick, tmp_path):
     """Three times, each somewhere in what was left to do; then to the end."""
     spec, out, random_ = tmp_path / "spec.yaml", tmp_path / "out", random.Random(0)
