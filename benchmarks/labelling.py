@@ -27,7 +27,7 @@ from synthgen import discovery, models
 from synthgen.devices import torch_dtype
 from synthgen.masks import decode_rle, encode_rle, mask_iou, paired_mask_iou
 from synthgen.mini import scenes, train_sam
-from synthgen.sam import SamModel
+from synthgen.sam import STABILITY_OFFSET, SamModel
 from synthgen.segmenters import sam
 from synthgen.types import Category, Grounding
 
@@ -52,7 +52,7 @@ def plain_labels(predictor: SamPredictor, images, boxes) -> list[np.ndarray]:
         masks = []
         for box in own:
             logits, _, _ = predictor.predict(box=box, multimask_output=False, return_logits=True)
-            calculate_stability_score(torch.as_tensor(logits), predictor.model.mask_threshold, sam.STABILITY_OFFSET)
+            calculate_stability_score(torch.as_tensor(logits), predictor.model.mask_threshold, STABILITY_OFFSET)
             mask = logits[0] > predictor.model.mask_threshold
             rle = coco_mask.encode(np.asfortranarray(mask.astype(np.uint8)))
             coco_mask.area(rle), coco_mask.toBbox(rle)

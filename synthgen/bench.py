@@ -22,8 +22,7 @@ from synthgen.backends import measured
 from synthgen.masks import encode_rle, mask_areas, mask_boxes
 from synthgen.pipeline import Build, stage_seconds
 from synthgen.plan import first_round, plan_round
-from synthgen.sam import SamModel
-from synthgen.segmenters.sam import STABILITY_OFFSET
+from synthgen.sam import STABILITY_OFFSET, SamModel
 from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
 from synthgen.store import Run

@@ -15,10 +15,9 @@ from synthgen.backends import ModelConfig
 from synthgen.clip import ClipConfig, ClipModel
 from synthgen.errors import Problem
 from synthgen.masks import box_iou, mask_boxes
-from synthgen.sam import Embedded, SamModel
+from synthgen.sam import STABILITY_OFFSET, Embedded, SamModel
 from synthgen.types import Category
 
-STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
 # Pieces of a mask below this share of its largest go (`min_mask_region_area` of SamAutomaticMaskGenerator, which is in
 # px): a stray pixel is nothing to the mask, but all to its box, and CLIP looks at that.
 SPECK = 0.1
@@ -200,14 +199,9 @@ def _things(
     model: SamModel, embedded: Embedded, logits: Any, score: Any, stability_score: float, nms_iou: float
 ) -> Proposals:
     """Logits (N, h, w), best first, with predicted IoU and stability, (N, 2)."""
-    import torch
-
-    threshold = model.sam.mask_threshold
-    small = (_without_padding(logits, embedded, model.side) > threshold).flatten(1).float()
+    small = (_without_padding(logits, embedded, model.side) > model.sam.mask_threshold).flatten(1).float()
     chosen = _suppress(small, nms_iou)
-    with torch.inference_mode():
-        full = model.full_size(embedded, logits[chosen][:, None])[:, 0] > threshold
-    masks, numbers = full.cpu().numpy(), score[chosen].cpu().numpy().astype(np.float32)
+    masks, numbers = model.masks(embedded, logits[chosen]).masks, score[chosen].cpu().numpy().astype(np.float32)
     there = masks.any((1, 2))  # a single pixel of the decoder's can lie between those of the image
     whole = np.array([_without_specks(mask) for mask in masks[there]], bool).reshape(-1, *embedded.size)
     return Proposals(whole, numbers[there, 0], numbers[there, 1])
@@ -218,22 +212,18 @@ def _official(
 ) -> Proposals:
     """As `_things`. Upstream scales every mask to the image and then chooses; here a mask is scaled when its turn
     comes, and most are so surely suppressed by a better one that theirs never does."""
-    from segment_anything.utils.amg import calculate_stability_score
-
-    threshold, rough = model.sam.mask_threshold, _rough_boxes(model, embedded, logits)
+    rough = _rough_boxes(model, embedded, logits)
     iou = score[:, 0].cpu().numpy()
     gone = np.zeros(len(logits), bool)
     masks, boxes, numbers = [], np.zeros((0, 4), np.float32), []
     for i in range(len(logits)):
         if gone[i]:
             continue
-        full = model.full_size(embedded, logits[i, None, None])[0]  # (1, H, W)
-        stability = float(calculate_stability_score(full, threshold, STABILITY_OFFSET))
-        mask = (full > threshold).cpu().numpy()
-        box = mask_boxes(mask) - UPSTREAM_BOX
-        if not mask.any() or stability < stability_score or box_iou(box, boxes).max(initial=0) > nms_iou:
+        found = model.masks(embedded, logits[i, None])
+        box, stability = mask_boxes(found.masks) - UPSTREAM_BOX, float(found.stability_score[0])
+        if not found.masks.any() or stability < stability_score or box_iou(box, boxes).max(initial=0) > nms_iou:
             continue
-        masks.append(mask)
+        masks.append(found.masks[0])
         boxes = np.concatenate([boxes, box])
         numbers.append((iou[i], stability))
         gone |= box_iou(rough, box)[:, 0] > nms_iou + NMS_MARGIN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
 from pickletools import genops
@@ -19,6 +19,7 @@ from synthgen.backends import ModelConfig
 from synthgen.errors import BackendError, Problem
 from synthgen.wording import plain, shown
 
+STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
 # In one decoder call: as `points_per_batch` of SamAutomaticMaskGenerator, which bounds the memory; on CPUs as many as
 # their caches have room for.
 PROMPTS_AT_ONCE, ON_CPU = 64, 16
@@ -75,6 +76,20 @@ class Answer:
     predicted_iou: Any
 
 
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Masks in an image's own pixels.
+
+    Attributes:
+        masks: bool (N, H, W).
+        stability_score: IoU of the masks at logits `STABILITY_OFFSET` above and below the threshold, float32 (N,); 0
+            where there is none below.
+    """
+
+    masks: NDArray[np.bool_]
+    stability_score: NDArray[np.float32]
+
+
 class SamModel:
     """A loaded SAM."""
 
@@ -121,10 +136,10 @@ class SamModel:
 
     def by_boxes(
         self, embedded: Sequence[Embedded], boxes: Sequence[NDArray[np.float32]]
-    ) -> Iterator[tuple[int, Any, Any]]:
+    ) -> Iterator[tuple[int, Masks, NDArray[np.float32]]]:
         """The boxes of each image, (N, 4), xyxy px, any number -> in parts of bounded size, in their order: the image's
-        place; logits, tensor (n, H, W), of its own pixels; predicted IoU, tensor (n,). The boxes of several images go
-        through the decoder together."""
+        place, a mask a box, and its predicted IoU, (n,). The boxes of several images go through the decoder
+        together."""
         owner = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
         framed = [self._in_frame(e, own.reshape(-1, 2, 2)) for e, own in zip(embedded, boxes, strict=True)]
         corners = np.concatenate([np.zeros((0, 2, 2), np.float32), *framed]).reshape(-1, 4)
@@ -133,21 +148,38 @@ class SamModel:
             asked = corners[start : start + self.prompts_at_once]
             answer = self._ask([embedded[i] for i in part], asked, None, multimask=False)
             for i in np.unique(part).tolist():
-                own = np.flatnonzero(part == i)
-                logits = self.full_size(embedded[i], answer.logits[own[0] : own[-1] + 1])[:, 0]
-                yield i, logits, answer.predicted_iou[own[0] : own[-1] + 1, 0]
+                own = slice(int(part.searchsorted(i)), int(part.searchsorted(i, "right")))
+                yield i, self.masks(embedded[i], answer.logits[own, 0]), answer.predicted_iou[own, 0].cpu().numpy()
 
     def by_points(self, embedded: Embedded, points: NDArray[np.float32], *, multimask: bool = False) -> Answer:
         """Foreground points (N, 2), (x, y) px of the image, in one decoder call -> a mask for each, or with `multimask`
         three: a thing, a part of it, a part of that."""
         return self._ask([embedded] * len(points), None, self._in_frame(embedded, points[:, None]), multimask=multimask)
 
-    def full_size(self, embedded: Embedded, logits: Any) -> Any:
-        """Logits of an answer (N, M, h, w) -> (N, M, H, W), of the image's own pixels."""
+    def masks(self, embedded: Embedded, logits: Any) -> Masks:
+        """Logits of an answer, (N, h, w) -> masks. As `Sam.postprocess_masks` scales them, which is linear along each
+        side; but only where any of them can be over the lower threshold: no row is greater than what the greatest
+        logits of the rows are scaled to, and no column."""
         import torch
 
+        threshold, device = self.sam.mask_threshold, logits.device
+        masks, stability = np.zeros((len(logits), *embedded.size), bool), np.zeros(len(logits), np.float32)
         with torch.inference_mode():
-            return self.sam.postprocess_masks(logits, embedded.input_size, embedded.size)
+            rows, columns = (
+                _scaling(logits.shape[1 + axis], self.side, embedded.input_size[axis], embedded.size[axis], device)
+                for axis in (0, 1)
+            )
+            reached = [
+                (logits.amax(2 - axis) @ along.T > threshold - STABILITY_OFFSET).cpu().numpy()
+                for axis, along in enumerate((rows, columns))
+            ]
+            for n, (own, (y, x)) in enumerate(zip(logits, zip(*map(_spans, reached), strict=True), strict=True)):
+                found = rows[y] @ own @ columns[x].T
+                low = int(torch.count_nonzero(found > threshold - STABILITY_OFFSET))
+                high = int(torch.count_nonzero(found > threshold + STABILITY_OFFSET))
+                stability[n] = high / max(low, 1)
+                masks[n, y, x] = (found > threshold).cpu().numpy()
+        return Masks(masks, stability)
 
     def _in_frame(self, embedded: Embedded, points: NDArray[np.float32]) -> NDArray[np.float32]:
         from segment_anything.utils.transforms import ResizeLongestSide
@@ -186,6 +218,23 @@ class SamModel:
                 multimask_output=multimask,
             )
         return Answer(logits, iou)
+
+
+@cache
+def _scaling(small: int, side: int, framed: int, size: int, device: Any) -> Any:
+    """What `Sam.postprocess_masks` does along one side, as a matrix (size, small): from logits to the model's side, of
+    which `framed` px are image, and to `size` px."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    frame = interpolate(torch.eye(small)[:, None], side, mode="linear")[..., :framed]
+    return interpolate(frame, size, mode="linear")[:, 0].T.contiguous().to(device)
+
+
+def _spans(reached: NDArray[np.bool_]) -> list[slice]:
+    """bool (N, L) -> from the first to the last place that is reached, a slice each."""
+    first, last = reached.argmax(1), reached.shape[1] - reached[:, ::-1].argmax(1)
+    return [slice(*span) if some else slice(0) for *span, some in np.stack([first, last, reached.any(1)], 1).tolist()]
 
 
 def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
@@ -333,7 +382,7 @@ def _load(path: Path, device: Any, dtype: Any) -> Any:
     # and all of it in half precision is what segment-anything-fast does. Boxes go into the prompt encoder as
     # coordinates, and the 8 bits of a bfloat16 are 4 px of 1024; so the rest stays float32.
     sam.float().image_encoder.to(dtype)
-    fuse(sam.image_encoder)
+    fuse(sam)
     return sam.to(device).eval()
 
 

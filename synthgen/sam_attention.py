@@ -1,9 +1,10 @@
-"""The attention of Segment Anything's image encoder as plain products, which torch has fused kernels for.
+"""The attention of Segment Anything as plain products, which torch has fused kernels for.
 
-Upstream writes down a table of all pairs of places to add what their distance counts for; at 1024 px such a table has
-4096 x 4096 entries a head. But what is added depends on the difference in rows and on that in columns, apart from each
-other (arXiv 2112.01526, section 4.1): with a query that also holds its product with every row's and every column's
-vector, and a key that also says in which row and column it stands, it is part of the product of the two.
+In the image encoder, upstream writes down a table of all pairs of places to add what their distance counts for; at 1024
+px such a table has 4096 x 4096 entries a head. But what is added depends on the difference in rows and on that in
+columns, apart from each other (arXiv 2112.01526, section 4.1): with a query that also holds its product with every
+row's and every column's vector, and a key that also says in which row and column it stands, it is part of the product
+of the two.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from segment_anything.modeling.transformer import Attention as CrossAttention
 from torch import nn
 from torch.nn.functional import one_hot, pad, scaled_dot_product_attention
 
@@ -58,8 +60,31 @@ class FusedAttention(nn.Module):
         return answer
 
 
-def fuse(image_encoder: Any) -> None:
-    """Puts it in the place of every `Attention` of an `ImageEncoderViT`, whose weights have been loaded."""
-    for block in image_encoder.blocks:
+class FusedCrossAttention(nn.Module):
+    """The same function as a trained `Attention` of the mask decoder, with its weights."""
+
+    def __init__(self, official: Any) -> None:
+        super().__init__()
+        self.num_heads = official.num_heads
+        self.q_proj, self.k_proj, self.v_proj = official.q_proj, official.k_proj, official.v_proj
+        self.out_proj = official.out_proj
+
+    def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """(B, N, C), (B, M, C), (B, M, C) -> (B, N, C)."""
+        heads = (
+            projection(tokens).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+            for projection, tokens in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
+        )
+        answer: torch.Tensor = self.out_proj(scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        return answer
+
+
+def fuse(sam: Any) -> None:
+    """Puts them in the place of every attention of a `Sam` whose weights have been loaded."""
+    for block in sam.image_encoder.blocks:
         if isinstance(block.attn, Attention) and block.attn.use_rel_pos:
             block.attn = FusedAttention(block.attn)
+    for module in list(sam.mask_decoder.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, CrossAttention):
+                setattr(module, name, FusedCrossAttention(child))

@@ -140,7 +140,7 @@ def test_proposals_are_the_answers_at_the_points(
     assert ((found.stability_score >= 0) & (found.stability_score <= 1)).all()
     asked = np.array([[x * width, y * height] for y in (0.25, 0.75) for x in (0.25, 0.75)], np.float32)
     answer = model.by_points(embedded, asked, multimask=True)
-    theirs = (model.full_size(embedded, answer.logits.flatten(0, 1)[:, None])[:, 0] > 0).numpy()
+    theirs = model.masks(embedded, answer.logits.flatten(0, 1)).masks
     kept = [tuple(mask.ravel()) for mask in theirs if mask.any()]
     assert {tuple(mask.ravel()) for mask in found.masks} <= set(kept)
     order = {round(float(s), 5) for s in answer.predicted_iou.flatten()}
@@ -205,8 +205,8 @@ def test_official_proposals_are_those_of_the_official_generator(
 
 def test_few_official_masks_are_scaled_to_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     scaled = []
-    full_size = SamModel.full_size
-    monkeypatch.setattr(SamModel, "full_size", lambda *args: scaled.append(1) or full_size(*args))
+    masks = SamModel.masks
+    monkeypatch.setattr(SamModel, "masks", lambda *args: scaled.append(1) or masks(*args))
     model = SamModel.of("mini", None, "cpu", "float32")
     image = scenes.draw(np.random.default_rng([2**40, 94, 3]), size=320).image
     found = discovery.propose(
@@ -222,7 +222,7 @@ def test_rough_boxes_are_near_those_of_the_masks() -> None:
     (embedded,) = model.embed([image])
     points = np.array([[x, y] for y in (40, 100, 160) for x in (40, 120, 200, 280)], np.float32)
     logits = model.by_points(embedded, points, multimask=True).logits.flatten(0, 1)
-    masks = (model.full_size(embedded, logits[:, None])[:, 0] > 0).numpy()
+    masks = model.masks(embedded, logits).masks
     there = masks.any((1, 2))
     true = (mask_boxes(masks) - discovery.UPSTREAM_BOX)[there]
     rough = discovery._rough_boxes(model, embedded, logits)[there]

@@ -1,12 +1,15 @@
 """Segment Anything's attention as products, against upstream's own."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
+from segment_anything.modeling.transformer import TwoWayTransformer
+from torch import nn
 
-from synthgen.sam_attention import ALIGNED, FusedAttention, fuse
+from synthgen.sam_attention import ALIGNED, FusedAttention, FusedCrossAttention, fuse
 
 
 def official(dim: int, heads: int, size: tuple[int, int]) -> Attention:
@@ -78,8 +81,20 @@ def test_all_blocks_of_an_encoder() -> None:
             if "rel_pos" in name:
                 table.normal_()
     theirs = copy.deepcopy(encoder)
-    fuse(encoder)
+    fuse(SimpleNamespace(image_encoder=encoder, mask_decoder=nn.Identity()))
     assert [type(block.attn) for block in encoder.blocks] == [FusedAttention] * 3
     image = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(encoder(image), theirs(image), rtol=1e-4, atol=1e-4)
+
+
+def test_a_whole_decoder() -> None:
+    torch.manual_seed(0)
+    transformer = TwoWayTransformer(depth=2, embedding_dim=32, mlp_dim=64, num_heads=4)
+    theirs = copy.deepcopy(transformer)
+    fuse(SimpleNamespace(image_encoder=SimpleNamespace(blocks=[]), mask_decoder=nn.Sequential(transformer)))
+    assert sum(isinstance(module, FusedCrossAttention) for module in transformer.modules()) == 7
+    image, position, points = torch.randn(3, 32, 5, 6), torch.randn(3, 32, 5, 6), torch.randn(3, 7, 32)
+    with torch.inference_mode():
+        for ours, wanted in zip(transformer(image, position, points), theirs(image, position, points), strict=True):
+            torch.testing.assert_close(ours, wanted, rtol=1e-5, atol=1e-5)

@@ -61,8 +61,8 @@ class Backend(ThresholdFilter[Config]):
         moved = [instances.boxes + JITTER * direction * sides for direction in DIRECTIONS]
         asked = [flipped, *(boxes.clip(0, limits).astype(np.float32) for boxes in moved)]
         agreement, done = np.ones(len(instances)), [0] * len(asked)
-        for i, logits, _ in model.by_boxes([mirrored, *[straight] * len(moved)], asked):
-            found = (logits > model.sam.mask_threshold).cpu().numpy()
+        for i, part, _ in model.by_boxes([mirrored, *[straight] * len(moved)], asked):
+            found = part.masks
             rows = slice(done[i], done[i] + len(found))
             same = paired_mask_iou(found if i else found[:, :, ::-1], instances.masks[rows])
             agreement[rows] = np.minimum(agreement[rows], same)

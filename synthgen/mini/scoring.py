@@ -223,8 +223,7 @@ def by_prompts(bench: Bench, *, occlusion: bool) -> Prompted:
         model = SamModel.of(str(bench.sam), None, "auto", "auto")
         embedded = model.embed([scene.image])[0]
         answer = model.by_points(embedded, np.array([middle(mask) for mask in masks], np.float32))
-        at_point = (model.full_size(embedded, answer.logits)[:, 0] > model.sam.mask_threshold).cpu().numpy()
-        by_point.extend(paired_mask_iou(at_point, masks))
+        by_point.extend(paired_mask_iou(model.masks(embedded, answer.logits[:, 0]).masks, masks))
     return Prompted(np.array(by_box), np.array(by_point), np.array(guess, np.float64))
 
 

@@ -13,8 +13,6 @@ from synthgen.backends import ModelConfig, Request, Segmenter
 from synthgen.errors import Problem
 from synthgen.types import Grounding, Instances
 
-STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
-
 
 class Config(ModelConfig):
     """Options of the SAM segmenter. `model`: `mini`; `vit_b`, `vit_l` or `vit_h`; an official checkpoint (.pth or
@@ -62,13 +60,9 @@ def _label(
     model: sam.SamModel, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]
 ) -> Iterator[Instances]:
     """One mask for each box of each image."""
-    from segment_anything.utils.amg import calculate_stability_score
-
     found: list[list[tuple[NDArray[Any], ...]]] = [[] for _ in images]
-    threshold = model.sam.mask_threshold
-    for i, logits, iou in model.by_boxes(model.embed(images), [grounding.boxes for grounding in groundings]):
-        stability = calculate_stability_score(logits, threshold, STABILITY_OFFSET).nan_to_num(nan=0)  # no logit over -1
-        found[i].append(((logits > threshold).cpu().numpy(), iou.cpu().numpy(), stability.cpu().numpy()))
+    for i, part, iou in model.by_boxes(model.embed(images), [grounding.boxes for grounding in groundings]):
+        found[i].append((part.masks, iou, part.stability_score))
     for parts, grounding in zip(found, groundings, strict=True):
         yield _instances(grounding, *map(np.concatenate, zip(*parts, strict=True)))
 

@@ -164,13 +164,47 @@ def test_images_without_boxes_never_reach_a_model():
 
 
 def test_empty_mask_keeps_its_box_and_scores_zero(mini_model, monkeypatch):
-    monkeypatch.setattr(mini_model, "postprocess_masks", lambda low, _, size: torch.full((len(low), 1, *size), -9.0))
+    decode = mini_model.mask_decoder.forward
+    nothing = torch.tensor(-9.0)
+    monkeypatch.setattr(
+        mini_model.mask_decoder, "forward", lambda **asked: (nothing.expand(2, 1, 32, 32), decode(**asked)[1])
+    )
     image, _, boxes = scene()
     (found,) = backend().segment([image], [grounding(*boxes)])
     assert not found.masks.any()
     np.testing.assert_array_equal(found.boxes, np.array(boxes, np.float32))
     assert found.scores["stability_score"].tolist() == [0, 0]
     assert found.scores["box_iou"].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("size", [(128, 128), (1024, 1024), (200, 320), (333, 97), (64, 50), (7, 300), (1, 1)])
+@pytest.mark.parametrize("kind", ["blobs", "noise", "none", "all", "one"])
+def test_masks_and_stability_are_upstream_s(mini_model, size, kind):
+    """Though scaled in the part only where anything can be."""
+    from segment_anything.utils.amg import calculate_stability_score
+    from segment_anything.utils.transforms import ResizeLongestSide
+
+    generator = torch.Generator().manual_seed(sum(size))
+    logits = torch.randn(6, 32, 32, generator=generator) * 5 - 2
+    if kind == "blobs":
+        distance = torch.linspace(0, 31, 32)
+        middle = torch.randint(4, 28, (6, 2), generator=generator)
+        logits = 4 - ((distance[:, None] - middle[:, :1, None]) ** 2 + (distance - middle[:, 1:, None]) ** 2) ** 0.5
+    elif kind != "noise":
+        logits = torch.full((6, 32, 32), 9.0 if kind == "all" else -9.0)
+        if kind == "one":
+            logits[:, 2, 3] = 9
+    side = int(mini_model.image_encoder.img_size)
+    framed = ResizeLongestSide.get_preprocess_shape(*size, side)
+    found = sam_model.SamModel(mini_model).masks(sam_model.Embedded(None, framed, size), logits)
+    full = mini_model.postprocess_masks(logits[:, None], framed, size)[:, 0]
+    stability = calculate_stability_score(full, 0.0, sam_model.STABILITY_OFFSET).nan_to_num(nan=0).numpy()
+    near = (full.abs() < 1e-4).numpy()  # sums in another order
+    assert ((found.masks == (full > 0).numpy()) | near).all() and near.mean() < 0.01
+    np.testing.assert_allclose(found.stability_score, stability, atol=2e-3)
+    assert found.masks.shape == (6, *size) and found.stability_score.dtype == np.float32
+    if kind in {"none", "all"}:
+        assert found.masks.all() if kind == "all" else not found.masks.any()
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
