@@ -64,6 +64,12 @@ def place(out: str | Path) -> Path:
     return folder
 
 
+def address(out: Path) -> str:
+    """A folder of run folders as other processes may be told it: the URL that it mirrors, else its path."""
+    about = _about(out.resolve())
+    return about["url"] if about else str(out.resolve())
+
+
 def run_place(run: str | Path) -> Path:
     """`place`, of one run folder."""
     if not is_url(run):

@@ -25,7 +25,7 @@ from prefect.types.entrypoint import EntrypointType
 from synthgen import stages as parts
 from synthgen.errors import RunError, SpecError, SynthgenError
 from synthgen.history import drop, history, is_finished, runs_of
-from synthgen.mirror import is_url
+from synthgen.mirror import address, place, runs_in_store
 from synthgen.pipeline import Build
 from synthgen.profile import load_profile
 from synthgen.quality import Quality
@@ -59,7 +59,8 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
 
 def at_work(folder: Path) -> str:
     """Who is at work in the last run, and in which; "" for nobody."""
-    numbers = [int(p.name[4:]) for p in folder.glob("run-*") if p.name[4:].isdecimal()]
+    runs = (*folder.glob("run-*"), *runs_in_store(folder))
+    numbers = [int(p.name[4:]) for p in runs if p.name[4:].isdecimal()]
     if not numbers:
         return ""
     last = Run.at(folder.parent, folder.name, max(numbers))
@@ -70,7 +71,7 @@ def at_work(folder: Path) -> str:
 @flow(name="next-run", flow_run_name="next-run-of-{spec}", validate_parameters=False)
 def build_next(
     spec: Path,
-    out: Path = Path("outputs"),
+    out: str | Path = Path("outputs"),
     overrides: Sequence[str] = (),
     overlap: Overlap = "skip",
     profile: Path | None = None,
@@ -90,7 +91,7 @@ def build_next(
     """
     loaded, log = load_spec(Path(spec), tuple(overrides)), get_run_logger()
     profile = Path(profile) if profile else None
-    folder, make = _folder(out) / loaded.name, computed(profile)
+    folder, make = place(out) / loaded.name, computed(profile)
     book, (due, timetable) = Log(folder), _asked_for()
     if timetable:
         missed = book.account(timetable, due)
@@ -129,17 +130,6 @@ def build_next(
         log.warning(behind)
         announce("synthgen.run.fell-behind", loaded.name, {"message": behind})
     return Completed(name="Short" if quality.is_short else None, message=f"run {number}: {headline(quality)}")
-
-
-def _folder(out: str | Path) -> Path:
-    """Of run folders, where it stands for itself.
-
-    Raises:
-        RunError: it is in an object store.
-    """
-    if is_url(out) or Run.at(Path(out), "any", 1).is_mirror:
-        raise RunError("--out: a schedule keeps the log of its firings in a folder, and takes no URL")
-    return Path(out)
 
 
 def _asked_for() -> tuple[datetime.datetime, Timetable | None]:
@@ -191,7 +181,7 @@ def serve(
     Raises:
         SynthgenError: the spec cannot be run.
     """
-    loaded, out = load_spec(spec, overrides), _folder(out)
+    loaded = load_spec(spec, overrides)
     parts.check(loaded, out)
     if profile:
         load_profile(profile)
@@ -202,7 +192,7 @@ def serve(
     soon = ", ".join(map(timetable.shown, timetable.after(now(), 3)))
     print(f"{loaded.name}: {timetable}; next {soon}; Ctrl-C ends it", flush=True)
     parameters = {
-        "spec": str(spec.resolve()), "out": str(out.resolve()), "overrides": list(overrides), "overlap": overlap,
+        "spec": str(spec.resolve()), "out": address(out), "overrides": list(overrides), "overlap": overlap,
         "profile": str(profile.resolve()) if profile else None,
     }  # fmt: skip
     while not _serve_once(loaded.name, timetable, parameters):

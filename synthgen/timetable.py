@@ -116,7 +116,7 @@ class Timetable:
 
 
 class Log:
-    """`schedule.json` in a dataset's folder.
+    """`schedule.json` in a dataset's folder; of a dataset in an object store, in its mirror on this machine.
 
     timetable: as it was last; until: up to when its times are accounted for; firings: the last ones, each with its
     `time`, and what came of it: `run`, `started`, `ended`, `outcome` (made, skipped, missed, failed).
