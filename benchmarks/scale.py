@@ -64,7 +64,7 @@ def judge(images: int, folder: Path) -> dict[str, Any]:
     build = Build.open(folder)
     began = time.perf_counter(), time.process_time()
     quality = build.judge()
-    return took(began) | {"said": f"{quality.instances:,} labels, yield {quality.passed:.0%}"}
+    return took(began) | {"said": f"{images * PER_IMAGE:,} labels, {quality.instances:,} of them accepted"}
 
 
 def dedup(images: int, folder: Path) -> dict[str, Any]:

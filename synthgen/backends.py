@@ -233,7 +233,8 @@ class ScoreFilter(ThresholdFilter[T]):
 
 
 class Folder(Protocol):
-    """Where an exporter writes. Names are relative, with forward slashes; nothing else can be reached."""
+    """Where an exporter writes. Names are relative, with forward slashes, and each is given once; nothing else can be
+    reached."""
 
     def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
         """A new file, complete under its name only once the block has ended well."""

@@ -434,7 +434,7 @@ class Build:
                 with exporting(self.run, name, inputs) as folder:
                     exporter.export(info, Accepted(self.run, self.jobs, self.stages.filters), folder)
             mark = self.run.mark("export", name)
-            written[name] = mark.counts.get("files", 0) if mark else 0
+            written[name] = mark.counts.get("files", len(mark.files)) if mark else 0
         return written
 
     # Single images

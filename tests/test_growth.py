@@ -183,6 +183,7 @@ def test_of_images_alike_the_earlier_run_keeps_its_own(folder: Path) -> None:
     [
         "before */dataset/coco/annotations/instances_val.json",
         "after */dataset/coco/annotations/instances_test.json",
+        "before */dataset/commits/export-coco.files",
         "before */dataset/commits/export-coco.json",
         "before */dataset/dataset.json",
     ],

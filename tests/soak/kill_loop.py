@@ -61,8 +61,8 @@ POINTS = [
     "*/images/00002/*.png", "*/partial/generate-00004-0001.json", "*/commits/generate-00005.json",
     "*/labels/00006.parquet", "*/commits/label-00006.json", "*/measures/00007.parquet", "*/commits/measure-00007.json",
     "*/verdicts.parquet", "*/quality.json", "*/commits/judge.json", "*/commits/round-0002.json",
-    "*/annotations/instances_train.json", "*/commits/export-coco.json", "*/report.html", "*/README.md",
-    "*/commits/report.json",
+    "*/annotations/instances_train.json", "*/commits/export-coco.files", "*/commits/export-coco.json",
+    "*/report.html", "*/README.md", "*/commits/report.json",
 ]  # fmt: skip
 
 
