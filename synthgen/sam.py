@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import lru_cache, partial
 from pathlib import Path
 from pickle import UnpicklingError
 from pickletools import genops
@@ -220,7 +220,7 @@ class SamModel:
         return Answer(logits, iou)
 
 
-@cache
+@lru_cache(maxsize=64)  # images may be of many sizes
 def _scaling(small: int, side: int, framed: int, size: int, device: Any) -> Any:
     """What `Sam.postprocess_masks` does along one side, as a matrix (size, small): from logits to the model's side, of
     which `framed` px are image, and to `size` px."""

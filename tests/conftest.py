@@ -82,6 +82,26 @@ def quick() -> dict[str, Any]:
     return deepcopy(QUICK)
 
 
+@pytest.fixture
+def synthgen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line in this process, in a folder of its own -> exit code, what it printed, its errors."""
+    from synthgen import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["synthgen", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(stop.value.code or 0), out, err
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def run_through() -> Callable[..., Any]:
     """Does what the flow does, without Prefect: plain data, folder of run folders, run number -> the `Build`."""

@@ -29,22 +29,6 @@ Synthgen = Callable[..., tuple[int, str, str]]
 COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback]
 
 
-@pytest.fixture
-def synthgen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Synthgen:
-    """The command line in this process, in a folder of its own -> exit code, what it printed, its errors."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["synthgen", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
-
-
 def test_help_is_quick() -> None:
     seconds = []
     for _ in range(3):

@@ -19,7 +19,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 from test_pipeline import results
 
-from synthgen import cli, interrupts, lease, mirror, objects
+from synthgen import interrupts, lease, mirror, objects
 from synthgen.errors import RunError, SynthgenError
 from synthgen.files import LIST, listed
 from synthgen.growth import Growth, grow
@@ -507,23 +507,6 @@ def test_workers_of_ray_are_given_the_url(
 
 
 # People
-
-
-@pytest.fixture
-def synthgen(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., tuple[int, str, str]]:
-    """The command line in this process -> exit code, what it printed, its errors."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["synthgen", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(stop.value.code or 0), out, err
-
-    return call
 
 
 def test_commands_take_the_url_of_a_run(

@@ -12,6 +12,7 @@ from pydantic import Field
 from synthgen.backends import Filter, FilterConfig
 from synthgen.types import Sample
 
+_AT_ONCE = 1 << 16  # pairs that are Python's at a time
 _FEW = 512  # that are all compared with each other
 # Nanoseconds on an EPYC: to compare with another hash, to sort one under a mask, and for each pair that it finds there.
 _COMPARED, _SORTED, _FOUND = 3.3, 25.0, 30.0
@@ -74,9 +75,10 @@ def _kept(hashes: Hashes, distance: int) -> NDArray[np.bool_]:
     pairs = _near_pairs(hashes, distance)
     if pairs is not None:
         alive = [True] * len(hashes)
-        for later, earlier in pairs.tolist():
-            if alive[earlier]:
-                alive[later] = False
+        for start in range(0, len(pairs), _AT_ONCE):
+            for later, earlier in pairs[start : start + _AT_ONCE].tolist():
+                if alive[earlier]:
+                    alive[later] = False
         return np.array(alive, bool)
     half = len(hashes) // 2
     kept = np.zeros(len(hashes), bool)

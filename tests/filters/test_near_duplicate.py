@@ -74,6 +74,7 @@ def test_agrees_with_brute_force_however_it_goes(
     monkeypatch.setattr(near_duplicate, "_COMPARED", 1e9)
     monkeypatch.setattr(near_duplicate, "_PAIRS", pairs)
     monkeypatch.setattr(near_duplicate, "_FEW", 50)
+    monkeypatch.setattr(near_duplicate, "_AT_ONCE", 7)
     assert len(near_duplicate._masks(distance, 700)) == comb(distance + bands, bands)
     hashes = np.unique(planted(distance + 100, 700))
     assert (near_duplicate._near_pairs(hashes, distance) is None) == (not pairs and distance > 0)
