@@ -640,15 +640,6 @@ def test_a_store_that_goes_away_is_asked_again_and_then_it_is_said(
             run.write_round(1, {"number": 1, "count": 2})
 
 
-def test_a_schedule_takes_no_url(url: str, machine: Any, quick: Any, spec_file: Any) -> None:
-    from synthgen import schedule
-    from synthgen.timetable import Timetable
-
-    for out in (url, place(url)):
-        with pytest.raises(RunError, match=r"^--out: a schedule keeps the log of its"):
-            schedule.serve(spec_file(quick), out, Timetable("UTC", cron="0 2 * * *"), "skip")
-
-
 def test_plain_paths_open_no_store(tmp_path: Path) -> None:
     code = "import sys; from synthgen import cli, store; store.Run(store.Path('x')); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
