@@ -274,8 +274,11 @@ def _numbers(build: Build, name: str, f: Filter[Any], gone: Collection[int]) -> 
     """Ids (N,) of a run's accepted images, in order, but for those that are gone; and a filter's numbers of them, (N,)
     or (N, D)."""
     run = build.run
-    rows = run.read_table(run.verdicts_file).select(["image_id", "instance", "shard", "verdict"])
-    rows = rows.filter(pc.field("instance").is_null() & (pc.field("verdict") == "accepted"))
+    rows = run.read_rows(
+        run.verdicts_file,
+        ["image_id", "instance", "shard", "verdict"],
+        lambda rows: pc.and_(pc.is_null(rows["instance"]), pc.equal(rows["verdict"], "accepted")),
+    )
     tables = []
     for shard in np.unique(rows["shard"].to_numpy()).tolist():
         measures = run.read_table(run.table_file("measures", shard)).select(["image_id", "instance", name])

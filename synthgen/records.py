@@ -140,7 +140,7 @@ class Accepted:
         """Such verdicts, on images or on labels, as `of` tells by their instance; shard by shard, in which order they
         are in the file."""
         rest, wanted = _VERDICT.empty_table(), pa.array(verdicts)
-        for rows in self._run.read_rows(self._run.verdicts_file, _VERDICT.names):
+        for rows in self._run.read_parts(self._run.verdicts_file, _VERDICT.names):
             # Not by an expression: that has threads of its own, which keep memory until the process ends.
             rows = rows.filter(pc.and_(of(rows["instance"]), pc.is_in(rows["verdict"], wanted)))
             rows = pa.concat_tables([rest, rows])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import cv2
+import pyarrow.compute as pc
 
 from synthgen.errors import RunError, listed
 from synthgen.files import atomic
@@ -30,8 +31,12 @@ def draw(build: Build, path: Path, *, images: int, columns: int, tile_px: int, r
     state = "rejected" if rejected else "accepted"
     if not build.run.verdicts_file.is_file():
         raise RunError(f"{build.run.root} has not been judged yet; run the spec first")
-    rows = build.run.read_table(build.run.verdicts_file).to_pandas()
-    chosen = rows[rows["instance"].isna() & (rows["verdict"] == state)].sort_values("image_id").head(images)
+    found = build.run.read_rows(
+        build.run.verdicts_file,
+        ["image_id", "instance", "shard", "split", "verdict", "reasons"],
+        lambda rows: pc.and_(pc.is_null(rows["instance"]), pc.equal(rows["verdict"], state)),
+    )
+    chosen = found.sort_by("image_id").slice(0, images).to_pandas()
     if chosen.empty:
         raise RunError(f"{build.run.root} has no {state} images")
     captions = {
@@ -43,8 +48,7 @@ def draw(build: Build, path: Path, *, images: int, columns: int, tile_px: int, r
         for sample in build.samples(int(shard), set(captions)):
             tiles.append(Tile(sample.image, sample.instances, captions[sample.job.id], rejected))
     names = {c.id: c.name for c in build.spec.categories}
-    count = (rows["instance"].isna() & (rows["verdict"] == state)).sum()
-    title = f"{build.spec.name}: {len(tiles)} of {count} {state} images"
+    title = f"{build.spec.name}: {len(tiles)} of {len(found)} {state} images"
     sheet = contact_sheet(tiles, names, title=title, columns=columns, tile_px=tile_px)
     ending = path.suffix.lower()
     ok, encoded = cv2.imencode(ending, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR), FORMATS[ending])

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -580,16 +580,22 @@ class Run:
     ) -> pa.Table:
         """`without`: columns that are not wanted; `image_ids`: of the only rows that are."""
         with self._reading(path) as file:
-            table = file.read([n for n in file.schema_arrow.names if n not in without], use_threads=False)
+            names = [n for n in file.schema_arrow.names if n not in without]
             if image_ids is None:
-                return table
-            return table.filter(pc.is_in(table["image_id"], pa.array(list(image_ids), pa.int64())))
+                return file.read(names, use_threads=False)
+        wanted = pa.array(list(image_ids), pa.int64())
+        return self.read_rows(path, names, lambda rows: pc.is_in(rows["image_id"], wanted))
 
-    def read_rows(self, path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of a long table, some ten thousand rows at a time."""
+    def read_rows(self, path: Path, names: Sequence[str], wanted: Callable[[pa.Table], pa.ChunkedArray]) -> pa.Table:
+        """Some columns of those rows of a long table that are `wanted`; of the others, few are held at once."""
+        return pa.concat_tables([rows.filter(wanted(rows)) for rows in self.read_parts(path, names)])
+
+    def read_parts(self, path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of a long table, some ten thousand rows at a time; once at least."""
         with self._reading(path) as file:
+            yield file.schema_arrow.empty_table().select(names)
             for batch in file.iter_batches(columns=names, use_threads=False):
-                yield pa.Table.from_batches([batch])
+                yield pa.Table.from_batches([batch]).select(names)
 
     @contextmanager
     def _reading(self, path: Path) -> Iterator[pq.ParquetFile]:

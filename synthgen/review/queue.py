@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import orjson
+import pyarrow.compute as pc
 
 from synthgen.errors import RunError
 from synthgen.pipeline import Build
@@ -40,28 +41,28 @@ class ReviewQueue:
         if not run.verdicts_file.is_file():
             raise RunError(f"{run.root} has not been judged yet; run the spec first")
         self.build, self.queue, self._log = build, queue, log
-        rows = run.read_table(run.verdicts_file).to_pandas()
-        labels = rows[rows["instance"].notna()]
-        self.population = int(labels["passed"].sum())
+        passed = run.read_rows(
+            run.verdicts_file,
+            ["image_id", "instance", "passed"],
+            lambda rows: pc.and_(pc.is_valid(rows["instance"]), rows["passed"]),
+        )
+        self.population = len(passed)
+        asked: list[tuple[int, int | None, int | None]]  # image, instance, focus
         if queue == "random":
-            passed = labels[labels["passed"]]
-            keys = passed["image_id"].to_numpy(np.int64) * INSTANCES + passed["instance"].to_numpy(np.int64)
+            image_ids, instances = (passed[name].to_numpy().astype(np.int64) for name in ("image_id", "instance"))
             most = LabelPrecision.of(0, 0, self.population).wanted if count is None else count
-            chosen = passed.iloc[shuffled(keys, build.spec.seed)[:most]]
-            columns = (chosen[name].astype(int).tolist() for name in ("image_id", "shard", "instance"))
-            self.items = [Item(image_id, shard, i, i) for image_id, shard, i in zip(*columns, strict=True)]
+            chosen = shuffled(image_ids * INSTANCES + instances, build.spec.seed)[:most]
+            asked = [(i, n, n) for i, n in zip(image_ids[chosen].tolist(), instances[chosen].tolist(), strict=True)]
         else:
-            shards = dict(zip(rows["image_id"], rows["shard"].astype(int), strict=True))
             listed = orjson.loads(run.quality_file.read_bytes())["samples"]["borderline"][:count]
-            self.items = [
-                Item(row["image_id"], shards[row["image_id"]], None, row["nearest"]["instance"]) for row in listed
-            ]
+            asked = [(row["image_id"], None, row["nearest"]["instance"]) for row in listed]
+        rows = run.read_table(run.verdicts_file, image_ids={image_id for image_id, _, _ in asked}).to_pandas()
+        shards = dict(zip(rows["image_id"], rows["shard"].astype(int), strict=True))
+        self.items = [Item(image_id, shards[image_id], instance, focus) for image_id, instance, focus in asked]
         if not self.items:
             what = "labels that passed the filters" if queue == "random" else "images near a threshold"
             raise RunError(f"{run.root} has no {what} to review")
         self._places = {(item.image_id, item.instance): place for place, item in enumerate(self.items)}
-        images = {item.image_id for item in self.items}
-        rows = rows[rows["image_id"].isin(images)]
         whole = rows[rows["instance"].isna()].set_index("image_id")
         said = zip(whole.index, whole["verdict"], whole["reasons"], strict=True)
         self._verdicts = {int(i): (str(verdict), [*reasons]) for i, verdict, reasons in said}
