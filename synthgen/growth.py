@@ -24,7 +24,7 @@ from synthgen.files import digest, read_sealed, write_sealed
 from synthgen.history import is_finished, runs_of
 from synthgen.pipeline import Build
 from synthgen.plan import IMAGES_PER_RUN
-from synthgen.records import Accepted
+from synthgen.records import Accepted, judged_images
 from synthgen.store import Run
 from synthgen.types import DatasetInfo, Record
 
@@ -274,11 +274,7 @@ def _numbers(build: Build, name: str, f: Filter[Any], gone: Collection[int]) -> 
     """Ids (N,) of a run's accepted images, in order, but for those that are gone; and a filter's numbers of them, (N,)
     or (N, D)."""
     run = build.run
-    rows = run.read_rows(
-        run.verdicts_file,
-        ["image_id", "instance", "shard", "verdict"],
-        lambda rows: pc.and_(pc.is_null(rows["instance"]), pc.equal(rows["verdict"], "accepted")),
-    )
+    rows = judged_images(run, "accepted")
     tables = []
     for shard in np.unique(rows["shard"].to_numpy()).tolist():
         measures = run.read_table(run.table_file("measures", shard)).select(["image_id", "instance", name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice, pairwise, repeat
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -72,6 +72,15 @@ def instances_of(rows: Any, height: int, width: int) -> Instances:
         np.stack(rows["bbox_xyxy"].to_list()).astype(np.float32),
         rows["category_id"].to_numpy(np.int64),
         {name: rows[name].to_numpy(np.float32) for name in rows.columns if name not in LABEL_COLUMNS},
+    )
+
+
+def judged_images(run: Run, verdict: Literal["accepted", "rejected"]) -> pa.Table:
+    """The images of a run with this verdict: image_id, shard, split and reasons, a row each."""
+    return run.read_rows(
+        run.verdicts_file,
+        ["image_id", "shard", "split", "reasons", "instance", "verdict"],
+        lambda rows: pc.and_(pc.is_null(rows["instance"]), pc.equal(rows["verdict"], verdict)),
     )
 
 

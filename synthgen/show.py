@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import cv2
-import pyarrow.compute as pc
 
 from synthgen.errors import RunError, listed
 from synthgen.files import atomic
 from synthgen.pipeline import Build
+from synthgen.records import judged_images
 from synthgen.sheet import Tile, contact_sheet
 
 # Ending -> what OpenCV is told: without a quality, its WebP is lossless and as large as a PNG.
@@ -28,14 +29,10 @@ def draw(build: Build, path: Path, *, images: int, columns: int, tile_px: int, r
     """
     if path.suffix.lower() not in FORMATS:
         raise RunError(f"{str(path)!r} cannot be written; its name takes one of the endings {listed(FORMATS)}")
-    state = "rejected" if rejected else "accepted"
+    state: Literal["rejected", "accepted"] = "rejected" if rejected else "accepted"
     if not build.run.verdicts_file.is_file():
         raise RunError(f"{build.run.root} has not been judged yet; run the spec first")
-    found = build.run.read_rows(
-        build.run.verdicts_file,
-        ["image_id", "instance", "shard", "split", "verdict", "reasons"],
-        lambda rows: pc.and_(pc.is_null(rows["instance"]), pc.equal(rows["verdict"], state)),
-    )
+    found = judged_images(build.run, state)
     chosen = found.sort_by("image_id").slice(0, images).to_pandas()
     if chosen.empty:
         raise RunError(f"{build.run.root} has no {state} images")
