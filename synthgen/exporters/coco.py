@@ -14,13 +14,18 @@ from shutil import copyfileobj
 from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
+import cv2
 import orjson
 from pydantic import Field
 
 from synthgen.backends import Config as BackendConfig
 from synthgen.backends import Exporter, Folder, Records
+from synthgen.errors import BackendError
 from synthgen.masks import decode_rle, mask_polygons, polygon_iou
 from synthgen.types import Annotation, DatasetInfo, Record
+
+# Ending -> what OpenCV is told.
+LOSSY = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95], ".webp": [cv2.IMWRITE_WEBP_QUALITY, 90]}
 
 
 class Config(BackendConfig):
@@ -29,8 +34,10 @@ class Config(BackendConfig):
     segmentation: Literal["rle", "polygon"] = Field(
         "rle", description="rle: compressed RLE; polygon: for loaders that read nothing else. Both keep every pixel."
     )
-    images: Literal["link", "copy"] = Field(
-        "link", description="link: hard links to the run's images where the disk can; copy: files of their own."
+    images: Literal["link", "copy", "jpeg", "webp"] = Field(
+        "link",
+        description="link: hard links to the run's images where the disk can; copy: files of their own; jpeg, webp: "
+        "encoded anew, smaller and with a little loss.",
     )
 
 
@@ -54,12 +61,20 @@ class Backend(Exporter[Config]):
                 waiting = stack.enter_context(TemporaryFile(dir=Path(file.name).parent))
                 files[split] = _SplitFile(info, file, waiting)
             for record in records:
-                split, name = record.job.split, f"{record.job.id:012d}.png"
-                folder.image(record.image_path, f"{split}/{name}", copy=self.config.images == "copy")
+                split, name = record.job.split, f"{record.job.id:012d}{self._ending}"
+                if self._ending in LOSSY:
+                    with folder.open(f"{split}/{name}") as encoded:
+                        encoded.write(_encoded(record.image_path, self._ending))
+                else:
+                    folder.image(record.image_path, f"{split}/{name}", copy=self.config.images == "copy")
                 files[split].images.extend([self._image(info, record, name)])
                 files[split].annotations.extend(self._annotation(record.job.id, a) for a in record.annotations)
             for written in files.values():
                 written.finish()
+
+    @property
+    def _ending(self) -> str:
+        return {"jpeg": ".jpg", "webp": ".webp"}.get(self.config.images, ".png")
 
     def _image(self, info: DatasetInfo, record: Record, name: str) -> dict[str, Any]:
         job = record.job
@@ -95,6 +110,19 @@ class Backend(Exporter[Config]):
         mask = decode_rle([annotation.rle], height, width)[0]
         polygons = mask_polygons(mask)
         return {"segmentation": polygons, "polygon_iou": _round(polygon_iou(polygons, mask))}
+
+
+def _encoded(image: Path, ending: str) -> bytes:
+    """An image of the run in another format.
+
+    Raises:
+        BackendError: it cannot be read.
+    """
+    pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
+    if pixels is None:
+        raise BackendError(f"{image} is no readable image; delete it and run again to make it anew")
+    _, data = cv2.imencode(ending, pixels, LOSSY[ending])
+    return data.tobytes()
 
 
 def _info(info: DatasetInfo) -> dict[str, str]:

@@ -16,6 +16,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.datasets import CocoDetection
 
+from synthgen.errors import BackendError
 from synthgen.exporters.coco import Backend, Config
 from synthgen.masks import encode_rle, mask_areas, mask_boxes
 from synthgen.types import Annotation, Category, DatasetInfo, Job, Record
@@ -276,3 +277,27 @@ def test_equal_datasets_are_equal_bytes(records: ListedRecords, tmp_path: Path, 
 @pytest.mark.parametrize(("images", "copy"), [("link", False), ("copy", True)])
 def test_images_are_linked_or_copied(records: ListedRecords, tmp_path: Path, images: str, copy: bool) -> None:
     assert export(records, tmp_path / "coco", images=images).copies == [copy] * 5
+
+
+@pytest.mark.parametrize(("images", "ending", "magic"), [("jpeg", ".jpg", b"\xff\xd8\xff"), ("webp", ".webp", b"RIFF")])
+def test_images_are_encoded_anew(
+    records: ListedRecords, tmp_path: Path, images: str, ending: str, magic: bytes
+) -> None:
+    smooth = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8), (WIDTH, HEIGHT))
+    for record in records:
+        cv2.imwrite(str(record.image_path), smooth)
+    assert export(records, tmp_path / "coco", images=images).copies == []
+    for split in INFO.splits:
+        own = list(records.split(split))
+        loaded = CocoDetection(tmp_path / "coco" / split, tmp_path / "coco" / "annotations" / f"instances_{split}.json")
+        assert len(loaded) == len(own) == len(list((tmp_path / "coco" / split).glob("*")))
+        for image, _ in loaded:
+            assert abs(np.asarray(image).astype(int) - smooth[:, :, ::-1]).mean() < 4
+    files = sorted((tmp_path / "coco").glob(f"*/*{ending}"))
+    assert len(files) == 5 and all(file.read_bytes().startswith(magic) for file in files)
+
+
+def test_an_image_that_cannot_be_encoded_anew(records: ListedRecords, tmp_path: Path) -> None:
+    next(iter(records)).image_path.write_bytes(b"no image")
+    with pytest.raises(BackendError, match="is no readable image; delete it and run again"):
+        export(records, tmp_path / "coco", images="jpeg")
