@@ -1,9 +1,9 @@
 """Time and memory of the COCO export, over synthesised records: `python benchmarks/export.py`.
 
 Of a run folder, the exporter reads verdicts, labels and measures, links images and writes annotations, the list of all
-files and the commit mark. Other tools (`pip install supervision datumaro`) are given the same
-annotations as objects of theirs, in memory; of them, and of synthgen's exporter beside them, only the writing of the
-annotation files is counted, no images. Every export has a process of its own.
+files and the commit mark. Other tools (`pip install supervision datumaro`) are given the same annotations as objects of
+theirs, in memory; of them, and of synthgen's exporter beside them, only the writing of the annotation files is counted,
+no images. Every export has a process of its own.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import IO
 
@@ -32,8 +33,8 @@ def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
     with run.writing(list_file) as file:
         written = ExportFolder(run, exporter, file)
         yield written
-        written.remove_others(mark.files if mark else ())
-        written.remove_others(name for name, _ in listed(list_file))
+        on_list = (name for name, _ in listed(list_file))
+        written.remove_others(chain(mark.files if mark else (), on_list))
         written.require_names_of_their_own()
     counts = {"files": len(written)}
     run.commit("export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts=counts)

@@ -217,8 +217,8 @@ class Mirror:
             old = self.root / file
             if not (was_done and entry == earlier.get(file)) and _size(old) == entry[0] and sha256(old) != entry[1]:
                 old.unlink()
-        for place, content in (*lists.items(), (name, data)):
-            with atomic(self.root / place) as opened:
+        for record, content in (*lists.items(), (name, data)):
+            with atomic(self.root / record) as opened:
                 opened.write(content)
 
     def fetch(self, names: Iterable[str]) -> None:

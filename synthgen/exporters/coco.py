@@ -24,8 +24,8 @@ from synthgen.errors import BackendError
 from synthgen.masks import decode_rle, mask_polygons, polygon_iou
 from synthgen.types import Annotation, DatasetInfo, Record
 
-# Ending -> what OpenCV is told.
-LOSSY = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95], ".webp": [cv2.IMWRITE_WEBP_QUALITY, 90]}
+# What images are encoded anew as: the ending, and what OpenCV is told.
+LOSSY = {"jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]), "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 90])}
 
 
 class Config(BackendConfig):
@@ -54,6 +54,7 @@ class Backend(Exporter[Config]):
     """
 
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
+        ending, encoding = LOSSY.get(self.config.images, (".png", None))
         with ExitStack() as stack:
             files: dict[str, _SplitFile] = {}
             for split in info.splits:
@@ -61,20 +62,16 @@ class Backend(Exporter[Config]):
                 waiting = stack.enter_context(TemporaryFile(dir=Path(file.name).parent))
                 files[split] = _SplitFile(info, file, waiting)
             for record in records:
-                split, name = record.job.split, f"{record.job.id:012d}{self._ending}"
-                if self._ending in LOSSY:
+                split, name = record.job.split, f"{record.job.id:012d}{ending}"
+                if encoding:
                     with folder.open(f"{split}/{name}") as encoded:
-                        encoded.write(_encoded(record.image_path, self._ending))
+                        encoded.write(_encoded(record.image_path, ending, encoding))
                 else:
                     folder.image(record.image_path, f"{split}/{name}", copy=self.config.images == "copy")
                 files[split].images.extend([self._image(info, record, name)])
                 files[split].annotations.extend(self._annotation(record.job.id, a) for a in record.annotations)
             for written in files.values():
                 written.finish()
-
-    @property
-    def _ending(self) -> str:
-        return {"jpeg": ".jpg", "webp": ".webp"}.get(self.config.images, ".png")
 
     def _image(self, info: DatasetInfo, record: Record, name: str) -> dict[str, Any]:
         job = record.job
@@ -112,7 +109,7 @@ class Backend(Exporter[Config]):
         return {"segmentation": polygons, "polygon_iou": _round(polygon_iou(polygons, mask))}
 
 
-def _encoded(image: Path, ending: str) -> bytes:
+def _encoded(image: Path, ending: str, encoding: list[int]) -> bytes:
     """An image of the run in another format.
 
     Raises:
@@ -121,7 +118,7 @@ def _encoded(image: Path, ending: str) -> bytes:
     pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
     if pixels is None:
         raise BackendError(f"{image} is no readable image; delete it and run again to make it anew")
-    _, data = cv2.imencode(ending, pixels, LOSSY[ending])
+    _, data = cv2.imencode(ending, pixels, encoding)
     return data.tobytes()
 
 
