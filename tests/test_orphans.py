@@ -155,13 +155,11 @@ def test_a_run_whose_users_server_dies_goes_on(
 
 
 def test_a_users_server_that_is_not_there(place: Path) -> None:
-    began = time.monotonic()
     url = "http://127.0.0.1:9/api"
     with started(place, PREFECT_API_URL=url, PREFECT_HOME=str(place / "client")) as process:
         _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 1
     assert errors == f"error: Prefect's server at {url} does not answer; nothing was begun\n"
-    assert time.monotonic() - began < 90
     assert not (place / "out" / "fruit" / "run-0001" / "images").exists()
 
 
