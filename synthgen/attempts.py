@@ -60,7 +60,7 @@ class Attempts:
         if self.most and len(batch) > self.most:
             return self._in_parts(batch, self.most)
         try:
-            images: list[Image | None] = list(self.generate(batch))
+            images: list[Image | None] = list(self._shaped(batch))
         except SynthgenError:
             raise
         except Exception as error:
@@ -79,6 +79,22 @@ class Attempts:
             self.smaller += 1
             return self._in_parts(batch, self.most)
         return images, {i: _Black() for i, image in enumerate(images) if image is not None and not image.any()}
+
+    def _shaped(self, batch: Sequence[Job]) -> NDArray[np.uint8]:
+        """What the model makes of a batch.
+
+        Raises:
+            BackendError: images of another number, size or dtype than was asked for. Some models round sizes, and
+                labels of such images would fit no job.
+        """
+        images = np.asarray(self.generate(batch))
+        wanted = (len(batch), batch[0].height, batch[0].width, 3)
+        if images.shape != wanted or images.dtype != np.uint8:
+            raise BackendError(
+                f"generator: made {images.dtype} images of shape {images.shape}, and uint8 of {wanted} were asked for "
+                "(images, height, width, RGB); set a size that the model makes"
+            )
+        return images
 
     def _in_parts(self, batch: Sequence[Job], size: int) -> tuple[list[Image | None], dict[int, Exception]]:
         images, wrong = list[Image | None](), dict[int, Exception]()

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from synthgen import devices
 from synthgen.errors import BackendError, Problem, listed, nearest
+from synthgen.tokens import PromptForm
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Record, Sample
 
 KINDS = ("generator", "grounder", "segmenter", "filter", "exporter")
@@ -67,13 +68,15 @@ class ModelConfig(Config):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a spec will ask of its backends, for `check`: size in px, whether jobs carry layouts, and the words
-    of every prompt that can come about."""
+    """What a spec will ask of its backends, for `check`: size in px, whether jobs carry layouts, the words of every
+    prompt that can come about, those prompts in pieces, and the negative prompt."""
 
     height: int
     width: int
     has_layout: bool
     words: frozenset[str]
+    prompts: tuple[PromptForm, ...] = ()
+    negative_prompt: str = ""
 
 
 C = TypeVar("C", bound=Config)
@@ -89,6 +92,10 @@ class Stage(ABC, Generic[C]):
     def check(self, request: Request) -> Iterable[Problem]:
         """Everything that would fail later and can be known now, without torch. A field that starts with a dot is
         an option of this backend (`.model`); any other is a key of the spec."""
+        return ()
+
+    def advice(self, request: Request) -> Iterable[Problem]:
+        """What works, and hardly as it was meant: `check` says it, and goes on."""
         return ()
 
     def identity(self) -> str:

@@ -159,7 +159,8 @@ def check(
     for path in specs:
         try:
             spec = _load(path, overrides)
-            stages.check(spec, out)
+            for note in stages.advice(spec, stages.check(spec, out)):
+                print(f"{path}: note: {note}", file=sys.stderr)
             print(f"{path}: good ({spec.count} images of {len(spec.classes)} classes)")
         except SynthgenError as error:
             worst = error.exit_code
@@ -207,6 +208,8 @@ def run(
 
     loaded = _load(spec, overrides)
     backends = stages.check(loaded, out)
+    for note in stages.advice(loaded, backends):
+        print(f"note: {note}", file=sys.stderr)
     if profile:
         load_profile(profile)
     folder, console = Run.at(out, loaded.name, number), _console()

@@ -14,6 +14,7 @@ from pydantic import Field
 from synthgen import devices, models
 from synthgen.backends import ModelConfig
 from synthgen.errors import BackendError, Problem, nearest
+from synthgen.tokens import counter
 from synthgen.wording import plain, shown
 
 AT_ONCE = 64  # pictures or texts in one call of the model; bounds the memory
@@ -88,9 +89,10 @@ def path_of(config: ClipConfig) -> Path:
     return models.find_model(config.model, "clip", config.revision)
 
 
-def problems(config: ClipConfig, names: Iterable[str]) -> Iterable[Problem]:
-    """What `check` has to say about the model, without torch. `names`: what it will be asked for; one that its card's
-    vocabulary has not would be read as no word at all."""
+def problems(config: ClipConfig, names: Iterable[str], prompt: str = "{}") -> Iterable[Problem]:
+    """What `check` has to say about the model, without torch. `names`: what it will be asked for, each in place of the
+    {} of `prompt`; one that its card's vocabulary has not would be read as no word at all, and of a text that is too
+    long the end would not be read."""
     try:
         path = path_of(config)
         _require_clip(path)
@@ -98,6 +100,16 @@ def problems(config: ClipConfig, names: Iterable[str]) -> Iterable[Problem]:
     except (models.ModelMissing, BackendError) as error:
         yield Problem(".model", str(error))
         return
+    names = list(names)
+    reader = counter(path, path)
+    if reader and reader.limit:
+        texts = [phrase(prompt, name) for name in names]
+        cut = [(name, n) for name, n in zip(names, reader.counts(texts), strict=True) if n > reader.limit]
+        for name, n in cut[:TOLD]:
+            message = f"the text for {shown(name)} has {n} tokens, and {shown(config.model)} takes {reader.limit}"
+            yield Problem(".model", plain(f"{message}; shorten it", 500))
+        if rest := cut[TOLD:]:
+            yield Problem(".model", f"the texts for {len(rest):,} more have too many tokens")
     if card.vocabulary is None:
         return
     known, model = set(card.vocabulary), shown(config.model)

@@ -7,14 +7,16 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from synthgen.backends import Exporter, Filter, Generator, Grounder, Request, Segmenter, Stage, backend_module
 from synthgen.errors import Problem, SpecError
 from synthgen.files import digest
 from synthgen.models import ModelMissing
-from synthgen.plan import Round, first_round, plan_round
+from synthgen.plan import Round, first_round, phrase, plan_round
 from synthgen.spec import DatasetSpec
+from synthgen.tokens import PromptForm
 
 FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
 JUDGED = 2  # of what judging writes: a change here judges every existing run anew
@@ -61,7 +63,26 @@ def request_of(spec: DatasetSpec) -> Request:
     texts += [value for values in prompts.slots.values() for value in values]
     texts += [prompts.negative_prompt, *(c.name for c in spec.classes)]
     words = {word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text.lower())}
-    return Request(spec.height, spec.width, spec.layout is not None, frozenset(words))
+    forms = tuple(_form(t.text, spec) for t in (*prompts.templates, *prompts.background_templates))
+    return Request(
+        spec.height, spec.width, spec.layout is not None, frozenset(words), forms, spec.prompts.negative_prompt
+    )
+
+
+def _form(template: str, spec: DatasetSpec) -> PromptForm:
+    """A template's prompts in pieces. Things asked for: of one class each, or as many as an image has at most, those
+    with the longest names."""
+    names = sorted((c.name for c in spec.classes), key=len, reverse=True)
+    objects = (phrase((names * spec.max_objects)[: spec.max_objects]), *(phrase([name]) for name in names))
+    pieces: list[tuple[str, ...]] = []
+    needed = 0
+    for text, field, _, _ in Formatter().parse(template):
+        pieces.append((text,))
+        if field is not None:
+            pieces.append(objects if field == "objects" else tuple(spec.prompts.slots[field]))
+        if field == "objects":
+            needed = len(pieces)
+    return PromptForm(tuple(pieces), needed)
 
 
 def problems_of(named: Mapping[str, Stage[Any]], request: Request) -> list[Problem]:
@@ -76,6 +97,13 @@ def problems_of(named: Mapping[str, Stage[Any]], request: Request) -> list[Probl
                 continue
             problems.append(Problem(key + problem.field, problem.message) if problem.field.startswith(".") else problem)
     return problems
+
+
+def advice(spec: DatasetSpec, stages: Stages) -> list[Problem]:
+    """What a spec may say, and hardly means, in fields of the spec."""
+    request = request_of(spec)
+    found = [(key, p) for key, stage in stages.named().items() for p in stage.advice(request)]
+    return [Problem(key + p.field, p.message) if p.field.startswith(".") else p for key, p in found]
 
 
 def check(spec: DatasetSpec, out: Path) -> Stages:

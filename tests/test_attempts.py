@@ -180,3 +180,13 @@ def test_an_error_for_people_comes_out_as_it_is() -> None:
     with pytest.raises(SynthgenError, match=r"taken-away' does not exist") as told:
         Attempts(generate).make(jobs(2))
     assert told.value.exit_code == 2
+
+
+@pytest.mark.parametrize("made", [np.ones((2, 8, 16, 3)), np.ones((2, 8, 8, 4)), np.ones((1, 8, 8, 3)), np.ones(3)])
+def test_images_of_another_size_are_refused_where_they_arrive(made: Any) -> None:
+    """Some pipelines round sizes, and labels of such images would fit no job."""
+    attempts = Attempts(lambda batch: made.astype(np.uint8))
+    with pytest.raises(BackendError, match=r"were asked for \(images, height, width, RGB\)"):
+        attempts.make(jobs(2))
+    with pytest.raises(BackendError, match="made float64 images"):
+        Attempts(lambda batch: np.ones((len(batch), 8, 8, 3))).make(jobs(2))  # type: ignore[arg-type,return-value]

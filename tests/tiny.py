@@ -10,6 +10,7 @@ import torch
 import transformers
 
 SIDE = 32
+LENGTH = 24  # tokens of a prompt: each is a letter, and two are its ends
 LETTERS = string.ascii_lowercase + ","
 
 
@@ -17,18 +18,18 @@ def clip_tokenizer():
     vocab = {"<|startoftext|>": 0, "<|endoftext|>": 1}
     for letter in LETTERS:
         vocab |= {letter: len(vocab), letter + "</w>": len(vocab) + 1}
-    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=24)
+    return transformers.CLIPTokenizer(vocab=vocab, merges=[], model_max_length=LENGTH)
 
 
 def t5_tokenizer():
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
-    return transformers.T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=24)
+    return transformers.T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=LENGTH)
 
 
 def clip_text(kind: Any = transformers.CLIPTextModel):
     config = transformers.CLIPTextConfig(
         vocab_size=2 + 2 * len(LETTERS), hidden_size=32, intermediate_size=37, num_hidden_layers=2,
-        num_attention_heads=4, max_position_embeddings=24, projection_dim=32, bos_token_id=0, eos_token_id=1,
+        num_attention_heads=4, max_position_embeddings=LENGTH, projection_dim=32, bos_token_id=0, eos_token_id=1,
         pad_token_id=1,
     )  # fmt: skip
     return kind(config).eval()

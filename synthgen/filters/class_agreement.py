@@ -51,7 +51,7 @@ class Backend(ThresholdFilter[Config]):
                 yield Problem(".confusables", message)
         words = [word for c in self.categories for word in (c.name, *c.synonyms)]
         words += [word for others in self.config.confusables.values() for word in others]
-        yield from clip.problems(self.config, words)
+        yield from clip.problems(self.config, words, self.config.prompt)
 
     def identity(self) -> str:
         return models.model_identity(clip.path_of(self.config))

@@ -28,6 +28,8 @@ from synthgen.models import (
     require_no_code,
     require_safetensors,
 )
+from synthgen.signatures import parameters
+from synthgen.tokens import Counter, counter
 from synthgen.types import Job
 from synthgen.wording import plain, shown
 
@@ -66,6 +68,14 @@ TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sent
 # Pixels of one image from which on those of a batch are decoded one after the other: decoding is where memory peaks.
 # From four times as many, also in tiles, which changes the picture a little where they meet.
 SLICED, TILED = 1024 * 1024, 2048 * 2048
+# Pipelines that put 2 x 2 latents into a token: sizes are multiples of twice what a latent stands for, in their sources
+# `vae_scale_factor * 2`, or 16. Other sizes they round, or refuse when the first batch is made.
+PAIRED = (
+    "Flux", "QwenImage", "Chroma", "Bria", "OvisImage", "HunyuanDiT", "HiDreamImage", "LongCatImage", "Lumina2",
+    "ZImage", "StableDiffusion3", "AuraFlow", "CogView4", "GlmImage", "ErnieImage",
+)  # fmt: skip
+# Those whose guidance is on whenever `guidance_scale` is above 0: others are unguided up to 1.
+GUIDED_ABOVE_0 = ("ZImage", "Krea2")
 TOLD = 20  # of the names and words that a model does not know
 # Arguments that we give ourselves, for every image.
 OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "generator", "image",
@@ -149,6 +159,8 @@ class Backend(Generator[Config]):
             return [Problem(".model", str(error))]
         if problems := list(self._check_files(path)):
             return problems
+        problems += [*self._check_size(path, request), *self._check_options(path, request)]
+        problems += [p for p, is_cut in self._check_prompts(path, request) if is_cut]
         sizes = card.sizes
         if sizes is not None and (request.height, request.width) not in sizes:
             takes = listed(f"{h}x{w}" for h, w in sizes)
@@ -169,6 +181,129 @@ class Backend(Generator[Config]):
             mend = "set `layout: null`, and a grounder that finds things, such as `detector`"
             problems.append(Problem("layout", f"{model} declares no way to take one; {mend}"))
         return problems
+
+    def advice(self, request: Request) -> Iterable[Problem]:
+        return [problem for problem, is_cut in self._check_prompts(self._path, request) if not is_cut]
+
+    def _check_size(self, path: Path, request: Request) -> Iterable[Problem]:
+        """Whether a pipeline that puts several latents into a token makes this size."""
+        kind = _class_name(path)
+        if not _is_one_of(kind, PAIRED):
+            return
+        vae = _config(path / "vae")
+        # As each of these pipelines works out its `vae_scale_factor`.
+        halved = vae.get("temperal_downsample") or (vae.get("block_out_channels") or [0] * 4)[1:]
+        multiple = 2 * 2 ** len(halved) if isinstance(halved, list) and len(halved) < 8 else 16
+        for key, value in (("height", request.height), ("width", request.width)):
+            if value % multiple:
+                near = f"{value // multiple * multiple} or {(value // multiple + 1) * multiple}"
+                yield Problem(key, f"got {value}; {kind} makes multiples of {multiple}, such as {near}")
+
+    def _check_options(self, path: Path, request: Request) -> Iterable[Problem]:
+        """Options that the pipeline's class does not take, or that have no effect on it."""
+        config, kind = self.config, _class_name(path)
+        if request.has_layout:
+            kind = ADAPTER_PIPELINES.get(kind, kind)
+        if (takes := parameters(kind, "__call__", "pipelines")) is not None:
+            for name in config.call_options:
+                if name not in takes:
+                    known = listed(sorted(takes.keys() - OURS))
+                    message = f"{kind} takes no {shown(name)}{nearest(name, takes)}; it takes: {known}"
+                    yield Problem(".call_options", plain(message, 600))
+            yield from self._check_guidance(path, kind, takes, bool(request.negative_prompt))
+        yield from self._check_scheduler(path)
+
+    def _check_guidance(self, path: Path, kind: str, takes: Mapping[str, Any], has_negative: bool) -> Iterable[Problem]:
+        scale, field = self.config.guidance_scale, "prompts.negative_prompt"
+        if has_negative and "negative_prompt" not in takes:
+            yield Problem(field, f"{kind} takes none; leave it out")
+        elif "true_cfg_scale" in takes:
+            true_scale = self.config.call_options.get("true_cfg_scale", takes["true_cfg_scale"])
+            is_on = isinstance(true_scale, int | float) and true_scale > 1
+            mend = "set generator.call_options: {true_cfg_scale: 4}"
+            if has_negative and not is_on:
+                yield Problem(
+                    field, f"has no effect on {kind} unless `true_cfg_scale` is above 1; {mend}, or leave it out"
+                )
+            if is_on and not has_negative and scale > 1 and not _denoiser(path).get("guidance_embeds"):
+                yield Problem(
+                    ".guidance_scale",
+                    f"got {scale:g}, which has no effect on {kind}: it is guided by call_options.true_cfg_scale, and "
+                    'only with a negative prompt. Set prompts.negative_prompt (" " will do), or guidance_scale: 1 for '
+                    "unguided images",
+                )
+        elif has_negative and "guidance_scale" in takes:
+            least = 0 if _is_one_of(kind, GUIDED_ABOVE_0) else 1
+            if scale <= least:
+                yield Problem(
+                    field,
+                    f"has no effect at generator.guidance_scale {scale:g}; set one above {least}, or leave it out",
+                )
+            elif _denoiser(path).get("time_cond_proj_dim") is not None:
+                yield Problem(field, "has no effect on this model, which was distilled with its guidance; leave it out")
+
+    def _check_scheduler(self, path: Path) -> Iterable[Problem]:
+        config = self.config
+        try:
+            own = str(read_json(path / "scheduler" / "scheduler_config.json").get("_class_name", ""))
+        except (OSError, ValueError):
+            own = ""
+        kind = config.scheduler or own
+        takes = parameters(kind, "__init__", "schedulers") if kind else None
+        for name in config.scheduler_options if takes is not None else ():
+            if name not in takes:  # type: ignore[operator]
+                message = f"{kind} takes no {shown(name)}{nearest(name, takes or ())}; it takes: {listed(takes or ())}"
+                yield Problem(".scheduler_options", plain(message, 600))
+        if not (config.scheduler and own):
+            return
+        flows = own.startswith("FlowMatch")
+        chosen = config.scheduler.startswith("FlowMatch") or bool(config.scheduler_options.get("use_flow_sigmas"))
+        if flows != chosen:
+            same = [name for name in SCHEDULERS if name.startswith("FlowMatch") == flows]
+            what = "by flow matching" if flows else "noise, and not by flow matching"
+            message = f"got {config.scheduler}, and the model was trained to denoise {what}; takes: {listed(same)}"
+            yield Problem(".scheduler", message)
+
+    def _check_prompts(self, path: Path, request: Request) -> Iterable[tuple[Problem, bool]]:
+        """Prompts beyond what the text encoder that takes most takes, and whether the things asked for are cut."""
+        reader = self._reader(path)
+        if reader is None or reader.limit is None:
+            return
+        model, limit = shown(self.config.model), reader.limit
+        for form in request.prompts:
+            whole, needed = reader.longest(form)
+            tokens, upto = reader.counts([whole, needed])
+            if tokens <= limit:
+                continue
+            is_cut = bool(form.last_needed) and upto > limit
+            lost = "the things asked for would be cut" if is_cut else "what follows is cut"
+            message = f"the prompt {shown(whole)} has {tokens} tokens, and {model} takes {limit}: {lost}; shorten it"
+            yield Problem("prompts", plain(message, 500)), is_cut
+        if request.negative_prompt and (tokens := reader.counts([request.negative_prompt])[0]) > limit:
+            message = f"has {tokens} tokens, and {model} takes {limit}: what follows is cut; shorten it"
+            yield Problem("prompts.negative_prompt", message), False
+
+    def _reader(self, path: Path) -> Counter | None:
+        """The tokenizer whose text encoder takes most; None where one of them cannot be counted with, or says no limit
+        at all."""
+        most = self.config.call_options.get("max_sequence_length")
+        if most is None:
+            most = (parameters(_class_name(path), "__call__", "pipelines") or {}).get("max_sequence_length")
+        found = []
+        for folder in sorted(path.glob("tokenizer*")):
+            encoder = path / folder.name.replace("tokenizer", "text_encoder")
+            is_clip = "max_position_embeddings" in _config(encoder) and "CLIP" in str(
+                _config(encoder).get("architectures")
+            )
+            reader = counter(folder, encoder)
+            if reader is None:
+                return None
+            if not is_clip and isinstance(most, int):
+                reader = Counter(reader.counts, min(most, reader.limit or most))
+            if reader.limit is None:
+                return None
+            found.append(reader)
+        return max(found, key=lambda reader: reader.limit or 0, default=None)
 
     def _unknown(
         self, field: str, kind: str, names: Sequence[str], known: Collection[str], most: int
@@ -356,6 +491,28 @@ class Backend(Generator[Config]):
             parts = {k: v for k, v in {**pipeline.config, **pipeline.components}.items() if k in takes}
             pipeline = kind(adapter=adapter, **parts)
         return pipeline
+
+
+def _class_name(path: Path) -> str:
+    """The pipeline's class, as the folder's index has it."""
+    return str(read_json(path / "model_index.json")["_class_name"])
+
+
+def _is_one_of(kind: str, names: Iterable[str]) -> bool:
+    """Whether a class is a pipeline of one of these names or of a variant of it, such as `FluxKontextPipeline`."""
+    return any(kind.startswith(name) and kind.endswith("Pipeline") for name in names)
+
+
+def _config(component: Path) -> dict[str, Any]:
+    """A part's settings; none where they cannot be read."""
+    try:
+        return read_json(component / "config.json")
+    except (OSError, ValueError):
+        return {}
+
+
+def _denoiser(path: Path) -> dict[str, Any]:
+    return _config(path / "transformer") or _config(path / "unet")
 
 
 def _components(path: Path, index: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from pydantic import Field
 from synthgen import devices, masks, models
 from synthgen.backends import Grounder, ModelConfig, Request
 from synthgen.errors import BackendError, Problem, listed, nearest
+from synthgen.tokens import counter
 from synthgen.types import Category, Grounding, Job
 from synthgen.wording import plain, shown
 
@@ -27,6 +28,9 @@ IN_HALF_PRECISION = {
     "owlv2": ("owlv2.vision_model.encoder", "owlv2.text_model.encoder"),
     "grounding-dino": ("model.backbone.conv_encoder", "model.text_backbone"),
 }
+
+
+TOLD = 20  # of the queries that are too long
 
 
 class Config(ModelConfig):
@@ -78,6 +82,25 @@ class Backend(Grounder[Config]):
                 models.require_safetensors(file)
         except (models.ModelMissing, BackendError) as error:
             yield Problem(".model", str(error))
+            return
+        yield from self._check_queries()
+
+    def _check_queries(self) -> Iterable[Problem]:
+        """Names and synonyms with more tokens than OWLv2 takes."""
+        path = self._path()
+        reader = counter(path, path)
+        if _model_type(path) != "owlv2" or reader is None or reader.limit is None:
+            return
+        words = [word for c in self.categories for word in (c.name, *c.synonyms)]
+        tokens = reader.counts([self.config.prompt.replace("{}", word) for word in words])
+        long = [(word, n) for word, n in zip(words, tokens, strict=True) if n > reader.limit]
+        for word, n in long[:TOLD]:
+            message = (
+                f"the query for {shown(word)} has {n} tokens, and OWLv2 takes {reader.limit}; shorten it, or `prompt`"
+            )
+            yield Problem(".prompt", plain(message, 500))
+        if more := long[TOLD:]:
+            yield Problem(".prompt", f"the queries for {len(more):,} more have too many tokens")
 
     def identity(self) -> str:
         return models.model_identity(self._path())

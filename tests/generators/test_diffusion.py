@@ -17,6 +17,7 @@ import transformers
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from pydantic import ValidationError
 from tiny import (
+    LENGTH,
     MAKERS,
     SIDE,
     latent_consistency,
@@ -29,6 +30,7 @@ from synthgen import devices, models
 from synthgen.backends import KINDS, Request, builtin
 from synthgen.errors import BackendError
 from synthgen.generators import diffusion
+from synthgen.tokens import PromptForm, counter
 from synthgen.types import Category, Job
 
 PALETTE = {"apple": (1.0, 0.0, 0.0), "car": (0.0, 0.5, 1.0)}
@@ -648,3 +650,118 @@ def test_importing_every_backend_brings_in_no_torch():
     heavy = "{'torch', 'diffusers', 'transformers', 'segment_anything', 'prefect', 'pandas'}"
     code = f"import sys, {', '.join(names)}; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+# What a spec says, held against the pipeline's class and its tokenizers
+
+
+def said(folder: Path, request: Request = REQUEST, **options: Any) -> dict[str, str]:
+    return {p.field: p.message for p in backend(folder, **options).check(request)}
+
+
+def asking(*pieces: tuple[str, ...], needed: int = 2, negative: str = "", side: int = SIDE) -> Request:
+    return Request(side, side, False, frozenset(), (PromptForm(pieces, needed),), negative)
+
+
+def test_a_prompt_that_cuts_what_is_asked_for_is_refused(saved):
+    """The tiny tokenizer makes a token of each letter; two more are the ends of the text."""
+    most = LENGTH - 2
+    assert not said(saved("sd"), asking(("a" * (most - 3),), ("cat", "a")))
+    assert not list(backend(saved("sd")).advice(asking(("a" * (most - 3),), ("cat", "a"))))
+    long = said(saved("sd"), asking(("a" * (most - 3),), ("a", "bird")))
+    assert f"has {LENGTH + 1} tokens" in long["prompts"] and "the things asked for would be cut" in long["prompts"]
+
+
+def test_what_follows_the_things_asked_for_may_be_cut_and_is_told(saved):
+    request = asking(("a ",), ("cat",), (" on " + "g" * LENGTH,), negative="b" * LENGTH)
+    assert not said(saved("sd"), request)
+    fields = [p.field for p in backend(saved("sd")).advice(request)]
+    assert fields == ["prompts", "prompts.negative_prompt"]
+
+
+def test_a_second_encoder_may_read_more(saved, tmp_path):
+    """FLUX has a T5 for 512 tokens beside its CLIP, or as many as `max_sequence_length` says."""
+    folder = shutil.copytree(saved("flux"), tmp_path / "flux")
+    config = folder / "tokenizer_2" / "tokenizer_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "model_max_length": 512}))
+    request = asking(("a" * LENGTH,), ("cat",))
+    assert not said(folder, request)
+    assert "prompts" in said(folder, request, call_options={"max_sequence_length": 20})
+
+
+def test_a_clip_tokenizer_without_tokenizer_json_counts_the_same(saved, tmp_path):
+    tokenizer = saved("sd") / "tokenizer"
+    content = json.loads((tokenizer / "tokenizer.json").read_text())["model"]
+    (tmp_path / "vocab.json").write_text(json.dumps(content["vocab"]))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    shutil.copy(tokenizer / "tokenizer_config.json", tmp_path)
+    texts = ["a cat, and a bird", "it's", ""]
+    other, own = counter(tmp_path), counter(tokenizer)
+    assert other and own and other.limit == own.limit == LENGTH
+    assert other.counts(texts) == own.counts(texts)
+    real = transformers.AutoTokenizer.from_pretrained(tokenizer)
+    assert own.counts(texts) == [len(real(text).input_ids) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("name", "negative", "options", "field", "words"),
+    [
+        ("sd", "blurry", {"guidance_scale": 1.0}, "prompts.negative_prompt", "no effect at generator.guidance_scale 1"),
+        ("sdxl", "blurry", {"guidance_scale": 0.0}, "prompts.negative_prompt", "no effect"),
+        ("flux", "blurry", {}, "prompts.negative_prompt", "unless `true_cfg_scale` is above 1"),
+        ("lcm", "blurry", {}, "prompts.negative_prompt", "takes none"),
+        ("sd", "", {"scheduler_options": {"use_karras_sigma": True}}, ".scheduler_options", "PNDMScheduler takes no"),
+        ("sd", "", {"scheduler": "EulerDiscreteScheduler", "scheduler_options": {"use_karras_sigma": True}},
+         ".scheduler_options", "did you mean 'use_karras_sigmas'?"),
+        ("sd3", "", {"scheduler": "DPMSolverMultistepScheduler"}, ".scheduler", "trained to denoise by flow matching"),
+        ("sd", "", {"scheduler": "FlowMatchEulerDiscreteScheduler"}, ".scheduler", "and not by flow matching"),
+        ("flux", "", {"call_options": {"true_cfg_scales": 4}}, ".call_options", "did you mean 'true_cfg_scale'?"),
+    ],
+)  # fmt: skip
+def test_options_without_effect_are_refused(saved, name, negative, options, field, words):
+    found = said(saved(name), asking(("a ",), ("cat",), negative=negative), **options)
+    assert list(found) == [field] and words in found[field], found
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("sd", {"guidance_scale": 1.5}),
+        ("sdxl", {"guidance_scale": 4.0}),
+        ("flux", {"call_options": {"true_cfg_scale": 2.0}}),
+        ("sd3", {"scheduler": "FlowMatchHeunDiscreteScheduler"}),
+        ("sd3", {"scheduler": "UniPCMultistepScheduler", "scheduler_options": {"use_flow_sigmas": True}}),
+    ],
+)
+def test_options_with_an_effect_are_good(saved, name, options):
+    assert not said(saved(name), asking(("a ",), ("cat",), negative="blurry"), **options)
+
+
+def test_a_negative_prompt_that_is_good_has_its_effect(saved):
+    jobs = [job(0, negative="blurry")]
+    for name, options in (("flux", {"call_options": {"true_cfg_scale": 2.0}}), ("sd", {"guidance_scale": 1.5})):
+        without = backend(saved(name), **options).generate([job(0)])
+        assert (backend(saved(name), **options).generate(jobs) != without).any()
+
+
+def test_a_model_that_is_guided_by_another_argument_is_not_run_unguided(tmp_path):
+    """Qwen-Image is guided by `true_cfg_scale`, and only where a negative prompt is given."""
+    folder = tmp_path / "qwen"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "transformer" / "config.json").write_text("{}")
+    index = {"_class_name": "QwenImagePipeline"}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    assert "only with a negative prompt" in said(folder)[".guidance_scale"]
+    assert not said(folder, guidance_scale=1.0)
+    assert not said(folder, asking(("a ",), ("cat",), negative=" "))
+    (folder / "transformer" / "config.json").write_text('{"guidance_embeds": true}')  # a distilled one
+    assert not said(folder)
+
+
+@pytest.mark.parametrize(("name", "good", "bad"), [("flux", 36, 34), ("sd", 34, None), ("sd3", 36, 34)])
+def test_sizes_that_a_pipeline_would_round_or_refuse(saved, name, good, bad):
+    """The tiny VAEs halve once, so a token of 2 x 2 latents stands for 4 px."""
+    assert not said(saved(name), asking(("a ",), ("cat",), side=good))
+    if bad:
+        found = said(saved(name), asking(("a ",), ("cat",), side=bad))
+        assert set(found) == {"height", "width"} and "multiples of 4, such as 32 or 36" in found["height"]

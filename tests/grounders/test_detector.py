@@ -389,3 +389,17 @@ def test_a_loaded_model_is_kept(owlv2):
 def test_configs_saved_by_transformers_name_the_types(owlv2, grounding_dino):
     types = [json.loads((folder / "config.json").read_text())["model_type"] for folder in (owlv2, grounding_dino)]
     assert types == list(detector.IN_HALF_PRECISION)
+
+
+def test_check_counts_the_tokens_of_every_query(owlv2):
+    """The tiny OWLv2 takes 40 tokens, a letter each and two ends; the query's own words are 8 letters of them."""
+    names = ["cat", "b" * 30, "c" * 31, "d" * 40]
+    categories = tuple(Category(i, name) for i, name in enumerate(names, 1))
+    made = detector.Backend(detector.Config(use="detector", model=str(owlv2), prompt="a photo of {}"), categories)
+    problems = list(made.check(REQUEST))
+    assert [p.field for p in problems] == [".prompt"] * 2
+    assert all(f"'{names[i]}' has {n} tokens, and OWLv2 takes 40" in p.message
+               for i, n, p in zip((2, 3), (41, 50), problems, strict=True))  # fmt: skip
+    many = tuple(Category(i, f"{'z' * 45}{'abcdefghijklmnopqrstuvwxyz'[i]}") for i in range(25))
+    made = detector.Backend(detector.Config(use="detector", model=str(owlv2)), many)
+    assert len(problems := list(made.check(REQUEST))) == 21 and "5 more" in problems[-1].message

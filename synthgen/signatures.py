@@ -1,0 +1,50 @@
+"""What classes of diffusers take, read from its source: `check` holds options against them without importing torch."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+
+@lru_cache
+def parameters(name: str, method: str, folder: str) -> Mapping[str, Any] | None:
+    """Parameter -> its default (None where it has none, or one that is no plain value), of a method of a class.
+
+    Args:
+        name: the class, such as `FluxPipeline`; method: such as `__call__`.
+        folder: of diffusers, in which the class's file is: `pipelines` or `schedulers`.
+
+    Returns:
+        None where there is no such class, or it has no such method of its own.
+    """
+    library = importlib.util.find_spec("diffusers")
+    places = (library and library.submodule_search_locations) or ()
+    begin = f"class {name}("
+    for file in (f for place in places for f in sorted((Path(place) / folder).rglob("*.py"))):
+        source = file.read_text(encoding="utf-8")
+        if begin not in source:
+            continue
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.ClassDef) and node.name == name:
+                for item in node.body:
+                    if isinstance(item, ast.FunctionDef) and item.name == method:
+                        return _defaults(item.args)
+    return None
+
+
+def _defaults(taken: ast.arguments) -> dict[str, Any]:
+    named = [*taken.posonlyargs, *taken.args]
+    defaults: list[ast.expr | None] = [None] * (len(named) - len(taken.defaults)) + list(taken.defaults)
+    pairs = [*zip(named, defaults, strict=True), *zip(taken.kwonlyargs, taken.kw_defaults, strict=True)]
+    return {arg.arg: _plain(default) for arg, default in pairs if arg.arg != "self"}
+
+
+def _plain(default: ast.expr | None) -> Any:
+    try:
+        return None if default is None else ast.literal_eval(default)
+    except ValueError:
+        return None
