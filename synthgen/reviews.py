@@ -122,6 +122,23 @@ def _lines(path: Path) -> list[Review]:
     return found
 
 
+def _locked(path: Path) -> IO[bytes]:
+    """The file, open for this process alone."""
+    while True:
+        file = open(path, "ab")  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between the opening and the lock, who held it may have removed the file: then the lock keeps nobody out.
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            file.close()
+            raise RunError(f"another review of {path.parent} is open; end it first") from error
+        file.close()
+
+
 class ReviewLog:
     """The log of a run, open for one reviewer. Verdicts are on the disk when `add` and `undo` return."""
 
@@ -135,19 +152,20 @@ class ReviewLog:
     @classmethod
     @contextmanager
     def open(cls, path: Path, publish: Callable[[Path], None] = lambda path: None) -> Iterator[ReviewLog]:
-        """
+        """A log without a verdict is removed on leaving.
+
         Args:
             publish: called when the log has grown.
 
         Raises:
             RunError: another reviewer has it open.
         """
-        with open(path, "ab") as file:
+        with _locked(path) as file:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"another review of {path.parent} is open; end it first") from error
-            yield cls(path, file, publish)
+                yield cls(path, file, publish)
+            finally:
+                if not os.fstat(file.fileno()).st_size:
+                    path.unlink(missing_ok=True)
 
     def add(self, review: Review) -> None:
         self._append({name: getattr(review, name) for name in Review.__slots__})

@@ -72,7 +72,8 @@ def _files(build: Build) -> Iterator[Damage]:
     if facts and facts.get("spec") != sha256(run.spec_file):
         yield Damage("spec.yaml", "its checksum differs")
     if run.reviews_file.is_file():
-        if not run.reviews_file.read_bytes().endswith(b"\n"):
+        said = run.reviews_file.read_bytes()
+        if said and not said.endswith(b"\n"):
             yield Damage(run.reviews_file.name, "its last line is cut short, and counts as no verdict")
         try:
             read_reviews(run.reviews_file)

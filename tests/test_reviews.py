@@ -1,9 +1,11 @@
 """The log of verdicts, and what they do at the next judging."""
 
+import fcntl
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import IO
 
 import pytest
 from test_verdicts import of_images, of_instances, table
@@ -11,6 +13,7 @@ from test_verdicts import of_images, of_instances, table
 from synthgen.errors import RunError
 from synthgen.pipeline import Build
 from synthgen.reviews import Review, ReviewLog, read_reviews
+from synthgen.verification import inspect
 
 WRITER = """
 import sys
@@ -82,6 +85,37 @@ def test_two_reviewers_do_not_share_a_log(tmp_path: Path) -> None:
     path = tmp_path / "reviews.jsonl"
     with ReviewLog.open(path), pytest.raises(RunError, match="another review"), ReviewLog.open(path):
         pass
+
+
+def test_a_review_without_a_verdict_leaves_no_log(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.jsonl"
+    with pytest.raises(KeyboardInterrupt), ReviewLog.open(path):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    path.touch()  # of an earlier release
+    with ReviewLog.open(path):
+        pass
+    assert not path.exists()
+
+
+def test_a_log_that_goes_before_it_is_locked_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lock = tmp_path / "reviews.jsonl", fcntl.flock
+
+    def removed_first(file: IO[bytes], how: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", lock)
+        path.unlink()
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", removed_first)
+    with ReviewLog.open(path) as log:
+        log.add(said(1, 0, "accept"))
+    assert len(read_reviews(path)) == 1
+
+
+def test_an_empty_log_is_whole(copied: Path) -> None:
+    build = Build.open(copied / "fruit" / "run-0001")
+    build.run.reviews_file.touch()
+    assert "reviews.jsonl" not in {damage.file for damage in inspect(build).damages}
 
 
 def test_a_label_of_the_sample_stays_of_it(tmp_path: Path) -> None:
