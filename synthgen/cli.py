@@ -467,7 +467,11 @@ def show(
     run: RunFolder,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The .png, .jpg or .webp to write; default: sheet.png in the run folder."),
+        typer.Option(
+            "--output",
+            "-o",
+            help="The .png, .jpg or .webp to write; default: sheet.png, or rejected.png, in the run folder.",
+        ),
     ] = None,
     images: Annotated[int, typer.Option(min=1, max=1000, help="Tiles at most.")] = 48,
     columns: Annotated[int, typer.Option(min=1, max=32)] = 8,
@@ -479,7 +483,7 @@ def show(
     from synthgen.show import draw
 
     build = Build.open(run)
-    path = output or build.run.root / "sheet.png"
+    path = output or build.run.root / ("rejected.png" if rejected else "sheet.png")
     drawn = draw(build, path, images=images, columns=columns, tile_px=tile, rejected=rejected)
     print(f"{path}: {drawn} images")
 

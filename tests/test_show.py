@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from synthgen.cli import main
 from synthgen.errors import RunError
 from synthgen.pipeline import Build
 from synthgen.precision import LabelPrecision
@@ -61,6 +62,17 @@ def test_sheets_of_accepted_and_rejected_differ(half, tmp_path):
     for rejected in (False, True):
         draw(half, tmp_path / f"{rejected}.png", images=4, columns=2, tile_px=96, rejected=rejected)
     assert (tmp_path / "True.png").read_bytes() != (tmp_path / "False.png").read_bytes()
+
+
+def test_the_sheet_of_the_rejected_has_a_name_of_its_own(half, monkeypatch, capsys):
+    for options in ([], ["--rejected"]):
+        monkeypatch.setattr("sys.argv", ["synthgen", "show", str(half.run.root), "--tile", "64", *options])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        assert stop.value.code == 0
+    assert "rejected.png: " in capsys.readouterr().out
+    sheets = [half.run.root / name for name in ("sheet.png", "rejected.png")]
+    assert sheets[0].read_bytes() != sheets[1].read_bytes()
 
 
 def test_the_same_run_is_the_same_sheet(finished, tmp_path):
