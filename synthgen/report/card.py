@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ def dataset_card(build: Build, quality: dict[str, Any]) -> str:
         spec=build.spec,
         quality=found,
         precision=LabelPrecision.read(quality["precision"]),
-        models=quality["models"],
+        models=[{**model, "model": model_name(str(model["model"]))} for model in quality["models"]],
         tables=markdown_tables(found),
         exporters=list(build.spec.exporters),
     )
@@ -54,11 +55,20 @@ def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         models: as `quality.json` lists them.
     """
     licences = sorted({(str(name), str(url)) for model in models for name, url in model["licences"]})
-    unknown = sorted({str(model["model"]) for model in models if not model["licences"]})
+    unknown = any(not model["licences"] for model in models)
     if len(licences) == 1 and not unknown and licences[0][0] in LICENCES:
         return {"license": LICENCES[licences[0][0]]}
-    names = [name for name, _ in licences] + [f"that of {model}" for model in unknown]
-    if not names:
+    if not licences:
         return {"license": "unknown"}
-    link = {"license_link": licences[0][1]} if len(licences) == 1 and not unknown else {}
-    return {"license": "other", "license_name": " and ".join(names), **link}
+    if len(licences) > 1 or unknown:
+        return {"license": "other", "license_name": "mixed-see-card"}
+    name, link = licences[0]
+    identifier = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
+    return {"license": "other", "license_name": identifier or "see-card", "license_link": link}
+
+
+def model_name(model: str) -> str:
+    """A model as others may know it: its id on the Hub, or the last name of a folder of this machine."""
+    path = Path(model).expanduser()
+    is_folder = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.exists()
+    return path.resolve().name if is_folder else model

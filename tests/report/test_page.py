@@ -211,15 +211,34 @@ def test_the_card_is_hugging_faces(run: Build) -> None:
     [
         ([], {"license": "unknown"}),
         ([("a", [["MIT", "https://m"]])], {"license": "mit"}),
-        ([("a", [["Own", "https://o"]])], {"license": "other", "license_name": "Own", "license_link": "https://o"}),
-        ([("a", [["MIT", "m"]]), ("b", [["Own", "o"]])], {"license": "other", "license_name": "MIT and Own"}),
-        ([("a", [["MIT", "m"]]), ("b", [])], {"license": "other", "license_name": "MIT and that of b"}),
+        ([("a", [["Own", "https://o"]])], {"license": "other", "license_name": "own", "license_link": "https://o"}),
+        ([("a", [["MIT", "m"]]), ("b", [["Own", "o"]])], {"license": "other", "license_name": "mixed-see-card"}),
+        ([("./models/sd77", [])], {"license": "unknown"}),
+        ([("a", [["MIT", "m"]]), ("b", [])], {"license": "other", "license_name": "mixed-see-card"}),
     ],
 )
 def test_licence(models: list[tuple[str, Any]], expected: dict[str, str]) -> None:
     from synthgen.report.card import licence_of
 
     assert licence_of([{"model": name, "licences": licences} for name, licences in models]) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "shown"),
+    [
+        ("stabilityai/sd-turbo", "stabilityai/sd-turbo"),
+        ("scribble", "scribble"),
+        ("./models/sd77", "sd77"),
+        ("../sd77/", "sd77"),
+        ("~/sd77", "sd77"),
+        ("/home/me/models/sd77", "sd77"),
+        ("my/own/sd77", "sd77"),
+    ],
+)
+def test_no_path_of_the_machine_is_in_the_card(model: str, shown: str) -> None:
+    from synthgen.report.card import model_name
+
+    assert model_name(model) == shown
 
 
 def test_a_large_run_has_no_larger_report(tmp_path: Path, monkeypatch: Any) -> None:
