@@ -249,6 +249,9 @@ class Folder(Protocol):
     def image(self, source: Path, name: str, *, copy: bool = False) -> None:
         """Gives an image of the run a name here: as a hard link where the store can, else, or if asked, as a copy."""
 
+    def read(self, source: Path) -> bytes:
+        """An image of the run, to be encoded anew; one that is not what was made ends the export."""
+
 
 @runtime_checkable
 class Records(Protocol):

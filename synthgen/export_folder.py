@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -117,6 +118,20 @@ class ExportFolder:
             if name in seen:
                 raise RunError(f"the exporter wrote {name} twice; each file takes a name of its own")
             seen.add(name)
+
+    def read(self, source: Path) -> bytes:
+        if source.parent != self._made[0]:
+            self._made = source.parent, Run.made_in(source.parent)
+        try:
+            data, made = source.read_bytes(), self._made[1].get(source.name)
+        except OSError as error:
+            raise RunError(f"{source} cannot be read: {error.strerror}; run again to make it anew") from error
+        if made and made[1] != hashlib.sha256(data).hexdigest():
+            raise RunError(
+                f"{source} is not the image that was made: its checksum differs; "
+                "delete it and run again to make it anew"
+            )
+        return data
 
 
 def _linked(source: Path, path: Path) -> bool:

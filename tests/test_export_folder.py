@@ -221,3 +221,12 @@ def test_memory_is_a_number_a_file(run: Run) -> None:
         held = [v for slot in vars(folder).values() for v in ([slot] if not isinstance(slot, dict) else slot.items())]
         assert len(held) < 10 and len(folder) == 1000 and folder._written.itemsize == 8
     assert len(list_of(run)) == 1000
+
+
+def test_an_image_that_is_not_what_was_made_is_not_encoded_anew(run: Run) -> None:
+    image, other = made(run, 1, 2)
+    with exporting(run, "coco", "inputs") as folder:
+        assert folder.read(image) == image.read_bytes()
+    image.write_bytes(other.read_bytes())
+    with pytest.raises(RunError, match="is not the image that was made"), exporting(run, "coco", "again") as folder:
+        folder.read(image)

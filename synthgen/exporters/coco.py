@@ -15,6 +15,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any, Literal
 
 import cv2
+import numpy as np
 import orjson
 from pydantic import Field
 
@@ -65,7 +66,7 @@ class Backend(Exporter[Config]):
                 split, name = record.job.split, f"{record.job.id:012d}{ending}"
                 if encoding:
                     with folder.open(f"{split}/{name}") as encoded:
-                        encoded.write(_encoded(record.image_path, ending, encoding))
+                        encoded.write(_encoded(folder.read(record.image_path), record.image_path, ending, encoding))
                 else:
                     folder.image(record.image_path, f"{split}/{name}", copy=self.config.images == "copy")
                 files[split].images.extend([self._image(info, record, name)])
@@ -109,17 +110,17 @@ class Backend(Exporter[Config]):
         return {"segmentation": polygons, "polygon_iou": _round(polygon_iou(polygons, mask))}
 
 
-def _encoded(image: Path, ending: str, encoding: list[int]) -> bytes:
+def _encoded(data: bytes, image: Path, ending: str, encoding: list[int]) -> bytes:
     """An image of the run in another format.
 
     Raises:
         BackendError: it cannot be read.
     """
-    pixels = cv2.imread(str(image), cv2.IMREAD_COLOR)
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
     if pixels is None:
         raise BackendError(f"{image} is no readable image; delete it and run again to make it anew")
-    _, data = cv2.imencode(ending, pixels, encoding)
-    return data.tobytes()
+    _, encoded = cv2.imencode(ending, pixels, encoding)
+    return encoded.tobytes()
 
 
 def _info(info: DatasetInfo) -> dict[str, str]:

@@ -54,6 +54,9 @@ class PlainFolder:
         with open(self.root / name, "wb") as file:
             yield file
 
+    def read(self, source: Path) -> bytes:
+        return source.read_bytes()
+
     def image(self, source: Path, name: str, *, copy: bool = False) -> None:
         (self.root / name).parent.mkdir(parents=True, exist_ok=True)
         self.copies.append(copy)
