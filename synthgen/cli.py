@@ -389,7 +389,9 @@ def status(run: RunFolder) -> None:
     for stage in PER_SHARD:
         done = [s for s in shards if build.is_done(stage, s)]
         images = sum(mark.counts["images"] for s in done if (mark := build.run.mark(stage, s)))
-        print(f"{stage}: {len(done)} of {len(shards)} shards, {images} images")
+        kept = sum(build.run.images_kept(s) for s in shards if s not in done) if stage == "generate" else 0
+        more = f", and {kept} of shards begun" if kept else ""
+        print(f"{stage}: {len(done)} of {len(shards)} shards, {images} images{more}")
     print(f"judge: {'done' if build.is_done('judge') else 'to be done'}")
     for name in build.spec.exporters:
         print(f"export {name}: {'done' if build.is_done('export', name) else 'to be done'}")

@@ -477,6 +477,11 @@ class Run:
         whole = all(self._has(n, s) and sha256(self.root / n) == c for n, (s, c) in mark.files.items())
         return mark if whole else None
 
+    def images_kept(self, shard: int) -> int:
+        """Images of finished batches of a shard that is not finished."""
+        marks = map(self._read_mark, (self.root / "commits" / "partial").glob(f"generate-{shard:05d}-*.json"))
+        return len({name for mark in marks if mark for name in mark.files if name.endswith(".png")})
+
     def forget_exports(self) -> None:
         """Takes back that exports are done; the marks keep the lists of their files, for the next to replace."""
         for file in (self.root / "commits").glob("export-*.json"):

@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 
+from synthgen.cli import main
 from synthgen.errors import RunError
 from synthgen.interrupts import Interrupted, checkpoint, halt, stoppable
+from synthgen.pipeline import Build
 
 SPEC = """
 name: stopped
@@ -74,6 +76,25 @@ def test_outside_the_main_thread_nothing_is_set() -> None:
     thread.start()
     thread.join()
     assert not errors
+
+
+def test_status_counts_the_images_of_finished_batches(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = Build.open(copied / "fruit" / "run-0001").run
+    mark = run.mark("generate", 0)
+    assert mark
+    files = [run.root / name for name in mark.files]
+    run.withdraw("generate", 0)
+    run.commit_batch(0, 0, mark.inputs, files[:1])
+    run.commit_batch(0, 1, mark.inputs, files[1:3])
+    (run.root / "commits" / "partial" / "generate-00000-copy.json").write_text("no mark")
+    monkeypatch.setattr("sys.argv", ["synthgen", "status", str(run.root)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("generate: ")]
+    assert line.endswith(", and 3 of shards begun")
 
 
 @pytest.mark.slow
