@@ -30,6 +30,7 @@ def dataset_card(build: Build, quality: dict[str, Any]) -> str:
         **licence_of(quality["models"]),
         "task_categories": ["object-detection", "image-segmentation"],
         "tags": ["synthetic", "coco", "instance-segmentation"],
+        "viewer": False,  # it would show the images without their labels
         "size_categories": [next((name for most, name in SIZES if found.accepted < most), "1M<n<10M")],
     }
     environment = jinja2.Environment(

@@ -206,6 +206,16 @@ def test_the_card_is_hugging_faces(run: Build) -> None:
     assert "label precision | not reviewed" in card.text
 
 
+def test_the_card_says_how_the_labels_are_loaded(run: Build, monkeypatch: pytest.MonkeyPatch) -> None:
+    card = DatasetCard.load(run.run.card_file)
+    assert card.data.to_dict()["viewer"] is False
+    code = card.text.partition("```python\n")[2].partition("```")[0]
+    monkeypatch.chdir(run.run.root)
+    found: dict[str, Any] = {}
+    exec(code, found)
+    assert found["image"].width and all("bbox" in label for label in found["labels"])
+
+
 @pytest.mark.parametrize(
     ("models", "expected"),
     [
