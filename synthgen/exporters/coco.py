@@ -1,4 +1,5 @@
-"""COCO instances: `annotations/instances_{split}.json`, and the images of a split in the folder of its name.
+"""COCO instances: `annotations/instances_{split}.json`, and the images of a split in the folder of its name, or
+where `images_in` says.
 
 Read by pycocotools, torchvision's `CocoDetection`, detectron2, MMDetection and others, with the split's folder as the
 image root. Format: https://cocodataset.org/#format-data
@@ -17,7 +18,7 @@ from typing import IO, Any, Literal
 import cv2
 import numpy as np
 import orjson
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from synthgen.backends import Config as BackendConfig
 from synthgen.backends import Exporter, Folder, Records
@@ -40,6 +41,17 @@ class Config(BackendConfig):
         description="link: hard links to the run's images where the disk can; copy: files of their own; jpeg, webp: "
         "encoded anew, smaller and with a little loss.",
     )
+    images_in: str = Field(
+        "{split}", description="Folder of a split's images. With images/{split}, datumaro, CVAT and Geti load them too."
+    )
+
+    @field_validator("images_in")
+    @classmethod
+    def _is_a_folder(cls, value: str) -> str:
+        parts = value.replace("{split}", "split").split("/")
+        if any(p in {"", ".", ".."} or set(p) & set("{}\\\0\n") for p in parts) or parts[0] == "annotations":
+            raise ValueError(f"takes a folder within the export such as images/{{split}}, got {value!r}")
+        return value
 
 
 class Backend(Exporter[Config]):
@@ -64,11 +76,12 @@ class Backend(Exporter[Config]):
                 files[split] = _SplitFile(info, file, waiting)
             for record in records:
                 split, name = record.job.split, f"{record.job.id:012d}{ending}"
+                place = f"{self.config.images_in.replace('{split}', split)}/{name}"
                 if encoding:
-                    with folder.open(f"{split}/{name}") as encoded:
+                    with folder.open(place) as encoded:
                         encoded.write(_encoded(folder.read(record.image_path), record.image_path, ending, encoding))
                 else:
-                    folder.image(record.image_path, f"{split}/{name}", copy=self.config.images == "copy")
+                    folder.image(record.image_path, place, copy=self.config.images == "copy")
                 files[split].images.extend([self._image(info, record, name)])
                 files[split].annotations.extend(self._annotation(record.job.id, a) for a in record.annotations)
             for written in files.values():

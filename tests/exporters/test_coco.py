@@ -300,6 +300,21 @@ def test_images_are_encoded_anew(
     assert len(files) == 5 and all(file.read_bytes().startswith(magic) for file in files)
 
 
+@pytest.mark.parametrize("images", ["link", "jpeg"])
+def test_images_lie_where_datumaro_looks_for_them(records: ListedRecords, tmp_path: Path, images: str) -> None:
+    export(records, tmp_path / "coco", images=images, images_in="images/{split}")
+    for file in (tmp_path / "coco" / "annotations").glob("instances_*.json"):
+        split = file.stem.removeprefix("instances_")
+        for image in json.loads(file.read_bytes())["images"]:
+            assert (tmp_path / "coco" / "images" / split / image["file_name"]).is_file()
+
+
+@pytest.mark.parametrize("value", ["", "/x", "../x", "a//b", "annotations", "annotations/{split}", "{name}", "a\\b"])
+def test_images_lie_in_a_folder_of_the_export(value: str) -> None:
+    with pytest.raises(ValueError, match="takes a folder within the export"):
+        Config(use="coco", images_in=value)
+
+
 def test_an_image_that_cannot_be_encoded_anew(records: ListedRecords, tmp_path: Path) -> None:
     next(iter(records)).image_path.write_bytes(b"no image")
     with pytest.raises(BackendError, match="is no readable image; delete it and run again"):
