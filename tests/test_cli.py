@@ -324,3 +324,15 @@ def test_with_grow_every_command_that_ends_a_run_merges(synthgen: Synthgen, copi
     _, out, _ = synthgen("run", root / "spec.yaml", "--out", copied, "--quiet")
     assert out.startswith("nothing to do")
     assert orjson.loads(merged.read_bytes())["images"] == first["images"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1:strict"])
+def test_what_the_terminal_cannot_show_is_shown_otherwise(encoding: str, tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom synthgen import cli\n"
+        "@cli.app.command()\ndef speak() -> None:\n    print('a \u2192 b')\n"
+        "sys.argv = ['synthgen', 'speak']\ncli.main()\n"
+    )
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"a \\u2192 b\n", b"")
