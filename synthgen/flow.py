@@ -35,7 +35,7 @@ from synthgen.pipeline import Build
 from synthgen.profile import Profile, load_profile
 from synthgen.quality import Quality
 from synthgen.report.page import write
-from synthgen.server import embedded_server, on_server
+from synthgen.server import embedded_server, on_server, without_proxy
 from synthgen.spec import load_spec
 from synthgen.stages import check
 from synthgen.store import Run
@@ -207,7 +207,9 @@ def served(services: bool = False) -> Iterator[bool]:
     """In it, flows run on the Prefect server that is configured, else on one of our own; -> whether it is our own.
     `services`: see `embedded_server`."""
     with ExitStack() as stack:
-        if is_own := not PREFECT_API_URL.value():
+        is_own = not PREFECT_API_URL.value()
+        stack.enter_context(without_proxy(is_own))
+        if is_own:
             url = stack.enter_context(embedded_server(services))
             stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
         yield is_own

@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -42,6 +42,8 @@ ANSWER_SECONDS = 10.0  # for one answer of a server that is the user's own
 MOST_RETRIES = 3  # of a request to it, after 2, 4 and 8 s; the end of a flow makes two or three of them
 RESTARTS = 5  # of a server that does not last, in a run
 
+
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to this machine's own ports
 
 R = TypeVar("R")
 
@@ -153,13 +155,43 @@ class _Server:
         return self._home / f"server-{self._process.pid}.json"
 
 
+@contextmanager
+def without_proxy(is_own: bool) -> Iterator[None]:
+    """In it, clients of servers at this machine's own address ask them without the environment's proxy.
+
+    Args:
+        is_own: whether Prefect's server is `embedded_server`. Then no proxy of SOCKS is there either: httpx makes one
+            ready even where it is not to be used, and fails where the package for it is not installed.
+    """
+    changed: dict[str, str | None] = {}
+    known = [*filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(","))]
+    for name in ("NO_PROXY", "no_proxy"):
+        changed[name] = ",".join([*known, "127.0.0.1", "localhost"])
+    if is_own:
+        names = [n for n in os.environ if n.lower() in ("all_proxy", "http_proxy", "https_proxy")]
+        changed |= {n: None for n in names if os.environ[n].lower().startswith("socks")}
+    before = {name: os.environ.get(name) for name in changed}
+    _set(changed)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
 def say(words: str) -> None:
     """A line for the person at the terminal, above what is shown there."""
     print(words, file=sys.stderr, flush=True)
 
 
 def _is_up(url: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
+    with suppress(OSError), _DIRECT.open(f"{url}/health", timeout=5) as answer:
         return bool(answer.status == 200)
     return False
 
@@ -257,9 +289,25 @@ def _last_words() -> Iterator[None]:
 
 
 def _identity(pid: int) -> list[str]:
-    """A process that still is the one it was: its number and when it started, or no second entry if it is gone."""
-    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
-    return [str(pid), *filter(None, [shown.strip()])]
+    """A process that still is the one it was: its number and when it started, or no second entry if it is gone, or if
+    this machine does not tell. A record of another form (an older version's) is like none: nothing is ended by it."""
+    return [str(pid), *filter(None, [_started(pid)])]
+
+
+def _started(pid: int) -> str:
+    """When a process started, in words that no time zone changes; "" if it is gone, or if nothing here can say."""
+    if Path("/proc/self/stat").exists():
+        try:
+            # The name, in parentheses, may have any character in it; the 22nd field is the 20th after it.
+            ticks = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[19]
+            return f"{ticks} ticks after boot {Path('/proc/sys/kernel/random/boot_id').read_text().strip()}"
+        except (OSError, IndexError):
+            return ""
+    environment = {**os.environ, "TZ": "UTC", "LC_ALL": "C"}
+    command = ["ps", "-o", "lstart=", "-p", str(pid)]
+    with suppress(OSError):  # there may be no ps either
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment).stdout.strip()
+    return ""
 
 
 def _is_alive(known: list[str]) -> bool:

@@ -17,6 +17,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from synthgen import server
 from synthgen.errors import OutOfRoom
+from synthgen.flow import served
 
 HOLD = """
 import time
@@ -97,6 +98,16 @@ def test_a_record_of_a_process_that_is_another_now_harms_nobody(home: Path) -> N
         bystander.wait()
 
 
+def test_a_process_is_known_without_ps_and_in_any_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = server._identity(os.getpid())
+    assert server._is_alive(known)
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    assert server._identity(os.getpid()) == known
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert server._identity(os.getpid())[0] == str(os.getpid())
+    assert not server._is_alive(server._identity(999999999))
+
+
 def test_one_that_cannot_start_says_so_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/at/all.db")
     started = time.monotonic()
@@ -133,6 +144,27 @@ def health(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
             yield made
         made.shutdown()
         thread.join()
+
+
+@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
+def test_a_server_here_is_asked_without_a_proxy(
+    health: HTTPServer, name: str, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "example.org")
+    monkeypatch.setenv(name, proxy)
+    before = dict(os.environ)
+    assert server._is_up(PREFECT_API_URL.value())
+    with server.without_proxy(is_own=True):
+        assert server.on_server(flow(7), lambda: None, True) == 7
+        assert os.environ["no_proxy"].startswith("example.org,")
+    assert dict(os.environ) == before
+
+
+def test_flows_run_without_a_proxy_to_this_machine(health: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    with served() as is_own:
+        assert server.on_server(flow(7), lambda: None, is_own) == 7
 
 
 def lost() -> httpx.ConnectError:
