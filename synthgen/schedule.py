@@ -29,6 +29,7 @@ from synthgen.mirror import address, place, runs_in_store
 from synthgen.pipeline import Build
 from synthgen.profile import load_profile
 from synthgen.quality import Quality
+from synthgen.server import check
 from synthgen.spec import DatasetSpec, load_spec
 from synthgen.stages import Stages
 from synthgen.store import Run
@@ -203,6 +204,7 @@ def serve(
 def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) -> bool:
     """-> whether it was stopped; False: its server has gone."""
     with served(services=True):
+        check()
         try:
             deployment = build_next.to_deployment(
                 name, schedule=timetable.schedule, parameters=dict(parameters), paused=False,

@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from httpx import HTTPStatusError, TransportError
+from httpx import HTTPStatusError, TransportError, UnsupportedProtocol
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from prefect.settings import (
@@ -217,6 +217,7 @@ def on_server(run: Callable[[], R], finished: Callable[[], R | None], is_own: bo
     for name in ("prefect._internal.concurrency", "EventsWorker", "APILogWorker"):
         logging.getLogger(name).addFilter(_unsaid)
     with temporary_settings({} if is_own else patience):
+        check()
         if not _answers():
             raise ServerError(f"{silent}; nothing was begun")
         for _ in range(RESTARTS):
@@ -236,6 +237,37 @@ def on_server(run: Callable[[], R], finished: Callable[[], R | None], is_own: bo
                 break
             say("Prefect's server was away, and answers again; the run goes on")
     raise ServerError(f"{silent}; what is finished is kept, and the same command goes on from there")
+
+
+def check() -> None:
+    """Whether what is at the settings' address is Prefect's API, and lets us in; one that is away is not asked.
+
+    Raises:
+        ServerError: it is not, or does not; says what to set.
+    """
+    url = PREFECT_API_URL.value()
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client(sync_client=True, httpx_settings={"timeout": ANSWER_SECONDS}) as client,
+        ):
+            if client._client.get("/health").json() is True:
+                return
+        why = "is not Prefect's API"
+    except HTTPStatusError as error:
+        code = error.response.status_code
+        if code in (401, 403):
+            raise ServerError(f"the server at {url} asks for a login ({code}); set PREFECT_API_AUTH_STRING") from None
+        if _is_away(error):
+            return
+        why = f"is not Prefect's API ({code})"
+    except (ValueError, UnsupportedProtocol):  # no JSON, or no address at all
+        why = "is not Prefect's API"
+    except TransportError as error:
+        if "CERTIFICATE" in str(error) or "SSL" in str(error):
+            raise ServerError(f"the server at {url} cannot be trusted: {error}") from None
+        return
+    raise ServerError(f"{url} {why}; PREFECT_API_URL is such as http://127.0.0.1:4200/api, with /api at its end")
 
 
 def _unsaid(record: logging.LogRecord) -> bool:

@@ -122,12 +122,12 @@ def test_one_that_cannot_start_says_so_at_once(home: Path, monkeypatch: pytest.M
 class Health(BaseHTTPRequestHandler):
     """A server that says how it is, and nothing else."""
 
-    status = 200
+    status, body = 200, b"true"
 
     def do_GET(self) -> None:
         self.send_response(self.status)
         self.end_headers()
-        self.wfile.write(b"true")
+        self.wfile.write(self.body)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -184,7 +184,7 @@ def flow(*outcomes: int | BaseException) -> Callable[[], int]:
     return run
 
 
-@pytest.mark.parametrize(("status", "there"), [(200, True), (401, True), (404, True), (500, False), (503, False)])
+@pytest.mark.parametrize(("status", "there"), [(200, True), (500, False), (503, False)])
 def test_a_server_that_answers(health: HTTPServer, status: int, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """A proxy's word that there is none is no answer of the server's."""
     monkeypatch.setattr(Health, "status", status)
@@ -194,6 +194,33 @@ def test_a_server_that_answers(health: HTTPServer, status: int, there: bool, mon
         with pytest.raises(server.ServerError, match=r"does not answer; nothing was begun$") as stop:
             server.on_server(flow(7), lambda: None, False)
         assert stop.value.exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "words"),
+    [
+        (401, b"", "PREFECT_API_AUTH_STRING"),
+        (403, b"", "PREFECT_API_AUTH_STRING"),
+        (404, b"", "with /api at its end"),
+        (200, b"<!doctype html>", "with /api at its end"),
+    ],
+)
+def test_a_server_that_is_no_use_says_what_to_set(
+    health: HTTPServer, status: int, body: bytes, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Health, "status", status)
+    monkeypatch.setattr(Health, "body", body)
+    with pytest.raises(server.ServerError, match=words):
+        server.on_server(flow(7), lambda: None, False)
+
+
+@pytest.mark.parametrize("url", ["127.0.0.1:4200/api", "nonsense"])
+def test_an_address_that_is_none_says_so(url: str) -> None:
+    with (
+        temporary_settings({PREFECT_API_URL: url}),
+        pytest.raises(server.ServerError, match="with /api at its end"),
+    ):
+        server.on_server(flow(7), lambda: None, False)
 
 
 def test_a_flow_is_taken_up_again_once_its_server_is_back(
