@@ -56,6 +56,13 @@ def test_long_texts_are_cut(tiny):
     assert model.texts((long,)).shape == (1, 8)
 
 
+def test_check_names_the_texts_that_would_be_cut(tiny):
+    most = ClipModel.of(config(str(tiny))).model.config.text_config.max_position_embeddings
+    words = [" ".join(["cat"] * n) for n in (1, most - 6, most - 5, most)]  # beside "a photo of a" and two ends
+    problems = list(clip.problems(config(str(tiny)), words, "a photo of a {}"))
+    assert [p.message.split(" has ")[1].split(" tokens")[0] for p in problems] == [str(most + 1), str(most + 6)]
+
+
 def test_it_is_loaded_once(tiny):
     assert ClipModel.of(config(str(tiny))) is ClipModel.of(config(str(tiny), batch_size=3))
 

@@ -9,7 +9,7 @@ import tiny
 import torch
 import yaml
 from pycocotools.coco import COCO
-from tiny import save_clip, save_owlv2, stable_diffusion_xl
+from tiny import save_clip, save_owlv2, stable_diffusion, stable_diffusion_xl
 
 from synthgen import cli
 from synthgen.spec import load_spec
@@ -73,3 +73,40 @@ def test_sdxl_street_runs(tmp_path: Path, run_through: Any, monkeypatch: pytest.
     assert set(found) <= asked
     for split in ("train", "val", "test"):
         COCO(str(build.run.root / "coco" / "annotations" / f"instances_{split}.json"))
+
+
+def test_check_and_run_say_what_becomes_of_long_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A style text before the things asked for makes all prompts the same; one after them is cut, which is told."""
+    monkeypatch.setattr(tiny, "LENGTH", 77)
+    torch.manual_seed(0)
+    stable_diffusion().save_pretrained(tmp_path / "sd77")
+    save_owlv2(tmp_path / "owl")
+    raw: dict[str, Any] = {
+        "name": "longp", "count": 4, "height": 64, "width": 64, "classes": ["cat", "bus"],
+        "prompts": {"templates": ["golden hour, " * 8 + "{objects}"]},
+        "generator": {"use": "diffusion", "model": str(tmp_path / "sd77")},
+        "grounder": {"use": "detector", "model": str(tmp_path / "owl")},
+        "filters": {"sharpness": None},
+    }  # fmt: skip
+    spec = tmp_path / "longp.yaml"
+    spec.write_text(yaml.safe_dump(raw))
+    with pytest.raises(SystemExit) as stop:
+        checked(monkeypatch, "check", spec)
+    words = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "takes 77: the things asked for would be cut; shorten it" in words and words.count("\n") == 1
+
+    raw["prompts"] = {"templates": ["{objects}" + ", golden hour" * 8]}
+    spec.write_text(yaml.safe_dump(raw))
+    with pytest.raises(SystemExit) as stop:
+        checked(monkeypatch, "check", spec)
+    out, words = capsys.readouterr()
+    assert not stop.value.code and "good (4 images" in out
+    assert "note: prompts: " in words and "takes 77: what follows is cut; shorten it" in words
+
+
+def checked(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr("sys.argv", ["synthgen", *map(str, arguments)])
+    cli.main()
