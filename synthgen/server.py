@@ -7,6 +7,7 @@ killed one left. If it ends by itself, another takes its place, address and data
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -64,7 +65,7 @@ def embedded_server(services: bool = False) -> Iterator[str]:
     Raises:
         ServerError: it ended at once, or did not answer in time; says what it printed last.
     """
-    home = Path(os.environ.get("PREFECT_HOME", cache_folder() / "prefect"))
+    home = Path(os.environ.get("PREFECT_HOME", cache_folder() / "prefect")).absolute()
     home.mkdir(parents=True, exist_ok=True)
     _end_left_behind(home)
     with socket.socket() as found:
@@ -73,7 +74,8 @@ def embedded_server(services: bool = False) -> Iterator[str]:
     server = _Server(home, port, services)
     keeper = threading.Thread(target=server.keep, name="server", daemon=True)
     try:
-        server.start()
+        with _turn(home):
+            server.start()
         keeper.start()
         yield server.url
     finally:
@@ -82,16 +84,39 @@ def embedded_server(services: bool = False) -> Iterator[str]:
             keeper.join()
 
 
+@contextmanager
+def _turn(home: Path) -> Iterator[None]:
+    """One start at a time: the first of a home sets up its database, and two at once fail at that.
+
+    Raises:
+        ServerError: others have been at it for too long.
+    """
+    deadline = time.monotonic() + 2 * START_SECONDS
+    with open(home / "start.lock", "w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise ServerError(f"another command is starting Prefect's server in {home}, for too long") from None
+                time.sleep(0.1)
+            except OSError:  # a file system without locks
+                break
+        yield
+
+
 class _Server:
     """A server at a port of this machine, with its files in `home`."""
 
     def __init__(self, home: Path, port: int, services: bool) -> None:
         self.url = f"http://127.0.0.1:{port}/api"
-        self._home, self._log = home, home / "server.log"
+        self._home, self._log = home, home / f"server-{port}.log"
         self._command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         self._command += ["--no-ui", "--analytics-off", "--log-level", "ERROR"]
         self._command += [] if services else ["--no-services"]
         self._owner = _identity(os.getpid())
+        self._has_started = False
         self._closing = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -101,11 +126,13 @@ class _Server:
         Raises:
             ServerError: it ended at once, or did not answer in time.
         """
-        environment = {**os.environ, "PREFECT_HOME": str(self._home), "DO_NOT_TRACK": "1"}
+        # The user's settings, of whatever kind, are for a server of the user's.
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+        environment |= {"PREFECT_HOME": str(self._home), "DO_NOT_TRACK": "1"}
         with open(self._log, "wb") as output:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                start_new_session=True,
+                start_new_session=True, cwd=self._home,
             )  # fmt: skip
         self._record().write_text(json.dumps({"server": _identity(self._process.pid), "owner": self._owner}))
         deadline = time.monotonic() + START_SECONDS
@@ -119,6 +146,7 @@ class _Server:
                 last = lines[-1] if lines else "no word"
                 raise ServerError(f"Prefect's server {state}: {last} (more in {self._log})")
             time.sleep(0.1)
+        self._has_started = True
 
     def keep(self) -> None:
         """Starts another whenever it has ended, until `close`. A run needs it at its beginning and its end only, so one
@@ -142,6 +170,8 @@ class _Server:
     def close(self) -> None:
         self._closing.set()
         self._end()
+        if self._has_started:  # else the error names it
+            self._log.unlink(missing_ok=True)
 
     def _end(self) -> None:
         if self._process is not None:

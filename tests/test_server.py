@@ -108,12 +108,33 @@ def test_a_process_is_known_without_ps_and_in_any_time_zone(monkeypatch: pytest.
     assert not server._is_alive(server._identity(999999999))
 
 
-def test_one_that_cannot_start_says_so_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/at/all.db")
+def test_one_that_cannot_start_says_so_at_once(home: Path) -> None:
+    (home / "prefect.db").mkdir(parents=True)
     started = time.monotonic()
     with pytest.raises(server.ServerError, match="Prefect's server ended with"), server.embedded_server():
         pass
     assert time.monotonic() - started < 60
+
+
+def test_the_settings_of_the_user_do_not_reach_it(used: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////nowhere/at/all.db")
+    monkeypatch.setenv("PREFECT_SERVER_API_BASE_PATH", "/elsewhere")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("PREFECT_SERVER_API_AUTH_STRING=a:b\n")
+    with server.embedded_server() as url:
+        assert answers(url)
+    assert not list(used.glob("server-*"))
+
+
+def test_servers_of_a_new_home_start_one_after_another(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.mkdir(parents=True)
+    monkeypatch.setattr(server, "START_SECONDS", 0.1)
+    with (
+        server._turn(home),
+        pytest.raises(server.ServerError, match="another command is starting"),
+        server.embedded_server(),
+    ):
+        pass
 
 
 # A flow whose server is lost
