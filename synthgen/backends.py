@@ -33,17 +33,24 @@ KINDS = ("generator", "grounder", "segmenter", "filter", "exporter")
 class Config(BaseModel):
     """A backend's options. `use` names the backend. Those named in `execution` say where and how it is computed (the
     weights are named by `Stage.identity`), those in `judged` are compared with numbers already stored: neither is
-    part of `fingerprint`."""
+    part of `fingerprint`. Those named in `added` are younger than run folders in people's hands: at their defaults they
+    change nothing, and no fingerprint has them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     execution: ClassVar[frozenset[str]] = frozenset()
     judged: ClassVar[frozenset[str]] = frozenset()
+    added: ClassVar[frozenset[str]] = frozenset()
 
     use: str = Field(description="The backend: a built-in name, or the dotted name of a module of yours.")
 
     def fingerprint(self) -> dict[str, Any]:
         """The options that decide what this backend makes of its inputs."""
-        return self.model_dump(mode="json", exclude=set(self.execution | self.judged))
+        return self.model_dump(mode="json", exclude=set(self.execution | self.judged | self.untouched()))
+
+    def untouched(self) -> set[str]:
+        """Those of `added` that have their defaults."""
+        fields = type(self).model_fields
+        return {name for name in self.added if getattr(self, name) == fields[name].get_default()}
 
 
 class ModelConfig(Config):

@@ -241,7 +241,7 @@ def exported_by(spec: DatasetSpec, exporter: str) -> dict[str, Any]:
         "format": FORMAT,
         "description": spec.description,
         "splits": list(spec.splits),
-        "options": spec.exporters[exporter].model_dump(mode="json"),
+        "options": (c := spec.exporters[exporter]).model_dump(mode="json", exclude=c.untouched()),
     }
 
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from shutil import copyfileobj
 from tempfile import TemporaryFile
-from typing import IO, Any, Literal
+from typing import IO, Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -41,6 +41,8 @@ class Config(BackendConfig):
         description="link: hard links to the run's images where the disk can; copy: files of their own; jpeg, webp: "
         "encoded anew, smaller and with a little loss.",
     )
+    added: ClassVar[frozenset[str]] = frozenset({"images_in"})
+
     images_in: str = Field(
         "{split}", description="Folder of a split's images. With images/{split}, datumaro, CVAT and Geti load them too."
     )

@@ -319,3 +319,12 @@ def test_an_image_that_cannot_be_encoded_anew(records: ListedRecords, tmp_path: 
     next(iter(records)).image_path.write_bytes(b"no image")
     with pytest.raises(BackendError, match="is no readable image; delete it and run again"):
         export(records, tmp_path / "coco", images="jpeg")
+
+
+def test_an_option_that_older_exports_had_not_changes_nothing_at_its_default() -> None:
+    """Else every finished run would have its export made anew by the first version that has the option."""
+    fingerprint = Config(use="coco").fingerprint()
+    assert fingerprint == {"use": "coco", "segmentation": "rle", "images": "link"}
+    assert Config(use="coco", images_in="images/{split}").fingerprint() == {
+        **fingerprint, "images_in": "images/{split}",
+    }  # fmt: skip
