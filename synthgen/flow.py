@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from synthgen.models import cache_folder
+from synthgen.user_profile import has_server
 
-# Before Prefect is imported, since it reads its settings then. With PREFECT_API_URL set, the user's own settings hold;
-# without, Prefect keeps its files in our cache folder.
+# Before Prefect is imported, since it reads its settings then. With PREFECT_API_URL set or in a profile, the user's own
+# settings hold; without, Prefect keeps its files in our cache folder.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-if "PREFECT_API_URL" not in os.environ:
+if "PREFECT_API_URL" not in os.environ and not has_server():
     os.environ.setdefault("PREFECT_HOME", str(cache_folder() / "prefect"))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
 

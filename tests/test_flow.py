@@ -301,3 +301,15 @@ def test_a_live_drawing_on_a_terminal(finished):
     with display.watching(finished.run, console):
         time.sleep(1.2)
     assert "8/8" in console.file.getvalue()
+
+
+def test_a_server_of_the_users_profile_is_used(tmp_path: Path) -> None:
+    url = "http://127.0.0.1:4999/api"
+    (tmp_path / ".prefect").mkdir()
+    text = f'active = "mine"\n[profiles.mine]\nPREFECT_API_URL = "{url}"\n'
+    (tmp_path / ".prefect" / "profiles.toml").write_text(text)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    environment["HOME"] = str(tmp_path)
+    script = "from synthgen.flow import PREFECT_API_URL; print(PREFECT_API_URL.value())"
+    command = [sys.executable, "-c", script]
+    assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip() == url
