@@ -47,7 +47,8 @@ class ExportFolder:
 
     def __init__(self, run: Run, exporter: str, list_file: IO[bytes]) -> None:
         self._run, self._list = run, list_file
-        self._root = run.export_folder(exporter).resolve()
+        # As the run folder names it, for the list; and where it is: a person may have moved it, and linked it back.
+        self._named, self._root = run.export_folder(exporter), run.export_folder(exporter).resolve()
         self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
         self._written = array("q")  # hashes of names in the run folder, of 64 bits
         self._made: tuple[Path, Mapping[str, Entry]] = Path(), {}  # a folder of images, and what is in it
@@ -63,7 +64,8 @@ class ExportFolder:
             if place == self._root or self._is_inside(place):
                 self._run.confirm()
                 place.mkdir(parents=True, exist_ok=True)
-                self._folders[folder] = place
+                # By the name that it has in the run folder, whatever links there are on the way.
+                self._folders[folder] = self._named / place.relative_to(self._root)
         if not named or folder not in self._folders:
             raise RunError(f"an export may not write outside its folder, got {name!r}")
         return self._folders[folder] / last
@@ -102,8 +104,21 @@ class ExportFolder:
             place = bisect_left(written, own := hash(name))
             return place == len(written) or written[place] != own
 
-        others = ((self._run.root / name).resolve() for name in names if is_other(name))
-        self._run.remove(path for path in others if self._is_inside(path))
+        places: dict[Path, Path] = {}  # folders by name -> where they are
+
+        def others() -> Iterator[Path]:
+            for path in (self._run.root / name for name in names):
+                if path.parent not in places:
+                    places[path.parent] = path.parent.resolve()
+                place = places[path.parent] / path.name
+                # By the name that it would have been written under: lists of earlier versions have whole paths, and
+                # folders may have become links, where the export's folder was moved.
+                if self._is_inside(place):
+                    own = self._named / place.relative_to(self._root)
+                    if is_other(self._run.name_of(own)):
+                        yield own
+
+        self._run.remove(others())
 
     def require_names_of_their_own(self) -> None:
         """

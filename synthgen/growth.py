@@ -21,7 +21,7 @@ from synthgen.backends import Filter
 from synthgen.errors import RunError, SynthgenError
 from synthgen.export_folder import exporting
 from synthgen.files import digest, read_sealed, write_sealed
-from synthgen.history import is_finished, runs_of
+from synthgen.history import is_finished, others_of, runs_of
 from synthgen.pipeline import Build
 from synthgen.plan import IMAGES_PER_RUN
 from synthgen.records import Accepted, judged_images
@@ -123,7 +123,7 @@ class Merge:
 
     @classmethod
     def of(cls, build: Build) -> Merge:
-        members, lines, states = [], [], []
+        members, lines, states = [], others_of(build.run.root.parent), []
         for run in runs_of(build.run.root.parent):
             try:
                 member = Build.open(run.root)

@@ -61,6 +61,10 @@ class Build:
         Raises:
             RunError: the folder holds another dataset; says what differs.
         """
+        if run.is_another:
+            raise RunError(
+                f"{run.address} holds the images of run {run.planned_number}, as of a copy; take another --run or --out"
+            )
         facts = run.read_facts()
         models = parts.models_of(stages, facts.get("models", {}))
         made_from = parts.made_from(spec, models)

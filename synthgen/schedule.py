@@ -47,15 +47,18 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
     if not runs:
         return 1
     last = runs[-1]
+    free = last.number + 1
+    while (folder / Run.folder_name(free)).exists():  # the copy of a run, which is not touched
+        free += 1
     try:
         if is_finished(Build.open(last.root)):
-            return last.number + 1
+            return free
     except (RunError, SpecError):
         pass  # its spec is damaged, and the run writes it anew
     facts = last.read_facts()
     models = parts.models_of(Stages.of(spec), facts.get("models", {}))
     other = bool(facts) and facts["made_from"] != parts.made_from(spec, models)
-    return last.number + other
+    return free if other else last.number
 
 
 def at_work(folder: Path) -> str:

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, Literal, get_args
+from typing import IO, Any, Literal
 
 import cv2
 import numpy as np
@@ -72,6 +73,10 @@ JOB_SCHEMA = pa.schema(
 )
 
 
+# Names that are the store's: what else lies in a run folder, such as the copies of a sync tool, is nobody's.
+_MARK = re.compile(r"(plan|generate|label|measure)-(\d{5,})|(export)-(.+)|(judge|report)")
+_BATCH = re.compile(r"generate-(\d{5,})-\d{4,}")
+
 _leases: dict[Path, list[lease.Lease]] = {}  # of the run folders that this process holds
 
 
@@ -113,7 +118,11 @@ class Run:
 
     @classmethod
     def at(cls, out: Path, name: str, number: int) -> Run:
-        return cls(out / name / f"run-{number:04d}")
+        return cls(out / name / cls.folder_name(number))
+
+    @staticmethod
+    def folder_name(number: int) -> str:
+        return f"run-{number:04d}"
 
     @classmethod
     def existing(cls, root: Path) -> Run:
@@ -188,7 +197,33 @@ class Run:
 
     @property
     def number(self) -> int:
-        return int(self.root.name.removeprefix("run-"))
+        """By the folder's name; of a folder that a person has called something else, by its plan.
+
+        Raises:
+            RunError: neither says it.
+        """
+        named = self.root.name.removeprefix("run-")
+        if named.isdecimal() and self.root.name == self.folder_name(int(named)):
+            return int(named)
+        planned = self.planned_number
+        if planned is None:
+            raise RunError(f"{self.address}: neither its name nor a plan in it says the number of the run")
+        return planned
+
+    @property
+    def planned_number(self) -> int | None:
+        """The number of the run that the jobs are of; None where nothing that can be read is planned."""
+        with suppress(RunError):
+            for shard in self.shards():
+                for rows in self.read_parts(self.table_file("jobs", shard), ["run"]):
+                    if rows.num_rows:
+                        return int(rows["run"][0].as_py())
+        return None
+
+    @property
+    def is_another(self) -> bool:
+        """Whether the folder holds another run than its name says: a copy, say."""
+        return self.planned_number not in {None, self.number}
 
     @property
     def lock_file(self) -> Path:
@@ -339,11 +374,12 @@ class Run:
         folders = [self.root, *(self.root / name for name in ("jobs", "labels", "measures", "commits"))]
         folders.append(self.root / "commits" / "partial")
         for folder in (self.root / "images").glob("[0-9]*"):
-            if not self.mark_file("generate", int(folder.name)).exists():
+            if folder.name.isdecimal() and not self.mark_file("generate", int(folder.name)).exists():
                 folders.append(folder)
         for folder in folders:
             sweep(folder)
-        for shard in {int(f.name.split("-")[1]) for f in (self.root / "commits" / "partial").glob("generate-*.json")}:
+        partial = (_BATCH.fullmatch(f.stem) for f in (self.root / "commits" / "partial").glob("generate-*.json"))
+        for shard in {int(found[1]) for found in partial if found}:
             if self.mark("generate", shard):
                 self.clear_batches(shard)
 
@@ -435,14 +471,28 @@ class Run:
     def marks(self) -> Iterator[tuple[StageName, int | str | None, Mark | None]]:
         """Every mark that there is, by stage and shard (of exports: their name); None for one that is damaged."""
         for file in sorted((self.root / "commits").glob("*.json")):
-            stage, _, part = file.stem.partition("-")
-            if stage in get_args(StageName):
-                shard = part if stage == "export" else int(part) if part else None
-                yield stage, shard, self._read_mark(file)  # type: ignore[misc]
+            if not (found := _MARK.fullmatch(file.stem)):
+                continue
+            per_shard, shard, export, exporter, whole = found.groups()
+            if export and not _is_name(exporter):
+                continue
+            part = int(shard) if per_shard else exporter
+            yield per_shard or export or whole, part, self._read_mark(file)  # type: ignore[misc]
+
+    def is_own(self, name: str) -> bool:
+        """Whether a file in `commits` has a name of the store's."""
+        stem, _, ending = name.removeprefix("commits/").rpartition(".")
+        if stem.startswith("partial/"):
+            return ending == "json" and bool(_BATCH.fullmatch(stem.removeprefix("partial/")))
+        found = _MARK.fullmatch(stem)
+        is_export = bool(found and found[3] and _is_name(found[4]))
+        if ending == "json":
+            return bool(found and (is_export or not found[3])) or bool(re.fullmatch(r"round-\d{4,}", stem))
+        return f".{ending}" == LIST and is_export
 
     def damaged_records(self) -> Iterator[Path]:
         """Files that carry a seal of their own, and are not what was written, but for marks."""
-        rounds = (self.root / "commits").glob("round-*.json")
+        rounds = (f for f in (self.root / "commits").glob("round-*.json") if re.fullmatch(r"round-\d{4,}", f.stem))
         for file in (self.facts_file, *sorted(rounds)):
             if file.is_file() and read_sealed(file) is None:
                 yield file
@@ -485,6 +535,8 @@ class Run:
     def forget_exports(self) -> None:
         """Takes back that exports are done; the marks keep the lists of their files, for the next to replace."""
         for file in (self.root / "commits").glob("export-*.json"):
+            if not _is_name(file.stem.removeprefix("export-")):
+                continue
             mark = self._read_mark(file)
             if mark is None or mark.inputs:
                 self.withdraw("export", file.stem.removeprefix("export-"))
@@ -533,7 +585,8 @@ class Run:
 
     def shards(self) -> list[int]:
         """Numbers of the shards that are planned, in order."""
-        return sorted(int(f.stem.removeprefix("plan-")) for f in (self.root / "commits").glob("plan-*.json"))
+        found = (_MARK.fullmatch(f.stem) for f in (self.root / "commits").glob("plan-*.json"))
+        return sorted(int(mark[2]) for mark in found if mark and mark[1])
 
     def images_made(self, shard: int) -> int:
         """Images of a shard on the disk now, for showing progress."""
@@ -646,3 +699,8 @@ class Run:
         while not place.exists():
             place = place.parent
         return shutil.disk_usage(place).free
+
+
+def _is_name(text: str) -> bool:
+    """Whether a spec could have given an exporter this name."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", text))

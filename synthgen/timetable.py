@@ -64,6 +64,8 @@ class Timetable:
         if (self.cron is None) == (self.interval is None):
             raise SpecError([Problem("--cron", "give it or --interval, one of the two")])
         try:
+            if self.cron is not None and len(self.cron.split()) != 5:
+                raise ValueError  # croniter takes six for seconds at the end, and Quartz has them at the beginning
             if next(iter(self.after(now(), 1)), None) is None:
                 raise ValueError
         except ValueError as error:

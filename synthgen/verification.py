@@ -52,7 +52,7 @@ def inspect(build: Build) -> Verified:
     there = [p for p in sorted(run.root.rglob("*")) if p.is_file()]
     own = (".lock", "run.json", "spec.yaml", "reviews.jsonl")
     names = [p.relative_to(run.root).as_posix() for p in there]
-    stray = [n for n in names if n not in known and n not in own and not n.startswith("commits/")]
+    stray = [n for n in names if n not in known and n not in own and not (n.startswith("commits/") and run.is_own(n))]
     return Verified(len(there), tuple(found), tuple(stray))
 
 

@@ -147,6 +147,7 @@ def test_imports_point_one_way() -> None:
         "findings",
         "summary",
         "sheet",
+        "user_profile",
         "server",
         "records",
         "figures",

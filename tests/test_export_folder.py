@@ -10,7 +10,7 @@ import pytest
 
 from synthgen.errors import RunError
 from synthgen.export_folder import exporting
-from synthgen.files import listed, sha256
+from synthgen.files import list_line, listed, sha256
 from synthgen.store import Mark, Run
 
 
@@ -230,3 +230,43 @@ def test_an_image_that_is_not_what_was_made_is_not_encoded_anew(run: Run) -> Non
     image.write_bytes(other.read_bytes())
     with pytest.raises(RunError, match="is not the image that was made"), exporting(run, "coco", "again") as folder:
         folder.read(image)
+
+
+@pytest.mark.parametrize("link", ["coco", "coco/train", ".", ".."])
+def test_a_folder_that_was_moved_and_linked_back_keeps_its_files(run: Run, tmp_path: Path, link: str) -> None:
+    """On another disk; or the run, or all runs, are."""
+    sources = made(run, 1, 2)
+
+    def export(*numbers: int) -> None:
+        with exporting(Run(run.root), "coco", "inputs") as folder:
+            for n in numbers:
+                folder.image(sources[n - 1], f"train/{n}.png", copy=True)
+            with folder.open("notes.json") as file:
+                file.write(b"{}")
+
+    export(1, 2)
+    if link == "coco/train":
+        (tmp_path / "other").mkdir()
+        inner = run.root / "coco" / "elsewhere"
+        (run.root / "coco" / "train").rename(inner)
+        (run.root / "coco" / "train").symlink_to(inner)
+    else:
+        place = run.root.parent if link == ".." else run.root / link
+        moved = tmp_path / "other"
+        Path(os.path.normpath(place)).rename(moved)
+        Path(os.path.normpath(place)).symlink_to(moved)
+    for numbers in ((1, 2), (1, 2), (2,)):
+        export(*numbers)
+        folder = run.root / "coco"
+        there = sorted(p.name for p in folder.rglob("*") if p.is_file())
+        assert there == [*(f"{n}.png" for n in numbers), "notes.json"]
+        assert all(not name.startswith("/") for name in list_of(Run(run.root)))
+        assert all((run.root / name).is_file() for name in list_of(Run(run.root)))
+
+
+def test_whole_paths_on_the_list_of_an_earlier_version_remove_nothing(run: Run) -> None:
+    exported(run, a=b"1")
+    list_file = run.list_file("coco")
+    list_file.write_bytes(list_line(str(run.root / "coco" / "a.json"), (1, "0" * 64)))
+    exported(run, a=b"2")
+    assert (run.root / "coco" / "a.json").read_bytes() == b"2"

@@ -21,13 +21,15 @@ from pycocotools.coco import COCO
 from synthgen import growth
 from synthgen.errors import RunError
 from synthgen.growth import ANNOTATIONS_PER_RUN, Growth, grow
-from synthgen.history import is_finished, runs_of
+from synthgen.history import history, is_finished, runs_of
 from synthgen.pipeline import Build
 from synthgen.plan import IMAGES_PER_RUN, split_of
 from synthgen.report.page import write
+from synthgen.schedule import number_of_next
 from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
 from synthgen.store import Run
+from synthgen.verification import inspect
 
 GROW = """
 import sys
@@ -324,3 +326,66 @@ def test_runs_are_in_order_of_their_numbers(folder: Path) -> None:
     (folder / "run-0002").rename(folder / "run-10000")
     (folder / "run-x").mkdir()
     assert [run.number for run in runs_of(folder)] == [1, 10000]
+
+
+def test_a_copy_of_a_run_is_named_and_left_out(folder: Path) -> None:
+    """`cp -r run-0001 run-0003`: its images have the ids of the first run's."""
+    shutil.copytree(folder / "run-0001", folder / "run-0003")
+    shutil.copytree(folder / "run-0001", folder / "run-1")
+    shutil.copytree(folder / "run-0001", folder / "run-0001 copy")
+    assert [run.number for run in runs_of(folder)] == [1, 2]
+    assert [past.number for past in history(folder)] == [1, 2]
+    found = grow(opened(folder, 2))
+    assert [part.run for part in found.runs] == [1, 2]
+    assert found.left_out[:3] == (
+        "run-0003 holds the images of run 1: a copy?",
+        "run-0001 copy has no name of a run, such as run-0001",
+        "run-1 has no name of a run, such as run-0001",
+    )
+    copy = opened(folder, 3)
+    assert number_of_next(folder, copy.spec) == 4
+    with (
+        copy.run.lock(),
+        pytest.raises(RunError, match="run-0003 holds the images of run 1, as of a copy; take another"),
+    ):
+        Build.start(copy.run, copy.spec, copy.stages)
+
+
+def test_a_run_that_is_called_otherwise_is_judged_as_before(folder: Path) -> None:
+    (folder / "run-0002").rename(folder / "final")
+    build = Build.open(folder / "final")
+    assert build.run.number == 2
+    with build.run.lock():
+        again = Build.start(build.run, build.spec, build.stages)
+        assert again.is_complete()
+        judge_anew(again)
+    with pytest.raises(RunError, match="neither its name nor a plan in it says the number"):
+        _ = Run(folder / "nothing").number
+
+
+FOREIGN = (
+    "commits/plan-00000 (1).json", "commits/generate-00000 copy.json", "commits/judge-1.json", "commits/.DS_Store",
+    "commits/round-0001 (1).json", "commits/export-coco (1).json", "commits/Thumbs.db", "images/Thumbs.db",
+    "images/00000/.DS_Store", "images/0 1/x.png", "jobs/00000 (1).parquet", "labels/desktop.ini", "desktop.ini",
+    "commits/partial/generate-00000-0001 (1).json", "commits/partial/generate-x.json",
+)  # fmt: skip
+
+
+def test_names_that_are_none_of_the_store_s_are_passed_over_and_listed(folder: Path) -> None:
+    """What a sync tool or a file manager leaves in a run folder."""
+    root = folder / "run-0001"
+    for name in FOREIGN:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        source = root / (name.replace(" (1)", "").replace(" copy", ""))
+        (root / name).write_bytes(source.read_bytes() if source.is_file() else b"x")
+    build = opened(folder, 1)
+    assert build.is_complete() and is_finished(build)
+    with build.run.lock():
+        assert Build.start(build.run, build.spec, build.stages).is_complete()
+        judge_anew(build)
+    seen = inspect(build)
+    assert seen.damages == ()
+    assert set(FOREIGN) <= set(seen.stray)
+    assert [past.state for past in history(folder)] == ["finished", "finished"]
+    build.run.forget_exports()
+    assert build.run.shards() == list(range(len(list((root / "jobs").glob("[0-9]*[0-9].parquet")))))

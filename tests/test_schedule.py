@@ -578,3 +578,11 @@ def test_the_image_has_what_its_commands_need() -> None:
     assert ignored[0] == "*"
     assert names == {line.removeprefix("!") for line in ignored if line.startswith("!")}
     assert {"flows", "specs", "synthgen", "pyproject.toml"} <= names
+
+
+@pytest.mark.parametrize("cron", ["0 0 2 * * *", "0 2 * * * 30", "0 2 * * * 2030 1", "0 2 * *", "", "* * * * * *"])
+def test_a_cron_line_has_five_fields(cron: str) -> None:
+    """Of six, seconds come first in Quartz and last in croniter, which would fire every second."""
+    with pytest.raises(SpecError, match="takes minute, hour, day, month and weekday, such as '0 2"):
+        Timetable("UTC", cron=cron)
+    assert Timetable("UTC", cron=" 0 2 * * 1-5 ").cron
