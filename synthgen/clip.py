@@ -13,7 +13,7 @@ from pydantic import Field
 
 from synthgen import devices, models
 from synthgen.backends import ModelConfig
-from synthgen.errors import BackendError, Problem, nearest
+from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.tokens import counter
 from synthgen.wording import plain, shown
 
@@ -160,6 +160,8 @@ def _require_clip(path: Path) -> None:
     if kind != "clip":
         raise BackendError(f"{path} is of model_type {shown(kind)}; {takes}")
     models.require_no_code(path)
+    if missing := models.missing_weights(path):
+        raise BackendError(plain(f"{path} is not whole; missing: {listed(missing)}", 500))
     if not (weights := sorted(path.glob("*.safetensors"))):
         raise BackendError(f"{path} has no .safetensors weights, and other formats can hold code; {takes}")
     for file in weights:

@@ -178,13 +178,35 @@ def find_model(
             f"{plain(repr(model), 300)} does not exist; it takes `mini`, a folder or file, or a model id such as "
             "'owner/name'"
         )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    if found := _snapshot(model, revision or "main", kind):
+        return found
+    raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}")
 
+
+def _snapshot(model: str, revision: str, kind: str) -> Path | None:
+    """The folder of a model in the cache of the hub; None where there is none, or nothing in it says what it is.
+
+    Not by `snapshot_download`: from huggingface_hub 2.0 on, it refuses a folder that lacks any file of the repository,
+    and neither we nor transformers nor diffusers fetch them all.
+    """
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
     try:
-        return Path(snapshot_download(model, revision=revision, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError) as error:
-        raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}") from error
+        commit = (cache / "refs" / revision).read_text().strip()
+    except (OSError, ValueError):
+        commit = revision  # a commit has no file there, unless it was fetched by a shorter name
+    if not re.fullmatch(r"\w+", commit):
+        return None
+    folder = cache / "snapshots" / commit
+    if not folder.is_dir() and re.fullmatch(r"[0-9a-f]{7,39}", commit):
+        begun = list(folder.parent.glob(f"{commit}*"))
+        folder = begun[0] if len(begun) == 1 else folder
+    if kind == "sam":
+        here = folder.is_dir() and any(file.is_file() for file in folder.iterdir())
+    else:
+        here = any((folder / name).is_file() for name in ("model_index.json", "config.json"))
+    return folder if here else None
 
 
 def _existing(model: str) -> Path | None:
@@ -225,6 +247,56 @@ def require_no_code(folder: Path) -> None:
             raise BackendError(f"{file} cannot be read: {plain(str(error))}") from error
         if named:
             raise BackendError(f"{file} names code of the model's own (`auto_map`), and such code is never run")
+
+
+# The names that transformers and diffusers look for; a shard's variant stands before its number or, formerly, after it.
+_WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(?:\.(\w+))?(?:-\d{5}-of-(\d{5}))?(?:\.(\w+))?\.safetensors")
+
+
+def missing_weights(folder: Path, variant: str | None = None) -> list[str]:
+    """Names of files that the weights in a folder of transformers or diffusers lack: shards that their index names or
+    that their own numbers count, the index, and what links lead nowhere. Or the
+    weights, where none is asked for and all are of variants. Empty for a folder without weights of such names.
+
+    Raises:
+        BackendError: an index cannot be read.
+    """
+    ending = f".{variant}" if variant else ""
+    missing: list[str] = []
+    others: dict[str, set[str]] = {}
+    ours: set[str] = set()
+    shards: dict[str, set[str]] = {}
+    for file in folder.glob("*.safetensors"):
+        if not (parts := _WEIGHTS.fullmatch(file.name)):
+            continue
+        base, its, count = parts[1], parts[2] or parts[4], parts[3]
+        if its != variant:
+            others.setdefault(base, set()).add(its or "")
+            continue
+        ours.add(base)
+        if count:
+            before, after = file.name.partition(f"-of-{count}")[::2]
+            shards.setdefault(base, set()).update(
+                f"{before[:-5]}{i:05}-of-{count}{after}" for i in range(1, int(count) + 1)
+            )
+        elif not file.is_file():
+            missing.append(file.name)
+    for base in ("model", "diffusion_pytorch_model"):
+        index = folder / f"{base}.safetensors.index{ending}.json"
+        whole = (folder / f"{base}{ending}.safetensors").is_file()
+        named: set[str] = set()
+        # With both, transformers reads the single file and diffusers reads the shards.
+        if index.is_file() and not (whole and base == "model"):
+            try:
+                named = {str(name) for name in read_json(index)["weight_map"].values()}
+            except (OSError, ValueError, KeyError, AttributeError) as error:
+                raise BackendError(f"{index} cannot be read: {plain(str(error), 200)}") from error
+        elif base in shards and not whole:
+            named = {*shards[base], index.name}
+        elif base in others and not ours and not variant:
+            missing.append(f"{base}.safetensors (of variants there is {', '.join(sorted(others[base]))})")
+        missing += sorted(name for name in named if not (folder / name).is_file())
+    return missing
 
 
 def require_safetensors(file: Path) -> None:

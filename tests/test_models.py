@@ -2,18 +2,33 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import pytest
+import tiny
 
 from synthgen import models
 from synthgen.download import download_model
-from synthgen.errors import RunError
-from synthgen.models import KNOWN, MINI, KnownModel, ModelMissing, find_model, model_identity, read_card
+from synthgen.errors import BackendError, RunError
+from synthgen.models import (
+    KNOWN,
+    MINI,
+    KnownModel,
+    ModelMissing,
+    find_model,
+    missing_weights,
+    model_identity,
+    read_card,
+)
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 FETCH = "synthgen models --download"
@@ -258,3 +273,185 @@ def test_every_known_model_has_a_size() -> None:
     assert all(known.gigabytes > 0.1 for known in KNOWN.values())
     assert all(name.count("/") == 1 for name, known in KNOWN.items() if not known.url)
     assert json.loads(json.dumps(list(KNOWN))) == list(dict.fromkeys(KNOWN))
+
+
+# The hub's cache
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture(scope="module")
+def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`me/pipeline` and `me/detector`, each with files that nobody fetches."""
+    root = tmp_path_factory.mktemp("hub")
+    pipeline = tiny.stable_diffusion()
+    pipeline.save_pretrained(root / "me/pipeline")
+    pipeline.save_pretrained(root / "me/pipeline", variant="fp16")
+    tiny.save_owlv2(root / "me/detector")
+    for name in ("me/pipeline", "me/detector"):
+        for other in ("README.md", ".gitattributes", "whole.ckpt"):
+            (root / name / other).write_text("what is left out")
+    return root
+
+
+@pytest.fixture
+def hub(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+    """A stand-in for the hub -> runs code in a process whose client asks it, and gives what it prints. Here, the cache
+    is the same and nothing is asked."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = unquote(urlsplit(self.path).path).removeprefix("/")
+            api = path.startswith("api/models/")
+            owner, name, *rest = path.removeprefix("api/models/").split("/")
+            folder = repositories / owner / name
+            files = sorted(p for p in folder.rglob("*") if p.is_file())
+            names = [str(p.relative_to(folder)) for p in files]
+            if not folder.is_dir():
+                self._answer(404, b"")
+            elif api and rest[:1] == ["tree"]:
+                sizes = zip(names, files, strict=True)
+                tree = [{"type": "file", "path": n, "size": p.stat().st_size, "oid": _oid(p)} for n, p in sizes]
+                self._answer(200, json.dumps(tree).encode())
+            elif api:
+                siblings = [{"rfilename": n} for n in names]
+                about = {"id": f"{owner}/{name}", "modelId": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}
+                self._answer(200, json.dumps(about).encode())
+            elif (file := folder.joinpath(*rest[2:])) in files:
+                self._answer(200, file.read_bytes(), _oid(file))
+            else:
+                self._answer(404, b"", code="EntryNotFound")
+
+        do_HEAD = do_GET
+
+        def _answer(self, status: int, body: bytes, etag: str = "", code: str = "") -> None:
+            self.send_response(status)
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", str(len(body)))
+            for key, value in (("ETag", f'"{etag}"' if etag else ""), ("X-Error-Code", code)):
+                if value:
+                    self.send_header(key, value)
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        own = {"HF_ENDPOINT": f"http://127.0.0.1:{httpd.server_port}", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        inherited = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_CACHE", "HF_TOKEN")}
+        env = inherited | own | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+        def fetch(code: str) -> str:
+            done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
+            assert done.returncode == 0, done.stderr
+            return done.stdout.strip()
+
+        try:
+            yield fetch
+        finally:
+            httpd.shutdown()
+            thread.join()
+
+
+def _oid(file: Path) -> str:
+    return hashlib.sha1(file.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def snapshot(tmp_path: Path, name: str) -> Path:
+    return tmp_path / "hf" / "hub" / f"models--me--{name}" / "snapshots" / COMMIT
+
+
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_what_we_fetched_is_found_and_loads(variant: str | None, hub: Callable[[str], str], tmp_path: Path) -> None:
+    import diffusers
+
+    from synthgen.generators import diffusion
+
+    fetch = "from synthgen.download import download_model"
+    printed = hub(f"{fetch}; print(download_model('me/pipeline', variant={variant!r}))")
+    folder = find_model("me/pipeline", "diffusion", variant=variant)
+    assert folder == snapshot(tmp_path, "pipeline") == Path(printed)
+    assert not (folder / "README.md").exists()
+    for revision in ("main", COMMIT, COMMIT[:9]):
+        assert find_model("me/pipeline", "diffusion", revision) == folder
+    assert [missing_weights(folder / part, variant) for part in ("unet", "vae", "text_encoder")] == [[], [], []]
+    if variant:
+        named = ["diffusion_pytorch_model.safetensors (of variants there is fp16)"]
+        assert missing_weights(folder / "unet") == named
+    other = diffusion.Config(use="diffusion", model="me/pipeline", variant=None if variant else "fp16")
+    (problem,) = diffusion.Backend(other, [])._check_files(folder)
+    assert problem.message.startswith("'me/pipeline' is not whole on this machine; missing: ")
+    assert ("unet/" + named[0] if variant else "unet (weights.fp16 in safetensors)") in problem.message
+    diffusers.DiffusionPipeline.from_pretrained(folder, variant=variant, local_files_only=True, use_safetensors=True)
+    with pytest.raises(ModelMissing, match="'me/pipeline' is not on this machine; fetch it with"):
+        find_model("me/pipeline", "diffusion", "another")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "code"),
+    [
+        ("pipeline", "diffusion", "import huggingface_hub as h; h.snapshot_download('me/pipeline')"),
+        ("pipeline", "diffusion", "import diffusers as d; d.DiffusionPipeline.from_pretrained('me/pipeline')"),
+        ("detector", "detector", "import transformers as t; t.AutoModel.from_pretrained('me/detector')"),
+    ],
+    ids=["all", "diffusers", "transformers"],
+)
+def test_what_others_fetched_is_found(
+    name: str, kind: Any, code: str, hub: Callable[[str], str], tmp_path: Path
+) -> None:
+    hub(code)
+    assert find_model(f"me/{name}", kind) == snapshot(tmp_path, name)
+
+
+def sharded(folder: Path) -> Path:
+    """A folder of three shards, as saved by transformers."""
+    names = [f"model-{i:05}-of-00003.safetensors" for i in (1, 2, 3)]
+    for name in names:
+        (folder / name).touch()
+    weight_map = {f"w{i}": name for i, name in enumerate(names)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    return folder
+
+
+def test_missing_shards_are_named(tmp_path: Path) -> None:
+    folder = sharded(tmp_path)
+    assert missing_weights(folder) == []
+    second, index = folder / "model-00002-of-00003.safetensors", folder / "model.safetensors.index.json"
+    second.unlink()
+    assert missing_weights(folder) == [second.name]
+    second.symlink_to("../blobs/nothing")
+    assert missing_weights(folder) == [second.name]
+    index.unlink()
+    assert missing_weights(folder) == [second.name, index.name]  # counted by the others' numbers
+    (folder / "model.safetensors").touch()
+    assert missing_weights(folder) == []
+    index.write_text("[]")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BackendError, match=r"index.json cannot be read: it is no mapping"):
+        missing_weights(folder)
+
+
+def test_a_pipeline_with_a_missing_shard_or_variant_is_refused_in_a_sentence(
+    repositories: Path, tmp_path: Path
+) -> None:
+    from synthgen.generators import diffusion
+
+    folder = tmp_path / "copy"
+    shutil.copytree(repositories / "me/pipeline", folder)
+    text = folder / "text_encoder"
+    (text / "model.safetensors").rename(text / "model-00001-of-00002.safetensors")
+    weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (text / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    backend = diffusion.Backend(diffusion.Config(use="diffusion", model=str(folder)), [])
+    (problem,) = backend._check_files(folder)
+    for name in ("text_encoder/model-00002-of-00002.safetensors", "unet/diffusion_pytorch_model.safetensors"):
+        assert name in problem.message
+    assert "is not whole on this machine; missing: " in problem.message and "\n" not in problem.message

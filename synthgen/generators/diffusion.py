@@ -22,6 +22,7 @@ from synthgen.models import (
     ModelCard,
     ModelMissing,
     find_model,
+    missing_weights,
     model_identity,
     read_card,
     read_json,
@@ -357,6 +358,8 @@ class Backend(Generator[Config]):
             return [] if has_one else [f"{name} (its vocabulary)"]
         if name.startswith(("scheduler", "feature_extractor")) or not (component / "config.json").is_file():
             return []
+        if absent := missing_weights(component, self.config.variant):
+            return [f"{name}/{file}" for file in absent]
         ending = f".{self.config.variant}" if self.config.variant else ""
         weights = {*component.glob(f"*{ending}.safetensors"), *component.glob(f"*{ending}-*.safetensors")}
         for file in sorted(weights):

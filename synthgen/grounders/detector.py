@@ -226,6 +226,8 @@ def _model_type(path: Path) -> str:
     if model_type not in IN_HALF_PRECISION:
         raise BackendError(f"{path} is of model_type {shown(model_type)}; {takes}")
     models.require_no_code(path)
+    if missing := models.missing_weights(path):
+        raise BackendError(plain(f"{path} is not whole; missing: {listed(missing)}", 500))
     if not any(path.glob("*.safetensors")):
         raise BackendError(f"{path} has no .safetensors weights, and other formats can hold code; {takes}")
     return model_type
