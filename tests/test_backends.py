@@ -105,7 +105,8 @@ def test_fingerprint_leaves_out_what_decides_nothing(kind, name):
     made = config(kind, name)
     left_out = made.execution | made.judged
     assert left_out <= set(type(made).model_fields)
-    assert set(made.fingerprint()) == set(type(made).model_fields) - left_out
+    assert made.untouched() <= set(type(made).added) <= set(type(made).model_fields)
+    assert set(made.fingerprint()) == set(type(made).model_fields) - left_out - made.untouched()
     if isinstance(made, ModelConfig):
         assert left_out >= {"model", "revision", "device", "torch_dtype", "batch_size"}
     if kind == "filter":

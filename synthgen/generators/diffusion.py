@@ -276,7 +276,8 @@ class Backend(Generator[Config]):
             tokens, upto = reader.counts([whole, needed])
             if tokens <= limit:
                 continue
-            is_cut = bool(form.last_needed) and upto > limit
+            # A layout tells the model of every thing, whatever becomes of the words.
+            is_cut = bool(form.last_needed) and upto > limit and not request.has_layout
             lost = "the things asked for would be cut" if is_cut else "what follows is cut"
             message = f"the prompt {shown(whole)} has {tokens} tokens, and {model} takes {limit}: {lost}; shorten it"
             yield Problem("prompts", plain(message, 500)), is_cut

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -670,6 +671,14 @@ def test_a_prompt_that_cuts_what_is_asked_for_is_refused(saved):
     assert not list(backend(saved("sd")).advice(asking(("a" * (most - 3),), ("cat", "a"))))
     long = said(saved("sd"), asking(("a" * (most - 3),), ("a", "bird")))
     assert f"has {LENGTH + 1} tokens" in long["prompts"] and "the things asked for would be cut" in long["prompts"]
+
+
+def test_things_that_a_layout_tells_may_be_cut_from_the_words(saved, tmp_path):
+    folder = with_adapter(tmp_path / "model", stable_diffusion)
+    request = replace(asking(("a" * LENGTH,), ("cat",)), has_layout=True)
+    models.read_card.cache_clear()
+    assert "prompts" not in said(folder, request)
+    assert [p.field for p in backend(folder).advice(request)] == ["prompts"]
 
 
 def test_what_follows_the_things_asked_for_may_be_cut_and_is_told(saved):
