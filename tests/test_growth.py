@@ -322,7 +322,8 @@ def test_ids_are_exact_as_floats_to_the_last_run() -> None:
     assert int(float(last)) == last < 2**53
 
 
-def test_runs_are_in_order_of_their_numbers(folder: Path) -> None:
+def test_runs_are_in_order_of_their_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "planned_number", None)  # else the second would count as a copy under another name
     (folder / "run-0002").rename(folder / "run-10000")
     (folder / "run-x").mkdir()
     assert [run.number for run in runs_of(folder)] == [1, 10000]
