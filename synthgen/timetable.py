@@ -117,6 +117,14 @@ class Timetable:
         return f"cron {self.cron} in {self.timezone}" if self.cron else f"every {self.interval:g} s"
 
 
+def _recorded(raw: dict[str, Any] | None) -> Timetable | None:
+    """A timetable of the log; None for one that is refused now, such as a cron line of six fields."""
+    try:
+        return Timetable(**raw) if raw else None
+    except SpecError:
+        return None
+
+
 class Log:
     """`schedule.json` in a dataset's folder; of a dataset in an object store, in its mirror on this machine.
 
@@ -132,8 +140,7 @@ class Log:
 
     @property
     def timetable(self) -> Timetable | None:
-        raw = self.read()["timetable"]
-        return Timetable(**raw) if raw else None
+        return _recorded(self.read()["timetable"])
 
     @contextmanager
     def _change(self) -> Iterator[dict[str, Any]]:
@@ -155,7 +162,8 @@ class Log:
                 since = _at(raw["until"])
                 if until <= since:
                     return None
-                missed = Timetable(**raw["timetable"]).between(since, until)
+                before = _recorded(raw["timetable"])
+                missed = before.between(since, until) if before else []
             raw["timetable"] = asdict(timetable)
             raw["until"] = until.isoformat()
             raw["firings"] += [{"time": t.isoformat(), "outcome": "missed"} for t in missed]

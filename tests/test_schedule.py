@@ -23,6 +23,7 @@ import yaml
 from synthgen import flow as _flow  # noqa: F401  # before Prefect: its settings
 from synthgen import timetable as clock
 from synthgen.errors import SpecError
+from synthgen.files import write_sealed
 from synthgen.growth import Growth
 from synthgen.history import is_finished
 from synthgen.pipeline import Build
@@ -586,3 +587,16 @@ def test_a_cron_line_has_five_fields(cron: str) -> None:
     with pytest.raises(SpecError, match="takes minute, hour, day, month and weekday, such as '0 2"):
         Timetable("UTC", cron=cron)
     assert Timetable("UTC", cron=" 0 2 * * 1-5 ").cron
+
+
+def test_a_timetable_that_is_refused_now_does_not_stop_a_new_one(tmp_path: Path) -> None:
+    """Earlier versions took cron lines of six fields, and their logs say so."""
+    log, good = Log(tmp_path), Timetable("UTC", cron="0 2 * * *")
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    log.account(good, start)
+    raw = log.read()
+    raw["timetable"]["cron"] = "0 0 2 * * *"
+    write_sealed(log.file, raw)
+    assert log.timetable is None
+    assert log.account(good, start + timedelta(days=3)) == []
+    assert log.timetable == good
