@@ -35,22 +35,27 @@ def runs_of(folder: Path) -> list[Run]:
     """The run folders of a dataset's folder that have a spec, by number; of a mirror, all that its store has."""
     for path in runs_in_store(folder):
         Run(path).look()
-    found = [Run(folder / name) for name in _run_names(folder)]
-    return sorted((run for run in found if not run.is_another), key=lambda run: run.number)
+    return [run for run in begun_in(folder) if run.spec_file.is_file()]
+
+
+def begun_in(folder: Path) -> list[Run]:
+    """The run folders of a dataset's folder, by number, those in which nothing is yet among them; no copies, and
+    nothing that is called otherwise."""
+    runs = [run for run in _looking_like_runs(folder) if run.named_number is not None and not run.is_another]
+    return sorted(runs, key=lambda run: run.named_number or 0)
 
 
 def others_of(folder: Path) -> list[str]:
     """A line for each folder that looks like one of the dataset's runs and is none, such as a copy of one."""
-    own = _run_names(folder)
-    copies = {name: run for name in own if (run := Run(folder / name)).is_another}
-    lines = [f"{name} holds the images of run {run.planned_number}: a copy?" for name, run in copies.items()]
-    foreign = [p.name for p in sorted(folder.glob("run-*")) if p.name not in own and (p / "spec.yaml").is_file()]
+    runs = [run for run in _looking_like_runs(folder) if run.spec_file.is_file()]
+    copies = {run.root.name: run.recorded_number for run in runs if run.is_another}
+    lines = [f"{name} holds the images of run {number}: a copy?" for name, number in copies.items()]
+    foreign = [run.root.name for run in runs if run.named_number is None]
     return lines + [f"{name} has no name of a run, such as run-0001" for name in foreign]
 
 
-def _run_names(folder: Path) -> list[str]:
-    named = [p.name for p in sorted(folder.glob("run-*")) if (p / "spec.yaml").is_file()]
-    return [n for n in named if n[4:].isdecimal() and n == Run.folder_name(int(n[4:]))]
+def _looking_like_runs(folder: Path) -> list[Run]:
+    return [Run(path) for path in sorted(folder.glob("run-*")) if path.is_dir()]
 
 
 def is_finished(build: Build) -> bool:

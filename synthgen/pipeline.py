@@ -62,9 +62,8 @@ class Build:
             RunError: the folder holds another dataset; says what differs.
         """
         if run.is_another:
-            raise RunError(
-                f"{run.address} holds the images of run {run.planned_number}, as of a copy; take another --run or --out"
-            )
+            other = f"{run.address} holds the images of run {run.recorded_number}, as of a copy"
+            raise RunError(f"{other}; take another --run or --out")
         facts = run.read_facts()
         models = parts.models_of(stages, facts.get("models", {}))
         made_from = parts.made_from(spec, models)
@@ -82,8 +81,8 @@ class Build:
         run.sweep()
         run.mend_rounds()
         run.write_spec(spec.dump())
-        facts = {"synthgen": __version__, "made_from": made_from, "models": models, "spec": sha256(run.spec_file)}
-        run.write_facts(facts)
+        facts = {"run": run.number, "synthgen": __version__, "made_from": made_from, "models": models}
+        run.write_facts({**facts, "spec": sha256(run.spec_file)})
         return cls(run, spec, stages)
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
+from synthgen.history import runs_of
 from synthgen.pipeline import stage_seconds
 from synthgen.plan import first_round, plan_round
 from synthgen.spec import DatasetSpec
@@ -48,7 +49,7 @@ def preview(spec: DatasetSpec, stages: Stages, run: Run) -> Iterator[RenderableT
         f"first round: {spec.count} images of {spec.width}x{spec.height} px in {shards} shard{'s' * (shards > 1)}; "
         f"at most {spec.max_images} by the budget; about {disk_bytes(spec) / 1e6:,.0f} MB on the disk"
     )
-    seconds = [s / n for s, n in stage_seconds(_last_run(run)).values() if n]
+    seconds = [s / n for s, n in stage_seconds(last_run(run)).values() if n]
     if seconds:
         speed = 1 / sum(seconds)
         yield f"time: about {spec.count / speed:,.0f} s for the first round, at the last run's {speed:.1f} images/s"
@@ -56,10 +57,9 @@ def preview(spec: DatasetSpec, stages: Stages, run: Run) -> Iterator[RenderableT
         yield "time: not known before the first run here"
 
 
-def _last_run(run: Run) -> Run:
+def last_run(run: Run) -> Run:
     """The run itself if it has shards, else the newest other run of the dataset."""
-    others = sorted(run.root.parent.glob("run-*"), reverse=True) if run.root.parent.is_dir() else []
-    return next((r for r in (run, *(Run(path) for path in others)) if r.shards()), run)
+    return next((r for r in (run, *reversed(runs_of(run.root.parent))) if r.shards()), run)
 
 
 def _counts(title: str, counts: Counter[str]) -> Table:

@@ -24,7 +24,7 @@ from prefect.types.entrypoint import EntrypointType
 
 from synthgen import stages as parts
 from synthgen.errors import RunError, SpecError, SynthgenError
-from synthgen.history import drop, history, is_finished, runs_of
+from synthgen.history import begun_in, drop, history, is_finished, runs_of
 from synthgen.mirror import address, place, runs_in_store
 from synthgen.pipeline import Build
 from synthgen.profile import load_profile
@@ -44,12 +44,12 @@ POLL_SECONDS = 5.0
 def number_of_next(folder: Path, spec: DatasetSpec) -> int:
     """The run that a firing makes: the last one, if that is not finished and of this spec's images, else the next."""
     runs = runs_of(folder)
-    if not runs:
-        return 1
-    last = runs[-1]
-    free = last.number + 1
-    while (folder / Run.folder_name(free)).exists():  # the copy of a run, which is not touched
+    free = runs[-1].number + 1 if runs else 1
+    while Run(folder / Run.folder_name(free)).is_another:  # the copy of a run, which is not touched
         free += 1
+    if not runs:
+        return free
+    last = runs[-1]
     try:
         if is_finished(Build.open(last.root)):
             return free
@@ -63,11 +63,11 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
 
 def at_work(folder: Path) -> str:
     """Who is at work in the last run, and in which; "" for nobody."""
-    runs = (*folder.glob("run-*"), *runs_in_store(folder))
-    numbers = [int(p.name[4:]) for p in runs if p.name[4:].isdecimal()]
-    if not numbers:
+    stored = [run for run in map(Run, runs_in_store(folder)) if run.named_number is not None]
+    runs = [*begun_in(folder), *stored]
+    if not runs:
         return ""
-    last = Run.at(folder.parent, folder.name, max(numbers))
+    last = max(runs, key=lambda run: run.number)
     holder = last.holder()
     return f"run {last.number} ({holder})" if holder else ""
 

@@ -74,8 +74,9 @@ JOB_SCHEMA = pa.schema(
 
 
 # Names that are the store's: what else lies in a run folder, such as the copies of a sync tool, is nobody's.
-_MARK = re.compile(r"(plan|generate|label|measure)-(\d{5,})|(export)-(.+)|(judge|report)")
+_SHARD_MARK = re.compile(r"(plan|generate|label|measure)-(\d{5,})")
 _BATCH = re.compile(r"generate-(\d{5,})-\d{4,}")
+_ROUND = re.compile(r"round-\d{4,}")
 
 _leases: dict[Path, list[lease.Lease]] = {}  # of the run folders that this process holds
 
@@ -197,24 +198,31 @@ class Run:
 
     @property
     def number(self) -> int:
-        """By the folder's name; of a folder that a person has called something else, by its plan.
+        """As it is recorded; of a folder in which nothing is yet, by its name.
 
         Raises:
             RunError: neither says it.
         """
-        named = self.root.name.removeprefix("run-")
-        if named.isdecimal() and self.root.name == self.folder_name(int(named)):
-            return int(named)
-        planned = self.planned_number
-        if planned is None:
+        number = self.recorded_number or self.named_number
+        if number is None:
             raise RunError(f"{self.address}: neither its name nor a plan in it says the number of the run")
-        return planned
+        return number
 
     @property
-    def planned_number(self) -> int | None:
-        """The number of the run that the jobs are of; None where nothing that can be read is planned."""
+    def named_number(self) -> int | None:
+        """By the folder's name; None where that is no name of a run."""
+        named = self.root.name.removeprefix("run-")
+        return int(named) if named.isdecimal() and self.root.name == self.folder_name(int(named)) else None
+
+    @property
+    def recorded_number(self) -> int | None:
+        """The number of the run whose images these are: `run.json` says it; where earlier versions wrote that, or it is
+        damaged, the first jobs that can be read. None where nothing is planned."""
         with suppress(RunError):
-            for shard in self.shards():
+            if number := self.read_facts().get("run"):
+                return int(number)
+        for shard in self.shards():
+            with suppress(RunError):
                 for rows in self.read_parts(self.table_file("jobs", shard), ["run"]):
                     if rows.num_rows:
                         return int(rows["run"][0].as_py())
@@ -223,7 +231,7 @@ class Run:
     @property
     def is_another(self) -> bool:
         """Whether the folder holds another run than its name says: a copy, say."""
-        return self.planned_number not in {None, self.number}
+        return self.named_number is not None and self.recorded_number not in {None, self.named_number}
 
     @property
     def lock_file(self) -> Path:
@@ -378,8 +386,7 @@ class Run:
                 folders.append(folder)
         for folder in folders:
             sweep(folder)
-        partial = (_BATCH.fullmatch(f.stem) for f in (self.root / "commits" / "partial").glob("generate-*.json"))
-        for shard in {int(found[1]) for found in partial if found}:
+        for shard in {shard for _, shard in self._batches()}:
             if self.mark("generate", shard):
                 self.clear_batches(shard)
 
@@ -471,28 +478,22 @@ class Run:
     def marks(self) -> Iterator[tuple[StageName, int | str | None, Mark | None]]:
         """Every mark that there is, by stage and shard (of exports: their name); None for one that is damaged."""
         for file in sorted((self.root / "commits").glob("*.json")):
-            if not (found := _MARK.fullmatch(file.stem)):
-                continue
-            per_shard, shard, export, exporter, whole = found.groups()
-            if export and not _is_name(exporter):
-                continue
-            part = int(shard) if per_shard else exporter
-            yield per_shard or export or whole, part, self._read_mark(file)  # type: ignore[misc]
+            if found := _marked(file.stem):
+                yield *found, self._read_mark(file)
 
     def is_own(self, name: str) -> bool:
         """Whether a file in `commits` has a name of the store's."""
         stem, _, ending = name.removeprefix("commits/").rpartition(".")
         if stem.startswith("partial/"):
-            return ending == "json" and bool(_BATCH.fullmatch(stem.removeprefix("partial/")))
-        found = _MARK.fullmatch(stem)
-        is_export = bool(found and found[3] and _is_name(found[4]))
+            return ending == "json" and _shard_of_batch(stem.removeprefix("partial/")) is not None
+        found = _marked(stem)
         if ending == "json":
-            return bool(found and (is_export or not found[3])) or bool(re.fullmatch(r"round-\d{4,}", stem))
-        return f".{ending}" == LIST and is_export
+            return found is not None or bool(_ROUND.fullmatch(stem))
+        return f".{ending}" == LIST and found is not None and found[0] == "export"
 
     def damaged_records(self) -> Iterator[Path]:
         """Files that carry a seal of their own, and are not what was written, but for marks."""
-        rounds = (f for f in (self.root / "commits").glob("round-*.json") if re.fullmatch(r"round-\d{4,}", f.stem))
+        rounds = (f for f in (self.root / "commits").glob("round-*.json") if _ROUND.fullmatch(f.stem))
         for file in (self.facts_file, *sorted(rounds)):
             if file.is_file() and read_sealed(file) is None:
                 yield file
@@ -529,24 +530,27 @@ class Run:
 
     def images_kept(self, shard: int) -> int:
         """Images of finished batches of a shard that is not finished."""
-        marks = map(self._read_mark, (self.root / "commits" / "partial").glob(f"generate-{shard:05d}-*.json"))
+        marks = (self._read_mark(file) for file, own in self._batches() if own == shard)
         return len({name for mark in marks if mark for name in mark.files if name.endswith(".png")})
 
     def forget_exports(self) -> None:
         """Takes back that exports are done; the marks keep the lists of their files, for the next to replace."""
-        for file in (self.root / "commits").glob("export-*.json"):
-            if not _is_name(file.stem.removeprefix("export-")):
-                continue
-            mark = self._read_mark(file)
-            if mark is None or mark.inputs:
-                self.withdraw("export", file.stem.removeprefix("export-"))
+        for stage, exporter, mark in list(self.marks()):
+            if stage == "export" and (mark is None or mark.inputs):
+                self.withdraw("export", exporter)
 
     def clear_batches(self, shard: int) -> None:
         self.confirm()
-        folder = self.root / "commits" / "partial"
-        self.remove(folder.glob(f"generate-{shard:05d}-*.json"))
+        self.remove([file for file, own in self._batches() if own == shard])
         with suppress(OSError):
-            folder.rmdir()
+            (self.root / "commits" / "partial").rmdir()
+
+    def _batches(self) -> Iterator[tuple[Path, int]]:
+        """The marks of finished batches, each with its shard."""
+        for file in sorted((self.root / "commits" / "partial").glob("generate-*.json")):
+            shard = _shard_of_batch(file.stem)
+            if shard is not None:
+                yield file, shard
 
     # Rounds: what each batch of planning was asked to make up for
 
@@ -585,8 +589,8 @@ class Run:
 
     def shards(self) -> list[int]:
         """Numbers of the shards that are planned, in order."""
-        found = (_MARK.fullmatch(f.stem) for f in (self.root / "commits").glob("plan-*.json"))
-        return sorted(int(mark[2]) for mark in found if mark and mark[1])
+        found = (_marked(f.stem) for f in (self.root / "commits").glob("plan-*.json"))
+        return sorted(mark[1] for mark in found if mark and isinstance(mark[1], int))
 
     def images_made(self, shard: int) -> int:
         """Images of a shard on the disk now, for showing progress."""
@@ -699,6 +703,23 @@ class Run:
         while not place.exists():
             place = place.parent
         return shutil.disk_usage(place).free
+
+
+def _marked(stem: str) -> tuple[StageName, int | str | None] | None:
+    """The stage and the shard, or exporter, that a mark of this name speaks of; None for a name that no mark has."""
+    if stem in {"judge", "report"}:
+        return stem, None  # type: ignore[return-value]
+    if stem.startswith("export-") and _is_name(exporter := stem.removeprefix("export-")):
+        return "export", exporter
+    if (found := _SHARD_MARK.fullmatch(stem)) and f"{int(found[2]):05d}" == found[2]:
+        return found[1], int(found[2])  # type: ignore[return-value]
+    return None
+
+
+def _shard_of_batch(stem: str) -> int | None:
+    """The shard that a batch's mark of this name speaks of; None for a name that no such mark has."""
+    found = _BATCH.fullmatch(stem)
+    return int(found[1]) if found and f"{int(found[1]):05d}" == found[1] else None
 
 
 def _is_name(text: str) -> bool:

@@ -24,8 +24,9 @@ from synthgen.growth import ANNOTATIONS_PER_RUN, Growth, grow
 from synthgen.history import history, is_finished, runs_of
 from synthgen.pipeline import Build
 from synthgen.plan import IMAGES_PER_RUN, split_of
+from synthgen.preview import last_run
 from synthgen.report.page import write
-from synthgen.schedule import number_of_next
+from synthgen.schedule import at_work, number_of_next
 from synthgen.spec import DatasetSpec
 from synthgen.stages import Stages
 from synthgen.store import Run
@@ -323,7 +324,7 @@ def test_ids_are_exact_as_floats_to_the_last_run() -> None:
 
 
 def test_runs_are_in_order_of_their_numbers(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "planned_number", None)  # else the second would count as a copy under another name
+    monkeypatch.setattr(Run, "recorded_number", None)  # else the second would count as a copy under another name
     (folder / "run-0002").rename(folder / "run-10000")
     (folder / "run-x").mkdir()
     assert [run.number for run in runs_of(folder)] == [1, 10000]
@@ -350,6 +351,50 @@ def test_a_copy_of_a_run_is_named_and_left_out(folder: Path) -> None:
         pytest.raises(RunError, match="run-0003 holds the images of run 1, as of a copy; take another"),
     ):
         Build.start(copy.run, copy.spec, copy.stages)
+
+
+@pytest.mark.parametrize("of_an_earlier_version", [False, True])
+def test_a_copy_is_known_by_its_record_though_its_first_jobs_are_damaged(
+    folder: Path, of_an_earlier_version: bool
+) -> None:
+    copy = folder / "run-0003"
+    shutil.copytree(folder / "run-0001", copy)
+    (copy / "jobs" / "00000.parquet").write_bytes(b"nothing")
+    if of_an_earlier_version:  # which did not write the number into run.json: the next shard's jobs know it
+        facts = Run(copy).read_facts()
+        assert facts.pop("run") == 1
+        Run(copy).write_facts(facts)
+        assert len(Run(copy).shards()) > 1
+    assert Run(copy).is_another
+    assert [part.run for part in grow(opened(folder, 2)).runs] == [1, 2]
+
+
+def test_a_copy_is_no_run_that_is_at_work_or_comes_next(folder: Path) -> None:
+    shutil.copytree(folder / "run-0001", folder / "run-0009")
+    spec = opened(folder, 2).spec
+    with Run(folder / "run-0002").lock():
+        assert at_work(folder).startswith("run 2 (pid")
+    assert number_of_next(folder, spec) == 3
+    (folder / "run-0003").mkdir()  # as one that was killed before it wrote its spec
+    assert number_of_next(folder, spec) == 3
+    with Run(folder / "run-0003").lock():
+        assert at_work(folder).startswith("run 3 (pid")
+
+
+def test_a_dataset_whose_only_folder_is_of_another_run_has_its_first_run_still_to_make(folder: Path) -> None:
+    shutil.rmtree(folder / "run-0001")
+    (folder / "run-0002").rename(folder / "run-0001")
+    assert number_of_next(folder, Build.open(folder / "run-0001").spec) == 2
+
+
+def test_the_time_of_a_plan_is_by_the_run_of_the_highest_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(folder / "run-0002", folder / "run-0002 copy")
+    new = Run(folder / "run-0003")
+    assert last_run(new).root.name == "run-0002"
+    monkeypatch.setattr(Run, "recorded_number", None)  # else the two would count as copies under other names
+    (folder / "run-0001").rename(folder / "run-9999")
+    (folder / "run-0002").rename(folder / "run-10000")
+    assert last_run(new).root.name == "run-10000"
 
 
 def test_a_run_that_is_called_otherwise_is_judged_as_before(folder: Path) -> None:

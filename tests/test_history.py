@@ -94,7 +94,7 @@ def test_only_finished_runs_are_compared_with() -> None:
 def test_history_of_a_folder(
     finished: Build, tmp_path: Path, run_through: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Run, "planned_number", None)  # else copies of a run would not count as runs
+    monkeypatch.setattr(Run, "recorded_number", None)  # else copies of a run would not count as runs
     folder = tmp_path / "fruit"
     shutil.copytree(finished.run.root, folder / "run-0001")
     for number in (2, 3, 4):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -230,6 +231,28 @@ def test_marks_of_batches_go_once_their_shard_is_done(run: Run) -> None:
     run.commit_batch(1, 0, "inputs", [])
     run.sweep()  # its batches are all that is known of it
     assert names(run.root / "commits" / "partial") == ["generate-00001-0000.json", "generate-00002-0000.json"]
+
+
+def test_marks_under_names_that_the_store_gives_to_none_stay_and_count_for_nothing(run: Run) -> None:
+    """As copies that a sync tool makes: `plan-000000.json` would be shard 0 once more."""
+    files = [write(run.root / "images" / "00000" / f"{i:012d}.png") for i in range(2)]
+    run.commit("plan", 0, "inputs", [])
+    run.commit_batch(0, 1, "inputs", files[:1])
+    partial = run.root / "commits" / "partial"
+    foreign = ["generate-00000-0001 (1).json", "generate-000000-0001.json", "generate-00000-1.json"]
+    shutil.copy(run.mark_file("plan", 0), run.root / "commits" / "plan-000000.json")
+    run.commit_batch(0, 2, "inputs", files[1:])
+    for name in foreign:
+        (partial / "generate-00000-0002.json").rename(partial / name)
+        run.commit_batch(0, 2, "inputs", files[1:])
+    (partial / "generate-00000-0002.json").unlink()
+    assert run.shards() == [0]
+    assert [(stage, shard) for stage, shard, _ in run.marks()] == [("plan", 0)]
+    assert run.images_kept(0) == 1
+    run.clear_batches(0)
+    assert names(partial) == sorted(foreign)
+    assert not any(run.is_own(f"commits/partial/{name}") for name in foreign)
+    assert not run.is_own("commits/plan-000000.json")
 
 
 def test_shards_and_rounds_are_read_in_order(run: Run) -> None:
