@@ -140,7 +140,7 @@ def new(name: Annotated[str, typer.Argument(help="The dataset's name.")]) -> Non
 
     template = (Path(__file__).parent / "template.yaml").read_text(encoding="utf-8")
     DatasetSpec.parse({**load_yaml(template), "name": name})
-    # YAML reads `yes` and `007` as something else than text.
+    # YAML reads `yes` and `7` as something else than text.
     template = template.replace("NAME", name if load_yaml(name) == name else f'"{name}"', 1)
     try:
         with open(f"{name}.yaml", "x", encoding="utf-8") as file:

@@ -1,7 +1,14 @@
-"""YAML text becomes plain data, safely: no code, no duplicate keys, no aliases that stand for gigabytes."""
+"""YAML text becomes plain data, safely: no code, no duplicate keys, no aliases that stand for gigabytes.
+
+Numbers are those that are written in plain decimal, and what looks like one only to YAML 1.1 is text, as it is to a
+person: 12:00 is no 720, 0100 no 64, 0x10 no 16, and 2024-01-01 no date. (YAML 1.2 has done away with base 60, dates and
+octal numbers that start with 0: https://yaml.org/spec/1.2.2/ext/changes/.)
+"""
 
 from __future__ import annotations
 
+import re
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +22,35 @@ MAX_WRITTEN = 40_000  # values as they are written: reading more takes longer th
 MAX_NODES = 100_000  # after aliases are expanded: a few kilobytes of them can stand for gigabytes
 MAX_DIGITS = 100  # of a number: reading, and showing, one of 100,000 digits takes minutes or fails
 TAG = "tag:yaml.org,2002:"
+# What PyYAML takes for text is text here too (1e3, say): it wrote the specs in run folders, with quotes only where it
+# needs them itself.
+_WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")
+_DECIMAL = re.compile(
+    r"(?:[-+]?(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
+)
+
+
+class _Int(int):
+    """A whole number that Python would write otherwise, such as +5."""
+
+    written: str
+
+    def __repr__(self) -> str:
+        return self.written
+
+
+class _Float(float):
+    """A number that Python would write otherwise, such as 1.40."""
+
+    written: str
+
+    def __repr__(self) -> str:
+        return self.written
+
+
+def as_written(value: str | float) -> str:
+    """Text, or a number as it stands in the YAML text that it was read from."""
+    return value.written if isinstance(value, _Int | _Float) else str(value)
 
 
 class _Loader(yaml.SafeLoader):
@@ -56,19 +92,46 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
             raise _error(node, "a tag that calls it a mapping")
-        seen = set()
+        seen: set[Any] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _error(key, "a key that is a list or a mapping")
-            if key.value in seen and key.tag != TAG + "merge":
+            if key.tag == TAG + "merge":
+                continue
+            same = {key.value, self.construct_object(key)}  # 1.4 and 1.40 are one key, and so are 1 and true
+            if same & seen:
                 raise _error(key, f"the key {shown(key.value)} stands twice, again")
-            seen.add(key.value)
+            seen |= same
         mapping: dict[Any, Any] = super().construct_mapping(node, deep)
         return mapping
+
+    def construct_yaml_int(self, node: Any) -> Any:
+        return _number(self.construct_scalar(node), _WHOLE, int, _Int)
+
+    def construct_yaml_float(self, node: Any) -> Any:
+        return _number(self.construct_scalar(node), _DECIMAL, float, _Float)
+
+
+def _number(text: str, form: re.Pattern[str], kind: type[Any], written: type[Any]) -> Any:
+    if not form.match(text):
+        raise ValueError(text)
+    number = kind(text.replace(".", "") if text[-1] in "fFnN" else text)
+    if str(number) == text or not isfinite(number):
+        return number
+    number = written(number)
+    number.written = text
+    return number
 
 
 for _kind in ("binary", "set", "omap", "pairs"):  # neither JSON nor pydantic gives them back as they were
     _Loader.add_constructor(TAG + _kind, _Loader.construct_undefined)  # type: ignore[type-var]
+_Loader.add_constructor(TAG + "int", _Loader.construct_yaml_int)
+_Loader.add_constructor(TAG + "float", _Loader.construct_yaml_float)
+_FORMS = {"int": _WHOLE, "float": _DECIMAL, "timestamp": None, "value": None}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, its in resolvers if (form := _FORMS.get(tag.removeprefix(TAG), its))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _error(node: Any, problem: str) -> yaml.MarkedYAMLError:

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from synthgen.backends import Config, FilterConfig, backend_module
 from synthgen.errors import Problem, SpecError, listed, nearest
-from synthgen.reading import load_yaml, read_text
+from synthgen.reading import as_written, load_yaml, read_text
 from synthgen.types import Category
 from synthgen.wording import plain, shown, takes
 
@@ -119,15 +119,14 @@ class PromptSpec(_Strict):
         if not isinstance(value, dict):
             return value
         for slot, values in value.items():
-            seen: set[Any] = set()
-            for v in values if isinstance(values, list) else ():
+            seen: set[str] = set()
+            for v in values if isinstance(values, list | dict) else ():
                 if isinstance(v, bool) or not isinstance(v, str | int | float):
-                    wants = "takes text (yes, no, on and off only in quotes)"
-                    raise ValueError(f"got {shown(v)} for {shown(slot)}; {wants}")
-                if v in seen:
+                    raise ValueError(f"got {shown(v)} for {shown(slot)}; {takes('string', {}, v)}")
+                if (text := as_written(v)) in seen:
                     raise ValueError(f"got {shown(v)} more than once for {shown(slot)}; takes `value: weight` for that")
-                seen.add(v)
-        return {k: {str(v): 1.0 for v in vs} if isinstance(vs, list) else vs for k, vs in value.items()}
+                seen.add(text)
+        return {slot: _weights(values) for slot, values in value.items()}
 
     @model_validator(mode="after")
     def _slots_fit(self) -> PromptSpec:
@@ -159,6 +158,13 @@ class PromptSpec(_Strict):
                             f"slots given: {listed(self.slots) or 'none'}"
                         )
         return self
+
+
+def _weights(values: Any) -> Any:
+    """The values of a slot, each as it is written -> its weight."""
+    if isinstance(values, list):
+        return {as_written(v): 1.0 for v in values}
+    return {as_written(v): w for v, w in values.items()} if isinstance(values, dict) else values
 
 
 def template_slots(text: str) -> set[str]:
@@ -260,7 +266,9 @@ class DatasetSpec(_Strict):
     @field_validator("classes", mode="before")
     @classmethod
     def _plain_classes(cls, value: Any) -> Any:
-        return [{"name": c} if isinstance(c, str) else c for c in value] if isinstance(value, list) else value
+        if not isinstance(value, list):
+            return value
+        return [c if isinstance(c, dict | list | ClassSpec) else {"name": c} for c in value]
 
     @field_validator("classes")
     @classmethod

@@ -19,7 +19,7 @@ WORDS = {
     "int": "a whole number",
     "float": "a number",
     "finite": "a finite number",
-    "string": "text (numbers, dates, and yes and no are text only in quotes)",
+    "string": "text",
     "bool": "true or false",
     "tuple": "a list",
     "list": "a list",
@@ -65,4 +65,10 @@ def takes(kind: str, context: Mapping[str, Any], got: Any) -> str | None:
             several = unit + "s" if unit == "character" else "entries"
             return f"takes {words} {number:,} {unit if number == 1 else several}"
     word = WORDS.get(kind.partition("_")[0])
+    if word == "text" and isinstance(got, bool):
+        return "takes text; put it in quotes (without them yes, on and true are True, and no, off and false are False)"
+    if word == "text" and (got is None or isinstance(got, int | float)):
+        return "takes text; put it in quotes"
+    if word in {"a whole number", "a number"} and isinstance(got, str) and got[:1].isdecimal():
+        return f"takes {word}, written in plain decimal"
     return f"takes {word}" if word else None

@@ -100,7 +100,7 @@ BROKEN: list[tuple[str, Any, str, str, str]] = [
     ("slot value that YAML reads as false", "name: f\ncount: 1\nheight: 64\nwidth: 64\nclasses: [apple]\nprompts:\n"
      "  templates: ['{objects} {light}']\n  slots: {light: [on, off]}\n", "prompts.slots:", "True", "quotes"),
     ("slot value twice", {"prompts.slots.ground": ["sand", "sand"]}, "prompts.slots:", "'sand'", "value: weight"),
-    ("class that YAML reads as false", {"classes": ["apple", False]}, "classes.1:", "False", "mapping"),
+    ("class that YAML reads as false", {"classes": ["apple", False]}, "classes.1.name:", "False", "put it in quotes"),
     ("share that is no number", {"splits": {"train": float("nan")}}, "splits.train:", "nan", "number"),
     ("splits that sum to 1.2", {"splits": {"train": 0.9, "val": 0.3}}, "splits:", "1.2", "sum to 1"),
     ("split that is a path", {"splits": {"../train": 1}}, "splits.../train:", "'../train'", "letters"),
@@ -417,6 +417,72 @@ def test_yaml_limits_let_ordinary_aliases_through() -> None:
         "b": {"k": 1},
         "c": {"k": 1, "m": 2},
     }
+
+
+def test_numbers_are_read_as_they_are_written(good: dict[str, Any], spec_file: SpecFile) -> None:
+    """What YAML 1.1 reads as 720, 1.4, 64, 1080 and 16 is text, in lists, in mappings, and from `--set`."""
+    slots = (
+        "{time: [9:30, 12:00, 06:15], f: [1.40, 2.80, .5, +5, 7], iso: {0100: 2, 0800: 1, 1.40: 1}, res: [1_080, 0x10]}"
+    )
+    expected = {
+        "time": ["9:30", "12:00", "06:15"], "f": ["1.40", "2.80", ".5", "+5", "7"], "iso": ["0100", "0800", "1.40"],
+        "res": ["1_080", "0x10"],
+    }  # fmt: skip
+    path = spec_file(good)
+    overrides = [
+        "generator.model=mini",
+        f"prompts.slots={slots}",
+        "prompts.templates=['{objects} {time} {f} {iso} {res}']",
+    ]
+    spec = load_spec(path, [*overrides, "prompts.background_templates=['{time}']"])
+    assert {slot: list(values) for slot, values in spec.prompts.slots.items()} == expected
+    again = load_yaml(yaml.safe_dump(spec.dump(), sort_keys=False))
+    assert DatasetSpec.parse(again) == spec
+    assert load_yaml(slots)["iso"] == {"0100": 2, "0800": 1, 1.4: 1}
+    for twice in ("{1.4: 1, 1.40: 2}", "{1: 1, +1: 2}", "{1: 1, true: 2}", "{1: 1, '1': 2}"):
+        with pytest.raises(SpecError, match="stands twice"):
+            load_yaml(twice)
+    spec = load_spec(path, ["prompts.slots.f=[1.4, 1.40]"])
+    assert list(spec.prompts.slots["f"]) == ["1.4", "1.40"]
+    names = "[007, 2024-01-01, 2024-01-01 10:00:00, 0o7, 0b11, 1:30, 1e5, '1.40', 'no', =]"
+    spec = load_spec(path, [f"classes={names}"])
+    assert [c.name for c in spec.classes] == [str(name) for name in yaml.load(names, yaml.BaseLoader)]
+    assert DatasetSpec.parse(load_yaml(yaml.safe_dump(spec.dump()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("override", "line"),
+    [
+        ("seed=0123", "seed: got '0123'; takes a whole number, written in plain decimal"),
+        ("count=0x10", "count: got '0x10'; takes a whole number, written in plain decimal"),
+        ("count=1_000", "count: got '1_000'; takes a whole number, written in plain decimal"),
+        ("budget=1:30", "budget: got '1:30'; takes a number, written in plain decimal"),
+        ("splits={train: 1:30.5}", "splits.train: got '1:30.5'; takes a number, written in plain decimal"),
+        ("classes=[1.40]", "classes.0.name: got 1.40; takes text; put it in quotes"),
+        ("classes=[7]", "classes.0.name: got 7; takes text; put it in quotes"),
+        ("classes=[{name: cat, synonyms: [on]}]", "classes.0.synonyms.0: got True; takes text; put it in quotes (with"),
+        ("prompts.slots={light: [on, off]}", "prompts.slots: got True for 'light'; takes text; put it in quotes (with"),
+        ("prompts.slots={light: {off: 2}}", "prompts.slots: got False for 'light'; takes text; put it in quotes (with"),
+        ("prompts.slots={light: [~]}", "prompts.slots: got None for 'light'; takes text; put it in quotes"),
+        ("prompts.slots={light: [1, '1']}", "prompts.slots: got '1' more than once for 'light'"),
+    ],
+)  # fmt: skip
+def test_numbers_that_are_none_and_text_that_is_none_are_refused(
+    spec_file: SpecFile, good: dict[str, Any], override: str, line: str
+) -> None:
+    with pytest.raises(SpecError) as error:
+        load_spec(spec_file(good), [override])
+    assert line in str(error.value)
+
+
+def test_numbers_that_specs_in_run_folders_have_are_numbers() -> None:
+    """As PyYAML writes them."""
+    values = [
+        *(0, -7, 10**18, 0.5, 1e-05, 1e16, -2.5e-07, 1.0, True, None),
+        *("010", "1_0", "12:00", "1e3", "no", ".5", "=", "~"),
+    ]
+    assert load_yaml(yaml.safe_dump(values)) == values
+    assert [isinstance(v, float) for v in load_yaml(yaml.safe_dump(values))] == [isinstance(v, float) for v in values]
 
 
 # JSON Schema
