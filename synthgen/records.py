@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from synthgen.backends import Filter
+from synthgen.errors import BackendError
 from synthgen.masks import decode_rle, encode_rle
 from synthgen.store import Run
 from synthgen.types import Annotation, Instances, Job, Record
@@ -46,6 +47,13 @@ def label_schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
 
 
 def label_rows(image_id: int, instances: Instances) -> Iterator[dict[str, Any]]:
+    """
+    Raises:
+        BackendError: a score has the name of another column.
+    """
+    if taken := sorted(LABEL_COLUMNS.keys() & instances.scores.keys()):
+        column = f"got a score called {taken[0]!r}, which is a column of the table of labels"
+        raise BackendError(f"{column}; takes another name")
     rles = encode_rle(instances.masks)
     areas = coco_mask.area(rles)
     for i, rle in enumerate(rles):

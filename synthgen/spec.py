@@ -20,7 +20,7 @@ from synthgen.backends import Config, FilterConfig, backend_module
 from synthgen.errors import Problem, SpecError, listed, nearest
 from synthgen.reading import as_written, load_yaml, read_text
 from synthgen.types import Category
-from synthgen.wording import plain, shown, takes
+from synthgen.wording import folded, looked_at, plain, shown, takes
 
 STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
 DEFAULTS = {
@@ -41,6 +41,10 @@ MAX_PROBLEMS = 50  # told of one spec
 
 # Why an image or a label may be lost where no filter rejects it; `review_…` too.
 REASONS = ("empty_mask", "not_found", "not_made")
+# Names that a run folder and its tables have already: an exporter writes into the folder of its name, and a filter's
+# numbers are the column of its name.
+RUN_FOLDERS = ("commits", "images", "jobs", "labels", "measures")
+MEASURE_COLUMNS = ("image_id", "instance")
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 Word = Annotated[str, Field(max_length=200)]
@@ -123,7 +127,7 @@ class PromptSpec(_Strict):
             for v in values if isinstance(values, list | dict) else ():
                 if isinstance(v, bool) or not isinstance(v, str | int | float):
                     raise ValueError(f"got {shown(v)} for {shown(slot)}; {takes('string', {}, v)}")
-                if (text := as_written(v)) in seen:
+                if (text := looked_at(as_written(v))) in seen:
                     raise ValueError(f"got {shown(v)} more than once for {shown(slot)}; takes `value: weight` for that")
                 seen.add(text)
         return {slot: _weights(values) for slot, values in value.items()}
@@ -276,7 +280,7 @@ class DatasetSpec(_Strict):
         seen: dict[str, str] = {}
         for c in classes:
             for word in (c.name, *c.synonyms):
-                key = " ".join(word.lower().split())
+                key = folded(word)
                 if not key or any(_moves(ch) for ch in word):
                     raise ValueError(f"got {shown(word)}; takes printable text")
                 if key in seen:
@@ -320,12 +324,35 @@ class DatasetSpec(_Strict):
             )
         return value
 
+    @field_validator("filters", "splits", "exporters")
+    @classmethod
+    def _names_apart(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Some file systems take `train` and `Train` for one."""
+        seen: dict[str, str] = {}
+        for name in value:
+            if other := seen.get(name.casefold()):
+                raise ValueError(
+                    f"got {other!r} and {name!r}, which some file systems take for one; takes another name"
+                )
+            seen[name.casefold()] = name
+        return value
+
     @field_validator("filters")
     @classmethod
-    def _not_a_reason(cls, value: dict[str, FilterConfig]) -> dict[str, FilterConfig]:
+    def _not_taken(cls, value: dict[str, FilterConfig]) -> dict[str, FilterConfig]:
         for name in value:
-            if name in REASONS or name.startswith("review_"):
+            if name.casefold() in REASONS or name.casefold().startswith("review_"):
                 raise ValueError(f"got {name!r}, which is the name of a reason that is no filter; takes another name")
+            if name.casefold() in MEASURE_COLUMNS:
+                raise ValueError(f"got {name!r}, which is a column of the table of measures; takes another name")
+        return value
+
+    @field_validator("exporters")
+    @classmethod
+    def _not_the_run_s(cls, value: dict[str, Config]) -> dict[str, Config]:
+        for name in value:
+            if name.casefold() in RUN_FOLDERS:
+                raise ValueError(f"got {name!r}, which is a folder of the run itself; takes another name")
         return value
 
     @field_validator("splits")

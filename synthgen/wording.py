@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,19 @@ def plain(text: str, most: int = 80) -> str:
     """A user's text within a message: cut, and what would move a terminal's cursor, or turn its line round, escaped."""
     text = text if len(text) <= most else text[: most - 1] + "…"
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def folded(text: str) -> str:
+    """What people, and file systems, take text for: without regard to case, to how letters with marks are put together
+    (Unicode's canonical caseless match, section 3.13 of its standard), to spaces, and to characters that show nothing.
+    """
+    return unicodedata.normalize("NFC", looked_at(text).casefold())
+
+
+def looked_at(text: str) -> str:
+    """What a text looks like: `folded`, but for case."""
+    seen = "".join(c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+    return unicodedata.normalize("NFC", " ".join(seen.split()))
 
 
 def takes(kind: str, context: Mapping[str, Any], got: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pycocotools import mask as coco_mask
 
+from synthgen.errors import BackendError
 from synthgen.masks import encode_rle
 from synthgen.records import Accepted, instances_of, label_rows, label_schema
 from synthgen.store import Run
@@ -190,3 +192,10 @@ def test_rows_and_back() -> None:
     np.testing.assert_array_equal(after.scores["box_iou"], before.scores["box_iou"])
     assert list(label_rows(EMPTY, instances(EMPTY))) == []
     assert len(instances_of(None, HEIGHT, WIDTH)) == 0
+
+
+@pytest.mark.parametrize("name", ["area", "instance", "rle"])
+def test_a_score_does_not_take_the_place_of_a_column(name: str) -> None:
+    before = replace(instances(7), scores={name: np.ones(len(instances(7)), np.float32)})
+    with pytest.raises(BackendError, match=f"got a score called '{name}', which is a column"):
+        list(label_rows(7, before))

@@ -16,9 +16,10 @@ import yaml
 
 from synthgen import cli
 from synthgen.errors import SpecError
+from synthgen.pipeline import Build
 from synthgen.reading import load_yaml
 from synthgen.schema import json_schema
-from synthgen.spec import DatasetSpec, differences, load_spec, set_value
+from synthgen.spec import MEASURE_COLUMNS, RUN_FOLDERS, DatasetSpec, differences, load_spec, set_value
 from synthgen.stages import check, judged_by, labelled_by, made_from, measured_by
 
 ROOT = Path(__file__).parents[1]
@@ -483,6 +484,41 @@ def test_numbers_that_specs_in_run_folders_have_are_numbers() -> None:
     ]
     assert load_yaml(yaml.safe_dump(values)) == values
     assert [isinstance(v, float) for v in load_yaml(yaml.safe_dump(values))] == [isinstance(v, float) for v in values]
+
+
+TWINS: list[tuple[dict[str, Any], str]] = [
+    ({"classes": ["caf\u00e9", "cafe\u0301"]}, "classes: got 'cafe\u0301' twice"),
+    ({"classes": ["Stra\u00dfe", "STRASSE"]}, "classes: got 'STRASSE' twice"),
+    ({"classes": ["\u0130zmir", "i\u0307zmir"]}, "classes: got 'i\u0307zmir' twice"),
+    ({"classes": ["apple", "app\u200dle"]}, "twice, for 'apple'"),
+    ({"classes": ["red apple", "red\u202fapple"]}, "twice, for 'red apple'"),
+    ({"prompts.slots.ground": ["caf\u00e9", "cafe\u0301"]}, "prompts.slots: got 'cafe\u0301' more than once"),
+    ({"prompts.slots.ground": {"sand": 1, "sand ": 1}}, "prompts.slots: got 'sand ' more than once"),
+    ({"splits": {"train": 0.5, "Train": 0.5}}, "splits: got 'train' and 'Train', which some file systems"),
+    ({"filters": {"sharpness": {}, "Sharpness": {"use": "sharpness"}}}, "filters: got 'sharpness' and 'Sharpness'"),
+    ({"exporters": {"coco": {}, "COCO": {"use": "coco"}}}, "exporters: got 'coco' and 'COCO'"),
+    ({"exporters": {"images": {"use": "coco"}}}, "exporters: got 'images', which is a folder of the run itself"),
+    ({"exporters": {"Jobs": {"use": "coco"}}}, "exporters: got 'Jobs', which is a folder of the run itself"),
+    ({"filters": {"image_id": {"use": "sharpness"}}}, "filters: got 'image_id', which is a column"),
+    ({"filters": {"Instance": {"use": "sharpness"}}}, "filters: got 'Instance', which is a column"),
+    ({"filters": {"Not_Found": {"use": "sharpness"}}}, "filters: got 'Not_Found', which is the name of a reason"),
+]
+
+
+@pytest.mark.parametrize(("change", "line"), TWINS)
+def test_names_that_would_be_taken_for_others_are_refused(
+    good: dict[str, Any], change: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(SpecError) as error:
+        DatasetSpec.parse(changed(good, change))
+    assert line in str(error.value)
+
+
+def test_names_that_a_run_folder_has_are_kept_from_exporters_and_filters(finished: Build) -> None:
+    run, spec = finished.run, finished.spec
+    assert {p.name for p in run.root.iterdir() if p.is_dir()} - set(spec.exporters) == set(RUN_FOLDERS)
+    columns = run.read_table(run.table_file("measures", 0)).column_names
+    assert set(columns) - set(spec.filters) == set(MEASURE_COLUMNS)
 
 
 # JSON Schema
