@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from synthgen.errors import RunError, SynthgenError
+from synthgen.errors import RunError, SynthgenError, of_system
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -110,6 +110,9 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and (told := of_system(error)):
+            print(f"error: {told}", file=sys.stderr)
+            sys.exit(told.exit_code)
         words = getattr(error, "format_message", None)  # wrong usage: click's errors, of which typer has its own copy
         if callable(words):
             if text := " ".join(words().split()):
@@ -414,13 +417,14 @@ def verify(run: RunFolder) -> None:
     from synthgen.store import Run
     from synthgen.verification import inspect, withdraw
 
-    with Run.existing(run).lock():
+    with Run.existing(run).reading() as locked:
         try:
             build = Build.open(run)
         except SpecError as error:
             raise RunError(f"damaged: spec.yaml: {error}\nrun the spec again to write it anew") from error
         found = inspect(build)
-        withdraw(build, found.damages)
+        if locked:
+            withdraw(build, found.damages)
     for damage in found.damages:
         print(f"damaged: {damage}", file=sys.stderr)
     for name in found.stray:

@@ -1,9 +1,12 @@
 """What can go wrong, in words for people, each with its exit code."""
 
+import errno
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
+
+FULL = {errno.ENOSPC, errno.EDQUOT}  # no room on the disk, or none that this user may take
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -56,7 +59,21 @@ class RunError(SynthgenError):
     """A run folder that cannot be used as asked: another dataset, locked, or damaged."""
 
 
+class NotWritable(RunError):
+    """A folder in which this process may not write: another user's, say, or on a disk mounted for reading."""
+
+
 class OutOfRoom(SynthgenError):
     """Disk or memory is full; what is committed stays, and the same command resumes."""
 
     exit_code = 4
+
+
+def of_system(error: OSError) -> SynthgenError | None:
+    """What the system said of a file, for the person at the terminal; None if it was not about a file."""
+    if error.filename is None:
+        return None
+    words = f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"
+    if error.errno in FULL:
+        return OutOfRoom(f"{words}; free some room and run the same command again")
+    return RunError(words)

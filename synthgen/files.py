@@ -3,7 +3,6 @@ lists of files."""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import signal
@@ -12,17 +11,17 @@ from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO, Any
 
 import orjson
 
-from synthgen.errors import OutOfRoom
+from synthgen.errors import FULL, OutOfRoom
 
 TEMPORARY = ".*.tmp"  # what names of files match that have not got their own yet
 SEAL = "seal"
 LIST = ".files"  # how the names of lists end
 Entry = tuple[int, str]  # what a file holds: size in bytes, sha256
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def digest(value: Any) -> str:
@@ -53,7 +52,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         _fault("after", path)
         _fsync_folder(path.parent)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise OutOfRoom(f"no room left on the disk for {path}; free some and run the same command again") from error
         raise
     finally:
@@ -83,6 +82,19 @@ def _fault(when: str, path: Path) -> None:
     wanted = os.environ.get("SYNTHGEN_FAULT")
     if wanted and wanted.split(" ")[0] == when and fnmatch(str(path), wanted.split(" ", 1)[1]):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def require_writable(folder: Path) -> None:
+    """Tries to write where a folder is, or will be made; nothing is left of it.
+
+    Raises:
+        OSError: one may not.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    with TemporaryFile(dir=place):
+        pass
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:

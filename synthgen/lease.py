@@ -19,10 +19,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from synthgen import interrupts
-from synthgen.errors import RunError
+from synthgen.errors import NotWritable, RunError
 from synthgen.wording import plain
 
 LEASE_SECONDS = 60.0  # without a sign of life, after which another host may take the folder
@@ -169,9 +169,10 @@ def held(file: Path) -> Iterator[Lease]:
 
     Raises:
         RunError: another process is at work there; says which, and on which host.
+        NotWritable: nobody of this process's rights can be at work there.
     """
     slot = FileSlot(file)
-    with open(file, "a+b") as opened:
+    with _opened(file) as opened:
         locked = True
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -209,6 +210,13 @@ def leased(slot: Slot, locked: bool = True) -> Iterator[Lease]:
         lease.clear()
 
 
+def _opened(file: Path) -> BinaryIO:
+    try:
+        return open(file, "a+b")
+    except OSError as error:
+        raise NotWritable(f"{file.parent} cannot be written: {error.strerror}") from error
+
+
 def holder(file: Path) -> str:
     """Who is at work in the folder of a file: process and host; "" for nobody."""
     locked = True
@@ -241,7 +249,7 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
 def _read(slot: Slot) -> bytes:
     try:
         return slot.read()
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return b""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,8 +13,8 @@ from typing import Any
 
 from synthgen.backends import Exporter, Filter, Generator, Grounder, Request, Segmenter, Stage, backend_module
 from synthgen.errors import Problem, SpecError
-from synthgen.files import digest
-from synthgen.models import ModelMissing
+from synthgen.files import digest, require_writable
+from synthgen.models import ModelMissing, cache_folder
 from synthgen.plan import Round, first_round, phrase, plan_round
 from synthgen.spec import DatasetSpec
 from synthgen.tokens import PromptForm
@@ -139,6 +140,13 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
                     pass
         except SpecError as error:
             problems += error.problems
+    home = os.environ.get("PREFECT_HOME")  # else Prefect's is in the cache
+    cache = {"PREFECT_HOME": Path(home)} if home else {"SYNTHGEN_HOME": cache_folder()}
+    for name, folder in {"--out": out, **cache}.items():
+        try:
+            require_writable(folder)
+        except OSError as error:
+            problems.append(Problem(name, f"cannot write in {folder}: {error.strerror}; takes a folder where one can"))
     need, place = disk_bytes(spec), out.resolve()
     while not place.exists():
         place = place.parent

@@ -30,7 +30,7 @@ import yaml
 from numpy.typing import NDArray
 
 from synthgen import lease
-from synthgen.errors import OutOfRoom, RunError, SpecError
+from synthgen.errors import NotWritable, OutOfRoom, RunError, SpecError
 from synthgen.files import (
     LIST,
     SEAL,
@@ -173,7 +173,10 @@ class Run:
     @contextmanager
     def _held(self, file: Path, name: str) -> Iterator[list[lease.Lease]]:
         """`lease.held`, here and, by an object of that name, in the store, where there is one."""
-        self.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotWritable(f"{self.root} cannot be made: {error.strerror}") from error
         with ExitStack() as stack:
             held = [stack.enter_context(lease.held(file))]
             if self._mirror:
@@ -346,6 +349,24 @@ class Run:
                 yield
             finally:
                 del _leases[self.root]
+
+    @contextmanager
+    def reading(self) -> Iterator[bool]:
+        """`lock`, for who can do without where the folder may not be written; -> whether it is locked.
+
+        Raises:
+            RunError: another process holds it.
+        """
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.lock())
+                locked = True
+            except NotWritable as error:
+                if holder := self.holder():
+                    raise RunError(f"another process ({holder}) is at work in {self.root}") from error
+                self.look()
+                locked = False
+            yield locked
 
     def holder(self) -> str:
         """Who holds the lock, as it says itself; "" for nobody."""
