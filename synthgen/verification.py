@@ -86,7 +86,9 @@ def _files(build: Build) -> Iterator[Damage]:
         if stage == "export" and not mark.inputs:
             continue  # to be made anew in any case
         for name, (size, checksum) in run.files_of(mark):
-            if what := _difference(run.root / name, size, checksum):
+            if stage != "export" and run.leads_out(run.root / name):  # an export's folder may have been moved
+                yield Damage(name, "a link on its way leads out of the run folder", stage, shard)
+            elif what := _difference(run.root / name, size, checksum):
                 yield Damage(name, what, stage, shard)
 
 
