@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from synthgen.files import at_home
 from synthgen.models import cache_folder
 from synthgen.user_profile import has_server
 
@@ -20,7 +21,7 @@ from synthgen.user_profile import has_server
 os.environ.setdefault("DO_NOT_TRACK", "1")
 if "PREFECT_API_URL" not in os.environ and not has_server():
     os.environ.setdefault("PREFECT_HOME", str(cache_folder() / "prefect"))
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
+    at_home(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
 
 from prefect import Flow, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact

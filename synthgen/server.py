@@ -35,6 +35,7 @@ from prefect.settings import (
 )
 
 from synthgen.errors import SynthgenError
+from synthgen.files import at_home
 from synthgen.models import cache_folder
 
 START_SECONDS = 180.0  # a busy laptop needs more than the 20 s that Prefect allows
@@ -65,7 +66,7 @@ def embedded_server(services: bool = False) -> Iterator[str]:
     Raises:
         ServerError: it ended at once, or did not answer in time; says what it printed last.
     """
-    home = Path(os.environ.get("PREFECT_HOME", cache_folder() / "prefect")).absolute()
+    home = at_home(os.environ.get("PREFECT_HOME", cache_folder() / "prefect")).absolute()
     home.mkdir(parents=True, exist_ok=True)
     _end_left_behind(home)
     with socket.socket() as found:

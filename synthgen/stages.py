@@ -13,7 +13,7 @@ from typing import Any
 
 from synthgen.backends import Exporter, Filter, Generator, Grounder, Request, Segmenter, Stage, backend_module
 from synthgen.errors import Problem, SpecError
-from synthgen.files import digest, require_writable
+from synthgen.files import at_home, digest, require_writable
 from synthgen.models import ModelMissing, cache_folder
 from synthgen.plan import Round, first_round, phrase, plan_round
 from synthgen.spec import DatasetSpec
@@ -141,7 +141,7 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
         except SpecError as error:
             problems += error.problems
     home = os.environ.get("PREFECT_HOME")  # else Prefect's is in the cache
-    cache = {"PREFECT_HOME": Path(home)} if home else {"SYNTHGEN_HOME": cache_folder()}
+    cache = {"PREFECT_HOME": at_home(home)} if home else {"SYNTHGEN_HOME": cache_folder()}
     for name, folder in {"--out": out, **cache}.items():
         try:
             require_writable(folder)
