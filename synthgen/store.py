@@ -188,7 +188,10 @@ class Run:
         return self._folders_out[folder] or (path.is_symlink() and self._is_outside(path))
 
     def _is_outside(self, path: Path) -> bool:
-        return not Path(os.path.realpath(path)).is_relative_to(self.root)
+        try:
+            return not path.resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError):  # links in a circle
+            return True
 
     def publish(self, path: Path) -> None:
         """Puts a file that no mark names into the store, where there is one."""

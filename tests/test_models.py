@@ -449,7 +449,8 @@ def test_a_disk_that_is_full(
             f"models.KNOWN['vit_b'] = models.KnownModel(0.4, '{server.url}/vit_b.pth', '{MD5}'); "
             "sys.argv = ['synthgen', 'models', '--download', 'vit_b']; cli.main()"
         )
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        root = Path(__file__).parents[1]
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
         code, err = done.returncode, done.stderr
         assert err == "error: no room left on the disk for 'vit_b'; free some and run the same command again\n"
         assert (home / "models" / ".vit_b.pth.part").stat().st_size == HALF
