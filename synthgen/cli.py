@@ -88,8 +88,6 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    # A spec may name modules of the user's that lie here; last, so that none of them hides a package's.
-    sys.path.append(str(Path.cwd()))
     try:
         code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
         if code == 130:  # what typer makes of a KeyboardInterrupt
@@ -132,7 +130,16 @@ def _console() -> Console:
 def _load(spec: Path, overrides: list[str]) -> DatasetSpec:
     from synthgen.spec import load_spec
 
-    return load_spec(spec, overrides)
+    loaded = load_spec(spec, overrides)
+    _say_imported(loaded)
+    return loaded
+
+
+def _say_imported(spec: DatasetSpec) -> None:
+    from synthgen.stages import own_modules
+
+    for key, place in own_modules(spec).items():
+        print(f"note: {key}: imported your module from {place}", file=sys.stderr)
 
 
 @app.command()
@@ -285,6 +292,7 @@ def _reopen(run: Path, overrides: list[str]) -> Build:
     for override in overrides:
         set_value(raw, override)
     spec = DatasetSpec.parse(raw)
+    _say_imported(spec)
     return Build.start(folder, spec, Stages.of(spec))
 
 
@@ -389,7 +397,7 @@ def status(run: RunFolder) -> None:
     from synthgen.pipeline import PER_SHARD, Build
     from synthgen.summary import headline
 
-    build = Build.open(run)
+    build = Build.read(run)
     shards = build.run.shards()
     holder = build.run.holder()
     print(f"{build.spec.name}, {len(shards)} shards planned" + (f"; {holder} is at work" if holder else ""))
@@ -419,7 +427,7 @@ def verify(run: RunFolder) -> None:
 
     with Run.existing(run).reading() as locked:
         try:
-            build = Build.open(run)
+            build = Build.read(run)
         except SpecError as error:
             raise RunError(f"damaged: spec.yaml: {error}\nrun the spec again to write it anew") from error
         found = inspect(build)
@@ -443,7 +451,7 @@ def report(run: RunFolder) -> None:
     from synthgen.store import Run
 
     with Run.existing(run).lock():
-        build = Build.open(run)
+        build = Build.read(run)
         if not build.is_done("judge"):
             raise RunError(
                 f"{run} has not been judged by its spec and reviews yet; judge it first: synthgen judge {run}"
@@ -468,7 +476,9 @@ def review(
     from synthgen.pipeline import Build
     from synthgen.review.server import serve
 
-    made = serve(Build.open(run), queue, count, port, browser)
+    build = Build.open(run)
+    _say_imported(build.spec)
+    made = serve(build, queue, count, port, browser)
     print(f"{made} verdicts made; apply them with: synthgen judge {run}" if made else "no verdicts made")
 
 
@@ -492,7 +502,7 @@ def show(
     from synthgen.pipeline import Build
     from synthgen.show import draw
 
-    build = Build.open(run)
+    build = Build.read(run)
     path = output or build.run.root / ("rejected.png" if rejected else "sheet.png")
     drawn = draw(build, path, images=images, columns=columns, tile_px=tile, rejected=rejected)
     print(f"{path}: {drawn} images")
@@ -509,7 +519,9 @@ def remake(
 
     from synthgen.pipeline import Build
 
-    old, now = Build.open(run).remake(image_id)
+    build = Build.open(run)
+    _say_imported(build.spec)
+    old, now = build.remake(image_id)
     if output:
         from PIL import Image
 

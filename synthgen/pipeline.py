@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from synthgen import __version__
 from synthgen import stages as parts
 from synthgen.attempts import Attempts
-from synthgen.backends import ModelConfig, measured
+from synthgen.backends import ModelConfig, is_own, measured
 from synthgen.errors import RunError
 from synthgen.export_folder import exporting
 from synthgen.figures import figures
@@ -38,6 +38,7 @@ from synthgen.store import Mark, Run, StageName
 from synthgen.summary import shortfall
 from synthgen.tables import Tables
 from synthgen.types import DatasetInfo, Instances, Job, Sample
+from synthgen.unloaded import record
 from synthgen.verdicts import Verdicts, judge
 
 if TYPE_CHECKING:
@@ -82,7 +83,12 @@ class Build:
         run.mend_rounds()
         run.write_spec(spec.dump())
         facts = {"run": run.number, "synthgen": __version__, "made_from": made_from, "models": models}
-        run.write_facts({**facts, "spec": sha256(run.spec_file)})
+        modules = {
+            key: record(stage, str(models.get(key, {}).get("weights", "")))
+            for key, stage in stages.named().items()
+            if is_own(stage.config.use)
+        }
+        run.write_facts({**facts, **({"modules": modules} if modules else {}), "spec": sha256(run.spec_file)})
         return cls(run, spec, stages)
 
     @classmethod
@@ -90,6 +96,13 @@ class Build:
         """A run folder with the spec that stands in it."""
         run = Run.existing(root)
         spec = DatasetSpec.parse(run.read_spec())
+        return cls(run, spec, Stages.of(spec))
+
+    @classmethod
+    def read(cls, root: Path) -> Build:
+        """`open`, for those who only read: no module that the spec names is imported, see `unloaded`."""
+        run = Run.existing(root)
+        spec = DatasetSpec.parse(run.read_spec(), run.read_facts().get("modules", {}))
         return cls(run, spec, Stages.of(spec))
 
     # What each piece of work is made from

@@ -16,10 +16,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from synthgen.backends import Config, FilterConfig, backend_module
+from synthgen.backends import Config, FilterConfig, backend_module, is_own
 from synthgen.errors import Problem, SpecError, listed, nearest
 from synthgen.reading import as_written, load_yaml, read_text
 from synthgen.types import Category
+from synthgen.unloaded import Recorded, UnloadedConfig, UnloadedFilterConfig
 from synthgen.wording import folded, looked_at, plain, shown, takes
 
 STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
@@ -375,8 +376,11 @@ class DatasetSpec(_Strict):
         return self
 
     @classmethod
-    def parse(cls, raw: Any) -> DatasetSpec:
+    def parse(cls, raw: Any, unloaded: Mapping[str, Recorded] | None = None) -> DatasetSpec:
         """Plain data, as YAML gives it -> a spec.
+
+        Args:
+            unloaded: key in the spec -> what is recorded of a backend of the user's, of which none is imported then.
 
         Raises:
             SpecError: with every problem found.
@@ -387,12 +391,13 @@ class DatasetSpec(_Strict):
         problems: list[Problem] = []
         failed: set[tuple[str, ...]] = set()
         for kind, default in STAGES.items():
-            data[kind] = _parse_stage(kind, (kind,), data.get(kind), default, problems, failed)
+            data[kind] = _parse_stage(kind, (kind,), data.get(kind), default, unloaded, problems, failed)
         for key, kind in (("filters", "filter"), ("exporters", "exporter")):
             given = data.get(key, dict.fromkeys(DEFAULTS[key]))
             if isinstance(given, dict) and len(given) <= MAX_ENTRIES:  # else it is told so below, in a moment
                 data[key] = {
-                    n: _parse_stage(kind, (key, str(n)), v, str(n), problems, failed) for n, v in given.items()
+                    n: _parse_stage(kind, (key, str(n)), v, str(n), unloaded, problems, failed)
+                    for n, v in given.items()
                 }
         try:
             spec = cls.model_validate(data)
@@ -410,7 +415,13 @@ class DatasetSpec(_Strict):
 
 
 def _parse_stage(
-    kind: str, where: tuple[str, ...], raw: Any, default: str, problems: list[Problem], failed: set[tuple[str, ...]]
+    kind: str,
+    where: tuple[str, ...],
+    raw: Any,
+    default: str,
+    unloaded: Mapping[str, Recorded] | None,
+    problems: list[Problem],
+    failed: set[tuple[str, ...]],
 ) -> Config | None:
     field = ".".join(map(plain, where))
     raw = {"use": raw} if isinstance(raw, str) else {} if raw is None else raw
@@ -421,6 +432,9 @@ def _parse_stage(
     else:
         own = f"{field}.use" if "use" in raw else field
         try:
+            if unloaded is not None and is_own(use):
+                unread = UnloadedFilterConfig if kind == "filter" else UnloadedConfig
+                return unread.of({**raw, "use": use}, unloaded.get(field))
             options = _options(kind, use)
             return options.model_validate({**raw, "use": use})
         except LookupError as error:

@@ -5,19 +5,32 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from synthgen.backends import Exporter, Filter, Generator, Grounder, Request, Segmenter, Stage, backend_module
+from synthgen.backends import (
+    Exporter,
+    Filter,
+    Generator,
+    Grounder,
+    Request,
+    Segmenter,
+    Stage,
+    backend_module,
+    is_own,
+)
 from synthgen.errors import Problem, SpecError
 from synthgen.files import digest, require_writable
 from synthgen.models import ModelMissing, cache_folder
 from synthgen.plan import Round, first_round, phrase, plan_round
-from synthgen.spec import DatasetSpec
+from synthgen.spec import STAGES, DatasetSpec
 from synthgen.tokens import PromptForm
+from synthgen.unloaded import UnloadedConfig
+from synthgen.unloaded import backend as unloaded
 
 FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
 JUDGED = 2  # of what judging writes: a change here judges every existing run anew
@@ -36,6 +49,8 @@ class Stages:
     @classmethod
     def of(cls, spec: DatasetSpec) -> Stages:
         def build(kind: str, config: Any) -> Any:
+            if isinstance(config, UnloadedConfig):
+                return unloaded(kind, config, spec.categories)
             return backend_module(kind, config.use).Backend(config, spec.categories)
 
         return cls(
@@ -55,6 +70,17 @@ class Stages:
             **{f"filters.{name}": f for name, f in self.filters.items()},
             **{f"exporters.{name}": e for name, e in self.exporters.items()},
         }
+
+
+def own_modules(spec: DatasetSpec) -> dict[str, str]:
+    """Key in the spec -> file, of the modules of the user's that it names, which are imported."""
+    configs = {
+        **{kind: getattr(spec, kind) for kind in STAGES},
+        **{f"filters.{name}": config for name, config in spec.filters.items()},
+        **{f"exporters.{name}": config for name, config in spec.exporters.items()},
+    }
+    named = {key: config.use for key, config in configs.items() if is_own(config.use)}
+    return {key: str(getattr(sys.modules.get(use), "__file__", use)) for key, use in named.items()}
 
 
 def request_of(spec: DatasetSpec) -> Request:
@@ -142,7 +168,8 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
             problems += error.problems
     home = os.environ.get("PREFECT_HOME")  # else Prefect's is in the cache
     cache = {"PREFECT_HOME": Path(home)} if home else {"SYNTHGEN_HOME": cache_folder()}
-    for name, folder in {"--out": out, **cache}.items():
+    # Trying leaves nothing, and yet it is a deed: a spec that is refused for something else has done none.
+    for name, folder in {"--out": out, **cache}.items() if not problems else ():
         try:
             require_writable(folder)
         except OSError as error:

@@ -122,6 +122,7 @@ def test_imports_point_one_way() -> None:
         "signatures",
         "devices",
         "backends",
+        "unloaded",
         "sam_attention",
         "sam",
         "clip",
