@@ -375,7 +375,10 @@ def bench(
         found = compare(loaded, Path(folder))
         cost = export_cost(annotations, Path(folder) / "records")
     _console().print(table(found))
+    middle, least, most = found.spread
     print(f"whole run / bare loop: {found.ratio:.3f} ({found.whole:.1f} s / {sum(found.bare.values()):.1f} s)")
+    print(f"shard by shard, in turns: median {middle:.3f}, from {least:.3f} to {most:.3f} ({len(found.pairs)} shards)")
+    print(f"of the whole run, what is of no shard (plan, judge, export, report): {found.rest:.1f} s")
     print(f"Prefect's start, counted apart: {found.start:.1f} s")
     print(f"export of {cost.annotations:,} annotations: {cost.seconds:.1f} s, {cost.peak_mb:.0f} MB at most")
 
