@@ -564,6 +564,8 @@ def calibrate(
     known = truths.from_coco(loaded, truth, images, count) if truth and images else truths.composed(loaded, count, seed)
     if known.left_out and not quiet:
         console.print(f"left out, since none is there: {', '.join(known.left_out)}", highlight=False, markup=False)
+    if known.unusable and not quiet:
+        console.print(truths.objects_left_out(known.unusable), highlight=False, markup=False, soft_wrap=True)
     planted = faults.plant(loaded, stages.segmenter, known, share, seed)
     if not quiet:
         planted = findings.watched(planted, known.count, console)
@@ -576,7 +578,7 @@ def calibrate(
         for part in findings.tables(found):
             console.print(part, highlight=False, width=width)
     if json:
-        asked = {"spec": str(spec), "truth": str(truth) if truth else None, "seed": seed}
+        asked = {"spec": str(spec), "truth": str(truth) if truth else None, "seed": seed, "left_out": known.unusable}
         findings.write(json, {**asked, **findings.as_data(found)})
         if not quiet:
             print(f"wrote {json}")
