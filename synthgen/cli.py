@@ -386,7 +386,10 @@ def bench(
         found = compare(loaded, Path(folder))
         cost = export_cost(annotations, Path(folder) / "records")
     _console().print(table(found))
+    middle, least, most = found.spread
     print(f"whole run / bare loop: {found.ratio:.3f} ({found.whole:.1f} s / {sum(found.bare.values()):.1f} s)")
+    print(f"shard by shard, in turns: median {middle:.3f}, from {least:.3f} to {most:.3f} ({len(found.pairs)} shards)")
+    print(f"of the whole run, what is of no shard (plan, judge, export, report): {found.rest:.1f} s")
     print(f"Prefect's start, counted apart: {found.start:.1f} s")
     print(f"export of {cost.annotations:,} annotations: {cost.seconds:.1f} s, {cost.peak_mb:.0f} MB at most")
 
@@ -577,6 +580,8 @@ def calibrate(
     known = truths.from_coco(loaded, truth, images, count) if truth and images else truths.composed(loaded, count, seed)
     if known.left_out and not quiet:
         console.print(f"left out, since none is there: {', '.join(known.left_out)}", highlight=False, markup=False)
+    if known.unusable and not quiet:
+        console.print(truths.objects_left_out(known.unusable), highlight=False, markup=False, soft_wrap=True)
     planted = faults.plant(loaded, stages.segmenter, known, share, seed)
     if not quiet:
         planted = findings.watched(planted, known.count, console)
@@ -589,7 +594,7 @@ def calibrate(
         for part in findings.tables(found):
             console.print(part, highlight=False, width=width)
     if json:
-        asked = {"spec": str(spec), "truth": str(truth) if truth else None, "seed": seed}
+        asked = {"spec": str(spec), "truth": str(truth) if truth else None, "seed": seed, "left_out": known.unusable}
         findings.write(json, {**asked, **findings.as_data(found)})
         if not quiet:
             print(f"wrote {json}")

@@ -6,7 +6,7 @@ Tasks take paths and integers and give counts; what is done is the store's to sa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +37,7 @@ from synthgen.profile import Profile, load_profile
 from synthgen.quality import Quality
 from synthgen.report.page import write
 from synthgen.server import embedded_server, on_server, without_proxy
-from synthgen.spec import load_spec
+from synthgen.spec import DatasetSpec, load_spec
 from synthgen.stages import check
 from synthgen.store import Run
 from synthgen.summary import markdown
@@ -145,17 +145,29 @@ def build_dataset(
         SynthgenError: the spec cannot be run, or the folder cannot be used.
     """
     loaded, where = load_spec(Path(spec), overrides), load_profile(Path(profile)) if profile else Profile()
-    out = place(out)
-    stages = check(loaded, out)
-    folder = Run.at(out, loaded.name, run)
+
+    def shards(folder: Run, pending: Sequence[int]) -> None:
+        if where.runner == "local":
+            make(folder.root, pending, allow_mixed, strict)
+        else:
+            hand_out(where, folder, pending, allow_mixed, strict)
+
+    return asdict(carry_out(loaded, place(out), run, shards))
+
+
+def carry_out(spec: DatasetSpec, out: Path, number: int, shards: Callable[[Run, Sequence[int]], object]) -> Quality:
+    """All that a flow does for a run in `out`; `shards` has those made that a round has left to do.
+
+    Raises:
+        SynthgenError: the spec cannot be run, or the folder cannot be used.
+    """
+    stages = check(spec, out)
+    folder = Run.at(out, spec.name, number)
     with folder.lock(), stoppable():
-        build = Build.start(folder, loaded, stages)
+        build = Build.start(folder, spec, stages)
         while True:
             build.plan()
-            if where.runner == "local":
-                make(folder.root, build.pending(), allow_mixed, strict)
-            else:
-                hand_out(where, folder, build.pending(), allow_mixed, strict)
+            shards(folder, build.pending())
             judge(folder.root)
             if not build.extend():
                 break
@@ -163,10 +175,10 @@ def build_dataset(
         report(folder.root)
         quality = build.quality()
     assert quality is not None
-    if loaded.grow:  # not before the lock is let go: a run that is being made is no part of the whole
+    if spec.grow:  # not before the lock is let go: a run that is being made is no part of the whole
         merge(folder.root)
     publish(quality)
-    return asdict(quality)
+    return quality
 
 
 def computed(profile: Path | None) -> Flow[..., dict[str, Any]]:

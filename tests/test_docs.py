@@ -142,6 +142,7 @@ def test_imports_point_one_way() -> None:
         "reasons",
         "tables",
         "verdicts",
+        "pictures",
         "truths",
         "faults",
         "calibration",

@@ -1002,3 +1002,14 @@ def test_a_damaged_image_that_is_made_again_is_linked_again(
     run_through(quick, copied)
     assert image.read_bytes() == link.read_bytes() == whole
     assert link.samefile(image)
+
+
+def test_a_run_of_images_without_objects_warns_of_nothing(
+    quick: dict[str, Any], run_through: Any, tmp_path: Path
+) -> None:
+    """Measures of instances have no numbers then, with thresholds all the same. Warnings are errors in all tests."""
+    filters = dict.fromkeys(("predicted_iou", "stability", "mask_area", "box_agreement", "asked_found"))
+    build = run_through({**quick, "count": 2, "objects_per_image": 0, "filters": filters}, tmp_path)
+    quality = build.quality()
+    assert (quality.made, quality.accepted, quality.instances, quality.reasons) == (2, 2, 0, {})
+    assert build.spec.layout is not None
