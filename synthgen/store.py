@@ -308,6 +308,11 @@ class Run:
                 file.write(data)
             self.publish(self.spec_file)
 
+    def spec_is_as_recorded(self) -> bool:
+        """Whether the spec's file has the checksum that `run.json` says; so it is where nothing is recorded."""
+        facts = self.read_facts()
+        return not facts or facts.get("spec") == sha256(self.spec_file)
+
     @property
     def facts_file(self) -> Path:
         return self.root / "run.json"

@@ -68,8 +68,7 @@ def _files(build: Build) -> Iterator[Damage]:
     run = build.run
     for file in run.damaged_records():
         yield Damage(_name(run, file), "its checksum differs")
-    facts = run.read_facts()
-    if facts and facts.get("spec") != sha256(run.spec_file):
+    if not run.spec_is_as_recorded():
         yield Damage("spec.yaml", "its checksum differs")
     if run.reviews_file.is_file():
         said = run.reviews_file.read_bytes()

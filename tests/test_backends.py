@@ -437,7 +437,7 @@ def test_commands_that_only_read_a_run_import_none_of_its_modules(own, own_spec,
     spec.write_text(spec.read_text().replace("ownpack.colours", "evil.thing"))
     for command in ("status", "verify", "show", "report"):
         code, _, told = synthgen(command, root)
-        assert code == 2 and told.count("\n") == 1
+        assert code == 2 and (told.count("\n") == 1 or told.startswith("error: damaged: spec.yaml: "))
         assert "generator.use: 'evil.thing' is a module of yours, of which this run folder holds no record" in told
     assert not flag.exists() and sys.path == path and not {"evil", "ownpack"} & sys.modules.keys()
 
