@@ -10,7 +10,7 @@ import orjson
 import pytest
 from test_pipeline import images, results
 
-from synthgen import verification
+from synthgen import store, verification
 from synthgen.errors import RunError, SynthgenError
 from synthgen.files import listed, read_sealed, sha256
 from synthgen.pipeline import Build
@@ -101,7 +101,8 @@ def test_a_damaged_mark_has_the_name_of_its_file(copied: Path) -> None:
 
 def test_every_file_is_read_for_its_checksum_once(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr(verification, "sha256", lambda path: seen.append(path) or sha256(path))
+    for module in (verification, store):
+        monkeypatch.setattr(module, "sha256", lambda path: seen.append(path) or sha256(path))
     assert inspect(finished).damages == ()
     known = {name for _, _, mark in finished.run.marks() for name, _ in finished.run.files_of(mark)}
     assert sorted(seen) == sorted([finished.run.spec_file, *(finished.run.root / name for name in known)])
