@@ -422,7 +422,10 @@ def status(run: RunFolder) -> None:
 
 @app.command()
 def verify(run: RunFolder) -> None:
-    """Check every checksum, mask and id of a run, and its exports; what is damaged is made anew by the next run."""
+    """Check every checksum, mask and id of a run, its reviews and exports; the next run makes anew what is damaged.
+
+    Exits 0 for a run that is whole, 3 for one that is not complete, 2 for one that is damaged.
+    """
     from synthgen.errors import SpecError
     from synthgen.pipeline import Build
     from synthgen.store import Run
@@ -442,10 +445,15 @@ def verify(run: RunFolder) -> None:
         print(f"damaged: {damage}", file=sys.stderr)
     for name in found.stray:
         print(f"of no stage of this run: {name}")
-    print(f"{found.files} files read, {len(found.damages)} damages")
+    for line in found.missing:
+        print(f"to be done: {line}", file=sys.stderr)
+    print(f"{found.files} files read, {len(found.damages)} damages" + (", and not complete" if found.missing else ""))
     if found.damages:
         print("run the spec again to make anew what is damaged", file=sys.stderr)
         raise typer.Exit(2)
+    if found.missing:
+        print("run the spec again to go on", file=sys.stderr)
+        raise typer.Exit(3)
 
 
 @app.command()

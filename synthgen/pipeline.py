@@ -155,12 +155,15 @@ class Build:
         """Shards that some stage has still to go through."""
         return [s for s in self.run.shards() if not all(self.is_done(stage, s) for stage in PER_SHARD)]
 
+    def has_its_rounds(self) -> bool:
+        """Whether every shard of the rounds that were begun is planned."""
+        rounds = self.run.read_rounds()
+        return bool(rounds) and len(self.run.shards()) == sum(self._shards_of(r) for r in rounds)
+
     def is_complete(self) -> bool:
         """Whether running would do nothing: everything is made and exported, and no round can be added."""
-        rounds = self.run.read_rounds()
         return (
-            bool(rounds)
-            and len(self.run.shards()) == sum(self._shards_of(r) for r in rounds)
+            self.has_its_rounds()
             and not self.pending()
             and self.is_done("judge")
             and all(self.is_done("export", name) for name in self.spec.exporters)
@@ -413,7 +416,9 @@ class Build:
             numbers["timings"] = timings(self.run, numbers["accepted"])
             with self.run.writing(self.run.quality_file) as file:
                 file.write(orjson.dumps(numbers, option=orjson.OPT_INDENT_2))
-            self.run.commit("judge", None, inputs, [table, self.run.quality_file], seconds=time.monotonic() - started)
+            said = read_reviews(self.run.reviews_file).extent()
+            files, seconds = [table, self.run.quality_file], time.monotonic() - started
+            self.run.commit("judge", None, inputs, files, seconds=seconds, notes={"reviews": said})
         read = self.quality()
         assert read is not None
         return read

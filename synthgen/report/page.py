@@ -54,6 +54,7 @@ def write(build: Build) -> Path:
         # Other runs are no part of what a report is made from: this is how things stood when it was written.
         if behind := drop([past for past in history(run.root.parent) if past.number <= run.number]):
             quality["notes"].append(behind)
+        run.withdraw("report")
         for path, text in ((run.report_file, page(build, quality)), (run.card_file, dataset_card(build, quality))):
             with run.writing(path) as file:
                 file.write(text.encode())

@@ -71,6 +71,7 @@ class ReviewQueue:
         for shard in {item.shard for item in self.items}:
             self._labels |= build.labels_digests(shard, {i.image_id for i in self.items if i.shard == shard})
         self._names = {c.id: c.name for c in build.spec.categories}
+        self._made = {item.shard: run.mark("label", item.shard) for item in self.items}
 
     def said(self) -> list[Review | None]:
         """The verdict that stands on each item: from this queue, and on the labels as they are. On an image: the last
@@ -89,9 +90,14 @@ class ReviewQueue:
         """Records a verdict on an item; on disk when this returns.
 
         Raises:
-            ValueError: there is no such item, label or class.
+            ValueError: there is no such item, label or class; or its labels are others by now.
+            SynthgenError: it cannot be written down.
         """
         item = self.items[place]
+        if self.build.run.mark("label", item.shard) != self._made[item.shard]:
+            raise ValueError(
+                "The labels of this image have been made anew meanwhile. End this review and open it again."
+            )
         instance = item.instance if item.instance is not None else instance
         if verdict in {"wrong_class", "bad_mask"} and instance is None:
             raise ValueError("which label is it?")
