@@ -25,10 +25,10 @@ from synthgen.models import (
     KnownModel,
     ModelMissing,
     find_model,
-    missing_weights,
     model_identity,
     read_card,
 )
+from synthgen.weights import missing_weights
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 FETCH = "synthgen models --download"

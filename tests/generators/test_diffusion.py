@@ -528,7 +528,7 @@ def settings(name: str, text: str) -> Callable[[Path], Any]:
         settings("vae/config.json", "{}"),
         settings("text_encoder/config.json", '{"model_type": "none"}'),
         settings("tokenizer/tokenizer.json", "{"),
-        settings("scheduler/scheduler_config.json", "["),
+        settings("scheduler/scheduler_config.json", '{"beta_schedule": "none"}'),
         index('{"_class_name": "NoSuchPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'),
         index('{"_class_name": "FluxPipeline", "unet": ["diffusers", "UNet2DConditionModel"]}'),
     ],
