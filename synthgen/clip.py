@@ -155,6 +155,7 @@ def _inspect_clip(path: Path) -> weights.Held:
     """What a CLIP's weights hold. Raises: BackendError: the folder holds no CLIP, as far as can be told without reading
     weights."""
     takes = "takes a folder of transformers' CLIPModel with its processor"
+    weights.inspect_file(path / "config.json", path)
     try:
         kind = models.read_json(path / "config.json")["model_type"]
     except (OSError, ValueError, KeyError) as error:

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -87,7 +87,7 @@ def inspect_model(folder: Path) -> Inspected:
     if not any(folder.glob("*.safetensors")):
         raise BackendError(f"{folder} has no .safetensors weights, and other formats can hold code")
     _inspect_settings(folder, held)
-    if _missing_vocabulary(folder, ()):
+    if _missing_vocabulary(folder):
         raise BackendError(f"{folder} has no tokenizer")  # transformers would make up an empty one
     return Inspected((), held)
 
@@ -164,6 +164,8 @@ def pipeline_parts(folder: Path) -> dict[str, str]:
             )
         if value[1].endswith("Pipeline"):
             raise BackendError(f"{file} says {plain(name)}: {shown(value)}, a pipeline within a pipeline; {takes}")
+        if re.match(r"Auto[A-Z]", value[1]):  # such a class would take code that the folder names
+            raise BackendError(f"{file} says {plain(name)}: {shown(value)}; takes the class that it stands for")
         if value[1].lower().startswith(("onnx", "ort", "flax", "flashpack")):
             raise BackendError(
                 f"{file} says {plain(name)}: {shown(value)}; takes classes whose weights are safetensors"
@@ -181,11 +183,9 @@ def _inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str |
     _require_inside(part, folder)
     if (part / "model_index.json").exists():
         raise BackendError(f"{part / 'model_index.json'} makes a pipeline of a part; takes a part's own files")
-    if kind.startswith("Auto"):
-        _require_no_code(part)
     if "Tokenizer" in kind:
         _inspect_settings(part, None)
-        return Inspected(tuple(f"{name} ({lack})" for lack in _missing_vocabulary(part, (kind,))))
+        return Inspected(tuple(f"{name} ({lack})" for lack in _missing_vocabulary(part, kind)))
     if kind.endswith(("Scheduler", "Processor", "ImageProcessorFast", "FeatureExtractor")):
         # A processor of texts may count all pixels of a picture as its edge; and no picture is given to one.
         _inspect_settings(part, None, pictures=name.startswith("feature_extractor"))
@@ -339,13 +339,6 @@ def require_safetensors(file: Path) -> Held:
 # Settings
 
 
-def _require_no_code(folder: Path) -> None:
-    """Raises: BackendError: a class that picks another, by the folder's settings, would be told to take its code."""
-    for file in sorted(folder.glob("*config.json")):
-        if "auto_map" in _settings(file):
-            raise BackendError(f"{file} names code of the model's own (`auto_map`), and such code is never run")
-
-
 def _settings(file: Path) -> dict[str, Any]:
     try:
         return read_json(file)
@@ -444,19 +437,13 @@ def _exists(path: Path) -> bool:
 # Tokenizers
 
 
-def _missing_vocabulary(folder: Path, kinds: Iterable[str]) -> list[str]:
-    """What a tokenizer's folder lacks. `kinds`: its class, where the pipeline's index says it.
+def _missing_vocabulary(folder: Path, kind: str = "") -> list[str]:
+    """What a tokenizer's folder lacks. `kind`: its class, where the pipeline's index says it.
 
     Raises:
         BackendError: its vocabulary is there, and the package that reads it is not installed.
     """
-    if any((folder / name).is_file() for name in VOCABULARIES):
-        return []
-    try:
-        named = str(read_json(folder / "tokenizer_config.json").get("tokenizer_class"))
-    except (OSError, ValueError):
-        named = ""
-    if {*kinds, named} & {*OF_BYTES}:
+    if kind in OF_BYTES or any((folder / name).is_file() for name in VOCABULARIES):
         return []
     files = sorted(file.name for file in folder.glob("*.model") if file.is_file())
     if not files:

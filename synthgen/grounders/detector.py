@@ -215,9 +215,10 @@ def _model_type(path: Path) -> str:
     """`model_type` of a model's folder.
 
     Raises:
-        BackendError: it is none that this grounder knows.
+        BackendError: it is none that this grounder knows, or its settings lie elsewhere.
     """
     takes = f"takes a folder of: {', '.join(IN_HALF_PRECISION)}"
+    weights.inspect_file(path / "config.json", path)
     try:
         model_type = str(models.read_json(path / "config.json")["model_type"])
     except (OSError, ValueError, KeyError) as error:
