@@ -170,9 +170,7 @@ def _inspect_clip(path: Path) -> weights.Held:
 
 def _load(path: Path, device: Any, dtype: Any) -> tuple[Any, Any]:
     from transformers import CLIPModel, CLIPProcessor
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
     with loading(path, _inspect_clip(path)):
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
         model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)

@@ -1,5 +1,5 @@
 """Building a model of a folder: within the bounds that its weights give, without a connection, and with one kind of
-error for whatever the libraries raise."""
+error for whatever the libraries raise; what they remark is kept (`remarks`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import get_ident
 from typing import Any
 
-from synthgen import devices
+from synthgen import devices, remarks
 from synthgen.errors import BackendError, SynthgenError
 from synthgen.weights import Held
 from synthgen.wording import plain
@@ -40,6 +40,7 @@ def loading(path: Path, held: Held, field: str = "") -> Iterator[None]:
     from huggingface_hub import constants
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
+    remarks.listen()
     bounds = _Bounds(path, held)
     hook = register_module_parameter_registration_hook(bounds)
     was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True

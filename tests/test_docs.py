@@ -122,6 +122,7 @@ def test_imports_point_one_way() -> None:
         "tokens",
         "signatures",
         "devices",
+        "remarks",
         "loading",
         "backends",
         "sam_attention",

@@ -50,7 +50,7 @@ def test_two_hundred_hostile_folders(tmp_path: Path) -> None:
     opened."""
     here = Path(__file__).parent
     environment = {**os.environ, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(here.parent), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(here / "hostile_models.py"), str(tmp_path), "9"]
+    command = [sys.executable, str(here / "hostile_models.py"), str(tmp_path), "25"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -412,12 +412,6 @@ class Backend(Generator[Config]):
     def _read(self, has_layout: bool, dtype: torch.dtype) -> DiffusionPipeline:
         """The pipeline, on the CPU."""
         import diffusers
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        for logging in (diffusers_logging, transformers_logging):
-            logging.set_verbosity_error()
-            logging.disable_progress_bar()
 
         # A folder may name our autoencoder's class, and diffusers takes classes from imported modules only.
         import synthgen.mini.autoencoder  # noqa: F401
