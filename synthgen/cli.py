@@ -245,7 +245,13 @@ def run(
     build = Build.open(folder.root)
     quality = build.quality()
     assert quality is not None
+    _tell_remarks(build)
     _report(build, quality, console, quiet, "done")
+
+
+def _tell_remarks(build: Build) -> None:
+    for remark in build.remarks():
+        print(f"note: {remark}", file=sys.stderr)
 
 
 def _report(build: Build, quality: Quality, console: Console, quiet: bool, state: str) -> None:
@@ -304,6 +310,7 @@ def label(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False, allow
     with Run.existing(run).lock():
         build = _reopen(run, overrides)
         quality = _redo(build, quiet, allow_mixed)
+    _tell_remarks(build)
     _merge(build)
     _report(build, quality, _console(), quiet, "done")
 

@@ -18,7 +18,7 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from synthgen import __version__
+from synthgen import __version__, remarks
 from synthgen import stages as parts
 from synthgen.attempts import Attempts
 from synthgen.backends import ModelConfig, is_own, measured
@@ -271,7 +271,7 @@ class Build:
             seconds=time.monotonic() - started,
             counts={"images": len(jobs)},
             environment=where,
-            notes=notes | ({"smaller_batches": attempts.smaller} if attempts.smaller else {}),
+            notes=notes | ({"smaller_batches": attempts.smaller} if attempts.smaller else {}) | remarks.notes(),
             known=known,
         )
         run.clear_batches(shard)
@@ -324,7 +324,10 @@ class Build:
                 behind.do(write, batch, segmenter.segment(images, grounder.ground(batch, images)))
         file = run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
         counts = {"images": len(jobs), "instances": len(rows)}
-        run.commit("label", shard, inputs, [file], seconds=time.monotonic() - started, counts=counts, environment=where)
+        seconds = time.monotonic() - started
+        run.commit(
+            "label", shard, inputs, [file], seconds=seconds, counts=counts, environment=where, notes=remarks.notes()
+        )
         return counts
 
     def samples(self, shard: int, ids: set[int] | None = None) -> Iterator[Sample]:
@@ -364,8 +367,14 @@ class Build:
         schema = pa.schema([("image_id", pa.int64()), ("instance", pa.int32()), *fields])
         file = run.write_table(run.table_file("measures", shard), pa.Table.from_pylist(rows, schema))
         counts = {"images": images, "instances": len(rows) - images}
-        run.commit("measure", shard, inputs, [file], seconds=time.monotonic() - started, counts=counts)
+        seconds = time.monotonic() - started
+        run.commit("measure", shard, inputs, [file], seconds=seconds, counts=counts, notes=remarks.notes())
         return counts
+
+    def remarks(self) -> list[str]:
+        """What the models' libraries remarked while the shards were made, by whichever workers: each once."""
+        told = (text for _, _, mark in self.run.marks() if mark for text in mark.notes.get("remarks", ()))
+        return list(dict.fromkeys(told))
 
     # Judge
 
