@@ -18,7 +18,7 @@ import orjson
 
 from synthgen.errors import FULL, OutOfRoom
 
-TEMPORARY = ".*.tmp"  # what names of files match that have not got their own yet
+TEMPORARY = ".*.[0-9]*.tmp"  # what names of files match that have not got their own yet
 SEAL = "seal"
 LIST = ".files"  # how the names of lists end
 Entry = tuple[int, str]  # what a file holds: size in bytes, sha256
