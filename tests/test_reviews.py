@@ -6,17 +6,22 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
 import orjson
 import pytest
+from starlette.testclient import TestClient
 from test_verdicts import of_images, of_instances, table
 
 from synthgen.errors import RunError, SynthgenError
 from synthgen.files import SEAL, digest
 from synthgen.pipeline import Build
 from synthgen.report.page import write
+from synthgen.review.queue import ReviewQueue
+from synthgen.review.server import app
 from synthgen.reviews import Review, ReviewLog, read_reviews
 from synthgen.verification import inspect
 
@@ -306,3 +311,52 @@ def test_a_verdict_on_other_labels_does_not_count(copied: Path, quick, run_throu
     again = run_through(quick, copied)
     assert "review_reject" not in again.run.quality_file.read_text()
     assert again.run.reviews_file.stat().st_size > 0
+
+
+@pytest.fixture
+def asked(copied: Path) -> Iterator[tuple[Build, TestClient]]:
+    """The review page of a run."""
+    build = Build.open(copied / "fruit" / "run-0001")
+    with ReviewLog.open(build.run.reviews_file) as log:
+        client = TestClient(app(ReviewQueue(build, "random", None, log), "secret"), base_url="http://127.0.0.1")
+        client.headers["X-Token"] = "secret"
+        yield build, client
+
+
+def test_a_verdict_on_labels_that_were_made_anew_meanwhile_is_refused(asked: tuple[Build, TestClient]) -> None:
+    """It would be dropped by the next judging, without a word."""
+    build, client = asked
+    verdict = {"item": 0, "verdict": "accept"}
+    assert client.post("/verdicts", json=verdict).status_code == 200
+    for shard in build.run.shards():  # as `synthgen label` does in another terminal
+        build.run.commit("label", shard, "other inputs", [build.run.table_file("labels", shard)])
+    answer = client.post("/verdicts", json={**verdict, "item": 1})
+    assert (answer.status_code, answer.text) == (
+        422, "The labels of this image have been made anew meanwhile. End this review and open it again.",
+    )  # fmt: skip
+    assert len(read_reviews(build.run.reviews_file)) == 1
+
+
+def test_the_page_says_that_a_verdict_could_not_be_written(
+    asked: tuple[Build, TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, client = asked
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        answer = client.post("/verdicts", json={"item": 0, "verdict": "reject"})
+        assert answer.status_code == 422 and answer.text.endswith("; the verdict was not taken")
+    assert client.post("/verdicts", json={"item": 1, "verdict": "accept"}).status_code == 200
+    assert [r.verdict for r in read_reviews(build.run.reviews_file).of.values()] == ["accept"]
+
+
+def test_a_report_that_was_killed_half_way_is_to_be_done(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not damaged: its mark is of the report before it."""
+    before = Build.open(copied / "fruit" / "run-0001")
+    build = replace(before, spec=before.spec.model_copy(update={"description": "other words"}))
+    with build.run.lock():
+        build.export()
+        monkeypatch.setattr("synthgen.report.page.dataset_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write(build)
+    found = inspect(build)
+    assert found.damages == () and found.missing == ("report",)
