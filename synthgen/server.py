@@ -3,6 +3,9 @@
 Prefect can start one by itself, but in our process group: a Ctrl-C would end it before the flow could say how it ended,
 and a kill would leave it behind for ever. This one has a group of its own, and is recorded: the next run ends what a
 killed one left. If it ends by itself, another takes its place, address and database, and Prefect's clients go on.
+
+Whoever may use a Prefect server can make it, and those who work for it, run anything. So ours has a password, new with
+every start: the server has it in its environment, Prefect's clients in their settings, and nobody else has it.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import fcntl
 import json
 import logging
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -18,24 +22,29 @@ import sys
 import threading
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import certifi
 from httpx import HTTPStatusError, TransportError, UnsupportedProtocol
 from prefect.client.orchestration import get_client
+from prefect.context import SettingsContext, get_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
+    Settings,
     temporary_settings,
 )
+from pydantic import BaseModel
 
 from synthgen.errors import SynthgenError
-from synthgen.models import cache_folder
+from synthgen.user_profile import own_home
 
 START_SECONDS = 180.0  # a busy laptop needs more than the 20 s that Prefect allows
 END_SECONDS = 10.0  # for an end in good order
@@ -57,7 +66,8 @@ class ServerError(SynthgenError):
 
 @contextmanager
 def embedded_server(services: bool = False) -> Iterator[str]:
-    """Starts a server, and ends it with the block; -> its API's URL.
+    """Starts a server, and ends it with the block, in which Prefect's clients use it; -> its API's URL. The block's
+    settings have the server's password, and so has the environment of processes that Prefect starts in it.
 
     Args:
         services: whether it also looks after schedules and automations.
@@ -65,8 +75,7 @@ def embedded_server(services: bool = False) -> Iterator[str]:
     Raises:
         ServerError: it ended at once, or did not answer in time; says what it printed last.
     """
-    home = Path(os.environ.get("PREFECT_HOME", cache_folder() / "prefect")).absolute()
-    home.mkdir(parents=True, exist_ok=True)
+    home = own_home()
     _end_left_behind(home)
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -77,7 +86,8 @@ def embedded_server(services: bool = False) -> Iterator[str]:
         with _turn(home):
             server.start()
         keeper.start()
-        yield server.url
+        with _used_by_clients(server.url, server.password):
+            yield server.url
     finally:
         server.close()
         if keeper.ident:
@@ -111,6 +121,7 @@ class _Server:
 
     def __init__(self, home: Path, port: int, services: bool) -> None:
         self.url = f"http://127.0.0.1:{port}/api"
+        self.password = f"synthgen:{secrets.token_urlsafe(32)}"
         self._home, self._log = home, home / f"server-{port}.log"
         self._command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         self._command += ["--no-ui", "--analytics-off", "--log-level", "ERROR"]
@@ -126,13 +137,19 @@ class _Server:
         Raises:
             ServerError: it ended at once, or did not answer in time.
         """
-        # The user's settings, of whatever kind, are for a server of the user's.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        environment |= {"PREFECT_HOME": str(self._home), "DO_NOT_TRACK": "1"}
+        # The user's settings, of whatever kind and in whatever letters, are for a server of the user's.
+        environment = {k: v for k, v in os.environ.items() if not k.upper().startswith(("PREFECT_", "SSL_CERT_"))}
+        environment |= {
+            "PREFECT_HOME": str(self._home),
+            "PREFECT_PROFILES_PATH": os.devnull,
+            "PREFECT_SERVER_API_AUTH_STRING": self.password,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.url.removesuffix("/api"),  # pages of no other
+            "DO_NOT_TRACK": "1",
+        }
         with open(self._log, "wb") as output:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                start_new_session=True, cwd=self._home,
+                start_new_session=True, cwd="/",
             )  # fmt: skip
         self._record().write_text(json.dumps({"server": _identity(self._process.pid), "owner": self._owner}))
         deadline = time.monotonic() + START_SECONDS
@@ -183,6 +200,37 @@ class _Server:
     def _record(self) -> Path:
         assert self._process is not None
         return self._home / f"server-{self._process.pid}.json"
+
+
+@contextmanager
+def _used_by_clients(url: str, password: str) -> Iterator[None]:
+    """In it, Prefect's clients use the server at an address, whatever the user has set for a server of the user's.
+
+    Every setting is given a value here, since Prefect looks for each that has none in `.env`, `prefect.toml` and
+    `pyproject.toml` of the working directory, in this process and in those that it starts.
+    """
+    now = get_settings_context()
+    values = now.settings.model_dump()
+    values |= {name: _defaults(type(getattr(now.settings, name))) for name in ("api", "client", "cloud")}
+    values["ui_url"] = ""  # it has no pages
+    values["api"] |= {"url": url, "auth_string": password, "ssl_cert_file": certifi.where()}
+    values["tasks"]["default_persist_result"] = False
+    # As text, since the user's headers would be added to those of a dictionary; and with the one that must not be the
+    # user's, since in processes that Prefect starts theirs are added all the same.
+    login = b64encode(password.encode()).decode()
+    values["client"]["custom_headers"] = json.dumps({"Authorization": f"Basic {login}"})
+    with SettingsContext(profile=now.profile, settings=Settings(**values)):
+        yield
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    """The values that settings have where nobody has set them."""
+    return {
+        name: _defaults(field.annotation)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        else field.get_default(call_default_factory=True)
+        for name, field in kind.model_fields.items()
+    }
 
 
 @contextmanager
