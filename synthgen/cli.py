@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from synthgen.errors import RunError, SynthgenError
+from synthgen.interrupts import ended_by_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -91,7 +92,8 @@ def main() -> None:
     # A spec may name modules of the user's that lie here; last, so that none of them hides a package's.
     sys.path.append(str(Path.cwd()))
     try:
-        code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
+        with ended_by_signals():
+            code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
         if code == 130:  # what typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
         sys.exit(code)

@@ -55,14 +55,14 @@ def own_home() -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
     except OSError as error:
-        raise no_room(path, error) from error
+        raise no_room(path, error.strerror or str(error)) from error
     return path
 
 
-def no_room(path: Path, error: OSError) -> OutOfRoom:
+def no_room(path: Path, why: str) -> OutOfRoom:
     """What is told where Prefect's files cannot be written."""
     return OutOfRoom(
-        f"Prefect's files cannot be written to {path}: {error.strerror}; SYNTHGEN_HOME names another folder for them"
+        f"Prefect's files cannot be written to {path}: {why}; SYNTHGEN_HOME, or PREFECT_HOME, names another folder"
     )
 
 
