@@ -184,3 +184,15 @@ def test_prefect_is_imported_without_the_files_of_the_folder(ours: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout == "5 False None\n", done.stderr
+
+
+def test_a_flow_is_served_from_a_server_of_the_users_only() -> None:
+    """Prefect would start one without a password, which runs what anybody on this machine gives it."""
+    root = Path(server.__file__).parent.parent
+    done = subprocess.run(
+        [sys.executable, root / "flows" / "build_dataset.py", root / "specs" / "quickstart.yaml", "--serve"],
+        env={**{k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}, "PYTHONPATH": str(root)},
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr.endswith("error: --serve needs a Prefect server of yours: set PREFECT_API_URL\n")
