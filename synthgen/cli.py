@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from synthgen.errors import RunError, SynthgenError, of_system
+from synthgen.interrupts import ended_by_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,7 +90,8 @@ def main() -> None:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
+        with ended_by_signals():
+            code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
         if code == 130:  # what typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
         sys.exit(code)

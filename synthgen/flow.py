@@ -7,25 +7,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from synthgen.models import cache_folder
-from synthgen.user_profile import has_server
+from synthgen.user_profile import has_server, own_home
 
-# Before Prefect is imported, since it reads its settings then. With PREFECT_API_URL set or in a profile, the user's own
-# settings hold; without, Prefect keeps its files in our cache folder.
+# Prefect reads its settings when it is imported. Where they name a server of the user's, they hold. Else Prefect keeps
+# its files in our cache folder, and is imported in a folder that has no files of settings, as the user's may have.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-if "PREFECT_API_URL" not in os.environ and not has_server():
-    os.environ.setdefault("PREFECT_HOME", str(cache_folder() / "prefect"))
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
+with ExitStack() as _elsewhere:
+    if not has_server():
+        os.environ["PREFECT_HOME"] = str(own_home())
+        _elsewhere.enter_context(chdir("/"))
+    import prefect.context  # noqa: F401
 
 from prefect import Flow, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL
 
 from synthgen.errors import SynthgenError
 from synthgen.growth import grow
@@ -223,8 +224,7 @@ def served(services: bool = False) -> Iterator[bool]:
         is_own = not PREFECT_API_URL.value()
         stack.enter_context(without_proxy(is_own))
         if is_own:
-            url = stack.enter_context(embedded_server(services))
-            stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+            stack.enter_context(embedded_server(services))
         yield is_own
 
 
