@@ -62,6 +62,16 @@ class ClassSpec(_Strict):
     synonyms: tuple[Word, ...] = Field(
         (), max_length=100, description="Other words for it; a grounder asks for them too."
     )
+    prompt: dict[str, float] = Field(
+        {},
+        max_length=MAX_ENTRIES,
+        description="How prompts name one of it, article and all: text, a list, or text: weight. Default: its name "
+        "after `a` or `an`.",
+    )
+    id: int | None = Field(
+        None, strict=True, ge=1, lt=2**31, description="Its category id in exports. Default: its place, from 1."
+    )
+    supercategory: str = Field("", max_length=200, description="Of its category in exports.")
     aspect_ratio: tuple[float, float] | None = Field(
         None, description="Least and greatest width over height of its layout boxes; default: what the model declares."
     )
@@ -73,6 +83,25 @@ class ClassSpec(_Strict):
         description="Its own quota: the least number of its instances kept in accepted images; 0 is none. Default: "
         "the dataset's `min_instances_per_class`.",
     )
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _plain_prompt(cls, value: Any) -> Any:
+        values = [value] if isinstance(value, str | int | float) else value
+        _require_texts(values, "prompt")
+        return _weights(values)
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_fits(cls, value: dict[str, float]) -> dict[str, float]:
+        texts = all(text.strip() and len(text) <= 1000 and not any(map(_moves, text)) for text in value)
+        weights = all(0 <= w <= MAX_WEIGHT for w in value.values())
+        if not texts or not weights or (value and sum(value.values()) <= 0):
+            raise ValueError(
+                f"takes printable text of at most 1,000 characters, with weights of 0 or more, not all 0, and at most "
+                f"{MAX_WEIGHT:,}"
+            )
+        return value
 
     @field_validator("aspect_ratio")
     @classmethod
@@ -124,13 +153,7 @@ class PromptSpec(_Strict):
         if not isinstance(value, dict):
             return value
         for slot, values in value.items():
-            seen: set[str] = set()
-            for v in values if isinstance(values, list | dict) else ():
-                if isinstance(v, bool) or not isinstance(v, str | int | float):
-                    raise ValueError(f"got {shown(v)} for {shown(slot)}; {takes('string', {}, v)}")
-                if (text := looked_at(as_written(v))) in seen:
-                    raise ValueError(f"got {shown(v)} more than once for {shown(slot)}; takes `value: weight` for that")
-                seen.add(text)
+            _require_texts(values, slot)
         return {slot: _weights(values) for slot, values in value.items()}
 
     @model_validator(mode="after")
@@ -165,8 +188,22 @@ class PromptSpec(_Strict):
         return self
 
 
+def _require_texts(values: Any, name: str) -> None:
+    """
+    Raises:
+        ValueError: one of a list, or of the keys of a mapping, is no text, or stands there twice.
+    """
+    seen: set[str] = set()
+    for v in values if isinstance(values, list | dict) else ():
+        if isinstance(v, bool) or not isinstance(v, str | int | float):
+            raise ValueError(f"got {shown(v)} for {shown(name)}; {takes('string', {}, v)}")
+        if (text := looked_at(as_written(v))) in seen:
+            raise ValueError(f"got {shown(v)} more than once for {shown(name)}; takes `value: weight` for that")
+        seen.add(text)
+
+
 def _weights(values: Any) -> Any:
-    """The values of a slot, each as it is written -> its weight."""
+    """Texts, each as it is written -> its weight."""
     if isinstance(values, list):
         return {as_written(v): 1.0 for v in values}
     return {as_written(v): w for v, w in values.items()} if isinstance(values, dict) else values
@@ -250,7 +287,7 @@ class DatasetSpec(_Strict):
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        return tuple(Category(i, c.name, c.synonyms) for i, c in enumerate(self.classes, 1))
+        return tuple(Category(i, c.name, c.synonyms, c.supercategory, c.id) for i, c in enumerate(self.classes, 1))
 
     @property
     def max_images(self) -> int:
@@ -290,6 +327,12 @@ class DatasetSpec(_Strict):
                         "takes each name and synonym once"
                     )
                 seen[key] = c.name
+        ids: dict[int, str] = {}
+        for place, c in enumerate(classes, 1):
+            if other := ids.get(own := c.id or place):
+                both = f"{shown(other)} and for {shown(c.name)}"
+                raise ValueError(f"got the id {own} twice, for {both}; a class without one has its place")
+            ids[own] = c.name
         return classes
 
     @field_validator("objects_per_image", mode="before")

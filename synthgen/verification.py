@@ -197,8 +197,9 @@ def _export(build: Build, name: str) -> Iterator[Damage]:
     run = build.run
     rows = run.read_table(run.verdicts_file).to_pylist()
     accepted = {row["image_id"] for row in rows if row["instance"] is None and row["verdict"] == "accepted"}
+    own_ids = {category.id: category.exported_id for category in build.spec.categories}
     kept = {
-        (row["image_id"], row["instance"]): row["category_id"]
+        (row["image_id"], row["instance"]): own_ids.get(row["category_id"])
         for row in rows
         if row["instance"] is not None and row["image_id"] in accepted and row["verdict"] in {"kept", "ignored"}
     }
