@@ -450,6 +450,9 @@ def verify(run: RunFolder) -> None:
         found = inspect(build)
         if locked:
             withdraw(build, found.damages)
+    if build.run.is_another:
+        other = f"holds the images of run {build.run.number}, as of a copy; runs and merges leave it out"
+        print(f"note: {build.run.address} {other}", file=sys.stderr)
     for damage in found.damages:
         print(f"damaged: {damage}", file=sys.stderr)
     for name in found.stray:

@@ -431,6 +431,14 @@ def test_on_the_command_line(copied: Path) -> None:
     assert "label: 1 of 2 shards, 4 images" in state.stdout and "not complete; go on with" in state.stdout
 
 
+def test_a_copy_under_another_number_is_named(copied: Path) -> None:
+    root = copied / "fruit" / "run-0001"
+    done = synthgen("verify", shutil.copytree(root, root.with_name("run-0004")))
+    assert done.returncode == 0
+    told = f"note: {root.with_name('run-0004')} holds the images of run 1, as of a copy; runs and merges leave it out\n"
+    assert done.stderr == told
+
+
 def test_status_without_torch(copied: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "synthgen.cli", "status", str(copied / "fruit" / "run-0001")],
