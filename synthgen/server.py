@@ -129,6 +129,7 @@ class _Server:
 
     def __init__(self, home: Path, port: int, services: bool) -> None:
         self.url = f"http://127.0.0.1:{port}/api"
+        self._port = port
         self.password = f"synthgen:{secrets.token_urlsafe(32)}"
         self._home, self._log, self._database = home, home / f"server-{port}.log", home / "prefect.db"
         self._command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -181,7 +182,7 @@ class _Server:
         record = {"server": _identity(self._process.pid), "owner": self._owner, "log": self._log.name}
         self._record().write_text(json.dumps(record))
         deadline = time.monotonic() + START_SECONDS
-        while not _is_up(self.url):
+        while not (_is_ours(self._port) and _is_up(self.url)):
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline or self._closing.is_set():
                 said = self._said()
@@ -322,6 +323,18 @@ def say(words: str) -> None:
     """A line for the person at the terminal, above what is shown there."""
     with suppress(OSError):  # the terminal is closed
         print(words, file=sys.stderr, flush=True)
+
+
+def _is_ours(port: int) -> bool:
+    """Whether it is this user who listens at a port of 127.0.0.1, where the system says it (proc_net(5)): another may
+    have taken the port before our server did, and would be told the password."""
+    try:
+        lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return True
+    sockets = [line.split() for line in lines]
+    listening = [s for s in sockets if s[1] == f"0100007F:{port:04X}" and s[3] == "0A"]
+    return all(int(s[7]) == os.getuid() for s in listening)
 
 
 def _is_up(url: str) -> bool:

@@ -196,3 +196,11 @@ def test_a_flow_is_served_from_a_server_of_the_users_only() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert done.stderr.endswith("error: --serve needs a Prefect server of yours: set PREFECT_API_URL\n")
+
+
+def test_a_stranger_at_its_port_is_not_told_the_password(ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    port = int(ours.rpartition(":")[2].partition("/")[0])
+    assert server._is_ours(port) and server._is_ours(1)  # where nobody listens, nobody is a stranger
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    if Path("/proc/net/tcp").is_file():
+        assert not server._is_ours(port)
