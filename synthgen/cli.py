@@ -29,6 +29,12 @@ app = typer.Typer(
 )
 
 
+def _path(value: str | Path) -> Path:
+    from synthgen.files import at_home
+
+    return at_home(value)
+
+
 def _out(value: str | Path) -> Path:
     from synthgen.mirror import place
 
@@ -44,7 +50,9 @@ def _run(value: str | Path) -> Path:
     return run
 
 
-Spec = Annotated[Path, typer.Argument(help="The dataset's YAML spec.", metavar="SPEC", show_default=False)]
+Spec = Annotated[
+    Path, typer.Argument(help="The dataset's YAML spec.", metavar="SPEC", show_default=False, parser=_path)
+]
 RunFolder = Annotated[
     Path,
     typer.Argument(
@@ -61,7 +69,8 @@ Out = Annotated[
     ),
 ]
 ProfileFile = Annotated[
-    Path | None, typer.Option("--profile", help="Where it is computed, such as on many workers.", metavar="FILE")
+    Path | None,
+    typer.Option("--profile", help="Where it is computed, such as on many workers.", metavar="FILE", parser=_path),
 ]
 Number = Annotated[
     int, typer.Option("--run", min=1, max=99_999, help="Number of the run; another number makes other images.")
@@ -164,7 +173,9 @@ def new(name: Annotated[str, typer.Argument(help="The dataset's name.")]) -> Non
 
 @app.command()
 def check(
-    specs: Annotated[list[Path], typer.Argument(help="YAML specs.", metavar="SPEC...", show_default=False)],
+    specs: Annotated[
+        list[Path], typer.Argument(help="YAML specs.", metavar="SPEC...", show_default=False, parser=_path)
+    ],
     out: Out = Path("outputs"),
     overrides: Overrides = [],  # noqa: B006
 ) -> None:
@@ -516,6 +527,8 @@ def show(
             "--output",
             "-o",
             help="The .png, .jpg or .webp to write; default: sheet.png, or rejected.png, in the run folder.",
+            metavar="FILE",
+            parser=_path,
         ),
     ] = None,
     images: Annotated[int, typer.Option(min=1, max=1000, help="Tiles at most.")] = 48,
@@ -537,7 +550,10 @@ def show(
 def remake(
     run: RunFolder,
     image_id: Annotated[int, typer.Argument(help="The image's id, as in COCO.", metavar="ID")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the new image here, too.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Write the new image here, too.", metavar="FILE", parser=_path),
+    ] = None,
 ) -> None:
     """Make an image's batch again and say whether its pixels are the same."""
     import numpy as np
@@ -576,14 +592,18 @@ def calibrate(
     truth: Annotated[
         Path | None,
         typer.Option(
-            help="COCO file of images of yours; default: composed scenes.", metavar="FILE", show_default=False
+            help="COCO file of images of yours; default: composed scenes.",
+            metavar="FILE",
+            show_default=False,
+            parser=_path,
         ),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="The folder of its images.", metavar="FOLDER", show_default=False)
+        Path | None,
+        typer.Option(help="The folder of its images.", metavar="FOLDER", show_default=False, parser=_path),
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(help="Write all numbers here.", metavar="FILE", show_default=False)
+        Path | None, typer.Option(help="Write all numbers here.", metavar="FILE", show_default=False, parser=_path)
     ] = None,
     quiet: Quiet = False,
 ) -> None:

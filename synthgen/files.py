@@ -1,5 +1,5 @@
-"""Files that are whole or not there: written beside their place, flushed, renamed; JSON that shows its damage; and long
-lists of files."""
+"""Files that are whole or not there: written beside their place, flushed, renamed; JSON that shows its damage; long
+lists of files; and the `~` in a path."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ Entry = tuple[int, str]  # what a file holds: size in bytes, sha256
 def digest(value: Any) -> str:
     """sha256 of plain data, independent of the order of its keys."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
+
+
+def at_home(path: str | Path) -> Path:
+    """A path that a person gave, with their home, or another user's, for a `~` at its start. A shell does that only
+    where it sees one: not in `--out=~/datasets`, in quotes, in a spec or in a service's environment."""
+    with suppress(RuntimeError):  # there is no such user; the name stays as it is, as a shell has it
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def sha256(path: Path) -> str:

@@ -27,10 +27,10 @@ from typing import Any
 import orjson
 
 from synthgen.errors import RunError
-from synthgen.files import LIST, SEAL, Entry, atomic, digest, listed, read_sealed, sha256, write_sealed
+from synthgen.files import LIST, SEAL, Entry, at_home, atomic, digest, listed, read_sealed, sha256, write_sealed
 from synthgen.lease import FileSlot
 from synthgen.models import cache_folder
-from synthgen.objects import Objects, ObjectSlot, file_system, is_inside
+from synthgen.objects import STORES, Objects, ObjectSlot, is_inside, require_store
 from synthgen.wording import plain
 
 Entries = Mapping[str, Entry]  # name in the run folder -> [size in bytes, sha256]
@@ -47,15 +47,15 @@ def is_url(text: str | Path) -> bool:
 
 
 def place(out: str | Path) -> Path:
-    """Where the run folders of `--out` are on this machine: a path stays what it is, a URL becomes the folder of its
-    mirror, which is made if it is not there.
+    """Where the run folders of `--out` are on this machine: a path stays what it is, but for a `~`; a URL becomes the
+    folder of its mirror, which is made if it is not there. No store is asked.
 
     Raises:
         RunError: there is no such store, or the package for it is not installed.
     """
     if not is_url(out):
-        return Path(out)
-    file_system(str(out))
+        return _path(out)
+    require_store(str(out))
     url = str(out).rstrip("/")
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", url).strip("-.")[-60:]
     folder = _mirrors() / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
@@ -73,13 +73,24 @@ def address(out: Path) -> str:
 def run_place(run: str | Path) -> Path:
     """`place`, of one run folder."""
     if not is_url(run):
-        return Path(run)
+        return _path(run)
     out, name, number = ("", "", *str(run).rstrip("/").rsplit("/", 2))[-3:]
     if not is_url(out) or not _RUN.fullmatch(number):
         raise RunError(
             f"{plain(str(run))!r} is no run folder; it takes one such as s3://bucket/datasets/fruit/run-0001"
         )
     return place(out) / name / number
+
+
+def _path(text: str | Path) -> Path:
+    """
+    Raises:
+        RunError: it is a URL that lacks a slash, and would be a folder called `s3:`.
+    """
+    scheme, colon, rest = str(text).partition(":")
+    if colon and scheme in STORES and rest.startswith("/"):
+        raise RunError(f"got {plain(str(text))!r}; takes a folder, or a URL such as {scheme}:/{rest}")
+    return at_home(text)
 
 
 def mirror_of(root: Path) -> Mirror | None:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from synthgen.errors import SynthgenError
+from synthgen.files import at_home
 from synthgen.wording import plain, shown
 
 MAX_JSON = 10_000_000  # bytes of a model's JSON files, and of the headers of its weights
@@ -135,7 +136,7 @@ class ModelMissing(SynthgenError):
 def cache_folder() -> Path:
     """Where checkpoints that are no Hugging Face repositories are kept: `$SYNTHGEN_HOME`, else in the user's cache."""
     home = os.environ.get("SYNTHGEN_HOME")
-    return Path(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthgen"
+    return at_home(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthgen"
 
 
 def find_model(
@@ -155,7 +156,7 @@ def find_model(
         if not folder.is_dir():
             raise ModelMissing(f"there is no embedded {kind} model; name a folder or a Hugging Face id")
         return folder
-    if found := _existing(model):
+    if found := existing(model):
         return found
     for key, named in (("revision", revision), ("variant", variant)):
         # Both become part of file names, in the cache of the hub.
@@ -209,11 +210,11 @@ def _snapshot(model: str, revision: str, kind: str) -> Path | None:
     return folder if here else None
 
 
-def _existing(model: str) -> Path | None:
-    """The file or folder of this name; None where there is none, or where no file can have it: too long, a NUL, a user
-    who is not known, links in a circle."""
+def existing(model: str) -> Path | None:
+    """The file or folder of this name; None where there is none, or where no file can have it: too long, a NUL, links
+    in a circle."""
     try:
-        path = Path(model).expanduser()
+        path = at_home(model)
         return path.resolve() if model and path.exists() else None
     except (OSError, ValueError, RuntimeError):
         return None

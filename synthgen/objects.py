@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -26,32 +27,53 @@ AT_ONCE = 1000  # objects asked for together; fsspec has an eighth of the open f
 # Errors that asking again does not end, beside those that Python has names for: of credentials, by botocore and others.
 _REFUSED = re.compile(r"Credential|Auth|Token|ParamValidation|ProfileNotFound")
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict"}  # Amazon S3 API, error responses
-_OFTEN = {"s3": "s3fs", "s3a": "s3fs"}  # protocol -> the package of our extra `s3`
+# The stores that are taken: all who ask see one and the same, and an object can be put on the condition that there is
+# none. Scheme -> the package for it, and what installs that. s3fs sends If-None-Match, gcsfs ifGenerationMatch (its
+# `core.simple_upload`), adlfs no permission to overwrite (its `AzureBlobFileSystem._pipe_file`).
+_LOCAL = ("", "")
+_S3, _GOOGLE, _AZURE = ("s3fs", "'synthgen[s3]'"), ("gcsfs", "gcsfs"), ("adlfs", "adlfs")
+STORES = {
+    "s3": _S3, "s3a": _S3, "gs": _GOOGLE, "gcs": _GOOGLE, "az": _AZURE, "abfs": _AZURE, "abfss": _AZURE,
+    "file": _LOCAL, "local": _LOCAL,
+}  # fmt: skip
+
+
+def require_store(url: str) -> None:
+    """Looks at nothing but the text: asks no store, and imports no package.
+
+    Raises:
+        RunError: it is no folder's URL, it is of no store that is taken, or the package for that is not installed.
+    """
+    scheme, _, rest = url.partition("://")
+    got = f"got {plain(url)!r}"
+    if scheme not in STORES:
+        taken = ", ".join(f"{name}://" for name in STORES)
+        raise RunError(
+            f"{got}; there is no store {plain(scheme)!r}{nearest(scheme, STORES)}; takes a folder, or a URL of {taken}"
+        )
+    package, install = STORES[scheme]
+    is_folder = rest.strip("/") and url.isprintable() and "::" not in url and not set("*?[]#") & set(url)
+    if not is_folder or rest.startswith("/") == bool(package):  # a bucket, or a whole path
+        shape = f"{scheme}://bucket/datasets" if package else f"{scheme}:///disk/datasets"
+        raise RunError(f"{got}; takes a folder, or a URL such as {shape}")
+    if package and find_spec(package) is None:
+        raise RunError(f"{got}; {package} is not installed: pip install {install}")
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it. Opens no connection.
+    """fsspec's file system of a URL, and the path in it. Some stores are asked who we are.
 
     Raises:
-        RunError: it is no folder's URL, there is no such store, or the package for it is not installed.
+        RunError: see `require_store`; or the store's package cannot do with the URL, or be imported.
     """
+    require_store(url)
     import fsspec
 
-    protocol, _, rest = url.partition("://")
-    is_folder = rest.strip("/") and url.isprintable() and "::" not in url and not set("*?[]#") & set(url)
-    if not is_folder or protocol in {"http", "https"}:
-        raise RunError(f"got {plain(url)!r}; takes a folder, or a URL such as s3://bucket/datasets")
-    if protocol not in (known := fsspec.available_protocols()):
-        raise RunError(f"got {plain(url)!r}; there is no store {plain(protocol)!r}{nearest(protocol, known)}")
     try:
         # What it remembers of listings would be out of date where others write.
         fs, path = fsspec.url_to_fs(url, use_listings_cache=False)
-    except ImportError as error:
-        package = _OFTEN.get(protocol)
-        said = f"{package} is not installed: pip install 'synthgen[s3]'" if package else str(error)
-        raise RunError(f"got {plain(url)!r}; {said}") from error
-    except ValueError as error:
-        raise RunError(f"got {plain(url)!r}; {error}") from error
+    except (ImportError, ValueError) as error:
+        raise RunError(f"got {plain(url)!r}; {plain(' '.join(str(error).split()), 200)}") from error
     return fs, str(path).rstrip("/")
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synthgen.errors import Problem, SpecError
+from synthgen.files import at_home
 from synthgen.reading import load_yaml, read_text
 from synthgen.spec import problems_of
 
@@ -63,6 +64,7 @@ def load_profile(path: Path) -> Profile:
     Raises:
         SpecError: it cannot be read, or it has problems.
     """
+    path = at_home(path)
     try:
         raw = load_yaml(read_text(path))
         profile = Profile.model_validate(raw if isinstance(raw, dict) else {"runner": raw})

@@ -136,7 +136,8 @@ class Accepted:
                 if job.id in held:
                     annotations = tuple(islice(labels, held[job.id]))
                     if split in {None, job.split}:
-                        yield Record(job, run.image_file(shard, job.id), annotations, measures[job.id])
+                        image = run.inside(run.image_file(shard, job.id))
+                        yield Record(job, image, annotations, measures[job.id])
 
     def _verdicts(self) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
         """Of each shard that has accepted images: its number, their ids (N,) in order, and the verdicts on their labels

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationErr
 
 from synthgen.backends import Config, FilterConfig, backend_module, is_own
 from synthgen.errors import Problem, SpecError, listed, nearest
+from synthgen.files import at_home
 from synthgen.reading import as_written, load_yaml, read_text
 from synthgen.types import Category
 from synthgen.unloaded import Recorded, UnloadedConfig, UnloadedFilterConfig
@@ -595,6 +596,7 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
     Raises:
         SpecError: it cannot be read, or it has problems.
     """
+    path = at_home(path)
     try:
         raw = load_yaml(read_text(path))
     except (OSError, UnicodeDecodeError) as error:

@@ -24,7 +24,7 @@ from synthgen.backends import (
     is_own,
 )
 from synthgen.errors import Problem, SpecError
-from synthgen.files import digest, require_writable
+from synthgen.files import at_home, digest, require_writable
 from synthgen.models import ModelMissing, cache_folder
 from synthgen.plan import Round, first_round, one, phrase, plan_round
 from synthgen.spec import STAGES, DatasetSpec
@@ -172,7 +172,7 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
         except SpecError as error:
             problems += error.problems
     home = os.environ.get("PREFECT_HOME")  # else Prefect's is in the cache
-    cache = {"PREFECT_HOME": Path(home)} if home else {"SYNTHGEN_HOME": cache_folder()}
+    cache = {"PREFECT_HOME": at_home(home)} if home else {"SYNTHGEN_HOME": cache_folder()}
     # Trying leaves nothing, and yet it is a deed: a spec that is refused for something else has done none.
     for name, folder in {"--out": out, **cache}.items() if not problems else ():
         try:

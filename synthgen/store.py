@@ -116,6 +116,7 @@ class Run:
         if mirror := mirror_of(self.root):
             mirror.confirm = self.confirm
         self._mirror = mirror
+        self._folders_out: dict[Path, bool] = {}  # folder of this one -> whether it is a link that leads out of it
 
     @classmethod
     def at(cls, out: Path, name: str, number: int) -> Run:
@@ -160,10 +161,34 @@ class Run:
             self._mirror.take_up(None, files, drop=True, unless=lambda: bool(lease.holder(self.lock_file)))
 
     def here(self, path: Path) -> Path:
-        """A file of the folder, fetched if it is in the store alone."""
+        """A file of the folder, fetched if it is in the store alone.
+
+        Raises:
+            RunError: see `inside`.
+        """
         if self._mirror:
             self._mirror.fetch([self.name_of(path)])
+        return self.inside(path)
+
+    def inside(self, path: Path) -> Path:
+        """A file of the folder that is to be read: a run that came from elsewhere may hold links to any file here.
+
+        Raises:
+            RunError: a link on its way leads out of the folder. Exports are not asked: their folders may be moved.
+        """
+        if self.leads_out(path):
+            raise RunError(f"{self.name_of(path)} is not read: a link on its way leads out of {self.root}")
         return path
+
+    def leads_out(self, path: Path) -> bool:
+        """Whether a file of the folder lies outside it in truth, by a link."""
+        folder = path.parent
+        if folder not in self._folders_out:
+            self._folders_out[folder] = self._is_outside(folder)
+        return self._folders_out[folder] or (path.is_symlink() and self._is_outside(path))
+
+    def _is_outside(self, path: Path) -> bool:
+        return not Path(os.path.realpath(path)).is_relative_to(self.root)
 
     def publish(self, path: Path) -> None:
         """Puts a file that no mark names into the store, where there is one."""
@@ -625,8 +650,13 @@ class Run:
     # Images
 
     def write_image(self, shard: int, image_id: int, image: NDArray[np.uint8]) -> Path:
-        """uint8 (H, W, 3), RGB -> PNG, read-only: exports share it as a hard link."""
+        """uint8 (H, W, 3), RGB -> PNG, read-only: exports share it as a hard link.
+
+        Raises:
+            RunError: it would not be read again, see `inside`.
+        """
         path = self.image_file(shard, image_id)
+        self.inside(path.parent)  # the file takes the place of a link of its name
         ok, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if not ok:
             raise RunError(f"cannot encode {path.name}: {image.dtype} {image.shape}")
@@ -641,12 +671,7 @@ class Run:
         Raises:
             RunError: it is not there, or not what the mark says was made.
         """
-        path = self.image_file(shard, image_id)
-        name = path.relative_to(self.root).as_posix()
-        try:
-            data = self.here(path).read_bytes()
-        except OSError as error:
-            raise RunError(f"{name} cannot be read: {error.strerror}") from error
+        data, name = self.read_image_file(shard, image_id), self.name_of(self.image_file(shard, image_id))
         if checked_by and checked_by.files.get(name, (0, ""))[1] != hashlib.sha256(data).hexdigest():
             raise RunError(
                 f"{name} is not the image that was made: its checksum differs; delete it and run again to make it anew"
@@ -655,6 +680,18 @@ class Run:
         if decoded is None:
             raise RunError(f"{name} is no readable image; delete it and run again to make it anew")
         return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def read_image_file(self, shard: int, image_id: int) -> bytes:
+        """An image as it lies there.
+
+        Raises:
+            RunError: it cannot be read, or see `inside`.
+        """
+        path = self.image_file(shard, image_id)
+        try:
+            return self.here(path).read_bytes()
+        except OSError as error:
+            raise RunError(f"{self.name_of(path)} cannot be read: {error.strerror}") from error
 
     # Tables
 

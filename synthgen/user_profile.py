@@ -13,6 +13,7 @@ from typing import Any
 from dotenv import dotenv_values
 
 from synthgen.errors import OutOfRoom, SynthgenError
+from synthgen.files import at_home
 from synthgen.models import cache_folder
 
 
@@ -51,7 +52,7 @@ def own_home() -> Path:
     Raises:
         OutOfRoom: it cannot be made.
     """
-    path = Path(os.environ.get("PREFECT_HOME") or cache_folder() / "prefect").expanduser().absolute()
+    path = at_home(os.environ.get("PREFECT_HOME") or cache_folder() / "prefect").absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
     except OSError as error:

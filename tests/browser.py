@@ -1,10 +1,11 @@
 """A headless Chromium of the system, driven by Playwright, with nothing on the network but what a test serves."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,10 +39,15 @@ def overflow(page: Any) -> int:
 
 
 @contextmanager
-def serving(root: Path, *options: str, cwd: Path | None = None) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`synthgen review`, really: -> its process and the address that it prints."""
-    command = [sys.executable, "-m", "synthgen.cli", "review", str(root), "--no-browser", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd) as process:
+def serving(
+    root: Path, *options: str, cwd: Path | None = None, browser: str = "", env: Mapping[str, str] | None = None
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`synthgen review`, really: -> its process and the address that it prints. `browser`: a command to open it with,
+    as Python's `webbrowser` takes it."""
+    command = [sys.executable, "-m", "synthgen.cli", "review", str(root), *options]
+    command += [] if browser else ["--no-browser"]
+    environment = {**os.environ, **(env or {}), "BROWSER": browser}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=cwd, env=environment) as process:
         assert process.stdout is not None
         found = re.search(r"http://127\.0\.0\.1:\d+/\?token=\S+", process.stdout.readline())
         assert found is not None

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import orjson
 import pytest
@@ -17,6 +17,8 @@ import yaml
 
 from synthgen import cli
 from synthgen.errors import BackendError, OutOfRoom, SynthgenError
+from synthgen.files import at_home
+from synthgen.models import MINI, cache_folder
 from synthgen.preview import preview
 from synthgen.schema import json_schema
 from synthgen.spec import DatasetSpec
@@ -130,6 +132,60 @@ def test_check_of_good_and_bad_specs(synthgen: Synthgen, spec_file: SpecFile, go
     assert synthgen("check", first, last)[0] == 0
     code, out, err = synthgen("check", bad, "--set", "count=3")
     assert (code, err.count("\n")) == (2, 1)
+
+
+def test_every_path_knows_the_users_home() -> None:
+    """A shell puts it in place of `~` in some places only; typer's own paths do not."""
+    found = 0
+    for command in cli.app.registered_commands:
+        assert command.callback is not None
+        for name, hint in get_type_hints(command.callback, include_extras=True).items():
+            if "pathlib" in str(hint):
+                assert any(getattr(option, "parser", None) for option in hint.__metadata__), (command.callback, name)
+                found += 1
+    assert found > 20
+
+
+def test_the_users_home_stands_for_a_tilde(
+    synthgen: Synthgen, spec_file: SpecFile, good: dict[str, Any], copied: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("SYNTHGEN_HOME", "~/cache")
+    copied.rename(home / "out")
+    spec_file({**good, "generator": {"model": "~/model"}}).rename(home / "a.yaml")
+    shutil.copytree(MINI / "diffusion", home / "model")
+    (home / "here").mkdir()
+    run = "~/out/fruit/run-0001"
+    assert synthgen("check", "~/a.yaml", "--out=~/out")[::2] == (0, "")
+    assert synthgen("status", run)[0] == 0
+    assert synthgen("show", run, "-o", "~/sheet.png", "--images", 1)[::2] == (0, "")
+    assert (home / "sheet.png").is_file()
+    for arguments, said in (
+        (["run", "~/a.yaml", "--profile=~/none.yaml"], f"cannot read the profile '{home}/none.yaml'"),
+        (["calibrate", "~/a.yaml", "--truth", "~/t.json", "--images", "~/i"], f"cannot read '{home}/t.json'"),
+        (["calibrate", "~/a.yaml", "--json=~/here"], f"'{home}/here' is a folder; takes a file"),
+        (["runs", "~/a.yaml", "--out=~/other"], f"there are no runs in {home}/other/fruit"),
+        (["status", "~/none/run-0001"], f"'{home}/none/run-0001' is no run folder"),
+    ):
+        code, _, err = synthgen(*arguments)
+        assert code == 2 and said in err, arguments
+    assert cache_folder() == home / "cache"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PREFECT_HOME", "~/prefect")
+        code = "import os, synthgen.flow, synthgen.server; print(os.path.exists('~'))"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stdout == "False\n" and (home / "prefect").is_dir()
+    assert not (tmp_path / "~").exists()
+
+
+def test_a_name_that_only_looks_like_a_home_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("~nobody-of-this-name/x", "~backup.yaml", "a~", "x/~", ""):
+        assert at_home(name) == Path(name)
+    assert (at_home("~"), at_home("~/x"), at_home(Path("~/x"))) == (tmp_path, tmp_path / "x", tmp_path / "x")
 
 
 def test_plan_shows_and_makes_nothing(synthgen: Synthgen, tmp_path: Path) -> None:

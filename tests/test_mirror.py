@@ -545,10 +545,16 @@ def test_commands_take_the_url_of_a_run(
     ("given", "message"),
     [
         ("s33://bucket/x", "got 's33://bucket/x'; there is no store 's33' (did you mean 's3'?)"),
+        ("gsc://bucket/x", "got 'gsc://bucket/x'; there is no store 'gsc' (did you mean 'gs'?)"),
+        ("S3://bucket/x", "got 'S3://bucket/x'; there is no store 'S3' (did you mean 's3'?)"),
         ("s3://", "got 's3://'; takes a folder, or a URL such as s3://bucket/datasets"),
-        ("simplecache::s3://bucket/x", "takes a folder, or a URL"),
+        ("s3:///bucket/x", "got 's3:///bucket/x'; takes a folder, or a URL such as s3://bucket/datasets"),
+        ("s3:/bucket/x", "got 's3:/bucket/x'; takes a folder, or a URL such as s3://bucket/x"),
+        ("file://here/x", "got 'file://here/x'; takes a folder, or a URL such as file:///disk/datasets"),
+        ("file://~/x", "got 'file://~/x'; takes a folder, or a URL such as file:///disk/datasets"),
+        ("simplecache::s3://bucket/x", "there is no store 'simplecache::s3'"),
         ("s3://bucket/a*", "takes a folder, or a URL"),
-        ("https://bucket.s3.amazonaws.com/x", "takes a folder, or a URL such as s3://bucket/datasets"),
+        ("s3://a::s3://bucket/x", "takes a folder, or a URL"),
         ("s3://nobucket/x", "s3://nobucket/x/fruit/run-0001 cannot be used: "),
     ],
 )
@@ -558,6 +564,50 @@ def test_a_store_that_is_none(
     code, out, err = synthgen("run", spec_file(quick), "--out", given)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("error: ") and message in err
+
+
+@pytest.mark.parametrize("command", ["check", "status"])
+@pytest.mark.parametrize(
+    "scheme",
+    [
+        "memory",
+        "data",
+        "dir",
+        "ftp",
+        "github",
+        "http",
+        "https",
+        "hf",
+        "sftp",
+        "webdav",
+        "hdfs",
+        "asynclocal",
+        "",
+        "a b",
+    ],
+)
+def test_what_is_no_store_is_refused_before_it_is_opened(
+    scheme: str, command: str, machine: Any, quick: Any, spec_file: Any, synthgen: Any, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("fsspec.url_to_fs", lambda *_, **__: pytest.fail("opened"))
+    file = spec_file(quick)
+    there, url = set(tmp_path.rglob("*")), f"{scheme}://127.0.0.1:9/x"
+    given = [file, "--out", url] if command == "check" else [f"{url}/fruit/run-0001"]
+    code, out, err = synthgen(command, *given)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: got {url!r}; there is no store {scheme!r}")
+    assert "; takes a folder, or a URL of s3://, s3a://, gs://, gcs://, az://, abfs://, abfss://, file://, loc" in err
+    assert set(tmp_path.rglob("*")) == there
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/x", "gs://bucket/x", "gcs://b", "az://b/x", "abfss://b@c/x", "file:///x"])
+def test_a_url_is_read_without_a_store(url: str, machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """gcsfs and adlfs connect as soon as they are made."""
+    monkeypatch.setattr("fsspec.url_to_fs", lambda *_, **__: pytest.fail("opened"))
+    monkeypatch.setattr(objects, "find_spec", lambda name: name)
+    assert mirror.address(place(url)) == url
+    assert run_place(f"{url}/fruit/run-0001") == place(url) / "fruit" / "run-0001"
 
 
 @pytest.mark.parametrize("run", ["s3://bucket/fruit", "s3://run-0001", "s3://bucket/x/fruit/run-1", "s3://b/x/fruit/"])
@@ -572,15 +622,17 @@ def test_a_run_that_is_not_there(s3: Any, url: str, machine: Any, synthgen: Any)
     assert code == 2 and err.startswith(f"error: '{url}/fruit/run-0001' is no run folder")
 
 
+@pytest.mark.parametrize(
+    ("url", "package", "install"),
+    [("s3://bucket/x", "s3fs", "'synthgen[s3]'"), ("gs://bucket/x", "gcsfs", "gcsfs"), ("az://b/x", "adlfs", "adlfs")],
+)
 def test_a_package_that_is_not_installed(
-    machine: Any, quick: Any, spec_file: Any, synthgen: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def missing(*_: Any, **__: Any) -> None:
-        raise ImportError("Install s3fs to access S3")
-
-    monkeypatch.setattr("fsspec.url_to_fs", missing)
-    code, _, err = synthgen("check", spec_file(quick), "--out", "s3://bucket/x")
-    assert code == 2 and err == "error: got 's3://bucket/x'; s3fs is not installed: pip install 'synthgen[s3]'\n"
+    url: str, package: str, install: str, machine: Any, quick: Any, spec_file: Any, synthgen: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setitem(sys.modules, package, None)
+    code, _, err = synthgen("check", spec_file(quick), "--out", url)
+    assert code == 2 and err == f"error: got {url!r}; {package} is not installed: pip install {install}\n"
 
 
 def test_credentials_that_are_refused(

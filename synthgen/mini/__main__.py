@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from synthgen.errors import RunError, SynthgenError
+from synthgen.files import at_home
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,7 +25,7 @@ DEFAULTS = ", ".join(f"{name} {hours:g}" for name, hours in HOURS.items())
 @app.command()
 def train(
     model: Annotated[Literal["autoencoder", "diffusion", "sam", "clip"], typer.Argument(help="What to train.")],
-    work: Annotated[Path, typer.Option(metavar="DIR", help="Where checkpoints, curves and models go.")],
+    work: Annotated[Path, typer.Option(metavar="DIR", parser=at_home, help="Where checkpoints, curves and models go.")],
     hours: Annotated[
         float | None,
         typer.Option(min=0.001, help=f"Of the whole training. Default: {DEFAULTS}."),
@@ -32,7 +33,10 @@ def train(
     steps: Annotated[int | None, typer.Option(min=1, help="End after so many, whatever the time.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in DIR.")] = False,
     start: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Begin with this earlier model's weights; with --resume, too.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", parser=at_home, help="Begin with this earlier model's weights; with --resume, too."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     learning_rate: Annotated[
@@ -68,7 +72,8 @@ def score(
         typer.Argument(help="Default: all."),
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where they were trained. Default: those that are embedded.")
+        Path | None,
+        typer.Option(metavar="DIR", parser=at_home, help="Where they were trained. Default: those that are embedded."),
     ] = None,
     count: Annotated[int, typer.Option(min=8, help="Held-out scenes, and prompts, of each score.")] = 500,
     write: Annotated[

@@ -10,6 +10,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from synthgen.files import at_home
 from synthgen.pipeline import Build
 from synthgen.precision import LabelPrecision
 from synthgen.quality import Quality
@@ -70,6 +71,6 @@ def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def model_name(model: str) -> str:
     """A model as others may know it: its id on the Hub, or the last name of a folder of this machine."""
-    path = Path(model).expanduser()
+    path = at_home(model)
     is_folder = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.exists()
     return path.resolve().name if is_folder else model

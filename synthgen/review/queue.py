@@ -150,8 +150,12 @@ class ReviewQueue:
         }
 
     def image(self, image_id: int) -> bytes | None:
-        """The file of an image of the queue."""
+        """The file of an image of the queue.
+
+        Raises:
+            RunError: it cannot be read, or is a link that leads out of the run folder.
+        """
         for item in self.items:
             if item.image_id == image_id:
-                return self.build.run.here(self.build.run.image_file(item.shard, image_id)).read_bytes()
+                return self.build.run.read_image_file(item.shard, image_id)
         return None

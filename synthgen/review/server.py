@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import hashlib
+import os
 import secrets
+import signal
 import socket
 import webbrowser
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import NamedTemporaryFile, gettempdir
 from typing import Any
 
 import jinja2
@@ -24,6 +29,8 @@ from synthgen.sheet import class_colour
 
 HERE = Path(__file__).parent
 HOSTS = ("127.0.0.1", "localhost")  # another name in a request may be a page of elsewhere that points here
+BODY = 10_000  # bytes of a request's, at most; a verdict has a hundred
+DOOR = "synthgen-review-"  # how the names of files begin that lead a browser to the page
 
 
 class _Said(BaseModel):
@@ -44,7 +51,8 @@ def serve(build: Build, queue: Queue, count: int | None, port: int, browser: boo
     import uvicorn
 
     run = build.run
-    with run.reviewing(), ReviewLog.open(run.reviews_file, run.publish) as log, socket.socket() as bound:
+    log_file = run.inside(run.reviews_file)
+    with run.reviewing(), ReviewLog.open(log_file, run.publish) as log, socket.socket() as bound:
         before, token = len(log.made), secrets.token_urlsafe(24)
         application = app(ReviewQueue(build, queue, count, log), token)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -55,19 +63,78 @@ def serve(build: Build, queue: Queue, count: int | None, port: int, browser: boo
         bound.listen()
         address = f"http://127.0.0.1:{bound.getsockname()[1]}/?token={token}"
         print(f"review: {address}\nEvery verdict is kept as it is made; Ctrl-C ends the review.", flush=True)
-        if browser:
-            webbrowser.open(address)
         server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off", ws="none"))
-        with suppress(KeyboardInterrupt):
-            server.run(sockets=[bound])
+        with ExitStack() as stack:
+            stack.enter_context(_ended_by_signals(server))
+            if browser:
+                try:
+                    webbrowser.open(stack.enter_context(door(address)))
+                except OSError as error:
+                    print(f"The browser is not opened ({error.strerror}): open this address in one.", flush=True)
+            with suppress(KeyboardInterrupt):
+                server.run(sockets=[bound])
         return len(log.made) - before
+
+
+@contextmanager
+def door(address: str) -> Iterator[str]:
+    """The URL of a file that leads to an address, for this user's browser only, until the block ends: a browser's
+    command line can be read by everybody on the machine.
+
+    Its holder has it locked, so that what a killed one left is known by its lock, and removed.
+
+    Raises:
+        OSError: no file can be made.
+    """
+    for left in Path(gettempdir()).glob(f"{DOOR}*.html"):
+        with suppress(OSError):  # another user's, or in use
+            handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                left.unlink()
+            finally:
+                os.close(handle)
+    file = _locked_file()
+    try:
+        file.write(
+            '<!doctype html><meta charset="utf-8"><meta name="referrer" content="no-referrer"><title>review</title>'
+            f'<meta http-equiv="refresh" content="0; url={address}"><a href="{address}">to the review</a>\n'
+        )
+        file.flush()
+        yield Path(file.name).as_uri()
+    finally:
+        with suppress(FileNotFoundError):  # whoever clears the folder of temporary files was first
+            file.close()
+
+
+def _locked_file() -> Any:
+    """A temporary file that its user alone may read, locked."""
+    while True:
+        file = NamedTemporaryFile("w", prefix=DOOR, suffix=".html", encoding="utf-8")  # noqa: SIM115
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if Path(file.name).exists():  # else another review took it for one that was left, before it was locked
+            return file
+        with suppress(FileNotFoundError):
+            file.close()
+
+
+@contextmanager
+def _ended_by_signals(server: Any) -> Iterator[None]:
+    """In it, SIGTERM and the closing of the terminal end the server as Ctrl-C does: what is to be removed is."""
+    earlier = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
+    for number in (n for n, handler in earlier.items() if handler is signal.SIG_DFL):
+        signal.signal(number, server.handle_exit)
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
 
 
 def app(queue: ReviewQueue, token: str) -> Any:
     """The ASGI application."""
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import Request
     from starlette.responses import HTMLResponse, PlainTextResponse, Response
     from starlette.routing import Route
@@ -81,23 +148,30 @@ def app(queue: ReviewQueue, token: str) -> Any:
     def answer(content: Any) -> Response:
         return Response(orjson.dumps(content), media_type="application/json")
 
+    def refused(request: Request) -> Response | None:
+        """The answer to who has no business here."""
+        host, origin = request.headers.get("host", "").lower(), request.headers.get("origin")
+        given = request.headers.get("x-token") or request.query_params.get("token") or ""
+        # A browser says where a page is from that sends something elsewhere; from ours it is the host that it asks.
+        if host.partition(":")[0] not in HOSTS or origin not in {None, f"http://{host}"}:
+            return PlainTextResponse("This page is for this machine only.", 403)
+        if not secrets.compare_digest(given.encode(), token.encode()):
+            return PlainTextResponse("Open the address that `synthgen review` has printed.", 403)
+        if request.method not in {"GET", "POST"}:
+            return PlainTextResponse("Method Not Allowed", 405, {"Allow": "GET, POST"})
+        return None
+
     class Guarded:
         def __init__(self, inner: Any) -> None:
             self._inner = inner
 
         async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-            request = Request(scope)
-            given = request.headers.get("x-token") or request.query_params.get("token") or ""
-            inner = self._inner
-            if not secrets.compare_digest(given.encode(), token.encode()):
-                inner = PlainTextResponse("Open the address that `synthgen review` has printed.", 403)
-
             async def with_headers(message: Any) -> None:
                 if message["type"] == "http.response.start":
                     message["headers"] += [(k.lower().encode(), v.encode()) for k, v in fixed.items()]
                 await send(message)
 
-            await inner(scope, receive, with_headers)
+            await (refused(Request(scope)) or self._inner)(scope, receive, with_headers)
 
     async def item(request: Request) -> Response:
         place = request.path_params["place"]
@@ -109,9 +183,17 @@ def app(queue: ReviewQueue, token: str) -> Any:
         data = queue.image(request.path_params["image_id"])
         return Response(data, media_type="image/png") if data else PlainTextResponse("no such image here", 404)
 
+    async def damaged(_: Request, error: Exception) -> Response:
+        return PlainTextResponse(str(error), 500)
+
     async def verdict(request: Request) -> Response:
+        body = b""
+        async for part in request.stream():
+            body += part
+            if len(body) > BODY:
+                return PlainTextResponse(f"a verdict has {BODY:,} bytes at most", 413)
         try:
-            said = _Said.model_validate_json(await request.body())
+            said = _Said.model_validate_json(body)
             queue.add(said.item, said.verdict, said.instance, said.category_id)
         except ValidationError as error:
             return PlainTextResponse(error.errors()[0]["msg"], 422)
@@ -140,8 +222,11 @@ def app(queue: ReviewQueue, token: str) -> Any:
         Route("/verdicts", verdict, methods=["POST"]),
         Route("/undo", undo, methods=["POST"]),
     ]
-    guards = [Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS)), Middleware(Guarded)]  # type: ignore[arg-type]
-    return Starlette(routes=routes, middleware=guards)
+    return Starlette(
+        routes=routes,
+        middleware=[Middleware(Guarded)],  # type: ignore[arg-type]
+        exception_handlers={SynthgenError: damaged},
+    )
 
 
 def _page(queue: ReviewQueue) -> tuple[str, str]:

@@ -1,11 +1,16 @@
 """The review's page: in a browser by keyboard, and its answers to who has no business there."""
 
+import http.client
 import re
 import signal
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import orjson
 import pyarrow as pa
@@ -18,7 +23,7 @@ from synthgen.errors import RunError
 from synthgen.pipeline import Build
 from synthgen.precision import LabelPrecision
 from synthgen.review.queue import ReviewQueue
-from synthgen.review.server import app
+from synthgen.review.server import BODY, app, door
 from synthgen.reviews import ReviewLog, read_reviews
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=REASON)
@@ -104,8 +109,8 @@ ADDRESSES = [("GET", "/"), ("GET", "/state"), ("GET", "/items/0"), ("GET", "/ima
 @pytest.mark.parametrize(("method", "path"), ADDRESSES)
 @pytest.mark.parametrize(
     ("headers", "status"),
-    [({}, 403), ({"X-Token": "Secret"}, 403), ({"X-Token": ""}, 403), ({**TOKEN, "Host": "evil.example"}, 400),
-     ({**TOKEN, "Host": "127.0.0.1.evil.example"}, 400)],
+    [({}, 403), ({"X-Token": "Secret"}, 403), ({"X-Token": ""}, 403), ({**TOKEN, "Host": "evil.example"}, 403),
+     ({**TOKEN, "Host": "127.0.0.1.evil.example"}, 403), ({**TOKEN, "Origin": "http://evil.example"}, 403)],
 )  # fmt: skip
 def test_strangers_are_refused(
     client: TestClient, build: Build, method: str, path: str, headers: Any, status: int
@@ -146,6 +151,187 @@ def test_answers_say_what_a_page_may(client: TestClient) -> None:
     )
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert "http" not in re.sub(r"http://www\.w3\.org/2000/svg", "", answer.text)
+
+
+def asked(
+    address: str, method: str, path: str, headers: Mapping[str, str], body: bytes = b""
+) -> tuple[int, http.client.HTTPMessage, bytes]:
+    """What comes of a request to the server of an address, with these headers only."""
+    connection = http.client.HTTPConnection(str(urlsplit(address).netloc))
+    connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
+    for name, value in headers.items():
+        connection.putheader(name, value)
+    connection.putheader("Content-Length", str(len(body)))
+    try:
+        connection.endheaders(body)
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read()
+    finally:
+        connection.close()
+
+
+def test_what_comes_of_requests_over_a_socket(build: Build) -> None:
+    (shown,) = [p for p in build.run.root.glob("images/*/*01.png") if p.name.endswith("001.png")]
+    said = orjson.dumps({"item": 0, "verdict": "accept"})
+    with serving(build.run.root) as (_, address):
+        host, token = urlsplit(address).netloc, urlsplit(address).query.removeprefix("token=")
+        ours = {"Host": host, "X-Token": token}
+        port = host.partition(":")[2]
+        cases: list[tuple[str, str, Mapping[str, str], bytes, int]] = [
+            ("GET", "/state", ours, b"", 200),
+            ("GET", "/state", {**ours, "Host": f"LocalHost:{port}"}, b"", 200),
+            ("GET", f"/?token={token}", {"Host": host}, b"", 200),
+            *(("GET", path, {"Host": host}, b"", 403) for path in ("/", "/state", "/items/0", "/images/1", "/nothing")),
+            ("GET", "/state", {**ours, "X-Token": token[:-1]}, b"", 403),
+            ("GET", "/state", {**ours, "X-Token": "\xe9" * 8}, b"", 403),
+            *(
+                (method, path, {**ours, "Host": name}, said, 403)
+                for name in ("evil.example", f"evil.example:{port}", "127.0.0.1.evil.example", "", "[::1]")
+                for method, path in (("GET", "/state"), ("POST", "/verdicts"))
+            ),
+            *(
+                (method, path, {**ours, "Origin": origin}, said, 403)
+                for origin in (
+                    "http://evil.example",
+                    "null",
+                    f"https://{host}",
+                    "http://127.0.0.1:1",
+                    "http://127.0.0.1",
+                )
+                for method, path in (("GET", "/state"), ("POST", "/verdicts"), ("POST", "/undo"))
+            ),
+            *(
+                (method, path, ours, b"", 405)
+                for method in ("HEAD", "PUT", "DELETE", "OPTIONS", "PATCH", "TRACE", "MOVE")
+                for path in ("/", "/verdicts", "/images/1")
+            ),
+            ("POST", "/state", ours, b"", 405),
+            ("GET", "/undo", ours, b"", 405),
+            ("POST", "/verdicts", ours, b"{" + b" " * BODY, 413),
+            ("POST", "/verdicts", {**ours, "Origin": f"http://{host}"}, b"{}", 422),
+            *(("GET", f"/images/{name}", ours, b"", 404) for name in ("..%2f..%2fspec.yaml", "1%00", "99")),
+        ]
+        for method, path, headers, body, status in cases:
+            got, told, content = asked(address, method, path, headers, body)
+            assert got == status, (method, path, headers)
+            for name, value in {
+                "Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
+            }.items():  # fmt: skip
+                assert told[name] == value, (method, path, status, name)
+            assert "default-src 'none'" in told["Content-Security-Policy"]
+            assert "frame-ancestors 'none'" in told["Content-Security-Policy"]
+            assert status < 400 or shown.read_bytes() not in content
+        assert len(read_reviews(build.run.reviews_file)) == 0
+        # Of a body without end, no more is read than is a verdict's.
+        with socket.create_connection(("127.0.0.1", int(port))) as line:
+            lines = ["POST /verdicts HTTP/1.1", f"Host: {host}", f"X-Token: {token}", "Transfer-Encoding: chunked"]
+            line.sendall("\r\n".join([*lines, "", f"{BODY + 1:x}", " " * (BODY + 1), ""]).encode())
+            assert line.recv(100).startswith(b"HTTP/1.1 413")
+        got, _, _ = asked(address, "POST", "/verdicts", {**ours, "Origin": f"http://{host}"}, said)
+        assert got == 200
+        assert len(read_reviews(build.run.reviews_file)) == 1
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_links_out_of_the_run_folder_are_not_read(copied: Path, tmp_path: Path, synthgen: Any, what: str) -> None:
+    run = copied / "fruit" / "run-0001"
+    image = min(run.glob("images/00000/*.png"))
+    secret = b"\x89PNG of another"
+    if what == "file":
+        (tmp_path / "secret").write_bytes(secret)
+        image.unlink()
+        image.symlink_to(tmp_path / "secret")
+    else:
+        image.parent.rename(tmp_path / "moved")
+        image.parent.symlink_to(tmp_path / "moved")
+        (tmp_path / "moved" / image.name).unlink()  # it is the export's, too
+        (tmp_path / "moved" / image.name).write_bytes(secret)
+    named = image.name if what == "file" else "[0-9]+.png"
+    said = re.compile(f"images/00000/{named} is not read: a link on its way leads out of {re.escape(str(run))}")
+    build = Build.open(run)
+    with ReviewLog.open(run / "reviews.jsonl") as log:
+        client = TestClient(app(ReviewQueue(build, "random", None, log), "secret"), base_url="http://127.0.0.1")
+        for path in (f"/images/{int(image.stem)}", "/items/0", "/items/1"):
+            answer = client.get(path, headers=TOKEN)
+            if path.startswith("/images") or answer.status_code != 200:
+                assert answer.status_code == 500 and said.fullmatch(answer.text)
+                assert answer.headers["x-content-type-options"] == "nosniff"
+    (run / "commits" / "report.json").unlink()
+    for command in (["show", run], ["report", run], ["remake", run, int(image.stem)], ["export", run],
+                    ["export", run, "--set", "exporters.coco.images=jpeg"]):  # fmt: skip
+        if command[0] == "export":
+            (run / "commits" / "export-coco.json").unlink(missing_ok=True)
+        code, _, err = synthgen(*command)
+        assert code == 2 and said.fullmatch(err.removeprefix("error: ").rstrip("\n")), (command, err)
+    assert not any(p.is_file() and p.read_bytes() == secret for p in run.glob("coco/**/*.png"))
+    code, _, err = synthgen("verify", run)
+    assert code == 2
+    assert f"damaged: images/00000/{image.name}: a link on its way leads out of the run folder" in err
+
+
+def test_a_log_of_verdicts_that_is_a_link_is_not_written_to(copied: Path, tmp_path: Path, synthgen: Any) -> None:
+    (tmp_path / "notes").write_text("mine")
+    run = copied / "fruit" / "run-0001"
+    (run / "reviews.jsonl").symlink_to(tmp_path / "notes")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, _, err = synthgen("review", run, "--no-browser", "--port", taken.getsockname()[1])
+    assert (code, err) == (2, f"error: reviews.jsonl is not read: a link on its way leads out of {run}\n")
+    assert (tmp_path / "notes").read_text() == "mine"
+
+
+def test_a_browser_is_led_to_the_page_by_a_file_of_its_users(build: Build, tmp_path: Path) -> None:
+    """What a browser is started with can be read by all users of the machine, by `ps`."""
+    script, given, temporary = tmp_path / "browser", tmp_path / "given", tmp_path / "tmp"
+    script.write_text(f'#!/bin/sh\nprintf %s "$*" > {given}.new\nmv {given}.new {given}\n')
+    script.chmod(0o755)
+    temporary.mkdir()
+
+    def door_of(address: str) -> Path:
+        for _ in range(1200):
+            if given.exists():
+                break
+            time.sleep(0.05)
+        said = given.read_text()
+        given.unlink()
+        assert said.startswith("file:///") and urlsplit(address).query.removeprefix("token=") not in said
+        file = Path(url2pathname(urlsplit(said).path))
+        assert file.parent == temporary and file.stat().st_mode & 0o777 == 0o600
+        assert f'content="0; url={address}"' in file.read_text()
+        return file
+
+    def review() -> Any:
+        return serving(build.run.root, browser=f"{script} %s", env={"TMPDIR": str(temporary)})
+
+    with review() as (process, address):
+        killed = door_of(address)
+        process.kill()
+        process.wait()
+        assert killed.exists()
+    with review() as (process, address):
+        file = door_of(address)
+        assert [*temporary.iterdir()] == [file] != [killed]
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    assert [*temporary.iterdir()] == []
+
+
+def test_doors_in_use_stay_and_what_is_no_door_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "notes.html").write_text("mine")
+    (tmp_path / "synthgen-review-link.html").symlink_to(tmp_path / "notes.html")
+    with door("http://127.0.0.1:1/?token=a") as first, door("http://127.0.0.1:2/?token=b") as second:
+        assert "token=a" in Path(url2pathname(urlsplit(first).path)).read_text()
+        assert "token=b" in Path(url2pathname(urlsplit(second).path)).read_text()
+    assert {p.name for p in tmp_path.iterdir()} == {"notes.html", "synthgen-review-link.html"}
+
+
+@needs_browser
+def test_the_file_leads_there(build: Build, tmp_path: Path) -> None:
+    with serving(build.run.root) as (_, address), door(address) as file, opened() as (tab, complaints, _):
+        tab.goto(file)
+        tab.wait_for_url(address)
+        ready(tab, 0, 23)
+        assert complaints == []
 
 
 def test_undo_leads_back(client: TestClient) -> None:
