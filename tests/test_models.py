@@ -1,5 +1,6 @@
 """Model names become files, without a connection; fetching them is checked to the last byte."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -7,7 +8,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -203,23 +207,66 @@ def test_a_checkpoint_is_named_by_what_it_holds(tmp_path: Path) -> None:
 # Fetching
 
 WEIGHTS = bytes(range(256)) * 9000  # more than one block
+MD5 = hashlib.md5(WEIGHTS).hexdigest()
+HALF = len(WEIGHTS) // 2 + 7
+FETCH_IT = "import sys; from synthgen import download, models; from synthgen.models import KnownModel; "
+FETCH_IT += "models.KNOWN['vit_b'] = KnownModel(0.4, sys.argv[1], sys.argv[2]); download.download_model('vit_b')"
+
+
+class Server:
+    """Serves what `vit_b` is said to be, and keeps what it was asked.
+
+    Attributes:
+        asked: path, Range and If-Range of each request.
+        etag, content: of the file. `parts`: whether it gives parts.
+        hold: bytes after which it waits for `go`, or, if that is set, ends the connection; None: none.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None, str | None]] = []
+        self.etag, self.content, self.parts = '"one"', WEIGHTS, True
+        self.hold: int | None = None
+        self.go = threading.Event()
+        self.url = ""
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        span, condition = handler.headers["Range"], handler.headers["If-Range"]
+        self.asked.append((handler.path, span, condition))
+        if handler.path == "/gone.pth":
+            handler.send_error(404)
+            return
+        body, begin, status = self.content, 0, 200
+        if span and self.parts and condition == self.etag:
+            begin = int(span.removeprefix("bytes=").removesuffix("-"))
+            body, status = body[begin:], 206
+        if not body:
+            handler.send_error(416)
+            return
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        if status == 206:
+            handler.send_header("Content-Range", f"bytes {begin}-{len(self.content) - 1}/{len(self.content)}")
+        if self.etag:
+            handler.send_header("ETag", self.etag)
+        handler.end_headers()
+        if self.hold is not None and len(body) > self.hold:
+            handler.wfile.write(body[: self.hold])
+            handler.wfile.flush()
+            if self.go.is_set():
+                return
+            self.go.wait(60)
+            body = body[self.hold :]
+        handler.wfile.write(body)
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Serves what `vit_b` is said to be -> the paths that were asked for."""
-    asked: list[str] = []
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    made = Server()
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            asked.append(self.path)
-            if self.path == "/gone.pth":
-                self.send_error(404)
-                return
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(WEIGHTS)))
-            self.end_headers()
-            self.wfile.write(WEIGHTS[: len(WEIGHTS) // 2] if self.path == "/cut.pth" else WEIGHTS)
+            with suppress(OSError):  # the client is dead
+                made.answer(self)
 
         def log_message(self, *_: object) -> None:
             pass
@@ -227,41 +274,191 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
         thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
-        url, md5 = f"http://127.0.0.1:{httpd.server_port}", hashlib.md5(WEIGHTS).hexdigest()
-        monkeypatch.setitem(KNOWN, "vit_b", KnownModel(0.4, f"{url}/sam_vit_b.pth", md5))
-        monkeypatch.setitem(KNOWN, "wrong", KnownModel(0.4, f"{url}/wrong.pth", "0" * 32))
-        monkeypatch.setitem(KNOWN, "cut", KnownModel(0.4, f"{url}/cut.pth", md5))
-        monkeypatch.setitem(KNOWN, "gone", KnownModel(0.4, f"{url}/gone.pth", md5))
+        made.url = f"http://127.0.0.1:{httpd.server_port}"
+        for name in ("vit_b", "gone"):
+            monkeypatch.setitem(KNOWN, name, KnownModel(0.4, f"{made.url}/{name}.pth", MD5))
+        monkeypatch.setitem(KNOWN, "wrong", KnownModel(0.4, f"{made.url}/wrong.pth", "0" * 32))
         try:
-            yield asked
+            yield made
         finally:
+            made.go.set()
             httpd.shutdown()
             thread.join()
 
 
-def test_a_checkpoint_is_fetched_once(server: list[str], home: Path) -> None:
+def files(home: Path) -> set[str]:
+    return {p.name for p in home.rglob("*") if p.is_file()}
+
+
+def test_a_checkpoint_is_fetched_once(server: Server, home: Path) -> None:
     with pytest.raises(ModelMissing):
         find_model("vit_b", "sam")
-    assert server == []  # looking for a model asks nobody
+    assert server.asked == []  # looking for a model asks nobody
+    place = home / "models" / "vit_b.pth"
     for _ in range(2):
-        assert download_model("vit_b") == home / "models" / "sam_vit_b.pth"
-    assert (home / "models" / "sam_vit_b.pth").read_bytes() == WEIGHTS
-    assert server == ["/sam_vit_b.pth"]
-    assert find_model("vit_b", "sam") == home / "models" / "sam_vit_b.pth"
+        assert download_model("vit_b") == place
+    assert place.read_bytes() == WEIGHTS and files(home) == {"vit_b.pth"}
+    assert server.asked == [("/vit_b.pth", None, None)]
+    assert find_model("vit_b", "sam") == place
+
+
+def killed(server: Server, home: Path) -> None:
+    """Fetches half of it in a process of its own, and kills that."""
+    server.hold = HALF
+    part = home / "models" / ".vit_b.pth.part"
+    with subprocess.Popen([sys.executable, "-c", FETCH_IT, f"{server.url}/vit_b.pth", MD5]) as process:
+        while process.poll() is None and (not part.is_file() or part.stat().st_size < HALF // 2):
+            time.sleep(0.01)
+        process.kill()
+    server.go.set()
+    server.hold = None
+    assert 0 < part.stat().st_size < len(WEIGHTS)
+    assert files(home) == {".vit_b.pth.part", ".vit_b.pth.etag"}
+
+
+def test_a_killed_download_is_gone_on_with(server: Server, home: Path) -> None:
+    killed(server, home)
+    begun = (home / "models" / ".vit_b.pth.part").stat().st_size
+    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert server.asked[1:] == [("/vit_b.pth", f"bytes={begun}-", '"one"')]
+    assert files(home) == {"vit_b.pth"}
+
+
+@pytest.mark.parametrize("why", ["another file", "no parts", "too long", "a weak name", "no name"])
+def test_what_cannot_be_gone_on_with_is_begun_anew(why: str, server: Server, home: Path) -> None:
+    folder = home / "models"
+    folder.mkdir(parents=True)
+    (folder / ".vit_b.pth.part").write_bytes(b"x" * (len(WEIGHTS) if why == "too long" else HALF))
+    (folder / ".vit_b.pth.etag").write_text('"other"' if why == "another file" else '"one"')
+    server.parts = why != "no parts"
+    asked = 1
+    if why in {"a weak name", "no name"}:
+        for left in folder.iterdir():
+            left.unlink()
+        server.etag, server.hold = ('W/"one"' if why == "a weak name" else ""), HALF
+        server.go.set()
+        with pytest.raises(RunError, match=r"was lost after .*; try again$"):
+            download_model("vit_b")
+        assert files(home) == set()
+        server.hold = None
+    elif why == "too long":
+        asked = 2  # the first is told that there is no such part
+    server.asked.clear()
+    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert len(server.asked) == asked and files(home) == {"vit_b.pth"}
+
+
+def test_a_whole_part_lacks_only_its_name(server: Server, home: Path) -> None:
+    (home / "models").mkdir(parents=True)
+    (home / "models" / ".vit_b.pth.part").write_bytes(WEIGHTS)
+    (home / "models" / ".vit_b.pth.etag").write_text('"one"')
+    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert server.asked == [] and files(home) == {"vit_b.pth"}
+
+
+def test_a_lost_connection_keeps_what_has_come(server: Server, home: Path) -> None:
+    server.hold = HALF
+    server.go.set()
+    kept = "; what has come is kept, and the same command goes on from there"
+    with pytest.raises(RunError) as error:
+        download_model("vit_b")
+    said = f"cannot fetch 'vit_b': the connection to {server.url}/vit_b.pth was lost after {HALF:,} bytes{kept}"
+    assert str(error.value) == said
+    server.hold = None
+    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert server.asked[1] == ("/vit_b.pth", f"bytes={HALF}-", '"one"')
+
+
+def test_two_downloads_at_once_do_not_mix(server: Server, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server.hold = HALF
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(download_model, "vit_b")
+        while not server.asked and not first.done():
+            time.sleep(0.01)
+        second = pool.submit(download_model, "vit_b")
+        said = ""
+        while not said and not second.done():
+            said += capsys.readouterr().err
+            time.sleep(0.01)
+        assert said == f"{home / 'models'}: another process is fetching the same; waiting for it\n"
+        server.go.set()
+        assert first.result() == second.result()
+    assert first.result().read_bytes() == WEIGHTS
+    assert len(server.asked) == 1 and files(home) == {"vit_b.pth"}
+
+
+def test_what_killed_downloads_of_earlier_versions_left_is_removed(server: Server, home: Path) -> None:
+    (home / "models").mkdir(parents=True)
+    for name in (".vit_h.pth.123.tmp", ".vit_b.pth.124.tmp", "notes.tmp"):
+        (home / "models" / name).touch()
+        os.utime(home / "models" / name, (0, 0))
+    os.utime(home / "models" / ".vit_b.pth.124.tmp")  # somebody may be at it
+    download_model("vit_b")
+    assert files(home) == {"vit_b.pth", ".vit_b.pth.124.tmp", "notes.tmp"}
+
+
+def test_checksums_are_those_in_the_names() -> None:
+    """SAM's authors put the first digits of each checkpoint's md5 into its name."""
+    for name in ("vit_b", "vit_l", "vit_h"):
+        known = KNOWN[name]
+        assert known.url and known.md5 and len(known.md5) == 32
+        assert known.url.endswith(f"sam_{name}_{known.md5[:6]}.pth")
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("wrong", "md5"), ("cut", ""), ("gone", "404"), ("nobody", "Connection refused")]
+    ("name", "reason"),
+    [
+        (
+            "wrong",
+            f"what came from URL/wrong.pth has the md5 {MD5}, and the checkpoint has {'0' * 32}; nothing of it is",
+        ),
+        ("gone", "URL/gone.pth answers 404 Not Found"),
+        ("nobody", "http://127.0.0.1:9/x.pth cannot be reached ([Errno 111] Connection refused); try again"),
+        ("nowhere", "http://nowhere.invalid/x.pth cannot be reached ("),
+    ],
 )
 def test_what_did_not_come_right_leaves_nothing(
-    name: str, reason: str, server: list[str], home: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, reason: str, server: Server, home: Path, synthgen: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(KNOWN, "nobody", KnownModel(0.4, "http://127.0.0.1:9/x.pth", "0"))
-    with pytest.raises(RunError) as error:
-        download_model(name)
-    assert str(error.value).startswith(f"cannot fetch {name!r}: ")
-    assert reason in str(error.value)
-    assert [p for p in home.rglob("*") if p.is_file()] == []
+    monkeypatch.setitem(KNOWN, "nowhere", KnownModel(0.4, "http://nowhere.invalid/x.pth", "0"))
+    monkeypatch.setenv("no_proxy", "*")
+    code, out, err = synthgen("models", "--download", name)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith(f"error: cannot fetch {name!r}: {reason.replace('URL', server.url)}")
+    assert files(home) == set()
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["told before", "told by the disk"])
+def test_a_disk_that_is_full(
+    told: bool, server: Server, home: Path, synthgen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if told:
+        monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))  # type: ignore[attr-defined]
+        code, _, err = synthgen("models", "--download", "vit_b")
+        assert err == (
+            f"error: 0.0 GB are to come, and {home / 'models'} has 0.0 GB free; free some and run the same command "
+            "again\n"
+        )
+    else:
+        # A write beyond this size is refused as on a full disk, but by another number.
+        code = (
+            "import errno, resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+            f"resource.setrlimit(resource.RLIMIT_FSIZE, ({HALF}, {HALF})); import synthgen.errors as e; "
+            "e.FULL.add(errno.EFBIG); import sys; from synthgen import cli, models; "
+            f"models.KNOWN['vit_b'] = models.KnownModel(0.4, '{server.url}/vit_b.pth', '{MD5}'); "
+            "sys.argv = ['synthgen', 'models', '--download', 'vit_b']; cli.main()"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        code, err = done.returncode, done.stderr
+        assert err == "error: no room left on the disk for 'vit_b'; free some and run the same command again\n"
+        assert (home / "models" / ".vit_b.pth.part").stat().st_size == HALF
+    assert code == 4
+    monkeypatch.undo()
+    monkeypatch.setenv("SYNTHGEN_HOME", str(home))
+    monkeypatch.setitem(KNOWN, "vit_b", KnownModel(0.4, f"{server.url}/vit_b.pth", MD5))
+    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert server.asked[-1][1] == (None if told else f"bytes={HALF}-")
 
 
 def test_a_model_of_the_hub_cannot_be_fetched_offline() -> None:
@@ -311,7 +508,7 @@ def hub(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             files = sorted(p for p in folder.rglob("*") if p.is_file())
             names = [str(p.relative_to(folder)) for p in files]
             if not folder.is_dir():
-                self._answer(404, b"")
+                self._answer(404, b"", code="RepoNotFound")
             elif api and rest[:1] == ["tree"]:
                 sizes = zip(names, files, strict=True)
                 tree = [{"type": "file", "path": n, "size": p.stat().st_size, "oid": _oid(p)} for n, p in sizes]
@@ -393,6 +590,60 @@ def test_what_we_fetched_is_found_and_loads(variant: str | None, hub: Callable[[
     diffusers.DiffusionPipeline.from_pretrained(folder, variant=variant, local_files_only=True, use_safetensors=True)
     with pytest.raises(ModelMissing, match="'me/pipeline' is not on this machine; fetch it with"):
         find_model("me/pipeline", "diffusion", "another")
+
+
+def test_what_a_killed_download_left_in_the_hubs_cache_is_removed(hub: Callable[[str], str], tmp_path: Path) -> None:
+    fetch = "from synthgen.download import download_model; "
+    kill = "import os, huggingface_hub.file_download as f; "
+    kill += "f.http_get = lambda url, file, **_: (file.write(b'x'), file.flush(), os.kill(os.getpid(), 9)); "
+    with pytest.raises(AssertionError):
+        hub(f"{kill}{fetch}download_model('me/detector')")
+    cache = tmp_path / "hf" / "hub"
+    blobs = cache / "models--me--detector" / "blobs"
+    left = [*blobs.glob("*.incomplete")]
+    assert left
+    others = [blobs / "0123.incomplete", cache / "models--me--pipeline" / "blobs" / "0123.01234567.incomplete"]
+    held = blobs / "held.01234567.incomplete"
+    for file in (*others, held):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    sweep = "from synthgen.download import _sweep_hub; _sweep_hub('me/detector')"
+    for file in (*left, *others, held):
+        os.utime(file, (0, 0))
+    os.utime(left[0])  # somebody may be at it
+    lock = cache / ".locks" / "models--me--detector" / "held.lock"
+    with open(lock, "wb") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        hub(sweep)
+    assert {*blobs.glob("*.incomplete")} == {left[0], others[0], held}
+    os.utime(left[0], (0, 0))
+    hub(f"{fetch}download_model('me/detector')")
+    assert {*blobs.glob("*.incomplete")} == {others[0]}
+    assert all(file.exists() for file in others)
+    find_model("me/detector", "detector")
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint", "options", "reason"),
+    [
+        ("me/none", None, "", "the hub has no model of this name, or none that it shows to you"),
+        ("me/none", None, ", variant='fp16'", "the hub has no model of this name, or none that it shows to you"),
+        (
+            "me/none",
+            "http://127.0.0.1:9",
+            "",
+            "the hub cannot be reached (ConnectError: [Errno 111] Connection refused)",
+        ),
+        ("me/none", "http://127.0.0.1:9", ", variant='fp16'", "ConnectError: [Errno 111] Connection refused"),
+    ],
+)
+def test_a_hub_that_does_not_give_it(
+    name: str, endpoint: str | None, options: str, reason: str, hub: Callable[[str], str]
+) -> None:
+    code = f"import os; os.environ['HF_ENDPOINT'] = {endpoint!r} or os.environ['HF_ENDPOINT']\n"
+    code += "from synthgen.download import download_model\nfrom synthgen.errors import RunError\n"
+    code += f"try: download_model({name!r}{options})\nexcept RunError as error: print(error)"
+    assert hub(code) == f"cannot fetch {name!r}: {reason}"
 
 
 @pytest.mark.parametrize(
