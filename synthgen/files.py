@@ -155,15 +155,13 @@ def require_writable(folder: Path) -> None:
         pass
 
 
-def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON with a checksum of its own, under `SEAL`."""
+def write_sealed(path: Path, content: Mapping[str, Any]) -> bytes:
+    """JSON with a checksum of its own, under `SEAL`; -> what has been written."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+    data = orjson.dumps({**content, SEAL: digest(content)}, option=options)
     with atomic(path) as file:
-        file.write(
-            orjson.dumps(
-                {**content, SEAL: digest(content)},
-                option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS,
-            )
-        )
+        file.write(data)
+    return data
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:

@@ -532,10 +532,19 @@ class Run:
         self._write_record(file, mark.record(), self.files_of(mark))
 
     def _write_record(self, file: Path, content: Mapping[str, Any], files: Iterable[tuple[str, Entry]] = ()) -> None:
-        """`files`: that are to be in the store before it is."""
+        """`files`: that are to be in the store before it is.
+
+        Raises:
+            RunError: it does not read back. What is recorded decides what is done next: without it, a run would do the
+                same for ever.
+        """
         self.confirm()
         with self._unswept():
-            write_sealed(file, content)
+            written = write_sealed(file, content)
+            if read_bytes(file) != written:
+                raise RunError(
+                    f"{file} does not read back as it was written a moment ago; see to the disk that it is on"
+                )
         if self._mirror:
             self._mirror.put(dict(files))
             self.confirm()  # putting may have taken long
