@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from array import array
 from bisect import bisect_left
@@ -17,7 +16,7 @@ from typing import IO
 import numpy as np
 
 from synthgen.errors import RunError
-from synthgen.files import Entry, list_line, listed, sha256, sweep
+from synthgen.files import Entry, list_line, listed, read_bytes, sha256, sweep
 from synthgen.store import Run
 
 
@@ -88,8 +87,8 @@ class ExportFolder:
         path = self._path(name)
         self._run.confirm()
         if copy or not _linked(source, path):
-            with self._run.writing(path) as file, open(source, "rb") as opened:
-                shutil.copyfileobj(opened, file)
+            with self._run.writing(path) as file:
+                file.write(read_bytes(source))
         if source.parent != self._made[0]:
             self._made = source.parent, Run.made_in(source.parent)
         self._note(path, self._made[1].get(source.name))

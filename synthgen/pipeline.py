@@ -25,7 +25,7 @@ from synthgen.backends import ModelConfig, is_own, measured
 from synthgen.errors import RunError
 from synthgen.export_folder import exporting
 from synthgen.figures import figures
-from synthgen.files import sha256
+from synthgen.files import read_bytes, sha256
 from synthgen.interrupts import checkpoint
 from synthgen.overlap import DEPTH, Behind, ahead
 from synthgen.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
@@ -446,7 +446,7 @@ class Build:
     def quality(self) -> Quality | None:
         """The numbers of the last judging, if there was one."""
         file = self.run.quality_file
-        return Quality.read(orjson.loads(file.read_bytes())) if file.is_file() else None
+        return Quality.read(orjson.loads(read_bytes(file))) if file.is_file() else None
 
     # Export
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from synthgen.backends import (
     is_own,
 )
 from synthgen.errors import Problem, SpecError
-from synthgen.files import at_home, digest, require_writable
+from synthgen.files import at_home, digest, free_bytes, require_writable
 from synthgen.models import ModelMissing, cache_folder
 from synthgen.plan import Round, first_round, one, phrase, plan_round
 from synthgen.spec import STAGES, DatasetSpec
@@ -179,13 +178,10 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
             require_writable(folder)
         except OSError as error:
             problems.append(Problem(name, f"cannot write in {folder}: {error.strerror}; takes a folder where one can"))
-    need, place = disk_bytes(spec), out.resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    need, free = disk_bytes(spec), free_bytes(out)
     if need > free:
         images = f"{spec.count:,} images of {spec.width}x{spec.height} px"
-        room = f"need about {need / 1e9:.1f} GB in {place}, which has {free / 1e9:.1f} GB free"
+        room = f"need about {need / 1e9:.1f} GB in {out}, which has {free / 1e9:.1f} GB free"
         problems.append(Problem("count", f"{images} {room}"))
     if problems:
         raise SpecError(problems)

@@ -1,6 +1,7 @@
 """A run folder through everything that can happen to it. No Prefect here."""
 
 import contextlib
+import errno
 import json
 import random
 import shutil
@@ -25,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 
 from synthgen import models
 from synthgen.devices import torch_dtype
-from synthgen.errors import RunError
+from synthgen.errors import RunError, of_system
 from synthgen.generators import diffusion
 from synthgen.pipeline import Build
 from synthgen.plan import IMAGES_PER_RUN
@@ -592,6 +593,36 @@ def test_the_same_dataset_however_often_it_was_stopped(quick, run_through, tmp_p
     assert kills >= 2
     assert results(build.run.root) == results(whole.run.root)
     assert len(build.run.read_rounds()) > 1
+
+
+@pytest.mark.parametrize("fault", ["cannot be read", "is another"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_round_that_does_not_read_back_ends_the_run(parts, run_through, tmp_path, monkeypatch, number, fault):
+    """And does not let it plan the same round for ever."""
+    read, write, written = Path.read_bytes, Run.write_round, []
+
+    def broken(path):
+        if path.name != f"round-{number:04d}.json":
+            return read(path)
+        if fault == "is another":
+            return b"what was here before"
+        raise OSError(errno.EIO, "Input/output error")
+
+    def counted(self, *arguments):
+        written.append(arguments)
+        assert len(written) < 5
+        write(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises((OSError, RunError)) as stop:
+        patch.setattr(Path, "read_bytes", broken)
+        patch.setattr(Run, "write_round", counted)
+        run_through(changed(parts, {"segmenter.apples": 0}), tmp_path)
+    file = tmp_path / "parts" / "run-0001" / "commits" / f"round-{number:04d}.json"
+    told = of_system(stop.value) if isinstance(stop.value, OSError) else stop.value
+    assert told.exit_code == 2
+    assert str(told).startswith({"is another": f"{file} does not read back"}.get(fault, f"{file}: input/output error"))
+    build = run_through(changed(parts, {"segmenter.apples": 0}), tmp_path)
+    assert build.is_complete() and len(build.run.read_rounds()) > 1
 
 
 def test_budget_spent(quick, run_through, tmp_path):

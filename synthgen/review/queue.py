@@ -11,6 +11,7 @@ import orjson
 import pyarrow.compute as pc
 
 from synthgen.errors import RunError
+from synthgen.files import read_bytes
 from synthgen.pipeline import Build
 from synthgen.precision import LabelPrecision, shuffled
 from synthgen.report.thumbnails import judged_labels, outlines
@@ -54,7 +55,7 @@ class ReviewQueue:
             chosen = shuffled(image_ids * INSTANCES + instances, build.spec.seed)[:most]
             asked = [(i, n, n) for i, n in zip(image_ids[chosen].tolist(), instances[chosen].tolist(), strict=True)]
         else:
-            listed = orjson.loads(run.quality_file.read_bytes())["samples"]["borderline"][:count]
+            listed = orjson.loads(read_bytes(run.quality_file))["samples"]["borderline"][:count]
             asked = [(row["image_id"], None, row["nearest"]["instance"]) for row in listed]
         rows = run.read_table(run.verdicts_file, image_ids={image_id for image_id, _, _ in asked}).to_pandas()
         shards = dict(zip(rows["image_id"], rows["shard"].astype(int), strict=True))
