@@ -22,6 +22,10 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help="wait for runs that are started elsewhere")
     args = parser.parse_args()
     if args.serve:
+        from prefect.settings import PREFECT_API_URL
+
+        if not PREFECT_API_URL.value():  # Prefect would start one that lets in everybody on this machine
+            parser.error("--serve needs a Prefect server of yours: set PREFECT_API_URL")
         out = args.out if is_url(args.out) else str(at_home(args.out).resolve())
         parameters = {"spec": str(args.spec.resolve()), "out": out, "run": args.run}
         build_dataset.serve(name=args.spec.stem, parameters=parameters, pause_on_shutdown=False)

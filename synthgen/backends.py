@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -283,17 +284,39 @@ def builtin(kind: str) -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
 
 
+def is_own(use: str) -> bool:
+    """Whether `use` names a module of the user's."""
+    return "." in use
+
+
+def _own_module(use: str) -> ModuleType:
+    """Imported; from the working folder, if it is nowhere else. Only then is that folder one that Python looks into."""
+    here = str(Path.cwd())
+    try:
+        return importlib.import_module(use)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{use}.".startswith(f"{error.name}.") or here in sys.path:
+            raise
+    sys.path.append(here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(use)
+    except ModuleNotFoundError:
+        sys.path.remove(here)
+        raise
+
+
 def backend_module(kind: str, use: str) -> ModuleType:
     """The module that `use` names.
 
     Raises:
         LookupError: no such module, or it is not a backend; says what there is.
     """
-    if "." in use:
+    if is_own(use):
         try:
             if use.startswith("."):
                 raise ImportError("a module's full name starts with no dot")
-            module = importlib.import_module(use)
+            module = _own_module(use)
         except Exception as error:  # whatever a user's module does when it is imported
             raise LookupError(f"cannot import your module {use!r}: {error}") from error
     elif use in builtin(kind):

@@ -1,17 +1,18 @@
-"""How much of a run's time is its models': a whole run against a bare loop over the same models; and what exports of
-any size take."""
+"""How much of a run's time is its models': a whole run against a bare loop over the same models, shard by shard; and
+what exports of any size take."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -35,28 +36,56 @@ SIDE_PX = 224  # at which five masks of a scene have 270 B of RLE each on averag
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """A shard that was made twice, one right after the other: seconds of the bare loop by stage, and of the run."""
+
+    bare: Mapping[str, float]
+    run: float
+
+    @property
+    def ratio(self) -> float:
+        return self.run / sum(self.bare.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Comparison:
     """Seconds of one measurement.
 
     Attributes:
         images, accepted: made by the whole run, and those of them that passed.
-        bare: stage -> seconds of the bare loop, over as many images.
+        pairs: its shards, each with the bare loop over the same jobs.
         stages: stage -> seconds of the whole run's shards; stages overlap, so these sum to more than it took.
-        whole: seconds of the whole run: plan, stages, judge, export, report, and all that Prefect does meanwhile.
+        rest: seconds of the run that are of no shard: plan, judge, export, report, and Prefect's flow around them.
         start: seconds that Prefect took to start.
     """
 
     images: int
     accepted: int
-    bare: Mapping[str, float]
+    pairs: Sequence[Pair]
     stages: Mapping[str, float]
-    whole: float
+    rest: float
     start: float
+
+    @property
+    def bare(self) -> dict[str, float]:
+        """Stage -> seconds of the bare loop."""
+        return {stage: sum(pair.bare[stage] for pair in self.pairs) for stage in STAGES}
+
+    @property
+    def whole(self) -> float:
+        """Seconds of the whole run."""
+        return sum(pair.run for pair in self.pairs) + self.rest
 
     @property
     def ratio(self) -> float:
         """Of the whole run to the bare loop; 1 would be nothing but models."""
         return self.whole / sum(self.bare.values())
+
+    @property
+    def spread(self) -> tuple[float, float, float]:
+        """Median, least and greatest of the shards' own ratios, which have nothing of `rest`."""
+        ratios = [pair.ratio for pair in self.pairs]
+        return median(ratios), min(ratios), max(ratios)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,30 +126,57 @@ def _peak_bytes() -> int:
 
 
 def compare(spec: DatasetSpec, folder: Path) -> Comparison:
-    """Makes `spec.count` images by a run with Prefect in `folder`, and as many by the bare loop: half of them before it
-    and half after, so that a machine that grows slower or faster favours neither. Models are loaded before."""
+    """Makes `spec.count` images by a run with Prefect in `folder`, and the same images by the bare loop, in turns: see
+    `in_turns`. Models are loaded before."""
     began = time.perf_counter()
-    from synthgen.flow import build_dataset, served
+    from prefect import flow
+
+    from synthgen.flow import carry_out, make, served
+
+    pairs: list[Pair] = []
+    inside = 0.0
+
+    def shards(run: Run, pending: Sequence[int]) -> None:
+        nonlocal inside
+        began = time.perf_counter()
+        build = Build.open(run.root)
+        pairs.extend(in_turns(build, pending, lambda shard: make(run.root, [shard], False, False), folder / "bare"))
+        inside = time.perf_counter() - began
 
     with served():
         start = time.perf_counter() - began
-        spec = spec.model_copy(update={"budget": 1.0})
+        spec = spec.model_copy(update={"budget": 1.0})  # one round, so that all is made in one go
         stages = Stages.of(spec)
-        jobs = list(plan_round(spec, 1, first_round(spec), stages.generator.aspect_ratios()))
-        bare(stages, jobs[:1], folder / "warm")
-        half = len(jobs) // 2
-        before = bare(stages, jobs[:half], folder / "bare")
-        file = folder / "spec.yaml"
-        Run(folder).write_spec(spec.dump())
+        bare(
+            stages, list(plan_round(spec, 1, first_round(spec), stages.generator.aspect_ratios()))[:1], folder / "warm"
+        )
         began = time.perf_counter()
-        build_dataset(file, folder / "outputs")
-        whole = time.perf_counter() - began
-        after = bare(stages, jobs[half:], folder / "bare")
+        flow(name="bench")(lambda: carry_out(spec, folder / "outputs", 1, shards))()
+        rest = time.perf_counter() - began - inside
     build = Build.open(Run.at(folder / "outputs", spec.name, 1).root)
     quality = build.quality()
     assert quality is not None
     seconds = {name: seconds for name, (seconds, _) in stage_seconds(build.run).items()}
-    return Comparison(quality.made, quality.accepted, {n: before[n] + after[n] for n in STAGES}, seconds, whole, start)
+    return Comparison(quality.made, quality.accepted, pairs, seconds, rest, start)
+
+
+def in_turns(build: Build, shards: Sequence[int], make: Callable[[int], object], folder: Path) -> Iterator[Pair]:
+    """Has every shard made by `make` and by the bare loop, one right after the other, so that what else the machine
+    does meets both; the bare loop is the first in every other shard.
+
+    The next does not begin before a shard is measured, so what a run gains by measuring a shard behind the next one
+    is not in these seconds."""
+    for place, shard in enumerate(shards):
+        jobs = build.jobs(shard)
+        spent: dict[str, float] = {}
+        if place % 2 == 0:
+            spent = bare(build.stages, jobs, folder)
+        began = time.perf_counter()
+        make(shard)
+        seconds = time.perf_counter() - began
+        if place % 2:
+            spent = bare(build.stages, jobs, folder)
+        yield Pair(spent, seconds)
 
 
 def table(found: Comparison) -> Table:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from synthgen.errors import RunError, SynthgenError, of_system
+from synthgen.interrupts import ended_by_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,10 +98,9 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
-    # A spec may name modules of the user's that lie here; last, so that none of them hides a package's.
-    sys.path.append(str(Path.cwd()))
     try:
-        code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
+        with ended_by_signals():
+            code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
         if code == 130:  # what typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
         sys.exit(code)
@@ -141,7 +141,16 @@ def _console() -> Console:
 def _load(spec: Path, overrides: list[str]) -> DatasetSpec:
     from synthgen.spec import load_spec
 
-    return load_spec(spec, overrides)
+    loaded = load_spec(spec, overrides)
+    _say_imported(loaded)
+    return loaded
+
+
+def _say_imported(spec: DatasetSpec) -> None:
+    from synthgen.stages import own_modules
+
+    for key, place in own_modules(spec).items():
+        print(f"note: {key}: imported your module from {place}", file=sys.stderr)
 
 
 @app.command()
@@ -249,7 +258,13 @@ def run(
     build = Build.open(folder.root)
     quality = build.quality()
     assert quality is not None
+    _tell_remarks(build)
     _report(build, quality, console, quiet, "done")
+
+
+def _tell_remarks(build: Build) -> None:
+    for remark in build.remarks():
+        print(f"note: {remark}", file=sys.stderr)
 
 
 def _report(build: Build, quality: Quality, console: Console, quiet: bool, state: str) -> None:
@@ -296,6 +311,7 @@ def _reopen(run: Path, overrides: list[str]) -> Build:
     for override in overrides:
         set_value(raw, override)
     spec = DatasetSpec.parse(raw)
+    _say_imported(spec)
     return Build.start(folder, spec, Stages.of(spec))
 
 
@@ -307,6 +323,7 @@ def label(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False, allow
     with Run.existing(run).lock():
         build = _reopen(run, overrides)
         quality = _redo(build, quiet, allow_mixed)
+    _tell_remarks(build)
     _merge(build)
     _report(build, quality, _console(), quiet, "done")
 
@@ -389,7 +406,10 @@ def bench(
         found = compare(loaded, Path(folder))
         cost = export_cost(annotations, Path(folder) / "records")
     _console().print(table(found))
+    middle, least, most = found.spread
     print(f"whole run / bare loop: {found.ratio:.3f} ({found.whole:.1f} s / {sum(found.bare.values()):.1f} s)")
+    print(f"shard by shard, in turns: median {middle:.3f}, from {least:.3f} to {most:.3f} ({len(found.pairs)} shards)")
+    print(f"of the whole run, what is of no shard (plan, judge, export, report): {found.rest:.1f} s")
     print(f"Prefect's start, counted apart: {found.start:.1f} s")
     print(f"export of {cost.annotations:,} annotations: {cost.seconds:.1f} s, {cost.peak_mb:.0f} MB at most")
 
@@ -400,7 +420,7 @@ def status(run: RunFolder) -> None:
     from synthgen.pipeline import PER_SHARD, Build
     from synthgen.summary import headline
 
-    build = Build.open(run)
+    build = Build.read(run)
     shards = build.run.shards()
     holder = build.run.holder()
     print(f"{build.spec.name}, {len(shards)} shards planned" + (f"; {holder} is at work" if holder else ""))
@@ -422,7 +442,10 @@ def status(run: RunFolder) -> None:
 
 @app.command()
 def verify(run: RunFolder) -> None:
-    """Check every checksum, mask and id of a run, and its exports; what is damaged is made anew by the next run."""
+    """Check every checksum, mask and id of a run, its reviews and exports; the next run makes anew what is damaged.
+
+    Exits 0 for a run that is whole, 3 for one that is not complete, 2 for one that is damaged.
+    """
     from synthgen.errors import SpecError
     from synthgen.pipeline import Build
     from synthgen.store import Run
@@ -430,20 +453,30 @@ def verify(run: RunFolder) -> None:
 
     with Run.existing(run).reading() as locked:
         try:
-            build = Build.open(run)
+            build = Build.read(run)
         except SpecError as error:
+            if Run(run).spec_is_as_recorded():  # and of a version, or of modules, that this one does not read
+                raise
             raise RunError(f"damaged: spec.yaml: {error}\nrun the spec again to write it anew") from error
         found = inspect(build)
         if locked:
             withdraw(build, found.damages)
+    if build.run.is_another:
+        other = f"holds the images of run {build.run.number}, as of a copy; runs and merges leave it out"
+        print(f"note: {build.run.address} {other}", file=sys.stderr)
     for damage in found.damages:
         print(f"damaged: {damage}", file=sys.stderr)
     for name in found.stray:
         print(f"of no stage of this run: {name}")
-    print(f"{found.files} files read, {len(found.damages)} damages")
+    for line in found.missing:
+        print(f"to be done: {line}", file=sys.stderr)
+    print(f"{found.files} files read, {len(found.damages)} damages" + (", and not complete" if found.missing else ""))
     if found.damages:
         print("run the spec again to make anew what is damaged", file=sys.stderr)
         raise typer.Exit(2)
+    if found.missing:
+        print("run the spec again to go on", file=sys.stderr)
+        raise typer.Exit(3)
 
 
 @app.command()
@@ -454,7 +487,7 @@ def report(run: RunFolder) -> None:
     from synthgen.store import Run
 
     with Run.existing(run).lock():
-        build = Build.open(run)
+        build = Build.read(run)
         if not build.is_done("judge"):
             raise RunError(
                 f"{run} has not been judged by its spec and reviews yet; judge it first: synthgen judge {run}"
@@ -479,7 +512,9 @@ def review(
     from synthgen.pipeline import Build
     from synthgen.review.server import serve
 
-    made = serve(Build.open(run), queue, count, port, browser)
+    build = Build.open(run)
+    _say_imported(build.spec)
+    made = serve(build, queue, count, port, browser)
     print(f"{made} verdicts made; apply them with: synthgen judge {run}" if made else "no verdicts made")
 
 
@@ -505,7 +540,7 @@ def show(
     from synthgen.pipeline import Build
     from synthgen.show import draw
 
-    build = Build.open(run)
+    build = Build.read(run)
     path = output or build.run.root / ("rejected.png" if rejected else "sheet.png")
     drawn = draw(build, path, images=images, columns=columns, tile_px=tile, rejected=rejected)
     print(f"{path}: {drawn} images")
@@ -525,7 +560,9 @@ def remake(
 
     from synthgen.pipeline import Build
 
-    old, now = Build.open(run).remake(image_id)
+    build = Build.open(run)
+    _say_imported(build.spec)
+    old, now = build.remake(image_id)
     if output:
         from PIL import Image
 
@@ -585,6 +622,8 @@ def calibrate(
     known = truths.from_coco(loaded, truth, images, count) if truth and images else truths.composed(loaded, count, seed)
     if known.left_out and not quiet:
         console.print(f"left out, since none is there: {', '.join(known.left_out)}", highlight=False, markup=False)
+    if known.unusable and not quiet:
+        console.print(truths.objects_left_out(known.unusable), highlight=False, markup=False, soft_wrap=True)
     planted = faults.plant(loaded, stages.segmenter, known, share, seed)
     if not quiet:
         planted = findings.watched(planted, known.count, console)
@@ -597,7 +636,7 @@ def calibrate(
         for part in findings.tables(found):
             console.print(part, highlight=False, width=width)
     if json:
-        asked = {"spec": str(spec), "truth": str(truth) if truth else None, "seed": seed}
+        asked = {"spec": str(spec), "truth": str(truth) if truth else None, "seed": seed, "left_out": known.unusable}
         findings.write(json, {**asked, **findings.as_data(found)})
         if not quiet:
             print(f"wrote {json}")

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import devices, models
+from synthgen import devices, models, weights
 from synthgen.backends import ModelConfig
 from synthgen.errors import BackendError, Problem, listed, nearest
+from synthgen.loading import loading
 from synthgen.tokens import counter
 from synthgen.wording import plain, shown
 
@@ -95,7 +96,7 @@ def problems(config: ClipConfig, names: Iterable[str], prompt: str = "{}") -> It
     long the end would not be read."""
     try:
         path = path_of(config)
-        _require_clip(path)
+        _inspect_clip(path)
         card = models.read_card(path)
     except (models.ModelMissing, BackendError) as error:
         yield Problem(".model", str(error))
@@ -150,38 +151,27 @@ def crop(image: NDArray[np.uint8], box: NDArray[np.float32], margin: float = MAR
     return image[top:bottom, left:right]
 
 
-def _require_clip(path: Path) -> None:
-    """Raises: BackendError: the folder holds no CLIP, as far as can be told without reading weights."""
+def _inspect_clip(path: Path) -> weights.Held:
+    """What a CLIP's weights hold. Raises: BackendError: the folder holds no CLIP, as far as can be told without reading
+    weights."""
     takes = "takes a folder of transformers' CLIPModel with its processor"
+    weights.inspect_file(path / "config.json", path)
     try:
         kind = models.read_json(path / "config.json")["model_type"]
     except (OSError, ValueError, KeyError) as error:
         raise BackendError(f"{path} has no config.json with a `model_type`; {takes}") from error
     if kind != "clip":
         raise BackendError(f"{path} is of model_type {shown(kind)}; {takes}")
-    models.require_no_code(path)
-    if missing := models.missing_weights(path):
-        raise BackendError(plain(f"{path} is not whole; missing: {listed(missing)}", 500))
-    if not (weights := sorted(path.glob("*.safetensors"))):
-        raise BackendError(f"{path} has no .safetensors weights, and other formats can hold code; {takes}")
-    for file in weights:
-        models.require_safetensors(file)
-    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
-        raise BackendError(f"{path} has no tokenizer; {takes}")  # transformers would make up an empty one
+    found = weights.inspect_model(path)
+    if found.missing:
+        raise BackendError(plain(f"{path} is not whole; missing: {listed(found.missing)}", 500))
+    return found.held
 
 
 def _load(path: Path, device: Any, dtype: Any) -> tuple[Any, Any]:
     from transformers import CLIPModel, CLIPProcessor
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    _require_clip(path)
-    try:
+    with loading(path, _inspect_clip(path)):
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
         model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)
-    except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        if devices.is_out_of_memory(error):
-            raise
-        # The settings in a folder are not checked by what reads them.
-        raise BackendError(f"{path} was not loaded: {plain(' '.join(str(error).split()), 300)}") from error
     return model.to(device).eval(), processor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import time
 from array import array
 from bisect import bisect_left
@@ -17,7 +16,7 @@ from typing import IO
 import numpy as np
 
 from synthgen.errors import RunError
-from synthgen.files import Entry, list_line, listed, sha256, sweep
+from synthgen.files import Entry, list_line, listed, read_bytes, sha256, sweep
 from synthgen.store import Run
 
 
@@ -29,13 +28,12 @@ def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
     started, mark, list_file = time.monotonic(), run.mark("export", exporter), run.list_file(exporter)
     if mark and mark.inputs:
         run.withdraw("export", exporter)
-    for folder, _, _ in os.walk(run.export_folder(exporter)):
-        sweep(Path(folder))  # of an export that was killed
     with run.writing(list_file) as file:
         written = ExportFolder(run, exporter, file)
+        for folder, _, _ in os.walk(run.export_folder(exporter)):
+            sweep(Path(folder))  # of an export that was killed
         yield written
-        on_list = (name for name, _ in listed(list_file))
-        written.remove_others(chain(mark.files if mark else (), on_list))
+        written.remove_others(chain(mark.files.items() if mark else (), listed(list_file)))
         written.require_names_of_their_own()
     counts = {"files": len(written)}
     run.commit("export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts=counts)
@@ -49,6 +47,9 @@ class ExportFolder:
         self._run, self._list = run, list_file
         # As the run folder names it, for the list; and where it is: a person may have moved it, and linked it back.
         self._named, self._root = run.export_folder(exporter), run.export_folder(exporter).resolve()
+        self._is_moved = not self._root.is_relative_to(run.root)
+        if self._root != self._named and (not self._is_moved or run.root.is_relative_to(self._root)):
+            raise RunError(f"{self._named} is a link to {self._root}, which is no folder of its own; remove the link")
         self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
         self._written = array("q")  # hashes of names in the run folder, of 64 bits
         self._made: tuple[Path, Mapping[str, Entry]] = Path(), {}  # a folder of images, and what is in it
@@ -86,8 +87,8 @@ class ExportFolder:
         path = self._path(name)
         self._run.confirm()
         if copy or not _linked(source, path):
-            with self._run.writing(path) as file, open(source, "rb") as opened:
-                shutil.copyfileobj(opened, file)
+            with self._run.writing(path) as file:
+                file.write(read_bytes(source))
         if source.parent != self._made[0]:
             self._made = source.parent, Run.made_in(source.parent)
         self._note(path, self._made[1].get(source.name))
@@ -95,8 +96,14 @@ class ExportFolder:
     def _is_inside(self, path: Path) -> bool:
         return path != self._root and path.is_relative_to(self._root)
 
-    def remove_others(self, names: Iterable[str]) -> None:
-        """Removes those of these files of the run folder that an export may write and this one has not written."""
+    def remove_others(self, files: Iterable[tuple[str, Entry]]) -> None:
+        """Removes those of these files of the run folder that an export may write and this one has not written. Beyond
+        a link, only what is still what an export wrote there: the folder may hold other things by now, and the list may
+        be a stranger's.
+
+        Args:
+            files: name, and what an export wrote under it.
+        """
         self._run.confirm()
         written = array("q", np.sort(self._written).tobytes())
 
@@ -107,7 +114,8 @@ class ExportFolder:
         places: dict[Path, Path] = {}  # folders by name -> where they are
 
         def others() -> Iterator[Path]:
-            for path in (self._run.root / name for name in names):
+            for name, entry in files:
+                path = self._run.root / name
                 if path.parent not in places:
                     places[path.parent] = path.parent.resolve()
                 place = places[path.parent] / path.name
@@ -115,7 +123,7 @@ class ExportFolder:
                 # folders may have become links, where the export's folder was moved.
                 if self._is_inside(place):
                     own = self._named / place.relative_to(self._root)
-                    if is_other(self._run.name_of(own)):
+                    if is_other(self._run.name_of(own)) and (not self._is_moved or _holds(place, entry)):
                         yield own
 
         self._run.remove(others())
@@ -147,6 +155,14 @@ class ExportFolder:
                 "delete it and run again to make it anew"
             )
         return data
+
+
+def _holds(path: Path, entry: Entry) -> bool:
+    """Whether a file is there and is what an entry of a list says."""
+    try:
+        return path.stat().st_size == entry[0] and sha256(path) == entry[1]
+    except OSError:
+        return False
 
 
 def _linked(source: Path, path: Path) -> bool:

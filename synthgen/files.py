@@ -3,8 +3,11 @@ lists of files; and the `~` in a path."""
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import math
 import os
+import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -18,10 +21,12 @@ import orjson
 
 from synthgen.errors import FULL, OutOfRoom
 
-TEMPORARY = ".*.tmp"  # what names of files match that have not got their own yet
+TEMPORARY = ".*.[0-9]*.tmp"  # what names of files match that have not got their own yet
 SEAL = "seal"
 LIST = ".files"  # how the names of lists end
 Entry = tuple[int, str]  # what a file holds: size in bytes, sha256
+# What file systems answer that have no such thing as they are asked for: FAT, some of FUSE, network shares.
+_UNKNOWN = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def digest(value: Any) -> str:
@@ -38,8 +43,31 @@ def at_home(path: str | Path) -> Path:
 
 
 def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with said_of(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_bytes(path: Path) -> bytes:
+    with said_of(path):
+        return path.read_bytes()
+
+
+@contextmanager
+def said_of(path: Path) -> Iterator[None]:
+    """In it, what the system says of no file, since it was asked by a descriptor, is said of this one.
+
+    Raises:
+        OutOfRoom: the disk is full.
+        OSError: anything else, with a file's name.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            raise OutOfRoom(f"no room left on the disk for {path}; free some and run the same command again") from error
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -48,23 +76,26 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
     Raises:
         OutOfRoom: the disk is full; nothing of the file is left.
+        OSError: the system refuses otherwise, and names the file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with _new(temporary) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        _fault("before", path)
-        temporary.replace(path)
-        _fault("after", path)
-        _fsync_folder(path.parent)
+        with said_of(path):
+            with _new(temporary) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            _fault("before", path)
+            temporary.replace(path)
+            _fault("after", path)
+            _fsync_folder(path.parent)
     except OSError as error:
-        if error.errno in FULL:
-            raise OutOfRoom(f"no room left on the disk for {path}; free some and run the same command again") from error
+        if error.filename == str(temporary):
+            error.filename, error.filename2 = str(path), None
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that fails has said so already, and `sweep` comes by
+            temporary.unlink(missing_ok=True)
 
 
 def _new(path: Path) -> IO[bytes]:
@@ -80,8 +111,34 @@ def _fsync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in {*_UNKNOWN, errno.EINVAL}:  # fsync(2): EINVAL where it cannot be asked of folders
+            raise
     finally:
         os.close(handle)
+
+
+def protect(path: Path) -> None:
+    """Makes a file read-only, where the file system knows such files."""
+    try:
+        path.chmod(0o444)
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+
+
+def free_bytes(folder: Path) -> float:
+    """Of the disk that a folder is on, or will be; infinity where the file system does not say."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    try:
+        room = shutil.disk_usage(place)
+    except OSError as error:
+        if error.errno not in {*_UNKNOWN, errno.ENOSYS}:
+            raise
+        return math.inf
+    return room.free if room.total else math.inf
 
 
 def _fault(when: str, path: Path) -> None:
@@ -96,24 +153,23 @@ def require_writable(folder: Path) -> None:
     """Tries to write where a folder is, or will be made; nothing is left of it.
 
     Raises:
+        OutOfRoom: the disk is full.
         OSError: one may not.
     """
     place = folder.absolute()
     while not place.exists():
         place = place.parent
-    with TemporaryFile(dir=place):
+    with said_of(folder), TemporaryFile(dir=place):
         pass
 
 
-def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    """JSON with a checksum of its own, under `SEAL`."""
+def write_sealed(path: Path, content: Mapping[str, Any]) -> bytes:
+    """JSON with a checksum of its own, under `SEAL`; -> what has been written."""
+    options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+    data = orjson.dumps({**content, SEAL: digest(content)}, option=options)
     with atomic(path) as file:
-        file.write(
-            orjson.dumps(
-                {**content, SEAL: digest(content)},
-                option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS,
-            )
-        )
+        file.write(data)
+    return data
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
@@ -134,12 +190,18 @@ def list_line(name: str, entry: Entry) -> bytes:
 def listed(file: Path | bytes) -> Iterator[tuple[str, Entry]]:
     """The lines of a list, or of what is in one: one at a time, but for those that are no such lines. None if it is not
     there."""
-    with suppress(FileNotFoundError), BytesIO(file) if isinstance(file, bytes) else open(file, "rb") as lines:
+    with suppress(FileNotFoundError), BytesIO(file) if isinstance(file, bytes) else _lines(file) as lines:
         for line in lines:
             checksum, _, rest = line.decode(errors="surrogateescape").partition(" ")
             size, _, name = rest.partition(" ")
             if size.isascii() and size.isdecimal() and name.endswith("\n"):
                 yield name[:-1], (int(size), checksum)
+
+
+@contextmanager
+def _lines(path: Path) -> Iterator[IO[bytes]]:
+    with said_of(path), open(path, "rb") as lines:
+        yield lines
 
 
 def sweep(folder: Path) -> None:

@@ -6,27 +6,27 @@ Tasks take paths and integers and give counts; what is done is the store's to sa
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from synthgen.files import at_home
-from synthgen.models import cache_folder
-from synthgen.user_profile import has_server
+from synthgen.user_profile import has_server, own_home
 
-# Before Prefect is imported, since it reads its settings then. With PREFECT_API_URL set or in a profile, the user's own
-# settings hold; without, Prefect keeps its files in our cache folder.
+# Prefect reads its settings when it is imported. Where they name a server of the user's, they hold. Else Prefect keeps
+# its files in our cache folder, and is imported in a folder that has no files of settings, as the user's may have.
 os.environ.setdefault("DO_NOT_TRACK", "1")
-if "PREFECT_API_URL" not in os.environ and not has_server():
-    os.environ.setdefault("PREFECT_HOME", str(cache_folder() / "prefect"))
-    at_home(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)  # Prefect makes no parents
+with ExitStack() as _elsewhere:
+    if not has_server():
+        os.environ["PREFECT_HOME"] = str(own_home())
+        _elsewhere.enter_context(chdir("/"))
+    import prefect.context  # noqa: F401
 
 from prefect import Flow, flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.settings import PREFECT_API_URL
 
 from synthgen.errors import SynthgenError
 from synthgen.growth import grow
@@ -38,7 +38,7 @@ from synthgen.profile import Profile, load_profile
 from synthgen.quality import Quality
 from synthgen.report.page import write
 from synthgen.server import embedded_server, on_server, without_proxy
-from synthgen.spec import load_spec
+from synthgen.spec import DatasetSpec, load_spec
 from synthgen.stages import check
 from synthgen.store import Run
 from synthgen.summary import markdown
@@ -146,17 +146,29 @@ def build_dataset(
         SynthgenError: the spec cannot be run, or the folder cannot be used.
     """
     loaded, where = load_spec(Path(spec), overrides), load_profile(Path(profile)) if profile else Profile()
-    out = place(out)
-    stages = check(loaded, out)
-    folder = Run.at(out, loaded.name, run)
+
+    def shards(folder: Run, pending: Sequence[int]) -> None:
+        if where.runner == "local":
+            make(folder.root, pending, allow_mixed, strict)
+        else:
+            hand_out(where, folder, pending, allow_mixed, strict)
+
+    return asdict(carry_out(loaded, place(out), run, shards))
+
+
+def carry_out(spec: DatasetSpec, out: Path, number: int, shards: Callable[[Run, Sequence[int]], object]) -> Quality:
+    """All that a flow does for a run in `out`; `shards` has those made that a round has left to do.
+
+    Raises:
+        SynthgenError: the spec cannot be run, or the folder cannot be used.
+    """
+    stages = check(spec, out)
+    folder = Run.at(out, spec.name, number)
     with folder.lock(), stoppable():
-        build = Build.start(folder, loaded, stages)
+        build = Build.start(folder, spec, stages)
         while True:
             build.plan()
-            if where.runner == "local":
-                make(folder.root, build.pending(), allow_mixed, strict)
-            else:
-                hand_out(where, folder, build.pending(), allow_mixed, strict)
+            shards(folder, build.pending())
             judge(folder.root)
             if not build.extend():
                 break
@@ -164,10 +176,10 @@ def build_dataset(
         report(folder.root)
         quality = build.quality()
     assert quality is not None
-    if loaded.grow:  # not before the lock is let go: a run that is being made is no part of the whole
+    if spec.grow:  # not before the lock is let go: a run that is being made is no part of the whole
         merge(folder.root)
     publish(quality)
-    return asdict(quality)
+    return quality
 
 
 def computed(profile: Path | None) -> Flow[..., dict[str, Any]]:
@@ -212,8 +224,7 @@ def served(services: bool = False) -> Iterator[bool]:
         is_own = not PREFECT_API_URL.value()
         stack.enter_context(without_proxy(is_own))
         if is_own:
-            url = stack.enter_context(embedded_server(services))
-            stack.enter_context(temporary_settings({PREFECT_API_URL: url}))
+            stack.enter_context(embedded_server(services))
         yield is_own
 
 

@@ -199,6 +199,8 @@ class Merge:
     def numbers(self, records: Merged, alike: Mapping[str, Collection[int]], inputs: str) -> Growth:
         of_run, splits, classes = Counter[int](), Counter[str](), Counter[int]()
         for record in records:
+            if _run_of(record.job.id) != record.job.run:
+                raise RunError(f"{record.image_path} is no image of run {record.job.run} by its number; is it a copy?")
             of_run[record.job.run] += 1
             splits[record.job.split] += 1
             classes.update(a.category_id for a in record.annotations if not a.ignore)

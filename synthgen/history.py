@@ -91,7 +91,7 @@ class Past:
     @classmethod
     def of(cls, run: Run) -> Past:
         try:
-            build = Build.open(run.root)
+            build = Build.read(run.root)
             state: State = "at work" if run.holder() else "finished" if is_finished(build) else "unfinished"
             if not run.quality_file.is_file():
                 return cls(run.number, state, None, None, None, build.spec.dump())

@@ -18,11 +18,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from synthgen import interrupts
 from synthgen.errors import NotWritable, RunError
+from synthgen.files import said_of
 from synthgen.wording import plain
 
 LEASE_SECONDS = 60.0  # without a sign of life, after which another host may take the folder
@@ -83,17 +85,23 @@ class FileSlot:
     def reaches(self, host: str, reach: str) -> bool:
         return host == platform.node() or reach == self.reach
 
+    @contextmanager
+    def _open(self, mode: str) -> Iterator[FileIO]:
+        """Anew each time: NFS compares with the server's on opening."""
+        with said_of(self._file), FileIO(self._file, mode) as file:
+            yield file
+
     def read(self) -> bytes:
-        with open(self._file, "rb") as opened:
-            return opened.read(_MOST_BYTES)
+        with self._open("r") as file:
+            return file.read(_MOST_BYTES)
 
     def take(self, content: bytes, ended: bytes) -> None:
-        with open(self._file, "r+b", buffering=0) as file:
+        with self._open("r+") as file:
             file.write(content)  # first, so that nobody ever finds the file empty
             file.truncate()
 
     def renew(self, content: bytes) -> bytes:
-        with open(self._file, "r+b", buffering=0) as file:  # anew: NFS compares with the server's on opening
+        with self._open("r+") as file:
             found = file.read(_MOST_BYTES)
             if found == content:
                 file.seek(0)
@@ -101,14 +109,15 @@ class FileSlot:
             return found
 
     def clear(self, content: bytes) -> None:
-        with open(self._file, "r+b", buffering=0) as file:
+        with self._open("r+") as file:
             if file.read(_MOST_BYTES) == content:
                 file.truncate(0)
 
     def age(self) -> float:
         now = self._file.with_name(f".{self._file.name}.{os.getpid()}.tmp")
         try:
-            now.write_bytes(b"now")
+            with said_of(now):
+                now.write_bytes(b"now")
             return now.stat().st_mtime - self._file.stat().st_mtime
         finally:
             now.unlink(missing_ok=True)
@@ -170,6 +179,7 @@ def held(file: Path) -> Iterator[Lease]:
     Raises:
         RunError: another process is at work there; says which, and on which host.
         NotWritable: nobody of this process's rights can be at work there.
+        OutOfRoom: there is no room to write who is at work.
     """
     slot = FileSlot(file)
     with _opened(file) as opened:
@@ -212,7 +222,8 @@ def leased(slot: Slot, locked: bool = True) -> Iterator[Lease]:
 
 def _opened(file: Path) -> BinaryIO:
     try:
-        return open(file, "a+b")
+        with said_of(file):
+            return open(file, "a+b")
     except OSError as error:
         raise NotWritable(f"{file.parent} cannot be written: {error.strerror}") from error
 

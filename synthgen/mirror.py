@@ -27,7 +27,19 @@ from typing import Any
 import orjson
 
 from synthgen.errors import RunError
-from synthgen.files import LIST, SEAL, Entry, at_home, atomic, digest, listed, read_sealed, sha256, write_sealed
+from synthgen.files import (
+    LIST,
+    SEAL,
+    Entry,
+    at_home,
+    atomic,
+    digest,
+    listed,
+    protect,
+    read_sealed,
+    sha256,
+    write_sealed,
+)
 from synthgen.lease import FileSlot
 from synthgen.models import cache_folder
 from synthgen.objects import STORES, Objects, ObjectSlot, is_inside, require_store
@@ -251,7 +263,7 @@ class Mirror:
                     self._stored.pop(name)  # damaged there
                     continue
                 if name.startswith("images/"):
-                    temporary.chmod(0o444)
+                    protect(temporary)
                 temporary.replace(self.root / name)
         except FileNotFoundError as error:
             raise RunError(f"{self.url} has changed while it was read; run the same command again") from error

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from synthgen.errors import BackendError, SynthgenError
+from synthgen.errors import SynthgenError
 from synthgen.files import at_home
 from synthgen.wording import plain, shown
 
@@ -237,92 +237,6 @@ def read_json(file: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError("it is no mapping")
     return found
-
-
-def require_no_code(folder: Path) -> None:
-    """Raises: BackendError: a file of this folder of transformers or diffusers names code that comes with the model."""
-    for file in sorted(folder.glob("*config.json")):
-        try:
-            named = "auto_map" in read_json(file)
-        except (OSError, ValueError) as error:
-            raise BackendError(f"{file} cannot be read: {plain(str(error))}") from error
-        if named:
-            raise BackendError(f"{file} names code of the model's own (`auto_map`), and such code is never run")
-
-
-# The names that transformers and diffusers look for; a shard's variant stands before its number or, formerly, after it.
-_WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(?:\.(\w+))?(?:-\d{5}-of-(\d{5}))?(?:\.(\w+))?\.safetensors")
-
-
-def missing_weights(folder: Path, variant: str | None = None) -> list[str]:
-    """Names of files that the weights in a folder of transformers or diffusers lack: shards that their index names or
-    that their own numbers count, the index, and what links lead nowhere. Or the
-    weights, where none is asked for and all are of variants. Empty for a folder without weights of such names.
-
-    Raises:
-        BackendError: an index cannot be read.
-    """
-    ending = f".{variant}" if variant else ""
-    missing: list[str] = []
-    others: dict[str, set[str]] = {}
-    ours: set[str] = set()
-    shards: dict[str, set[str]] = {}
-    for file in folder.glob("*.safetensors"):
-        if not (parts := _WEIGHTS.fullmatch(file.name)):
-            continue
-        base, its, count = parts[1], parts[2] or parts[4], parts[3]
-        if its != variant:
-            others.setdefault(base, set()).add(its or "")
-            continue
-        ours.add(base)
-        if count:
-            before, after = file.name.partition(f"-of-{count}")[::2]
-            shards.setdefault(base, set()).update(
-                f"{before[:-5]}{i:05}-of-{count}{after}" for i in range(1, int(count) + 1)
-            )
-        elif not file.is_file():
-            missing.append(file.name)
-    for base in ("model", "diffusion_pytorch_model"):
-        index = folder / f"{base}.safetensors.index{ending}.json"
-        whole = (folder / f"{base}{ending}.safetensors").is_file()
-        named: set[str] = set()
-        # With both, transformers reads the single file and diffusers reads the shards.
-        if index.is_file() and not (whole and base == "model"):
-            try:
-                named = {str(name) for name in read_json(index)["weight_map"].values()}
-            except (OSError, ValueError, KeyError, AttributeError) as error:
-                raise BackendError(f"{index} cannot be read: {plain(str(error), 200)}") from error
-        elif base in shards and not whole:
-            named = {*shards[base], index.name}
-        elif base in others and not ours and not variant:
-            missing.append(f"{base}.safetensors (of variants there is {', '.join(sorted(others[base]))})")
-        missing += sorted(name for name in named if not (folder / name).is_file())
-    return missing
-
-
-def require_safetensors(file: Path) -> None:
-    """Looks at the header only.
-
-    Raises:
-        BackendError: the file is none in safetensors, or is cut short.
-    """
-    try:
-        with open(file, "rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            length = int.from_bytes(opened.read(8), "little")
-            if size < 8 or length > size - 8 or length > MAX_JSON:
-                raise ValueError(f"of its {size:,} bytes, {length:,} should be its header")
-            header = json.loads(opened.read(length))
-        ends = [0]
-        for begin, end in sorted(part["data_offsets"] for name, part in header.items() if name != "__metadata__"):
-            if begin != ends[-1] or end < begin:
-                raise ValueError("its tensors overlap, or leave gaps")
-            ends.append(end)
-        if ends[-1] != size - 8 - length:
-            raise ValueError(f"its tensors should have {ends[-1]:,} bytes, and there are {size - 8 - length:,}")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        reason = str(error) if type(error) is ValueError else type(error).__name__
-        raise BackendError(f"{file} is no whole safetensors file: {plain(reason, 200)}") from error
 
 
 @lru_cache

@@ -18,14 +18,14 @@ import orjson
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from synthgen import __version__
+from synthgen import __version__, remarks
 from synthgen import stages as parts
 from synthgen.attempts import Attempts
-from synthgen.backends import ModelConfig, measured
+from synthgen.backends import ModelConfig, is_own, measured
 from synthgen.errors import RunError
 from synthgen.export_folder import exporting
 from synthgen.figures import figures
-from synthgen.files import sha256
+from synthgen.files import read_bytes, sha256
 from synthgen.interrupts import checkpoint
 from synthgen.overlap import DEPTH, Behind, ahead
 from synthgen.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
@@ -38,6 +38,7 @@ from synthgen.store import Mark, Run, StageName
 from synthgen.summary import shortfall
 from synthgen.tables import Tables
 from synthgen.types import DatasetInfo, Instances, Job, Sample
+from synthgen.unloaded import record
 from synthgen.verdicts import Verdicts, judge
 
 if TYPE_CHECKING:
@@ -82,7 +83,12 @@ class Build:
         run.mend_rounds()
         run.write_spec(spec.dump())
         facts = {"run": run.number, "synthgen": __version__, "made_from": made_from, "models": models}
-        run.write_facts({**facts, "spec": sha256(run.spec_file)})
+        modules = {
+            key: record(stage, str(models.get(key, {}).get("weights", "")))
+            for key, stage in stages.named().items()
+            if is_own(stage.config.use)
+        }
+        run.write_facts({**facts, **({"modules": modules} if modules else {}), "spec": sha256(run.spec_file)})
         return cls(run, spec, stages)
 
     @classmethod
@@ -90,6 +96,13 @@ class Build:
         """A run folder with the spec that stands in it."""
         run = Run.existing(root)
         spec = DatasetSpec.parse(run.read_spec())
+        return cls(run, spec, Stages.of(spec))
+
+    @classmethod
+    def read(cls, root: Path) -> Build:
+        """`open`, for those who only read: no module that the spec names is imported, see `unloaded`."""
+        run = Run.existing(root)
+        spec = DatasetSpec.parse(run.read_spec(), run.read_facts().get("modules", {}))
         return cls(run, spec, Stages.of(spec))
 
     # What each piece of work is made from
@@ -142,12 +155,15 @@ class Build:
         """Shards that some stage has still to go through."""
         return [s for s in self.run.shards() if not all(self.is_done(stage, s) for stage in PER_SHARD)]
 
+    def has_its_rounds(self) -> bool:
+        """Whether every shard of the rounds that were begun is planned."""
+        rounds = self.run.read_rounds()
+        return bool(rounds) and len(self.run.shards()) == sum(self._shards_of(r) for r in rounds)
+
     def is_complete(self) -> bool:
         """Whether running would do nothing: everything is made and exported, and no round can be added."""
-        rounds = self.run.read_rounds()
         return (
-            bool(rounds)
-            and len(self.run.shards()) == sum(self._shards_of(r) for r in rounds)
+            self.has_its_rounds()
             and not self.pending()
             and self.is_done("judge")
             and all(self.is_done("export", name) for name in self.spec.exporters)
@@ -255,7 +271,7 @@ class Build:
             seconds=time.monotonic() - started,
             counts={"images": len(jobs)},
             environment=where,
-            notes=notes | ({"smaller_batches": attempts.smaller} if attempts.smaller else {}),
+            notes=notes | ({"smaller_batches": attempts.smaller} if attempts.smaller else {}) | remarks.notes(),
             known=known,
         )
         run.clear_batches(shard)
@@ -308,7 +324,10 @@ class Build:
                 behind.do(write, batch, segmenter.segment(images, grounder.ground(batch, images)))
         file = run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
         counts = {"images": len(jobs), "instances": len(rows)}
-        run.commit("label", shard, inputs, [file], seconds=time.monotonic() - started, counts=counts, environment=where)
+        seconds = time.monotonic() - started
+        run.commit(
+            "label", shard, inputs, [file], seconds=seconds, counts=counts, environment=where, notes=remarks.notes()
+        )
         return counts
 
     def samples(self, shard: int, ids: set[int] | None = None) -> Iterator[Sample]:
@@ -348,8 +367,14 @@ class Build:
         schema = pa.schema([("image_id", pa.int64()), ("instance", pa.int32()), *fields])
         file = run.write_table(run.table_file("measures", shard), pa.Table.from_pylist(rows, schema))
         counts = {"images": images, "instances": len(rows) - images}
-        run.commit("measure", shard, inputs, [file], seconds=time.monotonic() - started, counts=counts)
+        seconds = time.monotonic() - started
+        run.commit("measure", shard, inputs, [file], seconds=seconds, counts=counts, notes=remarks.notes())
         return counts
+
+    def remarks(self) -> list[str]:
+        """What the models' libraries remarked while the shards were made, by whichever workers: each once."""
+        told = (text for _, _, mark in self.run.marks() if mark for text in mark.notes.get("remarks", ()))
+        return list(dict.fromkeys(told))
 
     # Judge
 
@@ -400,7 +425,9 @@ class Build:
             numbers["timings"] = timings(self.run, numbers["accepted"])
             with self.run.writing(self.run.quality_file) as file:
                 file.write(orjson.dumps(numbers, option=orjson.OPT_INDENT_2))
-            self.run.commit("judge", None, inputs, [table, self.run.quality_file], seconds=time.monotonic() - started)
+            said = read_reviews(self.run.reviews_file).extent()
+            files, seconds = [table, self.run.quality_file], time.monotonic() - started
+            self.run.commit("judge", None, inputs, files, seconds=seconds, notes={"reviews": said})
         read = self.quality()
         assert read is not None
         return read
@@ -419,7 +446,7 @@ class Build:
     def quality(self) -> Quality | None:
         """The numbers of the last judging, if there was one."""
         file = self.run.quality_file
-        return Quality.read(orjson.loads(file.read_bytes())) if file.is_file() else None
+        return Quality.read(orjson.loads(read_bytes(file))) if file.is_file() else None
 
     # Export
 

@@ -165,7 +165,8 @@ def plan_round(
         kind: _Dealer({i: t.weight for i, t in enumerate(ts)}, *key, "template") for kind, ts in templates.items()
     }
     slots = {name: _Dealer(values, *key, "slot", name) for name, values in spec.prompts.slots.items()}
-    names = {c.id: c.name for c in spec.categories}
+    things = {c.id: one(c.name) for c in spec.categories}
+    words = {i: _Dealer(c.prompt, *key, "words", c.name) for i, c in enumerate(spec.classes, 1) if c.prompt}
     ratios = {
         c.id: s.aspect_ratio or (aspect_ratios or {}).get(c.name) or ASPECT_RATIO
         for c, s in zip(spec.categories, spec.classes, strict=True)
@@ -191,7 +192,7 @@ def plan_round(
             index=index,
             family=family,
             split=split_of(family, spec.splits),
-            prompt=text.format(objects=phrase([names[c] for c in asked]), **filled),
+            prompt=text.format(objects=phrase([words[c].deal() if c in words else things[c] for c in asked]), **filled),
             negative_prompt=spec.prompts.negative_prompt,
             slots=filled,
             asked=asked,
@@ -207,9 +208,14 @@ def retry_seed(seed: int, attempt: int) -> int:
     return _hash("again", seed, attempt, bits=63)
 
 
-def phrase(names: list[str]) -> str:
-    """`["cat", "umbrella"]` -> "a cat and an umbrella"."""
-    return " and ".join(("an " if name[0].lower() in "aeiou" else "a ") + name for name in names)
+def one(name: str) -> str:
+    """`umbrella` -> "an umbrella"."""
+    return ("an " if name[0].lower() in "aeiou" else "a ") + name
+
+
+def phrase(things: list[str]) -> str:
+    """`["a cat", "an umbrella"]` -> "a cat and an umbrella"."""
+    return " and ".join(things)
 
 
 def split_of(family: str, splits: Mapping[str, float]) -> str:

@@ -1,11 +1,16 @@
-"""What people said of labels: a log that only grows, a line a verdict, each on the disk before the next is asked."""
+"""What people said of labels: a log that only grows, a line a verdict, each on the disk before the next is asked.
+
+Every line names the one before it, so that none can be taken out unseen, and the mark of the judge says how many lines
+it took and names the last, so that none can be cut off.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,11 +18,12 @@ from typing import IO, Any, Literal, get_args
 
 import orjson
 
-from synthgen.errors import RunError
+from synthgen.errors import FULL, OutOfRoom, RunError
 from synthgen.files import SEAL, digest
 
 Verdict = Literal["accept", "reject", "wrong_class", "bad_mask"]
 Queue = Literal["random", "borderline"]
+AFTER = "after"  # the key of what names the line before
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -58,9 +64,15 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Reviews:
-    """The verdicts that hold, the last on each thing: (image id, instance or None) -> verdict."""
+    """The verdicts that hold, the last on each thing.
+
+    Attributes:
+        of: (image id, instance or None) -> verdict.
+        lines: what names each line of the log, in order.
+    """
 
     of: Mapping[tuple[int, int | None], Review] = field(default_factory=dict)
+    lines: Sequence[str] = ()
 
     def __len__(self) -> int:
         return len(self.of)
@@ -74,16 +86,26 @@ class Reviews:
         return {image_id for image_id, _ in self.of}
 
     def where(self, keep: Callable[[Review], bool]) -> Reviews:
-        return Reviews({about: review for about, review in self.of.items() if keep(review)})
+        return replace(self, of={about: review for about, review in self.of.items() if keep(review)})
+
+    def extent(self) -> list[Any]:
+        """How long the log is, and what names its last line: for `has`."""
+        return [len(self.lines), self.lines[-1]] if self.lines else [0, ""]
+
+    def has(self, extent: Sequence[Any]) -> bool:
+        """Whether all lines are there that were there when `extent` was told."""
+        count, last = extent
+        return not count or (len(self.lines) >= count and self.lines[count - 1] == last)
 
 
 def read_reviews(path: Path) -> Reviews:
     """The log of a run, verdicts that were taken back left out. A last line that a crash cut short counts as none.
 
     Raises:
-        RunError: another line is not one of ours.
+        RunError: another line is not one of ours, or lines before one are missing.
     """
-    return Reviews(_standing(_lines(path)))
+    made, names = _lines(path)
+    return Reviews(_standing(made), names)
 
 
 def _standing(made: Sequence[Review]) -> dict[tuple[int, int | None], Review]:
@@ -97,17 +119,30 @@ def _standing(made: Sequence[Review]) -> dict[tuple[int, int | None], Review]:
     return found
 
 
-def _lines(path: Path) -> list[Review]:
-    """Every verdict that stands, in the order in which they were made."""
+def _named(line: bytes) -> str:
+    """What names a line of the log to the next one."""
+    return hashlib.sha256(line).hexdigest()[:16]
+
+
+def _lines(path: Path) -> tuple[list[Review], list[str]]:
+    """Every verdict that stands, in the order in which they were made; and what names each line."""
     if not path.is_file():
-        return []
+        return [], []
     found: list[Review] = []
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last line's end is nothing, or torn
+    names: list[str] = []
+    linked = False  # lines of earlier versions do not name the one before them
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last is nothing, or torn
         try:
             raw = orjson.loads(line)
             if raw.pop(SEAL) != digest(raw)[:8]:
                 raise ValueError("damaged")
+            before = raw.pop(AFTER, None)
+            linked = linked or before is not None
+            if linked and before != (names[-1] if names else ""):
+                raise RunError(
+                    f"{path.name}, line {number} does not follow the line before it: lines are missing there"
+                )
+            names.append(_named(line))
             if raw == {"undo": True}:
                 found.pop()
                 continue
@@ -116,16 +151,14 @@ def _lines(path: Path) -> list[Review]:
                 raise ValueError(review.verdict)
             found.append(review)
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise RunError(
-                f"{path.name}, line {number} is damaged; remove that line, and give the verdict again"
-            ) from error
-    return found
+            raise RunError(f"{path.name}, line {number} is damaged; put back a copy of the file") from error
+    return found, names
 
 
 def _locked(path: Path) -> IO[bytes]:
     """The file, open for this process alone."""
     while True:
-        file = open(path, "ab")  # noqa: SIM115
+        file = open(path, "ab", buffering=0)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between the opening and the lock, who held it may have removed the file: then the lock keeps nobody out.
@@ -144,7 +177,8 @@ class ReviewLog:
 
     def __init__(self, path: Path, file: IO[bytes], publish: Callable[[Path], None]) -> None:
         self._path, self._file, self._publish = path, file, publish
-        self.made = _lines(path)  # in order
+        self.made, names = _lines(path)  # in order
+        self._last = names[-1] if names else ""
         end = path.read_bytes().rfind(b"\n") + 1
         self._file.truncate(end)  # of a torn last line
         self._file.seek(end)
@@ -178,8 +212,24 @@ class ReviewLog:
         self._append({"undo": True})
         return self.made.pop()
 
-    def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(orjson.dumps({**line, SEAL: digest(line)[:8]}) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+    def _append(self, content: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            OutOfRoom: the disk is full. Then, and where the disk fails, nothing of the line is left.
+        """
+        content = {**content, AFTER: self._last}
+        line = orjson.dumps({**content, SEAL: digest(content)[:8]})
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            left = memoryview(line + b"\n")
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+            if error.errno in FULL:
+                raise OutOfRoom(f"no room left on the disk for {self._path}; the verdict was not taken") from error
+            raise RunError(f"{self._path}: {error.strerror}; the verdict was not taken") from error
+        self._last = _named(line)
         self._publish(self._path)

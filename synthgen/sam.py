@@ -14,7 +14,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from synthgen import devices, models
+from synthgen import devices, models, weights
 from synthgen.backends import ModelConfig
 from synthgen.errors import BackendError, Problem
 from synthgen.wording import plain, shown
@@ -245,6 +245,7 @@ def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
     """
     shape, file = None, path
     if path.is_dir():
+        weights.inspect_file(path / "synthgen.json", path)
         card = models.read_card(path)
         if card.sam is None or card.weights is None:
             takes = "takes a folder whose `synthgen.json` has `sam` (dimensions) and `weights` (file name)"
@@ -252,6 +253,7 @@ def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
         if Path(card.weights).name != card.weights or not (path / card.weights).is_file():
             raise BackendError(f"{path}: its card's weights are {shown(card.weights)}; takes the name of a file there")
         shape, file = card.sam, path / card.weights
+        weights.inspect_file(file, path)
     if file.suffix not in {".pth", ".safetensors"}:
         raise BackendError(f"{file} is no SAM checkpoint; takes a .pth or .safetensors file")
     return file, shape
@@ -315,7 +317,7 @@ def _require_tensors(file: Path) -> None:
     """
     try:
         if file.suffix == ".safetensors":
-            models.require_safetensors(file)
+            weights.require_safetensors(file)
         else:
             _require_state_dict(file)
     except (BadZipFile, EOFError, RuntimeError, BackendError, *GARBLED) as error:

@@ -51,7 +51,7 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
         return free
     last = runs[-1]
     try:
-        if is_finished(Build.open(last.root)):
+        if is_finished(Build.read(last.root)):
             return free
     except (RunError, SpecError):
         pass  # its spec is damaged, and the run writes it anew

@@ -3,6 +3,9 @@
 Prefect can start one by itself, but in our process group: a Ctrl-C would end it before the flow could say how it ended,
 and a kill would leave it behind for ever. This one has a group of its own, and is recorded: the next run ends what a
 killed one left. If it ends by itself, another takes its place, address and database, and Prefect's clients go on.
+
+Whoever may use a Prefect server can make it, and those who work for it, run anything. So ours has a password, new with
+every start: the server has it in its environment, Prefect's clients in their settings, and nobody else has it.
 """
 
 from __future__ import annotations
@@ -11,38 +14,52 @@ import fcntl
 import json
 import logging
 import os
+import re
+import secrets
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
+from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import certifi
 from httpx import HTTPStatusError, TransportError, UnsupportedProtocol
 from prefect.client.orchestration import get_client
+from prefect.context import SettingsContext, get_settings_context
 from prefect.events.worker import EventsWorker
 from prefect.settings import (
     PREFECT_API_REQUEST_TIMEOUT,
     PREFECT_API_URL,
     PREFECT_CLIENT_MAX_RETRIES,
+    Settings,
     temporary_settings,
 )
+from pydantic import BaseModel
 
 from synthgen.errors import SynthgenError
-from synthgen.files import at_home
-from synthgen.models import cache_folder
+from synthgen.interrupts import ended_by_signals
+from synthgen.user_profile import no_room, own_home
 
 START_SECONDS = 180.0  # a busy laptop needs more than the 20 s that Prefect allows
 END_SECONDS = 10.0  # for an end in good order
 ANSWER_SECONDS = 10.0  # for one answer of a server that is the user's own
 MOST_RETRIES = 3  # of a request to it, after 2, 4 and 8 s; the end of a flow makes two or three of them
 RESTARTS = 5  # of a server that does not last, in a run
+LOOK_SECONDS = 5.0  # between looks at a server of our own, and for an answer of it
+MOST_SILENT = 6  # looks one after another that it does not answer, before it is ended
+ROOM_BYTES = 8_000_000  # that a new database takes, and what is written beside it
+_NO_ROOM = ("No space left on device", "database or disk is full", "quota exceeded", "write a readonly database")
+_OTHER_VERSION = "Can't locate revision identified by"  # in Alembic's words
 
 
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy leads to this machine's own ports
@@ -58,7 +75,8 @@ class ServerError(SynthgenError):
 
 @contextmanager
 def embedded_server(services: bool = False) -> Iterator[str]:
-    """Starts a server, and ends it with the block; -> its API's URL.
+    """Starts a server, and ends it with the block, in which Prefect's clients use it; -> its API's URL. The block's
+    settings have the server's password, and so has the environment of processes that Prefect starts in it.
 
     Args:
         services: whether it also looks after schedules and automations.
@@ -66,31 +84,30 @@ def embedded_server(services: bool = False) -> Iterator[str]:
     Raises:
         ServerError: it ended at once, or did not answer in time; says what it printed last.
     """
-    home = at_home(os.environ.get("PREFECT_HOME", cache_folder() / "prefect")).absolute()
-    home.mkdir(parents=True, exist_ok=True)
-    _end_left_behind(home)
+    home = own_home()
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     server = _Server(home, port, services)
     keeper = threading.Thread(target=server.keep, name="server", daemon=True)
-    try:
-        with _turn(home):
+    with ended_by_signals():
+        try:
             server.start()
-        keeper.start()
-        yield server.url
-    finally:
-        server.close()
-        if keeper.ident:
-            keeper.join()
+            keeper.start()
+            with _used_by_clients(server.url, server.password):
+                yield server.url
+        finally:
+            server.close()
+            if keeper.ident:
+                keeper.join()
 
 
 @contextmanager
-def _turn(home: Path) -> Iterator[None]:
+def _turn(home: Path, over: threading.Event) -> Iterator[None]:
     """One start at a time: the first of a home sets up its database, and two at once fail at that.
 
     Raises:
-        ServerError: others have been at it for too long.
+        ServerError: others have been at it for too long, or there is no need any more.
     """
     deadline = time.monotonic() + 2 * START_SECONDS
     with open(home / "start.lock", "w") as file:
@@ -99,7 +116,7 @@ def _turn(home: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if time.monotonic() > deadline or over.is_set():
                     raise ServerError(f"another command is starting Prefect's server in {home}, for too long") from None
                 time.sleep(0.1)
             except OSError:  # a file system without locks
@@ -112,66 +129,121 @@ class _Server:
 
     def __init__(self, home: Path, port: int, services: bool) -> None:
         self.url = f"http://127.0.0.1:{port}/api"
-        self._home, self._log = home, home / f"server-{port}.log"
+        self._port = port
+        self.password = f"synthgen:{secrets.token_urlsafe(32)}"
+        self._home, self._log, self._database = home, home / f"server-{port}.log", home / "prefect.db"
         self._command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         self._command += ["--no-ui", "--analytics-off", "--log-level", "ERROR"]
         self._command += [] if services else ["--no-services"]
         self._owner = _identity(os.getpid())
-        self._has_started = False
+        self._log_is_named = False
         self._closing = threading.Event()
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Starts it, and waits until it answers.
+        """Starts it, and waits until it answers; with another database, if the one that is there is no use.
 
         Raises:
             ServerError: it ended at once, or did not answer in time.
+            OutOfRoom: its files cannot be written.
         """
-        # The user's settings, of whatever kind, are for a server of the user's.
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        environment |= {"PREFECT_HOME": str(self._home), "DO_NOT_TRACK": "1"}
+        try:
+            with _turn(self._home, self._closing):
+                _end_left_behind(self._home)
+                if damage := _damage(self._database):
+                    self._set_aside(f"is damaged ({damage})")
+                try:
+                    self._begin()
+                except ServerError:
+                    self._end()
+                    if _OTHER_VERSION not in self._said() or not self._set_aside("is of another version of Prefect"):
+                        raise
+                    self._begin()
+        except OSError as error:
+            raise no_room(self._home, error.strerror or str(error)) from error
+
+    def _begin(self) -> None:
+        """Raises as `start`."""
+        self._log_is_named = False
+        # The user's settings, of whatever kind and in whatever letters, are for a server of the user's.
+        environment = {k: v for k, v in os.environ.items() if not k.upper().startswith(("PREFECT_", "SSL_CERT_"))}
+        environment |= {
+            "PREFECT_HOME": str(self._home),
+            "PREFECT_PROFILES_PATH": os.devnull,
+            "PREFECT_SERVER_API_AUTH_STRING": self.password,
+            "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": self.url.removesuffix("/api"),  # pages of no other
+            "DO_NOT_TRACK": "1",
+        }
         with open(self._log, "wb") as output:
             self._process = subprocess.Popen(
                 self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment,
-                start_new_session=True, cwd=self._home,
+                start_new_session=True, cwd="/",
             )  # fmt: skip
-        self._record().write_text(json.dumps({"server": _identity(self._process.pid), "owner": self._owner}))
+        record = {"server": _identity(self._process.pid), "owner": self._owner, "log": self._log.name}
+        self._record().write_text(json.dumps(record))
         deadline = time.monotonic() + START_SECONDS
-        while not _is_up(self.url):
+        while not (_is_ours(self._port) and _is_up(self.url)):
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline or self._closing.is_set():
-                lines = self._log.read_text(errors="replace").strip().splitlines()
+                said = self._said()
+                if ended and (
+                    any(words in said for words in _NO_ROOM) or shutil.disk_usage(self._home).free < ROOM_BYTES
+                ):
+                    raise no_room(self._home, "no room is left, or they may not be changed")
                 state = (
                     f"ended with {self._process.returncode}" if ended else f"did not answer in {START_SECONDS:.0f} s"
                 )
-                last = lines[-1] if lines else "no word"
+                self._log_is_named = True
+                last = said.splitlines()[-1] if said else "no word"
                 raise ServerError(f"Prefect's server {state}: {last} (more in {self._log})")
             time.sleep(0.1)
-        self._has_started = True
+
+    def _said(self) -> str:
+        return self._log.read_text(errors="replace").strip()
+
+    def _set_aside(self, why: str) -> bool:
+        """Renames the database, unless another server is at work on it; -> whether it did."""
+        if any(self._home.glob("server-*.json")):
+            return False
+        kept = self._database.with_stem(f"prefect-{time.strftime('%Y%m%d-%H%M%S')}")
+        for end in ("-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                Path(f"{self._database}{end}").rename(f"{kept}{end}")
+        say(f"Prefect's database {self._database} {why}; it is kept as {kept.name}, and a new one is begun")
+        return True
 
     def keep(self) -> None:
-        """Starts another whenever it has ended, until `close`. A run needs it at its beginning and its end only, so one
-        that cannot be started is no reason to stop."""
+        """Starts another whenever it has ended, or does not answer, until `close`. A run needs it at its beginning and
+        its end only, so one that cannot be started is no reason to stop."""
         for left in reversed(range(RESTARTS + 1)):
-            assert self._process is not None
-            code = self._process.wait()
+            state = self._lost()
             if self._closing.is_set():
                 return
             self._end()
-            say(f"Prefect's server ended with {code}; the run goes on{', and another is started' if left else ''}")
+            say(f"Prefect's server {state}; the run goes on{', and another is started' if left else ''}")
             try:
                 if left:
                     self.start()
-            except (ServerError, OSError) as error:
+            except SynthgenError as error:
                 self._end()
                 if not self._closing.is_set():
                     say(f"{error}; the run goes on without it")
                 return
 
+    def _lost(self) -> str:
+        """Waits until it has ended, or has not answered for long, or `close`; -> which."""
+        assert self._process is not None
+        silent = 0
+        while silent < MOST_SILENT and not self._closing.is_set():
+            with suppress(subprocess.TimeoutExpired):
+                return f"ended with {self._process.wait(LOOK_SECONDS)}"
+            silent = 0 if _is_up(self.url) else silent + 1
+        return f"did not answer for {2 * LOOK_SECONDS * MOST_SILENT:.0f} s"
+
     def close(self) -> None:
         self._closing.set()
         self._end()
-        if self._has_started:  # else the error names it
+        if not self._log_is_named:  # by an error, for people to read
             self._log.unlink(missing_ok=True)
 
     def _end(self) -> None:
@@ -187,12 +259,43 @@ class _Server:
 
 
 @contextmanager
+def _used_by_clients(url: str, password: str) -> Iterator[None]:
+    """In it, Prefect's clients use the server at an address, whatever the user has set for a server of the user's.
+
+    Every setting is given a value here, since Prefect looks for each that has none in `.env`, `prefect.toml` and
+    `pyproject.toml` of the working directory, in this process and in those that it starts.
+    """
+    now = get_settings_context()
+    values = now.settings.model_dump()
+    values |= {name: _defaults(type(getattr(now.settings, name))) for name in ("api", "client", "cloud")}
+    values["ui_url"] = ""  # it has no pages
+    values["api"] |= {"url": url, "auth_string": password, "ssl_cert_file": certifi.where()}
+    values["tasks"]["default_persist_result"] = False
+    # As text, since the user's headers would be added to those of a dictionary; and with the one that must not be the
+    # user's, since in processes that Prefect starts theirs are added all the same.
+    login = b64encode(password.encode()).decode()
+    values["client"]["custom_headers"] = json.dumps({"Authorization": f"Basic {login}"})
+    with SettingsContext(profile=now.profile, settings=Settings(**values)):
+        yield
+
+
+def _defaults(kind: type[BaseModel]) -> dict[str, Any]:
+    """The values that settings have where nobody has set them."""
+    return {
+        name: _defaults(field.annotation)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        else field.get_default(call_default_factory=True)
+        for name, field in kind.model_fields.items()
+    }
+
+
+@contextmanager
 def without_proxy(is_own: bool) -> Iterator[None]:
     """In it, clients of servers at this machine's own address ask them without the environment's proxy.
 
     Args:
-        is_own: whether Prefect's server is `embedded_server`. Then no proxy of SOCKS is there either: httpx makes one
-            ready even where it is not to be used, and fails where the package for it is not installed.
+        is_own: whether Prefect's server is `embedded_server`. Then no proxy but those of HTTP is there either: httpx
+            makes each ready even where it is not to be used, and fails where it cannot.
     """
     changed: dict[str, str | None] = {}
     known = [*filter(None, (os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")).split(","))]
@@ -200,7 +303,7 @@ def without_proxy(is_own: bool) -> Iterator[None]:
         changed[name] = ",".join([*known, "127.0.0.1", "localhost"])
     if is_own:
         names = [n for n in os.environ if n.lower() in ("all_proxy", "http_proxy", "https_proxy")]
-        changed |= {n: None for n in names if os.environ[n].lower().startswith("socks")}
+        changed |= {n: None for n in names if re.match(r"(?!https?:)[^:]*://", os.environ[n], re.IGNORECASE)}
     before = {name: os.environ.get(name) for name in changed}
     _set(changed)
     try:
@@ -218,11 +321,24 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 def say(words: str) -> None:
     """A line for the person at the terminal, above what is shown there."""
-    print(words, file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal is closed
+        print(words, file=sys.stderr, flush=True)
+
+
+def _is_ours(port: int) -> bool:
+    """Whether it is this user who listens at a port of 127.0.0.1, where the system says it (proc_net(5)): another may
+    have taken the port before our server did, and would be told the password."""
+    try:
+        lines = Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]
+    except OSError:
+        return True
+    sockets = [line.split() for line in lines]
+    listening = [s for s in sockets if s[1] == f"0100007F:{port:04X}" and s[3] == "0A"]
+    return all(int(s[7]) == os.getuid() for s in listening)
 
 
 def _is_up(url: str) -> bool:
-    with suppress(OSError), _DIRECT.open(f"{url}/health", timeout=5) as answer:
+    with suppress(OSError), _DIRECT.open(f"{url}/health", timeout=LOOK_SECONDS) as answer:
         return bool(answer.status == 200)
     return False
 
@@ -292,7 +408,9 @@ def check() -> None:
         if _is_away(error):
             return
         why = f"is not Prefect's API ({code})"
-    except (ValueError, UnsupportedProtocol):  # no JSON, or no address at all
+    except (ImportError, ValueError, UnsupportedProtocol) as error:  # no JSON, or no address at all
+        if "proxy" in str(error):
+            raise ServerError(f"no proxy of the environment can be used for {url}: {error}") from None
         why = "is not Prefect's API"
     except TransportError as error:
         if "CERTIFICATE" in str(error) or "SSL" in str(error):
@@ -377,17 +495,33 @@ def _is_alive(known: list[str]) -> bool:
     return len(known) == 2 and _identity(int(known[0])) == known
 
 
+def _damage(database: Path) -> str:
+    """What SQLite finds wrong with a database; "" if it is good, or not there, or cannot be looked at now."""
+    if not database.is_file():
+        return ""
+    try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=rw", uri=True)) as connection:
+            found = str(connection.execute("PRAGMA quick_check(1)").fetchone()[0])
+        return "" if found == "ok" else " ".join(found.split())
+    except sqlite3.Error as error:
+        return str(error) if error.sqlite_errorcode in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) else ""
+
+
 def _end_left_behind(home: Path) -> None:
-    """Ends servers whose owners are gone."""
+    """Ends servers whose owners are gone, and removes what they said. Call it when it is your turn to start one."""
+    logs = set(home.glob("server-*.log"))
     for record in home.glob("server-*.json"):
         with suppress(ValueError, KeyError, OSError):
             known = json.loads(record.read_text())
             if _is_alive(known["owner"]):
+                logs.discard(home / known.get("log", ""))
                 continue
             server = known["server"]
             if _is_alive(server):
                 _end(int(server[0]), partial(_is_alive, server))
         record.unlink(missing_ok=True)
+    for log in logs:
+        log.unlink(missing_ok=True)
 
 
 def _end(pid: int, is_alive: Callable[[], bool]) -> None:

@@ -16,11 +16,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
 
-from synthgen.backends import Config, FilterConfig, backend_module
+from synthgen.backends import Config, FilterConfig, backend_module, is_own
 from synthgen.errors import Problem, SpecError, listed, nearest
 from synthgen.files import at_home
 from synthgen.reading import as_written, load_yaml, read_text
 from synthgen.types import Category
+from synthgen.unloaded import Recorded, UnloadedConfig, UnloadedFilterConfig
 from synthgen.wording import folded, looked_at, plain, shown, takes
 
 STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
@@ -62,6 +63,16 @@ class ClassSpec(_Strict):
     synonyms: tuple[Word, ...] = Field(
         (), max_length=100, description="Other words for it; a grounder asks for them too."
     )
+    prompt: dict[str, float] = Field(
+        {},
+        max_length=MAX_ENTRIES,
+        description="How prompts name one of it, article and all: text, a list, or text: weight. Default: its name "
+        "after `a` or `an`.",
+    )
+    id: int | None = Field(
+        None, strict=True, ge=1, lt=2**31, description="Its category id in exports. Default: its place, from 1."
+    )
+    supercategory: str = Field("", max_length=200, description="Of its category in exports.")
     aspect_ratio: tuple[float, float] | None = Field(
         None, description="Least and greatest width over height of its layout boxes; default: what the model declares."
     )
@@ -73,6 +84,25 @@ class ClassSpec(_Strict):
         description="Its own quota: the least number of its instances kept in accepted images; 0 is none. Default: "
         "the dataset's `min_instances_per_class`.",
     )
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _plain_prompt(cls, value: Any) -> Any:
+        values = [value] if isinstance(value, str | int | float) else value
+        _require_texts(values, "prompt")
+        return _weights(values)
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_fits(cls, value: dict[str, float]) -> dict[str, float]:
+        texts = all(text.strip() and len(text) <= 1000 and not any(map(_moves, text)) for text in value)
+        weights = all(0 <= w <= MAX_WEIGHT for w in value.values())
+        if not texts or not weights or (value and sum(value.values()) <= 0):
+            raise ValueError(
+                f"takes printable text of at most 1,000 characters, with weights of 0 or more, not all 0, and at most "
+                f"{MAX_WEIGHT:,}"
+            )
+        return value
 
     @field_validator("aspect_ratio")
     @classmethod
@@ -124,13 +154,7 @@ class PromptSpec(_Strict):
         if not isinstance(value, dict):
             return value
         for slot, values in value.items():
-            seen: set[str] = set()
-            for v in values if isinstance(values, list | dict) else ():
-                if isinstance(v, bool) or not isinstance(v, str | int | float):
-                    raise ValueError(f"got {shown(v)} for {shown(slot)}; {takes('string', {}, v)}")
-                if (text := looked_at(as_written(v))) in seen:
-                    raise ValueError(f"got {shown(v)} more than once for {shown(slot)}; takes `value: weight` for that")
-                seen.add(text)
+            _require_texts(values, slot)
         return {slot: _weights(values) for slot, values in value.items()}
 
     @model_validator(mode="after")
@@ -165,8 +189,22 @@ class PromptSpec(_Strict):
         return self
 
 
+def _require_texts(values: Any, name: str) -> None:
+    """
+    Raises:
+        ValueError: one of a list, or of the keys of a mapping, is no text, or stands there twice.
+    """
+    seen: set[str] = set()
+    for v in values if isinstance(values, list | dict) else ():
+        if isinstance(v, bool) or not isinstance(v, str | int | float):
+            raise ValueError(f"got {shown(v)} for {shown(name)}; {takes('string', {}, v)}")
+        if (text := looked_at(as_written(v))) in seen:
+            raise ValueError(f"got {shown(v)} more than once for {shown(name)}; takes `value: weight` for that")
+        seen.add(text)
+
+
 def _weights(values: Any) -> Any:
-    """The values of a slot, each as it is written -> its weight."""
+    """Texts, each as it is written -> its weight."""
     if isinstance(values, list):
         return {as_written(v): 1.0 for v in values}
     return {as_written(v): w for v, w in values.items()} if isinstance(values, dict) else values
@@ -250,7 +288,7 @@ class DatasetSpec(_Strict):
 
     @property
     def categories(self) -> tuple[Category, ...]:
-        return tuple(Category(i, c.name, c.synonyms) for i, c in enumerate(self.classes, 1))
+        return tuple(Category(i, c.name, c.synonyms, c.supercategory, c.id) for i, c in enumerate(self.classes, 1))
 
     @property
     def max_images(self) -> int:
@@ -290,6 +328,12 @@ class DatasetSpec(_Strict):
                         "takes each name and synonym once"
                     )
                 seen[key] = c.name
+        ids: dict[int, str] = {}
+        for place, c in enumerate(classes, 1):
+            if other := ids.get(own := c.id or place):
+                both = f"{shown(other)} and for {shown(c.name)}"
+                raise ValueError(f"got the id {own} twice, for {both}; a class without one has its place")
+            ids[own] = c.name
         return classes
 
     @field_validator("objects_per_image", mode="before")
@@ -376,8 +420,11 @@ class DatasetSpec(_Strict):
         return self
 
     @classmethod
-    def parse(cls, raw: Any) -> DatasetSpec:
+    def parse(cls, raw: Any, unloaded: Mapping[str, Recorded] | None = None) -> DatasetSpec:
         """Plain data, as YAML gives it -> a spec.
+
+        Args:
+            unloaded: key in the spec -> what is recorded of a backend of the user's, of which none is imported then.
 
         Raises:
             SpecError: with every problem found.
@@ -388,12 +435,13 @@ class DatasetSpec(_Strict):
         problems: list[Problem] = []
         failed: set[tuple[str, ...]] = set()
         for kind, default in STAGES.items():
-            data[kind] = _parse_stage(kind, (kind,), data.get(kind), default, problems, failed)
+            data[kind] = _parse_stage(kind, (kind,), data.get(kind), default, unloaded, problems, failed)
         for key, kind in (("filters", "filter"), ("exporters", "exporter")):
             given = data.get(key, dict.fromkeys(DEFAULTS[key]))
             if isinstance(given, dict) and len(given) <= MAX_ENTRIES:  # else it is told so below, in a moment
                 data[key] = {
-                    n: _parse_stage(kind, (key, str(n)), v, str(n), problems, failed) for n, v in given.items()
+                    n: _parse_stage(kind, (key, str(n)), v, str(n), unloaded, problems, failed)
+                    for n, v in given.items()
                 }
         try:
             spec = cls.model_validate(data)
@@ -411,7 +459,13 @@ class DatasetSpec(_Strict):
 
 
 def _parse_stage(
-    kind: str, where: tuple[str, ...], raw: Any, default: str, problems: list[Problem], failed: set[tuple[str, ...]]
+    kind: str,
+    where: tuple[str, ...],
+    raw: Any,
+    default: str,
+    unloaded: Mapping[str, Recorded] | None,
+    problems: list[Problem],
+    failed: set[tuple[str, ...]],
 ) -> Config | None:
     field = ".".join(map(plain, where))
     raw = {"use": raw} if isinstance(raw, str) else {} if raw is None else raw
@@ -422,6 +476,9 @@ def _parse_stage(
     else:
         own = f"{field}.use" if "use" in raw else field
         try:
+            if unloaded is not None and is_own(use):
+                unread = UnloadedFilterConfig if kind == "filter" else UnloadedConfig
+                return unread.of({**raw, "use": use}, unloaded.get(field))
             options = _options(kind, use)
             return options.model_validate({**raw, "use": use})
         except LookupError as error:

@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from synthgen.backends import Exporter, Filter, Generator, Grounder, Request, Segmenter, Stage, backend_module
+from synthgen.backends import (
+    Exporter,
+    Filter,
+    Generator,
+    Grounder,
+    Request,
+    Segmenter,
+    Stage,
+    backend_module,
+    is_own,
+)
 from synthgen.errors import Problem, SpecError
-from synthgen.files import at_home, digest, require_writable
+from synthgen.files import at_home, digest, free_bytes, require_writable
 from synthgen.models import ModelMissing, cache_folder
-from synthgen.plan import Round, first_round, phrase, plan_round
-from synthgen.spec import DatasetSpec
+from synthgen.plan import Round, first_round, one, phrase, plan_round
+from synthgen.spec import STAGES, DatasetSpec
 from synthgen.tokens import PromptForm
+from synthgen.unloaded import UnloadedConfig
+from synthgen.unloaded import backend as unloaded
+from synthgen.wording import shown
 
 FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
 JUDGED = 2  # of what judging writes: a change here judges every existing run anew
@@ -36,6 +49,8 @@ class Stages:
     @classmethod
     def of(cls, spec: DatasetSpec) -> Stages:
         def build(kind: str, config: Any) -> Any:
+            if isinstance(config, UnloadedConfig):
+                return unloaded(kind, config, spec.categories)
             return backend_module(kind, config.use).Backend(config, spec.categories)
 
         return cls(
@@ -57,12 +72,23 @@ class Stages:
         }
 
 
+def own_modules(spec: DatasetSpec) -> dict[str, str]:
+    """Key in the spec -> file, of the modules of the user's that it names, which are imported."""
+    configs = {
+        **{kind: getattr(spec, kind) for kind in STAGES},
+        **{f"filters.{name}": config for name, config in spec.filters.items()},
+        **{f"exporters.{name}": config for name, config in spec.exporters.items()},
+    }
+    named = {key: config.use for key, config in configs.items() if is_own(config.use)}
+    return {key: str(getattr(sys.modules.get(use), "__file__", use)) for key, use in named.items()}
+
+
 def request_of(spec: DatasetSpec) -> Request:
     prompts = spec.prompts
     texts = [t.text for t in (*prompts.templates, *prompts.background_templates)]
     texts = [re.sub(r"\{\w+\}", " ", text) for text in texts]
     texts += [value for values in prompts.slots.values() for value in values]
-    texts += [prompts.negative_prompt, *(c.name for c in spec.classes)]
+    texts += [prompts.negative_prompt, *(text for c in spec.classes for text in c.prompt or (c.name,))]
     words = {word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text.lower())}
     forms = tuple(_form(t.text, spec) for t in (*prompts.templates, *prompts.background_templates))
     return Request(
@@ -73,8 +99,8 @@ def request_of(spec: DatasetSpec) -> Request:
 def _form(template: str, spec: DatasetSpec) -> PromptForm:
     """A template's prompts in pieces. Things asked for: of one class each, or as many as an image has at most, those
     with the longest names."""
-    names = sorted((c.name for c in spec.classes), key=len, reverse=True)
-    objects = (phrase((names * spec.max_objects)[: spec.max_objects]), *(phrase([name]) for name in names))
+    names = sorted((text for c in spec.classes for text in c.prompt or {one(c.name): 1.0}), key=len, reverse=True)
+    objects = (phrase((names * spec.max_objects)[: spec.max_objects]), *names)
     pieces: list[tuple[str, ...]] = []
     needed = 0
     for text, field, _, _ in Formatter().parse(template):
@@ -104,6 +130,10 @@ def advice(spec: DatasetSpec, stages: Stages) -> list[Problem]:
     """What a spec may say, and hardly means, in fields of the spec."""
     request = request_of(spec)
     found = [(key, p) for key, stage in stages.named().items() for p in stage.advice(request)]
+    if odd := [c.name for c in spec.classes if not c.prompt and set(c.name) & set("_/")]:
+        more = f", and {len(odd) - 1:,} more of the kind" if len(odd) > 1 else ""
+        said = f"got {shown(odd[0])}{more}, and prompts say {one(odd[0])!r}; a class takes other words as its `prompt`"
+        found.append(("", Problem("classes", said)))
     return [Problem(key + p.field, p.message) if p.field.startswith(".") else p for key, p in found]
 
 
@@ -142,18 +172,16 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
             problems += error.problems
     home = os.environ.get("PREFECT_HOME")  # else Prefect's is in the cache
     cache = {"PREFECT_HOME": at_home(home)} if home else {"SYNTHGEN_HOME": cache_folder()}
-    for name, folder in {"--out": out, **cache}.items():
+    # Trying leaves nothing, and yet it is a deed: a spec that is refused for something else has done none.
+    for name, folder in {"--out": out, **cache}.items() if not problems else ():
         try:
             require_writable(folder)
         except OSError as error:
             problems.append(Problem(name, f"cannot write in {folder}: {error.strerror}; takes a folder where one can"))
-    need, place = disk_bytes(spec), out.resolve()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
+    need, free = disk_bytes(spec), free_bytes(out)
     if need > free:
         images = f"{spec.count:,} images of {spec.width}x{spec.height} px"
-        room = f"need about {need / 1e9:.1f} GB in {place}, which has {free / 1e9:.1f} GB free"
+        room = f"need about {need / 1e9:.1f} GB in {out}, which has {free / 1e9:.1f} GB free"
         problems.append(Problem("count", f"{images} {room}"))
     if problems:
         raise SpecError(problems)
@@ -206,6 +234,7 @@ def made_from(spec: DatasetSpec, models: Mapping[str, Mapping[str, Any]]) -> dic
         "shard_size": spec.shard_size,
         "classes": {c.name: list(c.aspect_ratio) if c.aspect_ratio else None for c in spec.classes},
         "class_order": [c.name for c in spec.classes],
+        **({"class_prompts": named} if (named := {c.name: c.prompt for c in spec.classes if c.prompt}) else {}),
         "objects_per_image": {str(k): w for k, w in spec.objects_per_image.items()},
         "prompts": spec.prompts.model_dump(mode="json"),
         "layout": spec.layout.model_dump(mode="json") if spec.layout else None,
@@ -250,7 +279,14 @@ def exported_by(spec: DatasetSpec, exporter: str) -> dict[str, Any]:
         "description": spec.description,
         "splits": list(spec.splits),
         "options": (c := spec.exporters[exporter]).model_dump(mode="json", exclude=c.untouched()),
+        **({"categories": named} if (named := _own_categories(spec)) else {}),
     }
+
+
+def _own_categories(spec: DatasetSpec) -> list[list[Any]]:
+    """Id in exports and supercategory of every class, if the spec gives one of them any."""
+    given = [[c.exported_id, c.supercategory] for c in spec.categories]
+    return given if any(c.own_id or c.supercategory for c in spec.categories) else []
 
 
 def reported_by(spec: DatasetSpec) -> dict[str, Any]:

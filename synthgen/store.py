@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
@@ -37,8 +36,12 @@ from synthgen.files import (
     Entry,
     atomic,
     digest,
+    free_bytes,
     listed,
+    protect,
+    read_bytes,
     read_sealed,
+    said_of,
     sha256,
     sweep,
     write_sealed,
@@ -202,7 +205,8 @@ class Run:
     def _held(self, file: Path, name: str) -> Iterator[list[lease.Lease]]:
         """`lease.held`, here and, by an object of that name, in the store, where there is one."""
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
+            with said_of(self.root):
+                self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise NotWritable(f"{self.root} cannot be made: {error.strerror}") from error
         with ExitStack() as stack:
@@ -331,10 +335,15 @@ class Run:
 
     def write_spec(self, spec: Mapping[str, Any]) -> None:
         data = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True, width=120).encode()
-        if not self.spec_file.is_file() or self.spec_file.read_bytes() != data:
+        if not self.spec_file.is_file() or read_bytes(self.spec_file) != data:
             with self.writing(self.spec_file) as file:
                 file.write(data)
             self.publish(self.spec_file)
+
+    def spec_is_as_recorded(self) -> bool:
+        """Whether the spec's file has the checksum that `run.json` says; so it is where nothing is recorded."""
+        facts = self.read_facts()
+        return not facts or facts.get("spec") == sha256(self.spec_file)
 
     @property
     def facts_file(self) -> Path:
@@ -389,7 +398,7 @@ class Run:
             try:
                 stack.enter_context(self.lock())
                 locked = True
-            except NotWritable as error:
+            except (NotWritable, OutOfRoom) as error:
                 if holder := self.holder():
                     raise RunError(f"another process ({holder}) is at work in {self.root}") from error
                 self.look()
@@ -552,10 +561,19 @@ class Run:
         self._write_record(file, mark.record(), self.files_of(mark))
 
     def _write_record(self, file: Path, content: Mapping[str, Any], files: Iterable[tuple[str, Entry]] = ()) -> None:
-        """`files`: that are to be in the store before it is."""
+        """`files`: that are to be in the store before it is.
+
+        Raises:
+            RunError: it does not read back. What is recorded decides what is done next: without it, a run would do the
+                same for ever.
+        """
         self.confirm()
         with self._unswept():
-            write_sealed(file, content)
+            written = write_sealed(file, content)
+            if read_bytes(file) != written:
+                raise RunError(
+                    f"{file} does not read back as it was written a moment ago; see to the disk that it is on"
+                )
         if self._mirror:
             self._mirror.put(dict(files))
             self.confirm()  # putting may have taken long
@@ -660,7 +678,7 @@ class Run:
             raise RunError(f"cannot encode {path.name}: {image.dtype} {image.shape}")
         with self.writing(path) as file:
             file.write(encoded.tobytes())
-            os.fchmod(file.fileno(), 0o444)
+            protect(Path(file.name))
         return path
 
     def read_image(self, shard: int, image_id: int, checked_by: Mark | None = None) -> NDArray[np.uint8]:
@@ -753,17 +771,11 @@ class Run:
         Raises:
             OutOfRoom: they would not fit; nothing of them has been begun.
         """
-        if self.free_bytes() < size + SPARE_BYTES:
+        if (free := free_bytes(self.root)) < size + SPARE_BYTES:
             raise OutOfRoom(
-                f"{self.free_bytes() / 1e6:.0f} MB are free for {self.root}, too few to go on; what is finished is "
+                f"{free / 1e6:.0f} MB are free for {self.root}, too few to go on; what is finished is "
                 "kept: free some and run the same command again"
             )
-
-    def free_bytes(self) -> int:
-        place = self.root
-        while not place.exists():
-            place = place.parent
-        return shutil.disk_usage(place).free
 
 
 def _marked(stem: str) -> tuple[StageName, int | str | None] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -147,7 +147,8 @@ class Log:
         """What there is, to be changed in place while nobody else does; firings may overlap."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with open(self.file.with_name(".schedule.lock"), "a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(OSError):  # a file system without locks
+                fcntl.flock(lock, fcntl.LOCK_EX)
             raw = self.read()
             yield raw
             raw["firings"] = sorted(raw["firings"], key=lambda firing: firing["time"])[-FIRINGS:]

@@ -1,8 +1,8 @@
 """What crosses module borders. numpy only; every shape, dtype and unit is checked once, at construction.
 
 Frames: pixel coordinates have their origin at the image's top left corner, x to the right, y down. Boxes are
-xyxy and half-open, so a box (0, 0, w, h) covers a whole image of width w and height h. `category_id` is the
-COCO one everywhere: 1 for the first class of the spec.
+xyxy and half-open, so a box (0, 0, w, h) covers a whole image of width w and height h. `category_id` is
+`Category.id` everywhere: 1 for the first class of the spec. Exports alone have the ids that a spec gives its classes.
 """
 
 from __future__ import annotations
@@ -20,11 +20,24 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """A class of the dataset. `synonyms` are other words for it, folded onto the same `id` by grounders."""
+    """A class of the dataset.
+
+    Attributes:
+        id: from 1, in the order of the spec.
+        synonyms: other words for it, folded onto the same `id` by grounders.
+        supercategory: of COCO's, which nothing here asks for.
+        own_id: that it has in exports, where the spec says one.
+    """
 
     id: int
     name: str
     synonyms: tuple[str, ...] = ()
+    supercategory: str = ""
+    own_id: int | None = None
+
+    @property
+    def exported_id(self) -> int:
+        return self.own_id or self.id
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from synthgen.masks import decode_rle, mask_areas, mask_boxes
 from synthgen.pipeline import PER_SHARD, Build
 from synthgen.records import LABEL_COLUMNS
 from synthgen.reviews import read_reviews
+from synthgen.stages import fingerprint
 from synthgen.store import Mark, Run, StageName
 
 
@@ -35,11 +37,13 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """`files`: how many were read; `stray`: files that no mark knows, such as contact sheets."""
+    """`files`: how many were read; `stray`: files that no mark knows, such as contact sheets; `missing`: what is to be
+    done still, a line each."""
 
     files: int
     damages: tuple[Damage, ...]
     stray: tuple[str, ...]
+    missing: tuple[str, ...]
 
 
 def inspect(build: Build) -> Verified:
@@ -53,7 +57,27 @@ def inspect(build: Build) -> Verified:
     own = (".lock", "run.json", "spec.yaml", "reviews.jsonl")
     names = [p.relative_to(run.root).as_posix() for p in there]
     stray = [n for n in names if n not in known and n not in own and not (n.startswith("commits/") and run.is_own(n))]
-    return Verified(len(there), tuple(found), tuple(stray))
+    return Verified(len(there), tuple(found), tuple(stray), tuple(_missing(build)))
+
+
+def _missing(build: Build) -> Iterator[str]:
+    """What no mark says is done. Whether work that is done would be done the same way today, by other weights say, is
+    another question."""
+    run, shards = build.run, build.run.shards()
+    if not shards:
+        yield "nothing is planned"
+    for stage in PER_SHARD:
+        if without := [s for s in shards if run.mark(stage, s) is None]:
+            yield f"{stage}: {len(without)} of {len(shards)} shards, the first of them shard {without[0]}"
+    ends: list[tuple[StageName, str | None]] = [("judge", None)]
+    ends += [*(("export", name) for name in build.spec.exporters), ("report", None)]
+    gone = [" ".join(filter(None, end)) for end in ends if not ((mark := run.mark(*end)) and mark.inputs)]
+    yield from gone
+    with suppress(RunError):  # the log of verdicts is damaged, and that is told
+        stale = [" ".join(filter(None, end)) for end in ends if not build.is_done(*end)]
+        yield from (f"{name}, of what there is now" for name in stale if name not in gone)
+    if shards and not gone and not build.has_its_rounds():
+        yield "shards of a round that was begun"
 
 
 def withdraw(build: Build, damages: Iterable[Damage]) -> None:
@@ -69,27 +93,50 @@ def _files(build: Build) -> Iterator[Damage]:
     for file in run.damaged_records():
         yield Damage(_name(run, file), "its checksum differs")
     facts = run.read_facts()
-    if facts and facts.get("spec") != sha256(run.spec_file):
+    if not run.spec_is_as_recorded():
         yield Damage("spec.yaml", "its checksum differs")
-    if run.reviews_file.is_file():
-        said = run.reviews_file.read_bytes()
-        if said and not said.endswith(b"\n"):
-            yield Damage(run.reviews_file.name, "its last line is cut short, and counts as no verdict")
-        try:
-            read_reviews(run.reviews_file)
-        except RunError as error:
-            yield Damage(run.reviews_file.name, str(error).partition(", ")[2])
+    yield from _reviews(run)
     for stage, shard, mark in run.marks():
         if mark is None:
             yield Damage(_name(run, run.mark_file(stage, shard)), "the mark is damaged", stage, shard)
             continue
         if stage == "export" and not mark.inputs:
             continue  # to be made anew in any case
+        if facts and mark.inputs != (_made_from(run, facts["made_from"], stage, shard) or mark.inputs):
+            yield Damage(
+                _name(run, run.mark_file(stage, shard)), "is of another run, or of another shard", stage, shard
+            )
         for name, (size, checksum) in run.files_of(mark):
             if stage != "export" and run.leads_out(run.root / name):  # an export's folder may have been moved
                 yield Damage(name, "a link on its way leads out of the run folder", stage, shard)
             elif what := _difference(run.root / name, size, checksum):
                 yield Damage(name, what, stage, shard)
+
+
+def _reviews(run: Run) -> Iterator[Damage]:
+    """A log of verdicts of which a line is damaged, or has gone."""
+    name, data = run.reviews_file.name, run.reviews_file.read_bytes() if run.reviews_file.is_file() else b""
+    if data and not data.endswith(b"\n"):
+        yield Damage(name, "its last line is cut short, and counts as no verdict")
+    try:
+        said, judged = read_reviews(run.reviews_file), run.mark("judge")
+    except RunError as error:
+        yield Damage(name, str(error).partition(", ")[2])
+        return
+    took = judged.notes.get("reviews") if judged else None
+    if took and not said.has(took):
+        there = f"the last judging took {took[0]} lines, and of those not all are there"
+        yield Damage(name, f"{there}; put back a copy, or judge again to go on without")
+
+
+def _made_from(run: Run, made_from: Mapping[str, Any], stage: StageName, shard: int | str | None) -> str | None:
+    """What a mark of the plan, or of images, says that they are made from, if it is one of this run; None for others.
+    By what `run.json` says, and not by what the models are now."""
+    own = fingerprint(made_from)
+    if stage == "plan":
+        return own
+    planned = run.mark("plan", shard) if stage == "generate" else None
+    return fingerprint({"own": own}, planned.outputs) if planned else None
 
 
 def _difference(path: Path, size: int, checksum: str) -> str:
@@ -152,8 +199,9 @@ def _export(build: Build, name: str) -> Iterator[Damage]:
     run = build.run
     rows = run.read_table(run.verdicts_file).to_pylist()
     accepted = {row["image_id"] for row in rows if row["instance"] is None and row["verdict"] == "accepted"}
+    own_ids = {category.id: category.exported_id for category in build.spec.categories}
     kept = {
-        (row["image_id"], row["instance"]): row["category_id"]
+        (row["image_id"], row["instance"]): own_ids.get(row["category_id"])
         for row in rows
         if row["instance"] is not None and row["image_id"] in accepted and row["verdict"] in {"kept", "ignored"}
     }

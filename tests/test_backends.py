@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from synthgen.backends import KINDS, Filter, ModelConfig, Request, backend_module, builtin
 from synthgen.errors import BackendError, Problem, SpecError
 from synthgen.models import ModelMissing
+from synthgen.pipeline import Build
 from synthgen.spec import DatasetSpec
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Sample
 
@@ -396,6 +397,66 @@ def test_own_modules_make_a_dataset(own_spec, run_through, tmp_path):
     again = run_through(own_spec, tmp_path / "again")
     for file in ("lines/list.txt", "verdicts.parquet"):
         assert (again.run.root / file).read_bytes() == (root / file).read_bytes()
+
+
+def test_commands_that_only_read_a_run_import_none_of_its_modules(own, own_spec, run_through, synthgen, tmp_path):
+    """A run folder may come from anybody, with a package of its name beside it. Those that run say what they import."""
+    root = run_through(own_spec, tmp_path / "out").run.root
+    spec, flag = root / "spec.yaml", tmp_path / "imported"
+    notes = synthgen("judge", root)[2].splitlines()
+    keys = {"generator": "colours", "segmenter": "boxes", "filters.red": "redness", "exporters.lines": "listing"}
+    assert notes == [f"note: {k}: imported your module from {own / f'{name}.py'}" for k, name in keys.items()]
+    code, status, told = synthgen("status", root)
+    assert (code, told) == (0, "")
+    verified = synthgen("verify", root)[1]
+    assert "judge: done" in status and "export lines: done" in status and "report: done" in status
+
+    for name in [n for n in sys.modules if n.split(".")[0] == "ownpack"]:
+        del sys.modules[name]
+    for file in own.glob("*.py"):
+        file.write_text(f"open({str(flag)!r}, 'w').close()")
+    path = list(sys.path)
+    assert synthgen("status", root) == (0, status, "")
+    assert synthgen("verify", root) == (0, verified, "")
+    assert synthgen("show", root)[0] == 0
+    code, listed, _ = synthgen(
+        "runs",
+        Path(__file__).parent.parent / "specs" / "quickstart.yaml",
+        "--out",
+        tmp_path / "out",
+        "--set",
+        "name=fruit",
+    )
+    assert code == 0 and listed.splitlines()[1].split()[:2] == ["1", "finished"]
+    (root / "report.html").unlink()
+    assert synthgen("report", root)[0] == 0 and (root / "report.html").is_file()
+    with pytest.raises(BackendError, match=r"'ownpack\.redness' is a module of yours, which commands that"):
+        Build.read(root).stages.filters["red"].fails(np.zeros(1, np.float32))
+
+    (tmp_path / "evil.py").write_text((own / "colours.py").read_text())
+    spec.write_text(spec.read_text().replace("ownpack.colours", "evil.thing"))
+    for command in ("status", "verify", "show", "report"):
+        code, _, told = synthgen(command, root)
+        assert code == 2 and (told.count("\n") == 1 or told.startswith("error: damaged: spec.yaml: "))
+        assert "generator.use: 'evil.thing' is a module of yours, of which this run folder holds no record" in told
+    assert not flag.exists() and sys.path == path and not {"evil", "ownpack"} & sys.modules.keys()
+
+
+def test_the_working_folder_is_looked_into_for_modules_of_the_user_s_alone(synthgen, spec_file, good, tmp_path):
+    """None that a package asks for is taken from there."""
+    (tmp_path / "cups").mkdir()
+    (tmp_path / "cups" / "colours.py").write_text(OWN["colours"])
+    path = spec_file({**good, "generator": "cups.colours"})
+    code, _, told = synthgen("check", spec_file(good, "plain.yaml"))
+    assert code == 0 and str(tmp_path) not in sys.path
+    code, _, told = synthgen("check", path)
+    assert (code, told) == (0, f"note: generator: imported your module from {tmp_path / 'cups' / 'colours.py'}\n")
+    sys.path.remove(str(tmp_path))
+    for name in ("cups", "cups.colours"):
+        del sys.modules[name]
+    (tmp_path / "cups" / "colours.py").write_text("import nothing.like.this\n")
+    code, _, told = synthgen("check", path)
+    assert code == 2 and "cannot import your module 'cups.colours': No module named 'nothing'" in told
 
 
 def test_own_options_are_checked_like_ours(own_spec):

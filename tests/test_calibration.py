@@ -548,10 +548,30 @@ def test_foreign_classes(coco, tmp_path):
         read(tmp_path, coco)
 
 
-def test_segmentations_that_cannot_be_read(coco, tmp_path):
-    del coco["annotations"][4]["segmentation"]
-    with pytest.raises(SpecError, match=r"--truth: the segmentations of image 7 in truth\.json cannot be read"):
-        list(read(tmp_path, coco).images)
+def test_an_object_without_a_mask_is_left_out_and_counted(coco, tmp_path):
+    """The others of its image stay; an image of which none stays makes room for the next one."""
+    apple, *_ = coco["annotations"]
+    spoilt = [
+        {"keypoints": [5, 5, 2], "num_keypoints": 1},
+        {"segmentation": []},
+        {"segmentation": [[5, 5, 9, 9]]},
+        {"segmentation": {**apple["segmentation"], "size": [60, 40]}},
+        {"category_id": 77},
+    ]
+    for number, change in enumerate(spoilt):
+        left = {key: value for key, value in apple.items() if key != "segmentation" or "keypoints" not in change}
+        coco["annotations"].append({**left, "id": 100 + number, **change})
+    coco["annotations"][4]["segmentation"] = None  # the only one of image 7, which is the first
+    found = read(tmp_path, coco, 1)
+    assert found.count == 1 and found.unusable == {
+        "no segmentation": 3,
+        "a polygon of fewer than 3 corners, or half a corner": 1,
+        "RLE of another size than the image's": 1,
+        "a category that the file does not have": 1,
+    }
+    assert truths.objects_left_out(found.unusable).startswith("objects left out: 6, of them 3 with no segmentation, 1 ")
+    (only,) = found.images
+    assert only.category_id.tolist() == [1, 3] and only.masks.sum((1, 2)).tolist() == [200, 200]
 
 
 @pytest.mark.parametrize(
@@ -688,6 +708,21 @@ def test_a_whole_calibration(good, tmp_path):
     assert measured["touches_border"].keeps == "unknown"
     for m, n in pairwise(sorted(found.measures, key=lambda m: m.lost)):
         assert m.lost <= n.lost <= found.lost
+
+
+def test_what_is_left_out_is_said(good, coco, tmp_path, synthgen, spec_file):
+    del coco["annotations"][4]["segmentation"]
+    (tmp_path / "truth.json").write_text(json.dumps(coco))
+    (tmp_path / "nothing.json").write_text(json.dumps({**coco, "annotations": [coco["annotations"][4]]}))
+    spec, more = spec_file(good), ("--images", tmp_path / "images", "--json", tmp_path / "numbers.json")
+    code, out, err = synthgen("calibrate", spec, "--truth", tmp_path / "nothing.json", *more)
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [
+        "error: --truth: nothing.json has nothing to calibrate on; objects left out: 1, of them 1 with no segmentation"
+    ]
+    code, out, _ = synthgen("calibrate", spec, "--truth", tmp_path / "truth.json", *more)
+    assert code == 0 and "objects left out: 1, of them 1 with no segmentation" in out.splitlines()
+    assert json.loads((tmp_path / "numbers.json").read_bytes())["left_out"] == {"no segmentation": 1}
 
 
 @pytest.mark.parametrize(

@@ -118,10 +118,14 @@ def test_imports_point_one_way() -> None:
     order += [
         "objects",
         "mirror",
+        "weights",
         "tokens",
         "signatures",
         "devices",
+        "remarks",
+        "loading",
         "backends",
+        "unloaded",
         "sam_attention",
         "sam",
         "clip",
@@ -141,6 +145,7 @@ def test_imports_point_one_way() -> None:
         "reasons",
         "tables",
         "verdicts",
+        "pictures",
         "truths",
         "faults",
         "calibration",
@@ -170,7 +175,7 @@ def test_imports_point_one_way() -> None:
             used = set(re.findall(r"^\s*from synthgen\.(\w+)", text, re.MULTILINE))
             used |= set(re.findall(r"^\s*from synthgen import (.+)", text, re.MULTILINE))
             known = {"types", "masks", "errors", "wording", "backends", "models", "devices", "sam", "clip", "discovery"}
-            known |= {"tokens", "signatures"}
+            known |= {"tokens", "signatures", "weights", "loading"}
             assert {name.strip() for names in used for name in names.split(",")} <= known, file.name
 
 

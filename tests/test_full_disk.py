@@ -1,4 +1,4 @@
-"""A disk that fills while a run writes to it: a real one, of a few megabytes."""
+"""A disk that fills while a run, or Prefect's server, writes to it: a real one, of a few megabytes."""
 
 import shutil
 import subprocess
@@ -52,3 +52,18 @@ def test_a_full_disk(
     build = run_through(quick, disk / "out")
     assert build.is_complete() and inspect(build).damages == ()
     assert results(root) == results(finished.run.root)
+
+
+@pytest.mark.parametrize("free_kb", [0, 1000])
+def test_no_room_for_prefect(disk: Path, monkeypatch: pytest.MonkeyPatch, free_kb: int) -> None:
+    """None for what says whose the server is; too little for its database."""
+    from synthgen.server import embedded_server
+
+    monkeypatch.setenv("PREFECT_HOME", str(disk))
+    (disk / "start.lock").touch()
+    (disk / "ballast").write_bytes(bytes(shutil.disk_usage(disk).free - 1000 * free_kb))
+    words = f"^Prefect's files cannot be written to {disk}: ([Nn]o room|No space)"
+    with pytest.raises(OutOfRoom, match=words) as stopped, embedded_server():
+        pass
+    assert "\n" not in str(stopped.value)
+    assert not list(disk.glob("server-*"))

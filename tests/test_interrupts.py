@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, sent to the real command."""
+"""Ctrl-C, SIGTERM and SIGHUP, sent to the real command."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from synthgen.cli import main
 from synthgen.errors import RunError
-from synthgen.interrupts import Interrupted, checkpoint, halt, stoppable
+from synthgen.interrupts import Interrupted, checkpoint, ended_by_signals, halt, stoppable
 from synthgen.pipeline import Build
 
 SPEC = """
@@ -40,6 +41,40 @@ def test_a_checkpoint_raises_once_an_end_was_asked_for() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     checkpoint()
+
+
+@pytest.fixture
+def hang_up() -> Iterator[None]:
+    before = signal.getsignal(signal.SIGHUP)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+def test_the_end_of_the_terminal_comes_twice_and_is_one_wish(hang_up: None) -> None:
+    with ended_by_signals(), stoppable():
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+        with pytest.raises(Interrupted):
+            checkpoint()
+
+
+def test_it_is_no_wish_under_nohup(hang_up: None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with ended_by_signals(), stoppable():
+        signal.raise_signal(signal.SIGHUP)
+        checkpoint()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("interrupt", [signal.default_int_handler, signal.SIG_IGN])
+def test_other_ends_are_those_of_ctrl_c(hang_up: None, number: signal.Signals, interrupt: Any) -> None:
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        with pytest.raises(KeyboardInterrupt), ended_by_signals():
+            signal.raise_signal(number)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_another_thread_stops_a_run_and_says_why() -> None:

@@ -29,10 +29,10 @@ from synthgen.models import (
     KnownModel,
     ModelMissing,
     find_model,
-    missing_weights,
     model_identity,
     read_card,
 )
+from synthgen.weights import missing_weights
 
 SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
 FETCH = "synthgen models --download"
@@ -473,7 +473,8 @@ def test_every_known_model_has_a_size() -> None:
     assert json.loads(json.dumps(list(KNOWN))) == list(dict.fromkeys(KNOWN))
 
 
-# The hub's cache
+# The hub's cache. These tests run with whichever client is found first: with another version than is installed, after
+# `pip install --no-deps --target DIR 'huggingface_hub<2'`, as `PYTHONPATH=DIR python -m pytest tests/test_models.py`.
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 

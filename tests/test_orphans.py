@@ -163,6 +163,41 @@ def test_a_users_server_that_is_not_there(place: Path) -> None:
     assert not (place / "out" / "fruit" / "run-0001" / "images").exists()
 
 
+def wait_for_server(place: Path, process: subprocess.Popen[str]) -> None:
+    """Until one is on record: it is being started, and does not answer yet."""
+    deadline = time.monotonic() + PATIENCE
+    while not list((place / "home" / "prefect").glob("server-*.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_end_while_the_server_starts_leaves_none(place: Path) -> None:
+    with started(place) as process:
+        wait_for_server(place, process)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert errors == "stopped; what is finished is kept, and the same command goes on from there\n"
+    assert left_behind(place / "home") == [] and not list((place / "home" / "prefect").glob("server-*"))
+
+
+def test_a_terminal_that_is_closed_leaves_no_server(place: Path) -> None:
+    """Its end is a signal, after which nothing can be said there."""
+    code = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from synthgen import cli; cli.main()"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
+    terminal, end = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "run", place / "spec.yaml", "--out", place / "out"],
+        env={**environment, "SYNTHGEN_HOME": str(place / "home")}, start_new_session=True,
+        stdin=end, stdout=end, stderr=end, text=True,
+    ) as process:  # fmt: skip
+        os.close(end)
+        wait_for_server(place, process)
+        os.close(terminal)
+        assert process.wait(PATIENCE) == 130
+    assert left_behind(place / "home") == [] and not list((place / "home" / "prefect").glob("server-*"))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_full_disk_leaves_no_server(place: Path) -> None:

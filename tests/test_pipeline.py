@@ -1,6 +1,7 @@
 """A run folder through everything that can happen to it. No Prefect here."""
 
 import contextlib
+import errno
 import json
 import random
 import shutil
@@ -25,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 
 from synthgen import models
 from synthgen.devices import torch_dtype
-from synthgen.errors import RunError
+from synthgen.errors import RunError, of_system
 from synthgen.generators import diffusion
 from synthgen.pipeline import Build
 from synthgen.plan import IMAGES_PER_RUN
@@ -594,6 +595,36 @@ def test_the_same_dataset_however_often_it_was_stopped(quick, run_through, tmp_p
     assert len(build.run.read_rounds()) > 1
 
 
+@pytest.mark.parametrize("fault", ["cannot be read", "is another"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_round_that_does_not_read_back_ends_the_run(parts, run_through, tmp_path, monkeypatch, number, fault):
+    """And does not let it plan the same round for ever."""
+    read, write, written = Path.read_bytes, Run.write_round, []
+
+    def broken(path):
+        if path.name != f"round-{number:04d}.json":
+            return read(path)
+        if fault == "is another":
+            return b"what was here before"
+        raise OSError(errno.EIO, "Input/output error")
+
+    def counted(self, *arguments):
+        written.append(arguments)
+        assert len(written) < 5
+        write(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises((OSError, RunError)) as stop:
+        patch.setattr(Path, "read_bytes", broken)
+        patch.setattr(Run, "write_round", counted)
+        run_through(changed(parts, {"segmenter.apples": 0}), tmp_path)
+    file = tmp_path / "parts" / "run-0001" / "commits" / f"round-{number:04d}.json"
+    told = of_system(stop.value) if isinstance(stop.value, OSError) else stop.value
+    assert told.exit_code == 2
+    assert str(told).startswith({"is another": f"{file} does not read back"}.get(fault, f"{file}: input/output error"))
+    build = run_through(changed(parts, {"segmenter.apples": 0}), tmp_path)
+    assert build.is_complete() and len(build.run.read_rounds()) > 1
+
+
 def test_budget_spent(quick, run_through, tmp_path):
     build = run_through(changed(quick, {"filters.sharpness.min": 1e9, "budget": 1.5}), tmp_path)
     quality = build.quality()
@@ -1002,3 +1033,14 @@ def test_a_damaged_image_that_is_made_again_is_linked_again(
     run_through(quick, copied)
     assert image.read_bytes() == link.read_bytes() == whole
     assert link.samefile(image)
+
+
+def test_a_run_of_images_without_objects_warns_of_nothing(
+    quick: dict[str, Any], run_through: Any, tmp_path: Path
+) -> None:
+    """Measures of instances have no numbers then, with thresholds all the same. Warnings are errors in all tests."""
+    filters = dict.fromkeys(("predicted_iou", "stability", "mask_area", "box_agreement", "asked_found"))
+    build = run_through({**quick, "count": 2, "objects_per_image": 0, "filters": filters}, tmp_path)
+    quality = build.quality()
+    assert (quality.made, quality.accepted, quality.instances, quality.reasons) == (2, 2, 0, {})
+    assert build.spec.layout is not None

@@ -24,6 +24,7 @@ from synthgen.plan import (
     _Dealer,
     first_round,
     next_round,
+    one,
     phrase,
     place,
     plan_round,
@@ -510,6 +511,16 @@ def test_rounds_of_a_run_differ(good: dict[str, Any]) -> None:
 # Words
 
 
+def test_a_class_is_named_in_prompts_by_its_own_words_as_often_as_their_weights_say(good: dict[str, Any]) -> None:
+    spec = spec_of(good, classes=[{"name": "apple", "prompt": {"a red apple": 3, "an apple, green": 1}}, "orange"])
+    prompts = [job.prompt for job in plan_round(spec, 1, replace(first_round(spec), count=400))]
+    said = " ".join(prompts)
+    apples = sum(job.asked.count(1) for job in plan_round(spec, 1, replace(first_round(spec), count=400)))
+    assert said.count("a red apple") + said.count("an apple, green") == apples > 100
+    assert abs(said.count("a red apple") - 0.75 * apples) < 2
+    assert "an orange" in said and "a apple" not in said
+
+
 @pytest.mark.parametrize(
     ("names", "text"),
     [
@@ -521,7 +532,7 @@ def test_rounds_of_a_run_differ(good: dict[str, Any]) -> None:
     ],
 )
 def test_phrase(names: list[str], text: str) -> None:
-    assert phrase(names) == text
+    assert phrase([one(name) for name in names]) == text
 
 
 def test_braces_in_values_and_names_are_only_text(good: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from itertools import combinations, pairwise
 from math import sqrt
 from pathlib import Path
@@ -25,7 +26,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from test_verdicts import of_images, table
 
-from synthgen.errors import SpecError
+from synthgen.errors import SpecError, SynthgenError
 from synthgen.figures import funnel
 from synthgen.files import SEAL, atomic, read_sealed, write_sealed
 from synthgen.masks import (
@@ -45,6 +46,7 @@ from synthgen.precision import sample_size, wilson
 from synthgen.reviews import VERDICTS, Review
 from synthgen.spec import DatasetSpec
 from synthgen.store import JOB_SCHEMA, Run
+from synthgen.truths import Truth, from_coco
 from synthgen.types import Job
 from synthgen.verdicts import Verdicts
 
@@ -952,3 +954,132 @@ def test_a_sample_of_that_size_does(half_width: float, population: int, data: st
     n = sample_size(half_width, population)
     low, high = wilson(data.draw(st.integers(0, n)), n, population)
     assert high - low <= 2 * half_width + 1e-6
+
+
+# Truth
+
+THING = [5.0, 2.0, 20.0, 2.0, 20.0, 12.0, 5.0, 12.0]
+ODD = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 700), st.sampled_from([2**31, 2**63, 10**400, -(10**400)]), st.floats(),
+    st.text(max_size=5), st.sampled_from(["apple", "1.png", "../1.png", "04", "oooo", ""]),
+    st.lists(st.integers(-2, 40), max_size=8), st.just({}), st.just([[]]), st.just({"size": [20, 30], "counts": "0"}),
+)  # fmt: skip
+
+
+def coco_file() -> dict[str, Any]:
+    square = np.zeros((1, 20, 30), bool)
+    square[0, 2:12, 5:20] = True
+    runs = [102, *[10, 10] * 14, 10, 600 - 102 - 14 * 20 - 10]
+    shapes: list[Any] = [encode_rle(square)[0], [[*THING]], {"size": [20, 30], "counts": runs}, None]
+    return {
+        "images": [{"id": i, "file_name": f"{i}.png", "width": 30, "height": 20} for i in (1, 2)],
+        "categories": [{"id": 1, "name": "apple"}, {"id": 2, "name": "pear"}],
+        "annotations": [
+            {"id": i, "image_id": 1 + i % 2, "category_id": 1, "iscrowd": 0, "segmentation": shape}
+            for i, shape in enumerate(shapes)
+        ],
+    }
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Of what stands in plain data, of lists the first four: the keys that lead there."""
+    yield at
+    if isinstance(value, dict | list):
+        for key, child in value.items() if isinstance(value, dict) else list(enumerate(value))[:4]:
+            yield from places(child, (*at, key))
+
+
+@st.composite
+def hostile_coco(draw: st.DrawFn) -> Any:
+    """A good COCO file in which some things are gone, stand twice, or are something else; or text that is cut."""
+    data: Any = coco_file()
+    for _ in range(draw(st.integers(1, 4))):
+        *way, last = draw(st.sampled_from([place for place in places(data) if place] or [("images",)]))
+        parent = data
+        for key in way:
+            parent = parent[key]
+        change = draw(st.sampled_from(["else", "gone", "twice"]))
+        if change == "else":
+            parent[last] = deepcopy(draw(ODD))
+        elif change == "gone":
+            del parent[last]
+        elif isinstance(parent, list):
+            parent.append(deepcopy(parent[last]))
+        if not data:
+            break
+    text = json.dumps(data)
+    return text[: draw(st.integers(0, len(text)))] if draw(st.integers(0, 9)) == 0 else text
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two images of 30x20 px, in a folder beside which there is room."""
+    folder = tmp_path_factory.mktemp("truth") / "images"
+    folder.mkdir()
+    for i in (1, 2):
+        assert cv2.imwrite(str(folder / f"{i}.png"), np.full((20, 30, 3), 40 * i, np.uint8))
+    return folder
+
+
+def truth_of(text: str, folder: Path) -> tuple[list[Truth], dict[str, int]]:
+    """What is read of a COCO file; and looks at each image that it is one."""
+    file = folder.with_name("truth.json")
+    file.write_text(text, encoding="utf-8")
+    raw = {
+        "name": "n",
+        "count": 1,
+        "height": 64,
+        "width": 64,
+        "classes": ["apple"],
+        "prompts": {"templates": ["{objects}"]},
+    }
+    found = from_coco(DatasetSpec.parse({**raw, "layout": {}}), file, folder, 5)
+    read = list(found.images)
+    assert len(read) == found.count > 0
+    for one in read:
+        assert one.image.shape == (20, 30, 3) and one.masks.shape == (len(one.category_id), 20, 30)
+        assert len(one.masks) and one.masks.any((1, 2)).all() and set(one.category_id.tolist()) == {1}
+    return read, dict(found.unusable)
+
+
+def test_the_truth_that_is_made_hostile_is_good(photos: Path) -> None:
+    read, unusable = truth_of(json.dumps(coco_file()), photos)
+    assert [len(one.masks) for one in read] == [2, 1] and unusable == {"no segmentation": 1}
+    assert all(one.masks[0, 2:12, 5:20].all() and one.masks.sum() == 150 * len(one.masks) for one in read)
+
+
+@examples(400)
+@given(hostile_coco())
+def test_a_hostile_coco_file_is_read_or_refused_in_a_line(photos: Path, text: str) -> None:
+    try:
+        truth_of(text, photos)
+    except SynthgenError as error:
+        assert len(str(error).splitlines()) == 1 and str(error).isprintable() and len(str(error)) < 1000
+    else:
+        for entries in map(json.loads(text).get, ("images", "annotations", "categories")):
+            assert len({entry["id"] for entry in entries}) == len(entries)  # else labels would be merged
+
+
+@examples(300)
+@given(st.one_of(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=12), st.text(max_size=4)))
+def test_any_string_of_runs_is_the_mask_that_pycocotools_sees_or_is_left_out(photos: Path, counts: str) -> None:
+    data = coco_file()
+    whole = data["annotations"][1]["segmentation"]
+    data["annotations"] = data["annotations"][:2]
+    data["annotations"][0]["segmentation"] = {"size": [20, 30], "counts": counts}
+    read, unusable = truth_of(json.dumps(data), photos)
+    assert len(read) + sum(unusable.values()) == 2 and whole == [THING]
+    if not unusable:
+        (expected,) = decode_rle([{"size": [20, 30], "counts": counts}], 20, 30)
+        np.testing.assert_array_equal(read[0].masks[0], expected)
+
+
+@examples(100)
+@given(arrays(bool, (1, 20, 30)))
+def test_a_mask_s_runs_are_read_whole(photos: Path, mask: NDArray[np.bool_]) -> None:
+    data = coco_file()
+    data["annotations"][0]["segmentation"] = encode_rle(mask)[0]
+    read, unusable = truth_of(json.dumps(data), photos)
+    assert unusable.get("no pixel", 0) == (not mask.any())
+    if mask.any():
+        np.testing.assert_array_equal(read[0].masks[0], mask[0])

@@ -1,17 +1,27 @@
 """The log of verdicts, and what they do at the next judging."""
 
+import errno
 import fcntl
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
+import orjson
 import pytest
+from starlette.testclient import TestClient
 from test_verdicts import of_images, of_instances, table
 
-from synthgen.errors import RunError
+from synthgen.errors import RunError, SynthgenError
+from synthgen.files import SEAL, digest
 from synthgen.pipeline import Build
+from synthgen.report.page import write
+from synthgen.review.queue import ReviewQueue
+from synthgen.review.server import app
 from synthgen.reviews import Review, ReviewLog, read_reviews
 from synthgen.verification import inspect
 
@@ -79,6 +89,86 @@ def test_a_changed_line_is_named(tmp_path: Path, line: bytes) -> None:
     path.write_bytes(line + b"\n")
     with pytest.raises(RunError, match=r"reviews\.jsonl, line 1"):
         read_reviews(path)
+
+
+def unlinked(review: Review) -> bytes:
+    """A line as earlier versions wrote it: it does not name the one before it."""
+    content = {name: getattr(review, name) for name in Review.__slots__}
+    return orjson.dumps({**content, SEAL: digest(content)[:8]}) + b"\n"
+
+
+def test_lines_that_are_taken_out_are_missed(tmp_path: Path) -> None:
+    """Of eight verdicts with two on wrong labels, to be rid of these two."""
+    path = tmp_path / "reviews.jsonl"
+    with ReviewLog.open(path) as log:
+        for i in range(8):
+            log.add(said(i, 0, "bad_mask" if i in {2, 5} else "accept"))
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = read_reviews(path)
+    for left, line in ((lines[:2] + lines[3:], 3), (lines[1:], 1), ([lines[1], lines[0], *lines[2:]], 1)):
+        path.write_bytes(b"".join(left))
+        with pytest.raises(RunError, match=f"line {line} does not follow the line before it: lines are missing there"):
+            read_reviews(path)
+    path.write_bytes(b"".join(lines[:5]))
+    assert len(read_reviews(path)) == 5 and not read_reviews(path).has(whole.extent())
+    path.write_bytes(b"".join(lines))
+    with ReviewLog.open(path) as log:
+        log.undo()
+    assert read_reviews(path).has(whole.extent()) and read_reviews(path).has([0, ""])
+
+
+def test_a_log_of_an_earlier_version_is_gone_on_with(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.jsonl"
+    old = [unlinked(said(i, 0, "accept")) for i in range(3)]
+    path.write_bytes(b"".join(old))
+    with ReviewLog.open(path) as log:
+        log.add(said(3, 0, "reject"))
+    assert len(read_reviews(path)) == 4
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], lines[3]]))
+    with pytest.raises(RunError, match="line 3 does not follow"):
+        read_reviews(path)
+    path.write_bytes(b"".join([*lines, old[0]]))
+    with pytest.raises(RunError, match="line 5 does not follow"):
+        read_reviews(path)
+
+
+@pytest.mark.parametrize(("code", "words"), [(errno.ENOSPC, "no room left on the disk"), (errno.EIO, "Input/output")])
+def test_a_verdict_that_was_refused_does_not_come_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, words: str
+) -> None:
+    """What reached the disk of it is cut away; the next verdict brings nothing with it."""
+    path = tmp_path / "reviews.jsonl"
+    with ReviewLog.open(path) as log:
+        log.add(said(1, 0, "accept"))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
+            with pytest.raises(SynthgenError, match=f"{words}.*; the verdict was not taken"):
+                log.add(said(2, 0, "reject"))
+        log.add(said(3, 0, "accept"))
+        assert [review.image_id for review in log.made] == [1, 3]
+    assert [about for about, _ in read_reviews(path).of] == [1, 3]
+
+
+def test_the_judge_says_which_verdicts_it_took(copied: Path) -> None:
+    build = Build.open(copied / "fruit" / "run-0001")
+    path = build.run.reviews_file
+    with ReviewLog.open(path) as log:
+        for i in range(1, 5):
+            log.add(said(i, 0, "accept"))
+    with build.run.lock():
+        build.judge()
+        build.export()
+        write(build)
+    assert inspect(build).damages == ()
+    whole = path.read_bytes()
+    for left in (b"".join(whole.splitlines(keepends=True)[:3]), None):
+        path.write_bytes(left) if left else path.unlink()
+        (damage,) = inspect(build).damages
+        assert str(damage).startswith("reviews.jsonl: the last judging took 4 lines, and of those not all are there")
+    with build.run.lock():  # without them, since a person says so
+        build.judge()
+    assert inspect(build).damages == ()
 
 
 def test_two_reviewers_do_not_share_a_log(tmp_path: Path) -> None:
@@ -221,3 +311,52 @@ def test_a_verdict_on_other_labels_does_not_count(copied: Path, quick, run_throu
     again = run_through(quick, copied)
     assert "review_reject" not in again.run.quality_file.read_text()
     assert again.run.reviews_file.stat().st_size > 0
+
+
+@pytest.fixture
+def asked(copied: Path) -> Iterator[tuple[Build, TestClient]]:
+    """The review page of a run."""
+    build = Build.open(copied / "fruit" / "run-0001")
+    with ReviewLog.open(build.run.reviews_file) as log:
+        client = TestClient(app(ReviewQueue(build, "random", None, log), "secret"), base_url="http://127.0.0.1")
+        client.headers["X-Token"] = "secret"
+        yield build, client
+
+
+def test_a_verdict_on_labels_that_were_made_anew_meanwhile_is_refused(asked: tuple[Build, TestClient]) -> None:
+    """It would be dropped by the next judging, without a word."""
+    build, client = asked
+    verdict = {"item": 0, "verdict": "accept"}
+    assert client.post("/verdicts", json=verdict).status_code == 200
+    for shard in build.run.shards():  # as `synthgen label` does in another terminal
+        build.run.commit("label", shard, "other inputs", [build.run.table_file("labels", shard)])
+    answer = client.post("/verdicts", json={**verdict, "item": 1})
+    assert (answer.status_code, answer.text) == (
+        422, "The labels of this image have been made anew meanwhile. End this review and open it again.",
+    )  # fmt: skip
+    assert len(read_reviews(build.run.reviews_file)) == 1
+
+
+def test_the_page_says_that_a_verdict_could_not_be_written(
+    asked: tuple[Build, TestClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, client = asked
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
+        answer = client.post("/verdicts", json={"item": 0, "verdict": "reject"})
+        assert answer.status_code == 422 and answer.text.endswith("; the verdict was not taken")
+    assert client.post("/verdicts", json={"item": 1, "verdict": "accept"}).status_code == 200
+    assert [r.verdict for r in read_reviews(build.run.reviews_file).of.values()] == ["accept"]
+
+
+def test_a_report_that_was_killed_half_way_is_to_be_done(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not damaged: its mark is of the report before it."""
+    before = Build.open(copied / "fruit" / "run-0001")
+    build = replace(before, spec=before.spec.model_copy(update={"description": "other words"}))
+    with build.run.lock():
+        build.export()
+        monkeypatch.setattr("synthgen.report.page.dataset_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            write(build)
+    found = inspect(build)
+    assert found.damages == () and found.missing == ("report",)

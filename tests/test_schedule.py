@@ -1,5 +1,7 @@
 """Datasets made by the clock: when a schedule fires, what a firing makes, and what was missed."""
 
+import errno
+import fcntl
 import inspect
 import os
 import re
@@ -176,6 +178,15 @@ def test_who_was_at_work_when_a_firing_was_due(tmp_path: Path) -> None:
     assert not log.was_at_work(nine)  # it is itself no other
     log.note(nine, ended="2026-05-01T09:59:00+00:00")
     assert not log.was_at_work(ten)
+
+
+def test_a_log_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_locks(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "no locks available")
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    Log(tmp_path).note(utc("2026-05-01 09:00"), outcome="made")
+    assert Log(tmp_path).read()["firings"] == [{"time": "2026-05-01T09:00:00+00:00", "outcome": "made"}]
 
 
 def test_the_log_is_bounded_and_a_damaged_one_begins_anew(tmp_path: Path) -> None:

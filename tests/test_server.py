@@ -1,13 +1,16 @@
 """Prefect's server as we start it: there while it is needed, and never left behind."""
 
+import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -73,9 +76,11 @@ def test_what_a_killed_owner_left_is_ended_by_the_next(used: Path) -> None:
     owner.kill()
     owner.wait()
     assert answers(left), "the server outlives an owner that is killed: that is what the record is for"
+    assert len(list(used.glob("server-*.log"))) == 1
     with server.embedded_server() as url:
         assert gone(left)
         assert answers(url)
+        assert [log.stem for log in used.glob("server-*.log")] == [f"server-{httpx.URL(url).port}"]
 
 
 def test_a_server_with_an_owner_is_left_alone(used: Path) -> None:
@@ -130,11 +135,62 @@ def test_servers_of_a_new_home_start_one_after_another(home: Path, monkeypatch: 
     home.mkdir(parents=True)
     monkeypatch.setattr(server, "START_SECONDS", 0.1)
     with (
-        server._turn(home),
+        server._turn(home, threading.Event()),
         pytest.raises(server.ServerError, match="another command is starting"),
         server.embedded_server(),
     ):
         pass
+
+
+def test_a_database_of_another_version_is_set_aside(used: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(used / "prefect.db")) as database:
+        database.execute("UPDATE alembic_version SET version_num = 'of-a-later-one'")
+        database.commit()
+    with server.embedded_server() as url:
+        assert answers(url)
+    (kept,) = used.glob("prefect-*.db")
+    assert capsys.readouterr().err == (
+        f"Prefect's database {used / 'prefect.db'} is of another version of Prefect; it is kept as {kept.name}, "
+        "and a new one is begun\n"
+    )
+    with closing(sqlite3.connect(kept)) as database:
+        assert database.execute("SELECT version_num FROM alembic_version").fetchall() == [("of-a-later-one",)]
+
+
+def test_a_damaged_database_is_set_aside_unless_a_server_has_it(
+    used: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = used / "prefect.db"
+    assert server._damage(file) == server._damage(used / "none.db") == ""
+    whole = file.read_bytes()
+    for broken in (b"no database at all" * 100, whole[:40_000] + bytes(400_000) + whole[440_000:]):
+        file.write_bytes(broken)
+        assert server._damage(file)
+        monkeypatch.setattr(server._Server, "_begin", lambda self: None)
+        other = used / f"server-{os.getpid()}.json"
+        other.write_text(json.dumps({"owner": server._identity(os.getpid()), "server": [], "log": "other.log"}))
+        server._Server(used, 1, False).start()
+        assert file.read_bytes() == broken
+        other.unlink()
+        server._Server(used, 1, False).start()
+        (kept,) = used.glob("prefect-*.db")
+        assert kept.read_bytes() == broken and not file.exists()
+        kept.unlink()
+        said = capsys.readouterr().err
+        assert said.startswith(f"Prefect's database {file} is damaged (") and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["PREFECT_HOME", "SYNTHGEN_HOME"])
+def test_a_home_that_cannot_be_written_is_told_in_a_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.delenv("PREFECT_HOME", raising=False)
+    monkeypatch.setenv(name, str(tmp_path / "file" / "home"))
+    with pytest.raises(OutOfRoom) as stop, server.embedded_server():
+        pass
+    place = tmp_path / "file" / "home" / ("prefect" if name == "SYNTHGEN_HOME" else "")
+    assert str(stop.value).startswith(f"Prefect's files cannot be written to {place}: Not a directory; SYNTHGEN_HOME, ")
 
 
 # A flow whose server is lost
@@ -295,16 +351,42 @@ def test_errors_of_the_flow_come_out_as_they_are(health: HTTPServer, error: Base
     assert stop.value is error
 
 
-def test_one_that_ends_is_replaced_at_its_address(used: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "gopher://127.0.0.1:9"])
+def test_a_proxy_that_cannot_be_used_is_told_in_a_line(
+    health: HTTPServer, proxy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a server of the user's; ours is asked without one."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with server.without_proxy(is_own=True):
+        assert server.on_server(flow(7), lambda: None, True) == 7
+    with (
+        server.without_proxy(is_own=False),
+        pytest.raises(server.ServerError, match=r"no proxy of the environment can be used for http://127\S+: .*prox"),
+    ):
+        server.on_server(flow(7), lambda: None, False)
+
+
+def test_one_that_ends_or_is_frozen_is_replaced_at_its_address(
+    used: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "LOOK_SECONDS", 1.0)
+    monkeypatch.setattr(server, "MOST_SILENT", 2)
+    monkeypatch.setattr(server, "END_SECONDS", 0.5)
     with server.embedded_server() as url:
-        (record,) = used.glob("server-*.json")
-        first = int(record.stem.removeprefix("server-"))
-        os.kill(first, signal.SIGKILL)
-        deadline = time.monotonic() + 180
-        while record.exists() or not list(used.glob("server-*.json")) or not answers(url):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        (now,) = used.glob("server-*.json")
-        assert now != record
-    assert gone(url) and not list(used.glob("server-*.json"))
-    assert capsys.readouterr().err == "Prefect's server ended with -9; the run goes on, and another is started\n"
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            (record,) = used.glob("server-*.json")
+            with server._turn(used, threading.Event()):
+                os.kill(int(record.stem.removeprefix("server-")), number)
+                while record.exists():
+                    time.sleep(0.1)
+                time.sleep(0.5)
+                assert not list(used.glob("server-*.json")), "it takes its turn"
+            deadline = time.monotonic() + 180
+            while not list(used.glob("server-*.json")) or not answers(url):
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+    assert gone(url) and not list(used.glob("server-*"))
+    assert capsys.readouterr().err.splitlines() == [
+        "Prefect's server ended with -9; the run goes on, and another is started",
+        "Prefect's server did not answer for 4 s; the run goes on, and another is started",
+    ]

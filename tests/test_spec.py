@@ -20,7 +20,7 @@ from synthgen.pipeline import Build
 from synthgen.reading import load_yaml
 from synthgen.schema import json_schema
 from synthgen.spec import MEASURE_COLUMNS, RUN_FOLDERS, DatasetSpec, differences, load_spec, set_value
-from synthgen.stages import check, judged_by, labelled_by, made_from, measured_by
+from synthgen.stages import Stages, advice, check, exported_by, judged_by, labelled_by, made_from, measured_by
 
 ROOT = Path(__file__).parents[1]
 SpecFile = Callable[..., Path]
@@ -512,6 +512,51 @@ def test_names_that_would_be_taken_for_others_are_refused(
     with pytest.raises(SpecError) as error:
         DatasetSpec.parse(changed(good, change))
     assert line in str(error.value)
+
+
+def test_a_class_says_how_prompts_name_it_and_what_exports_call_it(good: dict[str, Any]) -> None:
+    def of(**keys: Any) -> DatasetSpec:
+        return DatasetSpec.parse({**good, "classes": [{"name": "apple", **keys}, "orange", "tree"]})
+
+    assert of(prompt="a red apple").classes[0].prompt == {"a red apple": 1.0}
+    assert of(prompt=["a red apple", "two apples"]).classes[0].prompt == {"a red apple": 1.0, "two apples": 1.0}
+    assert of(prompt={"a red apple": 3, "an apple": 1}).classes[0].prompt == {"a red apple": 3.0, "an apple": 1.0}
+    spec = of(id=53, supercategory="food")
+    found = [(c.id, c.exported_id, c.supercategory) for c in spec.categories]
+    assert found == [(1, 53, "food"), (2, 2, ""), (3, 3, "")]
+    assert DatasetSpec.parse(spec.dump()) == spec
+    for keys, line in (
+        ({"prompt": ["apple", "apple "]}, "classes.0.prompt: got 'apple ' more than once for 'prompt'"),
+        ({"prompt": {"apple": 0}}, "classes.0.prompt: got {'apple': 0}; takes printable text of at most 1,000"),
+        ({"prompt": ""}, "classes.0.prompt: got ''; takes printable text"),
+        ({"prompt": [True]}, "classes.0.prompt: got True for 'prompt'; takes text; put it in quotes"),
+        ({"id": 0}, "classes.0.id: got 0; takes 1 or more"),
+        ({"id": 3}, "classes: got the id 3 twice, for 'apple' and for 'tree'; a class without one has its place"),
+    ):
+        with pytest.raises(SpecError) as error:
+            of(**keys)
+        assert line in str(error.value)
+
+
+def test_what_specs_of_earlier_versions_say_of_classes_has_the_same_fingerprints(good: dict[str, Any]) -> None:
+    spec = DatasetSpec.parse(good)
+    assert "class_prompts" not in made_from(spec, {}) and "categories" not in exported_by(spec, "coco")
+    own = {**good, "classes": [{"name": "apple", "prompt": "a red apple", "id": 9}, "orange", "tree"]}
+    assert made_from(DatasetSpec.parse(own), {})["class_prompts"] == {"apple": {"a red apple": 1.0}}
+    assert exported_by(DatasetSpec.parse(own), "coco")["categories"] == [[9, ""], [2, ""], [3, ""]]
+
+
+def test_names_that_prompts_should_hardly_say_are_noted(good: dict[str, Any]) -> None:
+    classes = ["apple", {"name": "orange", "prompt": "an orange"}, "tree"]
+    spec = DatasetSpec.parse({**good, "classes": classes})
+    assert not advice(spec, Stages.of(spec))
+    classes = ["aerosol can/spray can", "back_bumper", {"name": "a_b", "prompt": "it"}]
+    spec = DatasetSpec.parse({**good, "classes": classes})
+    (note,) = [str(note) for note in advice(spec, Stages.of(spec))]
+    assert note == (
+        "classes: got 'aerosol can/spray can', and 1 more of the kind, and prompts say 'an aerosol can/spray can'; a "
+        "class takes other words as its `prompt`"
+    )
 
 
 def test_names_that_a_run_folder_has_are_kept_from_exporters_and_filters(finished: Build) -> None:

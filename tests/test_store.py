@@ -2,12 +2,15 @@
 
 import errno
 import json
+import math
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +19,9 @@ import numpy as np
 import pytest
 import yaml
 
-from synthgen import store
-from synthgen.errors import OutOfRoom, RunError
-from synthgen.files import atomic, digest, sha256
+from synthgen import files, store
+from synthgen.errors import OutOfRoom, RunError, of_system
+from synthgen.files import atomic, digest, free_bytes, listed, read_bytes, sha256
 from synthgen.reading import MAX_BYTES
 from synthgen.spec import MAX_CLASSES, MAX_VALUES, DatasetSpec
 from synthgen.store import JOB_SCHEMA, Mark, Run
@@ -86,6 +89,72 @@ def test_a_full_disk_is_said_in_words(number: int, tmp_path: Path) -> None:
         raise OSError(number, "full")
     assert stop.value.exit_code == 4
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "open"])
+def test_what_the_disk_answers_names_the_file(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*named: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error", *(str(n) for n in named if isinstance(n, Path)))
+
+    path = tmp_path / "b.bin"
+    monkeypatch.setattr(*{"fsync": (os, "fsync"), "replace": (Path, "replace"), "open": (files, "_new")}[call], broken)
+    with pytest.raises(OSError, match="output") as stop, atomic(path):
+        pass
+    assert str(of_system(stop.value)) == f"{path}: input/output error"
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("read", [read_bytes, sha256, lambda path: list(listed(path))])
+def test_what_cannot_be_read_is_named(read: Callable[[Path], Any]) -> None:
+    memory = Path("/proc/self/mem")  # nothing is at its beginning: proc(5)
+    if not memory.exists():
+        pytest.skip("has no /proc")
+    with pytest.raises(OSError, match="output") as stop:
+        read(memory)
+    assert str(of_system(stop.value)) == "/proc/self/mem: input/output error"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.EINVAL, errno.EIO])
+def test_file_systems_that_know_no_modes_or_sync_no_folders(
+    number: int, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def of_files_only(handle: int) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(number, os.strerror(number))
+        sync(handle)
+
+    def refused(path: Path, mode: int) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    image = np.zeros((4, 4, 3), np.uint8)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", of_files_only)
+        with nullcontext() if number != errno.EIO else pytest.raises(OSError, match="output"):
+            run.write_image(0, 1, image)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "chmod", refused)
+        known = number in {errno.EINVAL, errno.EIO}
+        with pytest.raises(OSError, match=r"000000000002\.png") if known else nullcontext():
+            run.write_image(0, 2, image)
+    assert run.image_file(0, 2).exists() == (not known)
+
+
+def test_a_file_system_that_does_not_say_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    zeros = os.statvfs_result([0] * 10)
+    monkeypatch.setattr(os, "statvfs", lambda _: zeros)
+    assert free_bytes(tmp_path) == math.inf
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
+def test_a_lock_without_room_for_its_holder(run: Run) -> None:
+    run.root.mkdir(parents=True, exist_ok=True)
+    run.lock_file.symlink_to("/dev/full")
+    with pytest.raises(OutOfRoom, match=r"no room left on the disk for .*\.lock; free some"), run.lock():
+        pytest.fail("nobody is named")
+    with run.reading() as locked:
+        assert not locked
 
 
 def test_atomic_does_not_mind_that_another_removes_its_empty_folder(
@@ -444,6 +513,6 @@ def test_a_damaged_table_is_named(run: Run) -> None:
 
 
 def test_free_bytes_of_a_folder_that_is_not_there_yet(run: Run) -> None:
-    assert run.free_bytes() > 0
+    assert 0 < free_bytes(run.root) < math.inf
     assert not run.root.exists()
     assert store.JOB_SCHEMA.field("seed").type == "int64"

@@ -3,6 +3,8 @@
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,18 @@ import orjson
 import pytest
 from test_pipeline import images, results
 
-from synthgen import verification
+from synthgen import cli, store, verification
 from synthgen.errors import RunError, SynthgenError
-from synthgen.files import listed, read_sealed, sha256
+from synthgen.files import listed, read_sealed, sha256, write_sealed
 from synthgen.pipeline import Build
+from synthgen.report.page import write
 from synthgen.reviews import Review, ReviewLog
+from synthgen.spec import DatasetSpec
+from synthgen.stages import Stages
 from synthgen.store import Run
 from synthgen.verification import inspect, withdraw
+
+Tamper = Callable[[Path, Path], None]  # changes a run folder, given another run of the same spec
 
 
 def flip(path: Path, place: int) -> None:
@@ -101,7 +108,8 @@ def test_a_damaged_mark_has_the_name_of_its_file(copied: Path) -> None:
 
 def test_every_file_is_read_for_its_checksum_once(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
-    monkeypatch.setattr(verification, "sha256", lambda path: seen.append(path) or sha256(path))
+    for module in (verification, store):
+        monkeypatch.setattr(module, "sha256", lambda path: seen.append(path) or sha256(path))
     assert inspect(finished).damages == ()
     known = {name for _, _, mark in finished.run.marks() for name, _ in finished.run.files_of(mark)}
     assert sorted(seen) == sorted([finished.run.spec_file, *(finished.run.root / name for name in known)])
@@ -191,6 +199,221 @@ def synthgen(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+def without(*names: str) -> Tamper:
+    def tamper(root: Path, _: Path) -> None:
+        for name in names:
+            (root / name).unlink()
+
+    return tamper
+
+
+def flipped(name: str) -> Tamper:
+    return lambda root, _: flip(root / name, (root / name).stat().st_size // 2)
+
+
+def cut(name: str) -> Tamper:
+    return lambda root, _: rewrite(root / name, (root / name).read_bytes()[:-1])
+
+
+def rewrite(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
+def of_the_other(*names: str) -> Tamper:
+    """Files of another run of the same spec, in place of this one's."""
+
+    def tamper(root: Path, other: Path) -> None:
+        for name in names:
+            for file in sorted(p for p in (other / name, *(other / name).rglob("*")) if p.is_file()):
+                rewrite(root / file.relative_to(other), file.read_bytes())
+
+    return tamper
+
+
+def edited(name: str, old: bytes, new: bytes) -> Tamper:
+    def tamper(root: Path, _: Path) -> None:
+        data = (root / name).read_bytes()
+        assert old in data
+        rewrite(root / name, data.replace(old, new, 1))
+
+    return tamper
+
+
+def sealed(name: str, **changes: Any) -> Tamper:
+    """A record changed by one who can seal it again."""
+
+    def tamper(root: Path, _: Path) -> None:
+        (content := read_sealed(root / name) or {}).update(changes)
+        write_sealed(root / name, content)
+
+    return tamper
+
+
+def both(*all_of: Tamper) -> Tamper:
+    return lambda root, other: [t(root, other) for t in all_of] and None
+
+
+def exchanged(a: str, b: str) -> Tamper:
+    def tamper(root: Path, _: Path) -> None:
+        first, second = (root / a).read_bytes(), (root / b).read_bytes()
+        rewrite(root / a, second)
+        rewrite(root / b, first)
+
+    return tamper
+
+
+def keeping(lines: slice) -> Tamper:
+    """Of the verdicts, some alone."""
+
+    def tamper(root: Path, _: Path) -> None:
+        log = root / "reviews.jsonl"
+        rewrite(log, b"".join(log.read_bytes().splitlines(keepends=True)[lines]))
+
+    return tamper
+
+
+IMAGE, ANNOTATIONS = "images/00000/000000000002.png", "coco/annotations/instances_train.json"
+# What was done to a run, and what `verify` names.
+TAMPERED: dict[str, tuple[Tamper, str]] = {
+    "an image is another": (exchanged(IMAGE, "images/00000/000000000003.png"), f"damaged: {IMAGE}: "),
+    "an image is gone": (without(IMAGE), f"damaged: {IMAGE}: cannot be read"),
+    "an image is cut short": (cut(IMAGE), f"damaged: {IMAGE}: has "),
+    "an exported image is gone": (without("coco/train/000000000001.png"), "damaged: coco/train/000000000001.png: "),
+    "annotations are edited": (edited(ANNOTATIONS, b'"iscrowd":0', b'"iscrowd":1'), f"damaged: {ANNOTATIONS}: "),
+    "annotations are gone": (without(ANNOTATIONS), f"damaged: {ANNOTATIONS}: cannot be read"),
+    "annotations are edited and their mark is gone": (
+        both(edited(ANNOTATIONS, b'"iscrowd":0', b'"iscrowd":1'), without("commits/export-coco.json")),
+        "to be done: export coco",
+    ),
+    "labels are damaged": (flipped("labels/00000.parquet"), "damaged: labels/00000.parquet: "),
+    "labels are gone": (without("labels/00001.parquet"), "damaged: labels/00001.parquet: cannot be read"),
+    "measures are damaged": (flipped("measures/00000.parquet"), "damaged: measures/00000.parquet: "),
+    "jobs are damaged": (flipped("jobs/00000.parquet"), "damaged: jobs/00000.parquet: "),
+    "verdicts are damaged": (flipped("verdicts.parquet"), "damaged: verdicts.parquet: "),
+    "numbers are edited": (edited("quality.json", b'"accepted": ', b'"accepted": 1'), "damaged: quality.json: has "),
+    "the report is edited": (edited("report.html", b"<h1>", b"<h2>"), "damaged: report.html: its checksum differs"),
+    "the card is gone": (without("README.md"), "damaged: README.md: cannot be read"),
+    "the spec is edited": (edited("spec.yaml", b"seed: 0", b"seed: 1"), "damaged: spec.yaml: its checksum differs"),
+    "run.json is damaged": (flipped("run.json"), "damaged: run.json: its checksum differs"),
+    "a round is damaged": (flipped("commits/round-0001.json"), "damaged: commits/round-0001.json: its checksum"),
+    "a mark is damaged": (flipped("commits/label-00000.json"), "damaged: commits/label-00000.json: the mark is"),
+    "a mark of images is gone": (
+        without("commits/generate-00000.json"),
+        "to be done: generate: 1 of 2 shards, the",
+    ),
+    "a mark of labels is gone": (
+        without("commits/label-00001.json"),
+        "to be done: label: 1 of 2 shards, the",
+    ),
+    "a mark of measures is gone": (without("commits/measure-00001.json"), "to be done: measure: 1 of 2 shards"),
+    "the mark of the judge is gone": (without("commits/judge.json"), "to be done: judge"),
+    "the mark of the report is gone": (without("commits/report.json"), "to be done: report"),
+    "the list of the export is gone": (without("commits/export-coco.files"), "damaged: commits/export-coco.files: "),
+    "a shard is gone": (
+        without(*(f"commits/{stage}-00001.json" for stage in ("plan", "generate", "label", "measure"))),
+        "to be done: shards of a round that was begun",
+    ),
+    "images of another run, with their mark": (
+        of_the_other("images/00000", "commits/generate-00000.json"),
+        "damaged: commits/generate-00000.json: is of another run, or of another shard",
+    ),
+    "a whole shard of another run": (
+        of_the_other(
+            *(f"commits/{s}-00000.json" for s in ("plan", "generate", "label", "measure")),
+            "images/00000",
+            "jobs/00000.parquet",
+            "labels/00000.parquet",
+            "measures/00000.parquet",
+        ),
+        "to be done: judge, of what there is now",
+    ),
+    "labels and measures of another run": (
+        of_the_other(
+            *(f"commits/{stage}-00000.json" for stage in ("label", "measure")),
+            "labels/00000.parquet",
+            "measures/00000.parquet",
+        ),
+        "damaged: labels/00000.parquet: has labels of images that are not in the plan",
+    ),
+    "the report of another run": (
+        of_the_other("report.html", "README.md", "commits/report.json"),
+        "to be done: report,",
+    ),
+    "the export of another run": (
+        of_the_other("coco", "commits/export-coco.json", "commits/export-coco.files"),
+        "to be done: export coco, of",
+    ),
+    "a mark made from something else": (
+        sealed("commits/generate-00000.json", inputs="0" * 64),
+        "is of another run",
+    ),
+    "a verdict is cut off": (cut("reviews.jsonl"), "damaged: reviews.jsonl: its last line is cut short"),
+    "the last verdicts are gone": (
+        keeping(slice(1)),
+        "damaged: reviews.jsonl: the last judging took 3 lines",
+    ),
+    "a verdict in the middle is gone": (
+        keeping(slice(0, None, 2)),
+        "damaged: reviews.jsonl: line 2 does not follow the line before it",
+    ),
+    "a verdict is edited": (
+        edited("reviews.jsonl", b'"accept"', b'"reject"'),
+        "reviews.jsonl: line 1 is damaged",
+    ),
+    "all verdicts are gone": (without("reviews.jsonl"), "damaged: reviews.jsonl: the last judging took 3 lines"),
+}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory, run_through: Any, finished: Any) -> Path:
+    """A dataset's folder with two runs of one spec, the first of them with three verdicts. Only for reading."""
+    out = tmp_path_factory.mktemp("pair")
+    build = run_through(finished.run.read_spec(), out, 1)
+    run_through(finished.run.read_spec(), out, 2)
+    with ReviewLog.open(build.run.reviews_file) as log:
+        for i in (1, 2, 3):
+            log.add(Review(i, 0, "accept", None, "random", "0" * 16))
+    with build.run.lock():
+        build.judge()
+        build.export()
+        write(build)
+    assert inspect(build) == replace(inspect(build), damages=(), stray=(), missing=())
+    return out / "fruit"
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_tampering_is_named(pair: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    root = Path(shutil.copytree(pair / "run-0001", tmp_path / "fruit" / "run-0001"))
+    tamper, line = TAMPERED[what]
+    tamper(root, pair / "run-0002")
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as stop:
+        patched.setattr(sys, "argv", ["synthgen", "verify", str(root)])
+        cli.main()
+    told = capsys.readouterr().err
+    assert line in told
+    assert stop.value.code == (2 if "damaged: " in told else 3)
+
+
+def test_a_run_that_is_not_complete_is_not_called_whole(quick: Any, tmp_path: Path) -> None:
+    spec = DatasetSpec.parse(quick)
+    run = Run.at(tmp_path, spec.name, 1)
+    with run.lock():
+        build = Build.start(run, spec, Stages.of(spec))
+        assert inspect(build).missing[0] == "nothing is planned"
+        build.plan()
+        build.generate(0)
+    done = synthgen("verify", run.root)
+    assert done.returncode == 3 and ", 0 damages, and not complete" in done.stdout
+    assert done.stderr.splitlines() == [
+        "to be done: generate: 1 of 2 shards, the first of them shard 1",
+        "to be done: label: 2 of 2 shards, the first of them shard 0",
+        "to be done: measure: 2 of 2 shards, the first of them shard 0",
+        "to be done: judge", "to be done: export coco", "to be done: report", "run the spec again to go on",
+    ]  # fmt: skip
+
+
 def test_on_the_command_line(copied: Path) -> None:
     root = copied / "fruit" / "run-0001"
     whole = synthgen("verify", root)
@@ -206,6 +429,14 @@ def test_on_the_command_line(copied: Path) -> None:
     assert "of no stage of this run: sheet.png" in harmed.stdout
     state = synthgen("status", root)
     assert "label: 1 of 2 shards, 4 images" in state.stdout and "not complete; go on with" in state.stdout
+
+
+def test_a_copy_under_another_number_is_named(copied: Path) -> None:
+    root = copied / "fruit" / "run-0001"
+    done = synthgen("verify", shutil.copytree(root, root.with_name("run-0004")))
+    assert done.returncode == 0
+    told = f"note: {root.with_name('run-0004')} holds the images of run 1, as of a copy; runs and merges leave it out\n"
+    assert done.stderr == told
 
 
 def test_status_without_torch(copied: Path) -> None:

@@ -72,6 +72,7 @@ class Backend(Exporter[Config]):
         ending, encoding = LOSSY.get(self.config.images, (".png", None))
         with ExitStack() as stack:
             files: dict[str, _SplitFile] = {}
+            ids = {category.id: category.exported_id for category in info.categories}
             for split in info.splits:
                 file = stack.enter_context(folder.open(f"annotations/instances_{split}.json"))
                 waiting = stack.enter_context(TemporaryFile(dir=Path(file.name).parent))
@@ -85,7 +86,7 @@ class Backend(Exporter[Config]):
                 else:
                     folder.image(record.image_path, place, copy=self.config.images == "copy")
                 files[split].images.extend([self._image(info, record, name)])
-                files[split].annotations.extend(self._annotation(record.job.id, a) for a in record.annotations)
+                files[split].annotations.extend(self._annotation(record.job.id, ids, a) for a in record.annotations)
             for written in files.values():
                 written.finish()
 
@@ -104,11 +105,11 @@ class Backend(Exporter[Config]):
             "measures": _rounded(record.measures),
         }
 
-    def _annotation(self, image_id: int, annotation: Annotation) -> dict[str, Any]:
+    def _annotation(self, image_id: int, ids: Mapping[int, int], annotation: Annotation) -> dict[str, Any]:
         return {
             "id": annotation.id,
             "image_id": image_id,
-            "category_id": annotation.category_id,
+            "category_id": ids[annotation.category_id],
             "bbox": annotation.bbox_xywh,
             "area": annotation.area,
             "iscrowd": int(annotation.ignore),
@@ -149,7 +150,7 @@ def _licenses(info: DatasetInfo) -> Iterator[dict[str, Any]]:
 
 def _categories(info: DatasetInfo) -> Iterator[dict[str, Any]]:
     for category in info.categories:
-        yield {"id": category.id, "name": category.name, "supercategory": ""}
+        yield {"id": category.exported_id, "name": category.name, "supercategory": category.supercategory}
 
 
 def _round(value: float) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import json
 import warnings
@@ -15,19 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from synthgen import devices
+from synthgen import devices, weights
 from synthgen.backends import Generator, ModelConfig, Request
 from synthgen.errors import BackendError, Problem, listed, nearest
+from synthgen.loading import loading
 from synthgen.models import (
     ModelCard,
     ModelMissing,
     find_model,
-    missing_weights,
     model_identity,
     read_card,
     read_json,
-    require_no_code,
-    require_safetensors,
 )
 from synthgen.signatures import parameters
 from synthgen.tokens import Counter, counter
@@ -62,10 +59,6 @@ ADAPTER_PIPELINES = {
     "StableDiffusionPipeline": "StableDiffusionAdapterPipeline",
     "StableDiffusionXLPipeline": "StableDiffusionXLAdapterPipeline",
 }
-# Libraries whose classes a folder may name: what else it names would be imported, and that is running it.
-LIBRARIES = {"diffusers", "transformers", "synthgen.mini.autoencoder"}
-# Of each, a tokenizer of transformers needs one.
-TOKENIZERS = ("tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 # Pixels of one image from which on those of a batch are decoded one after the other: decoding is where memory peaks.
 # From four times as many, also in tiles, which changes the picture a little where they meet.
 SLICED, TILED = 1024 * 1024, 2048 * 2048
@@ -155,11 +148,12 @@ class Backend(Generator[Config]):
 
     def check(self, request: Request) -> Iterable[Problem]:
         try:
-            path, card = self._path, self._card
+            path = self._path
         except ModelMissing as error:
             return [Problem(".model", str(error))]
         if problems := list(self._check_files(path)):
             return problems
+        card = self._card
         problems += [*self._check_size(path, request), *self._check_options(path, request)]
         problems += [p for p, is_cut in self._check_prompts(path, request) if is_cut]
         sizes = card.sizes
@@ -318,54 +312,23 @@ class Backend(Generator[Config]):
         if more := names[TOLD:]:
             yield Problem(field, f"got {len(more):,} more that {model} does not know")
 
+    def _inspect(self, path: Path) -> weights.Inspected:
+        """The folder as this generator loads it. Raises: BackendError, ModelMissing: it must not be loaded."""
+        weights.inspect_file(path / "synthgen.json", path)
+        without = () if self.config.safety_checker else ("safety_checker",)
+        layout = read_card(path).layout
+        return weights.inspect_pipeline(path, self.config.variant, without, layout.folder if layout else None)
+
     def _check_files(self, path: Path) -> Iterable[Problem]:
-        """Whether the folder holds a pipeline with every component, weights in safetensors, and no code."""
+        """Whether the folder holds a pipeline with every component, and nothing that must not be loaded."""
         try:
-            index = read_json(path / "model_index.json")
-            index["_class_name"]
-        except (OSError, ValueError, KeyError):
-            return [
-                Problem(".model", f"{str(path)!r} is no diffusers pipeline folder: it has no readable model_index.json")
-            ]
-        missing: list[str] = []
-        try:
-            for name in _components(path, index):
-                if name == "safety_checker" and not self.config.safety_checker:
-                    continue
-                missing += self._missing(path / name, name)
-            if (layout := self._card.layout) is not None:
-                adapter = path / layout.folder
-                if not adapter.resolve().is_relative_to(path.resolve()):
-                    raise BackendError(f"{path / 'synthgen.json'}: the adapter's folder lies outside the model's")
-                missing += self._missing(adapter, layout.folder)
-        except BackendError as error:
+            missing = self._inspect(path).missing
+        except (BackendError, ModelMissing) as error:
             return [Problem(".model", str(error))]
         if missing:
             message = f"{shown(self.config.model)} is not whole on this machine; missing: {listed(missing)}"
             return [Problem(".model", plain(message, 500))]
         return []
-
-    def _missing(self, component: Path, name: str) -> Iterable[str]:
-        """What a part of a pipeline lacks.
-
-        Raises:
-            BackendError: it names code of its own, or its weights are damaged.
-        """
-        if not component.is_dir():
-            return [name]
-        require_no_code(component)
-        if name.startswith("tokenizer"):
-            has_one = any((component / file).is_file() for file in TOKENIZERS)
-            return [] if has_one else [f"{name} (its vocabulary)"]
-        if name.startswith(("scheduler", "feature_extractor")) or not (component / "config.json").is_file():
-            return []
-        if absent := missing_weights(component, self.config.variant):
-            return [f"{name}/{file}" for file in absent]
-        ending = f".{self.config.variant}" if self.config.variant else ""
-        weights = {*component.glob(f"*{ending}.safetensors"), *component.glob(f"*{ending}-*.safetensors")}
-        for file in sorted(weights):
-            require_safetensors(file)
-        return [] if weights else [f"{name} (weights{ending} in safetensors)"]
 
     def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
         made = len(jobs)
@@ -436,14 +399,10 @@ class Backend(Generator[Config]):
 
     def _load(self, has_layout: bool) -> DiffusionPipeline:
         device = devices.torch_device(self.config.device)
-        try:
+        for problem in self._check_files(self._path):
+            raise BackendError(f"generator.model: {problem.message}")
+        with loading(self._path, self._inspect(self._path).held, "generator.model: "):
             pipeline = self._read(has_layout, devices.torch_dtype(self.config.torch_dtype, device))
-        except (OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ImportError) as error:
-            if devices.is_out_of_memory(error):
-                raise
-            # The settings in a folder are not checked by what reads them.
-            reason = plain(" ".join(str(error).split()), 300)
-            raise BackendError(f"generator.model: {self._path} was not loaded: {reason}") from error
         if self._compiles:
             devices.compile_blocks(getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None))
         pipeline.set_progress_bar_config(disable=True)
@@ -453,12 +412,6 @@ class Backend(Generator[Config]):
     def _read(self, has_layout: bool, dtype: torch.dtype) -> DiffusionPipeline:
         """The pipeline, on the CPU."""
         import diffusers
-        from diffusers.utils import logging as diffusers_logging
-        from transformers.utils import logging as transformers_logging
-
-        for logging in (diffusers_logging, transformers_logging):
-            logging.set_verbosity_error()
-            logging.disable_progress_bar()
 
         # A folder may name our autoencoder's class, and diffusers takes classes from imported modules only.
         import synthgen.mini.autoencoder  # noqa: F401
@@ -517,34 +470,3 @@ def _config(component: Path) -> dict[str, Any]:
 
 def _denoiser(path: Path) -> dict[str, Any]:
     return _config(path / "transformer") or _config(path / "unet")
-
-
-def _components(path: Path, index: Mapping[str, Any]) -> list[str]:
-    """Names of a pipeline's parts, each a folder.
-
-    Raises:
-        BackendError: its index names code, or is none.
-    """
-    library = importlib.util.find_spec("diffusers")
-    places = (library and library.submodule_search_locations) or ()
-    found = []
-    # A class of the pipeline's own is given as [file, class].
-    if not isinstance(kind := index["_class_name"], str) or not kind.isidentifier():
-        raise BackendError(f"{path / 'model_index.json'} names the pipeline {shown(kind)}; takes a class of diffusers")
-    for name, value in index.items():
-        if name.startswith("_") or not isinstance(value, list) or value == [None, None]:
-            continue
-        takes = "takes [library, class], of diffusers or transformers"
-        if not (name.isidentifier() and len(value) == 2 and all(isinstance(v, str) and v for v in value)):
-            raise BackendError(f"{path / 'model_index.json'} says {plain(name)}: {shown(value)}; {takes}")
-        # diffusers' own pipelines have parts of theirs, such as `stable_diffusion`'s safety checker.
-        of_a_pipeline = value[0].isidentifier() and any((Path(at) / "pipelines" / value[0]).is_dir() for at in places)
-        if value[0] not in LIBRARIES and not of_a_pipeline:
-            raise BackendError(
-                f"{path / 'model_index.json'} takes {plain(name)} from {shown(value[0])}, and code of a model's own is "
-                f"never run; {takes}"
-            )
-        if (path / name / f"{value[0]}.py").exists():
-            raise BackendError(f"{path / name} holds code, {value[0]}.py, and code of a model's own is never run")
-        found.append(name)
-    return found

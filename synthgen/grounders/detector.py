@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import devices, masks, models
+from synthgen import devices, masks, models, weights
 from synthgen.backends import Grounder, ModelConfig, Request
 from synthgen.errors import BackendError, Problem, listed, nearest
+from synthgen.loading import loading
 from synthgen.tokens import counter
 from synthgen.types import Category, Grounding, Job
 from synthgen.wording import plain, shown
@@ -77,9 +78,7 @@ class Backend(Grounder[Config]):
                 message = f"no class is called {shown(name)}{nearest(name, names)}; takes: {listed(names)}"
                 yield Problem(".class_thresholds", plain(message, 500))
         try:
-            _model_type(self._path())
-            for file in self._path().glob("*.safetensors"):
-                models.require_safetensors(file)
+            _inspect_detector(self._path())
         except (models.ModelMissing, BackendError) as error:
             yield Problem(".model", str(error))
             return
@@ -216,35 +215,39 @@ def _model_type(path: Path) -> str:
     """`model_type` of a model's folder.
 
     Raises:
-        BackendError: it is none that this grounder knows, or has no safetensors.
+        BackendError: it is none that this grounder knows, or its settings lie elsewhere.
     """
     takes = f"takes a folder of: {', '.join(IN_HALF_PRECISION)}"
+    weights.inspect_file(path / "config.json", path)
     try:
         model_type = str(models.read_json(path / "config.json")["model_type"])
     except (OSError, ValueError, KeyError) as error:
         raise BackendError(f"{path} has no config.json with a `model_type`; {takes}") from error
     if model_type not in IN_HALF_PRECISION:
         raise BackendError(f"{path} is of model_type {shown(model_type)}; {takes}")
-    models.require_no_code(path)
-    if missing := models.missing_weights(path):
-        raise BackendError(plain(f"{path} is not whole; missing: {listed(missing)}", 500))
-    if not any(path.glob("*.safetensors")):
-        raise BackendError(f"{path} has no .safetensors weights, and other formats can hold code; {takes}")
     return model_type
+
+
+def _inspect_detector(path: Path) -> tuple[str, weights.Held]:
+    """`model_type` of a model's folder, and what its weights hold. Raises: BackendError: it must not be loaded."""
+    model_type = _model_type(path)
+    found = weights.inspect_model(path)
+    if found.missing:
+        raise BackendError(plain(f"{path} is not whole; missing: {listed(found.missing)}", 500))
+    return model_type, found.held
 
 
 def _load(path: Path, device: Any, dtype: Any) -> tuple[Any, Any]:
     import torch
     from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
 
-    parts = IN_HALF_PRECISION[_model_type(path)]
-    try:
-        processor = AutoProcessor.from_pretrained(path, local_files_only=True)
+    model_type, held = _inspect_detector(path)
+    parts = IN_HALF_PRECISION[model_type]
+    with loading(path, held):
+        processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
         model = AutoModelForZeroShotObjectDetection.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, dtype=torch.float32
+            path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise BackendError(f"{path} was not loaded: {' '.join(str(error).split())[:200]}") from error
     if dtype != torch.float32:
         for name in parts:
             _run_in(model.get_submodule(name), device.type, dtype)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from synthgen import __version__
 from synthgen.errors import RunError
+from synthgen.files import read_bytes
 from synthgen.history import drop, history
 from synthgen.pipeline import Build
 from synthgen.report.card import dataset_card
@@ -50,10 +51,11 @@ def write(build: Build) -> Path:
     if inputs is None:
         raise RunError(f"{run.root} has not been judged yet; run the spec first")
     if not run.is_done("report", None, inputs):
-        quality = orjson.loads(run.quality_file.read_bytes())
+        quality = orjson.loads(read_bytes(run.quality_file))
         # Other runs are no part of what a report is made from: this is how things stood when it was written.
         if behind := drop([past for past in history(run.root.parent) if past.number <= run.number]):
             quality["notes"].append(behind)
+        run.withdraw("report")
         for path, text in ((run.report_file, page(build, quality)), (run.card_file, dataset_card(build, quality))):
             with run.writing(path) as file:
                 file.write(text.encode())

@@ -11,6 +11,7 @@ import orjson
 import pyarrow.compute as pc
 
 from synthgen.errors import RunError
+from synthgen.files import read_bytes
 from synthgen.pipeline import Build
 from synthgen.precision import LabelPrecision, shuffled
 from synthgen.report.thumbnails import judged_labels, outlines
@@ -54,7 +55,7 @@ class ReviewQueue:
             chosen = shuffled(image_ids * INSTANCES + instances, build.spec.seed)[:most]
             asked = [(i, n, n) for i, n in zip(image_ids[chosen].tolist(), instances[chosen].tolist(), strict=True)]
         else:
-            listed = orjson.loads(run.quality_file.read_bytes())["samples"]["borderline"][:count]
+            listed = orjson.loads(read_bytes(run.quality_file))["samples"]["borderline"][:count]
             asked = [(row["image_id"], None, row["nearest"]["instance"]) for row in listed]
         rows = run.read_table(run.verdicts_file, image_ids={image_id for image_id, _, _ in asked}).to_pandas()
         shards = dict(zip(rows["image_id"], rows["shard"].astype(int), strict=True))
@@ -71,6 +72,7 @@ class ReviewQueue:
         for shard in {item.shard for item in self.items}:
             self._labels |= build.labels_digests(shard, {i.image_id for i in self.items if i.shard == shard})
         self._names = {c.id: c.name for c in build.spec.categories}
+        self._made = {item.shard: run.mark("label", item.shard) for item in self.items}
 
     def said(self) -> list[Review | None]:
         """The verdict that stands on each item: from this queue, and on the labels as they are. On an image: the last
@@ -89,9 +91,14 @@ class ReviewQueue:
         """Records a verdict on an item; on disk when this returns.
 
         Raises:
-            ValueError: there is no such item, label or class.
+            ValueError: there is no such item, label or class; or its labels are others by now.
+            SynthgenError: it cannot be written down.
         """
         item = self.items[place]
+        if self.build.run.mark("label", item.shard) != self._made[item.shard]:
+            raise ValueError(
+                "The labels of this image have been made anew meanwhile. End this review and open it again."
+            )
         instance = item.instance if item.instance is not None else instance
         if verdict in {"wrong_class", "bad_mask"} and instance is None:
             raise ValueError("which label is it?")

@@ -197,12 +197,15 @@ def app(queue: ReviewQueue, token: str) -> Any:
             queue.add(said.item, said.verdict, said.instance, said.category_id)
         except ValidationError as error:
             return PlainTextResponse(error.errors()[0]["msg"], 422)
-        except (ValueError, IndexError) as error:
+        except (ValueError, IndexError, SynthgenError) as error:
             return PlainTextResponse(str(error), 422)
         return answer(queue.state())
 
     async def undo(_: Request) -> Response:
-        place = queue.undo()
+        try:
+            place = queue.undo()
+        except SynthgenError as error:
+            return PlainTextResponse(str(error), 422)
         return answer({**queue.state(), "undone": place})
 
     async def state(_: Request) -> Response:

@@ -328,3 +328,18 @@ def test_an_option_that_older_exports_had_not_changes_nothing_at_its_default() -
     assert Config(use="coco", images_in="images/{split}").fingerprint() == {
         **fingerprint, "images_in": "images/{split}",
     }  # fmt: skip
+
+
+def test_categories_have_the_ids_that_the_spec_gives_them(records: ListedRecords, tmp_path: Path) -> None:
+    """As in a dataset that this one is to be joined to."""
+    cup, chair = INFO.categories
+    given = (replace(cup, own_id=53, supercategory="kitchen"), replace(chair, own_id=62, supercategory="furniture"))
+    export(records, tmp_path / "out", replace(INFO, categories=given))
+    coco = load(tmp_path / "out")
+    names = [(c["id"], c["name"], c["supercategory"]) for c in coco.loadCats([53, 62])]
+    assert names == [(53, "cup", "kitchen"), (62, HOSTILE, "furniture")]
+    before = export(records, tmp_path / "before").root
+    assert [{1: 53, 2: 62}[a["category_id"]] for a in load(before).dataset["annotations"]] == [
+        a["category_id"] for a in coco.dataset["annotations"]
+    ]
+    assert len(coco.getImgIds(catIds=[62])) == 4
