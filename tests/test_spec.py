@@ -263,7 +263,7 @@ def test_full_disk(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1000, total=10**12))
     assert synthgen(monkeypatch, "run", spec_file(good), "--out", tmp_path / "out") == 2
     err = capsys.readouterr().err
     assert err.startswith("error: count: ") and "0.0 GB free" in err and err.count("\n") == 1
