@@ -279,9 +279,9 @@ class Exporter(Stage[C]):
 
 
 def builtin(kind: str) -> list[str]:
-    """Names of the built-in backends of a kind."""
+    """Names of the built-in backends of a kind. A module whose name starts with `_` is none: it helps those beside it."""
     package = importlib.import_module(f"synthgen.{kind}s")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__))
+    return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
 def is_own(use: str) -> bool:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -464,6 +465,14 @@ def test_own_options_are_checked_like_ours(own_spec):
         DatasetSpec.parse({**own_spec, "generator": {"use": "ownpack.colours", "brightness": 0}})
     with pytest.raises(SpecError, match=r"generator\.brigthness: unknown key \(did you mean 'brightness'\?\)"):
         DatasetSpec.parse({**own_spec, "generator": {"use": "ownpack.colours", "brigthness": 9}})
+
+
+def test_a_module_that_helps_backends_is_none(monkeypatch):
+    names = [SimpleNamespace(name=name) for name in ("_shared", "sharpness")]
+    monkeypatch.setattr("pkgutil.iter_modules", lambda _: names)
+    assert builtin("filter") == ["sharpness"]
+    with pytest.raises(LookupError, match="no filter is called '_shared'"):
+        backend_module("filter", "_shared")
 
 
 def test_own_modules_that_cannot_be_imported(own):
