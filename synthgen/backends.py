@@ -279,7 +279,7 @@ class Exporter(Stage[C]):
 
 
 def builtin(kind: str) -> list[str]:
-    """Names of the built-in backends of a kind. A module whose name starts with `_` is none: it helps those beside it."""
+    """Names of the built-in backends of a kind. Modules whose names start with `_` are none: they help backends."""
     package = importlib.import_module(f"synthgen.{kind}s")
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
