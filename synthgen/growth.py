@@ -130,6 +130,9 @@ class Merge:
                 if member.spec.categories != build.spec.categories:
                     lines.append(f"run {run.number} has other classes")
                     continue
+                if (planned := run.planned_number) not in {None, run.number}:
+                    lines.append(f"run {run.number} holds the images of run {planned}: a copy?")
+                    continue
                 if not is_finished(member):
                     lines.append(f"run {run.number} is not finished")
                     continue
@@ -199,8 +202,6 @@ class Merge:
     def numbers(self, records: Merged, alike: Mapping[str, Collection[int]], inputs: str) -> Growth:
         of_run, splits, classes = Counter[int](), Counter[str](), Counter[int]()
         for record in records:
-            if _run_of(record.job.id) != record.job.run:
-                raise RunError(f"{record.image_path} is no image of run {record.job.run} by its number; is it a copy?")
             of_run[record.job.run] += 1
             splits[record.job.split] += 1
             classes.update(a.category_id for a in record.annotations if not a.ignore)

@@ -255,6 +255,11 @@ class Run:
         with suppress(RunError):
             if number := self.read_facts().get("run"):
                 return int(number)
+        return self.planned_number
+
+    @property
+    def planned_number(self) -> int | None:
+        """The number of the run that the first jobs are of that can be read; None where there are none."""
         for shard in self.shards():
             with suppress(RunError):
                 for rows in self.read_parts(self.table_file("jobs", shard), ["run"]):

@@ -95,6 +95,8 @@ def _files(build: Build) -> Iterator[Damage]:
     facts = run.read_facts()
     if not run.spec_is_as_recorded():
         yield Damage("spec.yaml", "its checksum differs")
+    if facts and (planned := run.planned_number) not in {None, run.number}:
+        yield Damage("run.json", f"says that this is run {run.number}, and its jobs are of run {planned}")
     yield from _reviews(run)
     for stage, shard, mark in run.marks():
         if mark is None:

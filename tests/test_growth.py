@@ -369,6 +369,18 @@ def test_a_copy_is_known_by_its_record_though_its_first_jobs_are_damaged(
     assert [part.run for part in grow(opened(folder, 2)).runs] == [1, 2]
 
 
+def test_a_copy_that_says_it_is_another_run_is_left_out(folder: Path) -> None:
+    """Each of its images would be there twice, under one id."""
+    copy = Run(Path(shutil.copytree(folder / "run-0001", folder / "run-0003")))
+    copy.write_facts({**copy.read_facts(), "run": 3})
+    found = grow(opened(folder, 2))
+    assert [part.run for part in found.runs] == [1, 2]
+    assert found.left_out[0] == "run 3 holds the images of run 1: a copy?"
+    assert "run.json: says that this is run 3, and its jobs are of run 1" in map(
+        str, inspect(Build.open(copy.root)).damages
+    )
+
+
 def test_a_copy_is_no_run_that_is_at_work_or_comes_next(folder: Path) -> None:
     shutil.copytree(folder / "run-0001", folder / "run-0009")
     spec = opened(folder, 2).spec
