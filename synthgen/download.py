@@ -10,6 +10,7 @@ from urllib.error import HTTPError
 
 from synthgen.errors import RunError
 from synthgen.files import atomic
+from synthgen.interrupts import abandonable
 from synthgen.models import KNOWN, cache_folder
 
 # Weights are taken as safetensors only; pickled ones can run code.
@@ -35,12 +36,17 @@ def download_model(model: str, revision: str | None = None, variant: str | None 
                 f"*.{variant}.safetensors",
                 f"*.{variant}-*.safetensors",
             ]
-            return Path(snapshot_download(model, revision=revision, allow_patterns=patterns))
-        # Single-file copies of whole pipelines stand at the top of a repository that has folders for the parts.
-        ignore = ["*.fp16*", "*.non_ema*", "*.ckpt"] + (
-            ["sd*.safetensors", "flux*.safetensors", "v1-*.safetensors"] if not variant else []
-        )
-        return Path(snapshot_download(model, revision=revision, allow_patterns=list(PATTERNS), ignore_patterns=ignore))
+            ignore = []
+        else:
+            patterns = list(PATTERNS)
+            # Single-file copies of whole pipelines stand at the top of a repository that has folders for the parts.
+            ignore = ["*.fp16*", "*.non_ema*", "*.ckpt"] + (
+                ["sd*.safetensors", "flux*.safetensors", "v1-*.safetensors"] if not variant else []
+            )
+        with abandonable():  # the hub keeps what has come of a file, and goes on from there
+            return Path(
+                snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=ignore or None)
+            )
     except (OSError, ValueError) as error:
         if isinstance(error, HTTPError):
             error.close()  # it is the response
