@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from synthgen.errors import RunError, SynthgenError, of_system
-from synthgen.interrupts import ended_by_signals
+from synthgen.interrupts import Interrupted, ended_by_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -88,20 +88,21 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print the result onl
 Mixed = Annotated[bool, typer.Option("--allow-mixed", help="Join shards made on another kind of machine.")]
 
 
-INTERRUPTED = 130
-
-
 def main() -> None:
     """Runs the command line; errors for people become one line each, and their exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
+    with ended_by_signals():
+        _main()
+
+
+def _main() -> None:
     debug = "--debug" in sys.argv
     arguments = [a for a in sys.argv[1:] if a != "--debug"]
     try:
-        with ended_by_signals():
-            code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
-        if code == 130:  # what typer makes of a KeyboardInterrupt
+        code = app(arguments, prog_name="synthgen", standalone_mode=False) or 0
+        if code == Interrupted.exit_code:  # what typer makes of a KeyboardInterrupt
             raise KeyboardInterrupt
         sys.exit(code)
     except typer.Exit as stop:
@@ -109,27 +110,36 @@ def main() -> None:
     except SynthgenError as error:
         if debug:
             raise
-        prefix = "" if error.exit_code == INTERRUPTED else "error: "
+        prefix = "" if isinstance(error, Interrupted) else "error: "
         for line in str(error).splitlines():
-            print(f"{prefix}{line}", file=sys.stderr)
+            _tell(f"{prefix}{line}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        print("stopped; what is finished is kept, and the same command goes on from there", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+        _tell(str(Interrupted()))
+        sys.exit(Interrupted.exit_code)
     except Exception as error:
         if debug:
             raise
         if isinstance(error, OSError) and (told := of_system(error)):
-            print(f"error: {told}", file=sys.stderr)
+            _tell(f"error: {told}")
             sys.exit(told.exit_code)
         words = getattr(error, "format_message", None)  # wrong usage: click's errors, of which typer has its own copy
         if callable(words):
             if text := " ".join(words().split()):
-                print(f"error: {text.rstrip('.')}; synthgen --help says what there is", file=sys.stderr)
+                _tell(f"error: {text.rstrip('.')}; synthgen --help says what there is")
             sys.exit(2)
         text = " ".join(str(error).split())
-        print(f"error: {type(error).__name__}: {text} (--debug shows where)", file=sys.stderr)
+        _tell(f"error: {type(error).__name__}: {text} (--debug shows where)")
         sys.exit(1)
+
+
+def _tell(line: str) -> None:
+    try:
+        print(line, file=sys.stderr)
+    except OSError:  # the terminal has been closed; Python would try again at the exit, and make that its exit code
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
 
 
 def _console() -> Console:
@@ -610,7 +620,6 @@ def calibrate(
     """Plant faults into images with known truth; show how well the spec's filters catch them."""
     from synthgen import calibration, faults, findings, truths
     from synthgen.errors import Problem, SpecError
-    from synthgen.interrupts import Interrupted
 
     if (truth is None) != (images is None):
         given, other = ("--truth", "--images") if truth else ("--images", "--truth")

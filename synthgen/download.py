@@ -25,6 +25,7 @@ from urllib.error import HTTPError, URLError
 
 from synthgen.errors import FULL, OutOfRoom, RunError
 from synthgen.files import TEMPORARY
+from synthgen.interrupts import abandonable
 from synthgen.models import KNOWN, cache_folder
 from synthgen.wording import plain
 
@@ -242,7 +243,8 @@ def _of_hub(model: str, revision: str | None, variant: str | None) -> Path:
             patterns = [p for p in PATTERNS if p != "*.safetensors"]
             patterns += [f"*.{variant}.safetensors", f"*.{variant}-*.safetensors"]
             ignored = []
-        return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
+        with abandonable():  # the hub's threads leave nothing that is not whole
+            return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
     except errors.GatedRepoError as error:
         raise ValueError(
             f"its owner wants to be asked first: do so at https://huggingface.co/{model}, then say who you are: "

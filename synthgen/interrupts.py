@@ -24,6 +24,11 @@ class Interrupted(SynthgenError):
 
     exit_code = 130
 
+    def __init__(
+        self, words: str = "stopped; what is finished is kept, and the same command goes on from there"
+    ) -> None:
+        super().__init__(words)
+
 
 def checkpoint() -> None:
     """Called between batches.
@@ -35,7 +40,7 @@ def checkpoint() -> None:
     if _halted:
         raise _halted
     if _asked.is_set():
-        raise Interrupted("stopped; what is finished is kept, and the same command goes on from there")
+        raise Interrupted
 
 
 def halt(error: SynthgenError | None) -> None:
@@ -74,6 +79,20 @@ def ended_by_signals() -> Iterator[None]:
         handler(signal.SIGINT, frame)
 
     with _handled(SIGNALS[1:], end):
+        yield
+
+
+@contextmanager
+def abandonable() -> Iterator[None]:
+    """In it, any of the signals ends the process where it is: for what others do in threads of theirs, which cannot be
+    interrupted and would be waited for, and which leave nothing that is not whole. Not outside the main thread."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        with suppress(OSError):
+            os.write(2, f"\n{Interrupted()}\n".encode())
+        os._exit(Interrupted.exit_code)
+
+    with _handled(SIGNALS, leave):
         yield
 
 

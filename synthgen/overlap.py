@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -34,7 +34,8 @@ class Behind:
 
     `do` waits while `depth` pieces are still to be done. What a piece raises is raised by a later `do` or at the end of
     the block, and no later piece is begun. However the block ends otherwise, what it was given is done first: so an
-    interrupted stage keeps what was finished.
+    interrupted stage keeps what was finished. One that is interrupted while it waits for that keeps what is being
+    written, whole, and begins no more.
     """
 
     def __init__(self, depth: int = DEPTH) -> None:
@@ -48,7 +49,8 @@ class Behind:
 
     def do(self, work: Callable[..., Any], *arguments: Any) -> None:
         while len(self._waiting) >= self._depth:
-            self._waiting.popleft().result()
+            self._waiting[0].result()
+            self._waiting.popleft()
         # In the caller's context, by which Prefect knows in which run a task is called.
         self._waiting.append(self._pool.submit(copy_context().run, self._one, work, *arguments))
 
@@ -63,6 +65,13 @@ class Behind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        # Not for the thread: Python 3.11 takes it for ended if a signal comes while it is waited for (bpo-46726).
+        try:
+            wait(self._waiting)
+        except BaseException:  # of a signal; what is being written is written, and no more is begun
+            self._failed = True
+            wait(self._waiting)
+            raise
         self._pool.shutdown()
         if kind is None:
             for piece in self._waiting:

@@ -1,21 +1,31 @@
 """Ctrl-C, SIGTERM and SIGHUP, sent to the real command."""
 
+import fcntl
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
+import yaml
+from test_pipeline import results
 
 from synthgen.cli import main
 from synthgen.errors import RunError
-from synthgen.interrupts import Interrupted, checkpoint, ended_by_signals, halt, stoppable
+from synthgen.interrupts import SIGNALS, Interrupted, checkpoint, ended_by_signals, halt, stoppable
 from synthgen.pipeline import Build
+from synthgen.store import Run
+from synthgen.verification import inspect
 
 SPEC = """
 name: stopped
@@ -91,10 +101,12 @@ def test_another_thread_stops_a_run_and_says_why() -> None:
 
 
 def test_handlers_are_put_back() -> None:
-    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    before = [signal.getsignal(n) for n in SIGNALS]
     with stoppable():
         assert signal.getsignal(signal.SIGINT) is not before[0]
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    with ended_by_signals():
+        assert signal.getsignal(signal.SIGTERM) is not before[1]
+    assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
 def test_outside_the_main_thread_nothing_is_set() -> None:
@@ -130,6 +142,224 @@ def test_status_counts_the_images_of_finished_batches(
     assert stop.value.code == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("generate: ")]
     assert line.endswith(", and 3 of shards begun")
+
+
+# The commands that do not finish a batch first
+
+
+# What a user's own modules do: `halt` says where it is, and stays there.
+HALTING = """
+import os, time
+from pathlib import Path
+import numpy as np
+from synthgen.backends import Config, Exporter, Generator, Segmenter, ThresholdConfig, ThresholdFilter
+from synthgen.types import Instances
+def halt(where):
+    if os.environ.get("HALT") == where:
+        Path(os.environ["HALTED"]).touch()
+        time.sleep(300)
+"""
+MODULES = {
+    "noise": """
+class Backend(Generator[Config]):
+    def generate(self, jobs):
+        halt("generate")
+        return [np.random.default_rng(j.seed).integers(0, 256, (j.height, j.width, 3), np.uint8) for j in jobs]
+""",
+    "boxes": """
+class Config(Config):
+    version: int = 1
+class Backend(Segmenter[Config]):
+    def segment(self, images, groundings):
+        halt("segment")
+        return [self.whole(i.shape[:2], g) for i, g in zip(images, groundings)]
+    def whole(self, shape, g):
+        boxes = np.tile(np.float32([0, 0, shape[1], shape[0]]), (len(g), 1))
+        return Instances(np.ones((len(g), *shape), bool), boxes, g.category_id, {})
+""",
+    "red": """
+Base, Config = Config, ThresholdConfig
+class Backend(ThresholdFilter[Config]):
+    scope = "image"
+    def measure(self, sample):
+        halt("measure")
+        return np.float32(sample.image[..., 0].mean())
+""",
+    "lines": """
+class Config(Config):
+    version: int = 1
+class Backend(Exporter[Config]):
+    def export(self, info, records, folder):
+        with folder.open("lines.txt") as file:
+            for record in records:
+                file.write(f"{record.job.id}\\n".encode())
+                halt("export")
+""",
+}
+HALTED = """
+name: halted
+count: 2
+height: 64
+width: 64
+shard_size: 2
+classes: [apple, car]
+objects_per_image: 1
+prompts: {templates: ["{objects}"]}
+layout: {}
+generator: {use: halting.noise}
+segmenter: {use: halting.boxes}
+filters: {red: {use: halting.red, min: 1}}
+exporters: {lines: {use: halting.lines}}
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory, run_through: Any) -> Iterator[Path]:
+    """A folder with the modules, and the finished run in `out/halted/run-0001`."""
+    place = tmp_path_factory.mktemp("halting")
+    (place / "halting").mkdir()
+    for name, text in MODULES.items():
+        (place / "halting" / f"{name}.py").write_text(HALTING + text)
+    (place / "spec.yaml").write_text(HALTED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(place)
+        run_through(yaml.safe_load(HALTED), place / "out")
+        yield place
+
+
+@contextmanager
+def halted(
+    made: Path, tmp_path: Path, where: str, *arguments: object, terminal: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """A command that has come to where it halts, in a copy of what is made."""
+    shutil.copytree(made / "out", tmp_path / "out")
+    environment = {**os.environ, "HALT": where, "HALTED": str(tmp_path / "here")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(made), *filter(None, [os.environ.get("PYTHONPATH")])])
+    pipe = tmp_path / "out" / "halted" / "run-0001" / "images" / "00000" / "000000000001.png"
+    if where == "read":  # who opens a pipe for reading waits for one who writes
+        pipe.unlink()
+        os.mkfifo(pipe)
+    with subprocess.Popen(
+        [sys.executable, "-m", "synthgen.cli", *map(str, arguments)], env=environment, cwd=tmp_path, text=True,
+        stdin=terminal, stdout=terminal or subprocess.DEVNULL, stderr=terminal or subprocess.PIPE,
+        preexec_fn=None if terminal is None else lambda: fcntl.ioctl(terminal, termios.TIOCSCTTY, 0),
+        start_new_session=terminal is not None,
+    ) as process:  # fmt: skip
+        try:
+            deadline = time.monotonic() + 200
+            while not (_is_being_read(pipe) if where == "read" else (tmp_path / "here").exists()):
+                assert process.poll() is None and time.monotonic() < deadline, process.communicate()
+                time.sleep(0.02)
+            yield process
+        finally:
+            process.kill()
+
+
+def _is_being_read(pipe: Path) -> bool:
+    try:
+        os.close(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:  # ENXIO: nobody reads
+        return False
+    return True
+
+
+RUN = Path("out") / "halted" / "run-0001"
+KEPT = "stopped; what is finished is kept, and the same command goes on from there"
+
+
+@pytest.mark.parametrize(
+    ("where", "number", "arguments", "word"),
+    [
+        ("segment", signal.SIGTERM, ("label", RUN, "--set", "segmenter.version=2"), KEPT),
+        ("export", signal.SIGHUP, ("export", RUN, "--set", "exporters.lines.version=2"), KEPT),
+        ("generate", signal.SIGTERM, ("remake", RUN, 1), KEPT),
+        ("read", signal.SIGHUP, ("show", RUN), KEPT),
+        ("measure", signal.SIGTERM, ("calibrate", "spec.yaml", "--count", 2), "stopped; a calibration keeps nothing"),
+    ],
+)
+def test_a_command_ends_with_a_word(
+    where: str, number: int, arguments: Any, word: str, made: Path, tmp_path: Path, run_through: Any
+) -> None:
+    shutil.copy(made / "spec.yaml", tmp_path)
+    with halted(made, tmp_path, where, *arguments) as process:
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=100)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].startswith(word)
+    root = tmp_path / RUN
+    assert not Run(root).holder() and not list(root.rglob(".*.tmp")) and not (root / "sheet.png").exists()
+    build = run_through(yaml.safe_load(HALTED), tmp_path / "out")
+    assert build.is_complete() and inspect(build).damages == ()
+    assert results(root) == results(made / RUN)
+
+
+def test_a_command_whose_terminal_is_closed(made: Path, tmp_path: Path) -> None:
+    """It gets the signal, and finds nobody to tell."""
+    ours, theirs = os.openpty()
+    with halted(made, tmp_path, "segment", "label", RUN, "--set", "segmenter.version=2", terminal=theirs) as process:
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(100) == 130
+    assert not Run(tmp_path / RUN).holder()
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A Hugging Face hub with one model of one file, of which it sends the beginning."""
+
+    begun = threading.Event()
+    tag = "b" * 40
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+    def do_HEAD(self) -> None:
+        self._head(10**6)
+
+    def do_GET(self) -> None:
+        if not self.path.startswith("/api/"):
+            self._head(10**6)
+            self.wfile.write(b"{")
+            self.wfile.flush()
+            self.begun.set()
+            time.sleep(300)
+            return
+        files = [{"type": "file", "path": "config.json", "size": 10**6, "oid": self.tag}]
+        about = {"id": "me/slow", "sha": "a" * 40, "siblings": [{"rfilename": "config.json"}]}
+        answer = orjson.dumps(files if "/tree/" in self.path else about)
+        self._head(len(answer))
+        self.wfile.write(answer)
+
+    def _head(self, size: int) -> None:
+        self.send_response(200)
+        for name, value in {"Content-Length": size, "ETag": f'"{self.tag}"', "X-Repo-Commit": "a" * 40}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.daemon_threads, server.block_on_close = True, False
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_ends_at_once(hub: str, tmp_path: Path) -> None:
+    """The hub's own threads, which nobody can interrupt, would go on until they have their files."""
+    environment = {k: v for k, v in os.environ.items() if k.lower() not in {"http_proxy", "all_proxy"}}
+    environment |= {"HF_ENDPOINT": hub, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-m", "synthgen.cli", "models", "--download", "me/slow"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert Hub.begun.wait(100)
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=100)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == KEPT
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
 """What is read ahead of a model, and written behind it."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import wait
+from typing import Any
 
 import pytest
 
+from synthgen import overlap
 from synthgen.overlap import Behind, ahead
 
 HERE = threading.get_ident
@@ -98,3 +102,28 @@ def test_an_interruption_waits_for_what_is_finished() -> None:
         behind.do(slowly, 1)
         raise KeyboardInterrupt
     assert done == [0, 1]
+
+
+def test_a_signal_while_pieces_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The piece that is in hand is finished before the block is left; one that has not begun is not done."""
+    done: list[int] = []
+    begun, gate, interrupted = (threading.Event() for _ in range(3))
+
+    def piece(i: int) -> None:
+        begun.set()
+        gate.wait(60)
+        done.append(i)
+
+    def waited_for(pieces: Any) -> None:
+        if not interrupted.is_set():
+            interrupted.set()
+            begun.wait(60)
+            threading.Timer(0.2, gate.set).start()  # by when a block that does not wait would be left
+            signal.raise_signal(signal.SIGINT)
+        wait(pieces)
+
+    monkeypatch.setattr(overlap, "wait", waited_for)
+    with pytest.raises(KeyboardInterrupt), Behind(2) as behind:
+        behind.do(piece, 0)
+        behind.do(piece, 1)
+    assert done == [0]
