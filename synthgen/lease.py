@@ -70,6 +70,9 @@ class Slot(Protocol):
     def clear(self, content: bytes) -> None:
         """Takes our name away, if it is there still. Raises as `read`."""
 
+    def is_there(self) -> bool:
+        """Whether what names us is where we wrote it, as far as that can be told at next to no cost."""
+
     def age(self) -> float:
         """Seconds since it was written. Both times are the store's, however wrong the clocks of its hosts are."""
 
@@ -79,6 +82,7 @@ class FileSlot:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._taken: os.stat_result | None = None
         self.where = str(file.parent)
         self.reach = _boot()
 
@@ -99,6 +103,7 @@ class FileSlot:
         with self._open("r+") as file:
             file.write(content)  # first, so that nobody ever finds the file empty
             file.truncate()
+            self._taken = os.fstat(file.fileno())
 
     def renew(self, content: bytes) -> bytes:
         with self._open("r+") as file:
@@ -112,6 +117,12 @@ class FileSlot:
         with self._open("r+") as file:
             if file.read(_MOST_BYTES) == content:
                 file.truncate(0)
+
+    def is_there(self) -> bool:
+        try:
+            return self._taken is not None and os.path.samestat(self._taken, self._file.stat())
+        except FileNotFoundError:
+            return False
 
     def age(self) -> float:
         now = self._file.with_name(f".{self._file.name}.{os.getpid()}.tmp")
@@ -146,14 +157,18 @@ class Lease:
                 if found == self._content:
                     self._renewed = now
                     return
+                self._lost = (
+                    f"{_name(found) or 'another process'} has taken over {self._slot.where}, since this process (pid "
+                    f"{os.getpid()}) gave no sign of life for {now - self._renewed:.0f} s"
+                )
             except FileNotFoundError:
-                found = b""
+                self._lost = (
+                    f"{self._slot.where} has been moved or removed, or what says in it that this process (pid "
+                    f"{os.getpid()}) is at work there"
+                )
             except OSError:
                 return  # the store is away: so are the others' signs of life, and ours are tried again
-            self._lost = (
-                f"{_name(found) or 'another process'} has taken over {self._slot.where}, since this process (pid "
-                f"{os.getpid()}) gave no sign of life for {now - self._renewed:.0f} s; it stops and writes nothing more"
-            )
+            self._lost += "; it stops and writes nothing more"
             interrupts.halt(RunError(self._lost))
 
     def confirm(self) -> None:
@@ -162,7 +177,8 @@ class Lease:
         Raises:
             RunError: another process has the folder now.
         """
-        if not self._lost and time.clock_gettime(_CLOCK) - self._renewed > LEASE_SECONDS / 2:
+        is_old = time.clock_gettime(_CLOCK) - self._renewed > LEASE_SECONDS / 2
+        if not self._lost and (is_old or not self._slot.is_there()):
             self.renew()
         if self._lost:
             raise RunError(self._lost)

@@ -382,12 +382,15 @@ class Run:
         """Keeps two processes out of one folder; the lock dies with its holder, however that ends. See `lease`.
 
         Raises:
-            RunError: another process holds it; or, from what writes, it has been lost to another.
+            RunError: another process holds it; or, from what writes, it has been lost to another, or is gone.
         """
         with self._held(self.lock_file, self.lock_file.name) as _leases[self.root]:
             try:
                 self.take_up()
                 yield
+            except Exception:
+                self.confirm()  # a folder that is another's now, or gone, is why whatever failed has failed
+                raise
             finally:
                 del _leases[self.root]
 
@@ -426,18 +429,10 @@ class Run:
     @contextmanager
     def writing(self, path: Path) -> Iterator[IO[bytes]]:
         """`atomic`, for a file of this folder."""
-        with self._unswept(), atomic(path) as file:
+        self.confirm()  # before a folder that is gone would be made anew
+        with atomic(path) as file:
             yield file
             self.confirm()
-
-    @contextmanager
-    def _unswept(self) -> Iterator[None]:
-        """In it, a file that goes while it is written says who has taken the folder over, and has swept it."""
-        try:
-            yield
-        except FileNotFoundError:
-            self.confirm()
-            raise
 
     def sweep(self) -> None:
         """Removes what killed processes left unfinished, where work is still to be done. Call it holding the lock."""
@@ -572,12 +567,8 @@ class Run:
                 same for ever.
         """
         self.confirm()
-        with self._unswept():
-            written = write_sealed(file, content)
-            if read_bytes(file) != written:
-                raise RunError(
-                    f"{file} does not read back as it was written a moment ago; see to the disk that it is on"
-                )
+        if write_sealed(file, content) != read_bytes(file):
+            raise RunError(f"{file} does not read back as it was written a moment ago; see to the disk that it is on")
         if self._mirror:
             self._mirror.put(dict(files))
             self.confirm()  # putting may have taken long

@@ -15,9 +15,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import cheap
 import orjson
 import pytest
 import yaml
+from cheap import write_parts
 from test_pipeline import results
 
 from synthgen.cli import main
@@ -147,84 +149,18 @@ def test_status_counts_the_images_of_finished_batches(
 # The commands that do not finish a batch first
 
 
-# What a user's own modules do: `halt` says where it is, and stays there.
-HALTING = """
-import os, time
-from pathlib import Path
-import numpy as np
-from synthgen.backends import Config, Exporter, Generator, Segmenter, ThresholdConfig, ThresholdFilter
-from synthgen.types import Instances
-def halt(where):
-    if os.environ.get("HALT") == where:
-        Path(os.environ["HALTED"]).touch()
-        time.sleep(300)
-"""
-MODULES = {
-    "noise": """
-class Backend(Generator[Config]):
-    def generate(self, jobs):
-        halt("generate")
-        return [np.random.default_rng(j.seed).integers(0, 256, (j.height, j.width, 3), np.uint8) for j in jobs]
-""",
-    "boxes": """
-class Config(Config):
-    version: int = 1
-class Backend(Segmenter[Config]):
-    def segment(self, images, groundings):
-        halt("segment")
-        return [self.whole(i.shape[:2], g) for i, g in zip(images, groundings)]
-    def whole(self, shape, g):
-        boxes = np.tile(np.float32([0, 0, shape[1], shape[0]]), (len(g), 1))
-        return Instances(np.ones((len(g), *shape), bool), boxes, g.category_id, {})
-""",
-    "red": """
-Base, Config = Config, ThresholdConfig
-class Backend(ThresholdFilter[Config]):
-    scope = "image"
-    def measure(self, sample):
-        halt("measure")
-        return np.float32(sample.image[..., 0].mean())
-""",
-    "lines": """
-class Config(Config):
-    version: int = 1
-class Backend(Exporter[Config]):
-    def export(self, info, records, folder):
-        with folder.open("lines.txt") as file:
-            for record in records:
-                file.write(f"{record.job.id}\\n".encode())
-                halt("export")
-""",
-}
-HALTED = """
-name: halted
-count: 2
-height: 64
-width: 64
-shard_size: 2
-classes: [apple, car]
-objects_per_image: 1
-prompts: {templates: ["{objects}"]}
-layout: {}
-generator: {use: halting.noise}
-segmenter: {use: halting.boxes}
-filters: {red: {use: halting.red, min: 1}}
-exporters: {lines: {use: halting.lines}}
-"""
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory, run_through: Any) -> Iterator[Path]:
-    """A folder with the modules, and the finished run in `out/halted/run-0001`."""
-    place = tmp_path_factory.mktemp("halting")
-    (place / "halting").mkdir()
-    for name, text in MODULES.items():
-        (place / "halting" / f"{name}.py").write_text(HALTING + text)
-    (place / "spec.yaml").write_text(HALTED)
+    """A folder with `cheap_parts`, and the finished run of its spec in `out`."""
+    place = tmp_path_factory.mktemp("cheap")
+    write_parts(place)
+    (place / "spec.yaml").write_text(yaml.safe_dump(cheap.SPEC, sort_keys=False))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(place)
-        run_through(yaml.safe_load(HALTED), place / "out")
+        run_through(cheap.SPEC, place / "out")
         yield place
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cheap_parts"]:
+        del sys.modules[name]
 
 
 @contextmanager
@@ -235,7 +171,7 @@ def halted(
     shutil.copytree(made / "out", tmp_path / "out")
     environment = {**os.environ, "HALT": where, "HALTED": str(tmp_path / "here")}
     environment["PYTHONPATH"] = os.pathsep.join([str(made), *filter(None, [os.environ.get("PYTHONPATH")])])
-    pipe = tmp_path / "out" / "halted" / "run-0001" / "images" / "00000" / "000000000001.png"
+    pipe = tmp_path / "out" / "cheap" / "run-0001" / "images" / "00000" / "000000000001.png"
     if where == "read":  # who opens a pipe for reading waits for one who writes
         pipe.unlink()
         os.mkfifo(pipe)
@@ -263,7 +199,7 @@ def _is_being_read(pipe: Path) -> bool:
     return True
 
 
-RUN = Path("out") / "halted" / "run-0001"
+RUN = Path("out") / "cheap" / "run-0001"
 KEPT = "stopped; what is finished is kept, and the same command goes on from there"
 
 
@@ -288,7 +224,7 @@ def test_a_command_ends_with_a_word(
     assert errors.splitlines()[-1].startswith(word)
     root = tmp_path / RUN
     assert not Run(root).holder() and not list(root.rglob(".*.tmp")) and not (root / "sheet.png").exists()
-    build = run_through(yaml.safe_load(HALTED), tmp_path / "out")
+    build = run_through(cheap.SPEC, tmp_path / "out")
     assert build.is_complete() and inspect(build).damages == ()
     assert results(root) == results(made / RUN)
 

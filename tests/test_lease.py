@@ -109,7 +109,7 @@ def test_a_holder_that_has_lost_its_lease_writes_nothing_more(run: Run, quickly:
         while interrupts._halted is None:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        taken = "pid 7 on elsewhere" if content else "another process"
+        lost = "^pid 7 on elsewhere has taken over " if content else f"^{run.root} has been moved or removed, or what "
         for write in (
             interrupts.checkpoint,
             lambda: run.write_round(2, {"number": 2}),
@@ -120,7 +120,7 @@ def test_a_holder_that_has_lost_its_lease_writes_nothing_more(run: Run, quickly:
             lambda: run.withdraw("judge"),
             lambda: exporting(run, "coco", "x").__enter__(),
         ):
-            with pytest.raises(RunError, match=f"^{taken} has taken over .*it stops and writes nothing more") as stop:
+            with pytest.raises(RunError, match=f"{lost}.*; it stops and writes nothing more") as stop:
                 write()
             assert stop.value.exit_code == 2
     interrupts.checkpoint()  # that was of that run only
