@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import datetime
+import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, cast
 
 # Before anything of Prefect, whose settings it puts right.
@@ -18,6 +21,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import emit_event
+from prefect.runner import Runner
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Completed
 from prefect.types.entrypoint import EntrypointType
@@ -216,7 +220,8 @@ def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) 
             # One that is to wait stays on the server until there is room for it; one that is skipped says so itself,
             # one at a time: each is a process, and where they start more slowly than they come there would be no end.
             limit = 1 if parameters["overlap"] == "wait" else 2
-            prefect.serve(cast(RunnerDeployment, deployment), limit=limit, print_starting_message=False)
+            with ended_by_ctrl_c():
+                prefect.serve(cast(RunnerDeployment, deployment), limit=limit, print_starting_message=False)
         except SynthgenError:
             raise
         except Exception:
@@ -225,6 +230,24 @@ def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) 
             print(f"{name}: Prefect's server at {PREFECT_API_URL.value()} does not answer", file=sys.stderr, flush=True)
             return False
     return True
+
+
+@contextmanager
+def ended_by_ctrl_c() -> Iterator[None]:
+    """In it, Ctrl-C ends Prefect's runner as SIGTERM does. By itself, as asyncio has it, it cancels the task that serves;
+    where a firing comes to its end just then, that has been seen to be lost, and the schedule to go on."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGTERM)
+        if not isinstance(getattr(handler, "__self__", None), Runner):  # it has not begun
+            raise KeyboardInterrupt
+        cast(Callable[[int, FrameType | None], None], handler)(number, frame)
+
+    before = signal.signal(signal.SIGINT, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _answers() -> bool:

@@ -496,6 +496,27 @@ def test_a_server_that_goes_away_is_waited_for(spec: Path, copied: Path, tmp_pat
     assert process.returncode == 0
 
 
+def test_ctrl_c_ends_a_schedule_as_sigterm_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its tasks are at: a task that is cancelled may lose that."""
+    from prefect.runner import Runner
+
+    from synthgen.schedule import ended_by_ctrl_c
+
+    told: list[int] = []
+    monkeypatch.setattr(Runner, "handle_sigterm", lambda self, number, frame: told.append(number))
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        with ended_by_ctrl_c():
+            with pytest.raises(KeyboardInterrupt):  # it has not begun
+                signal.raise_signal(signal.SIGINT)
+            signal.signal(signal.SIGTERM, Runner().handle_sigterm)
+            signal.raise_signal(signal.SIGINT)
+            assert told == [signal.SIGINT]
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+    assert signal.getsignal(signal.SIGINT) == before[1]
+
+
 def test_runs_of_a_spec(spec: Path, copied: Path) -> None:
     process = start("runs", spec, "--out", copied)
     said, told = process.communicate(timeout=120)
