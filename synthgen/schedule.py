@@ -234,8 +234,8 @@ def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) 
 
 @contextmanager
 def ended_by_ctrl_c() -> Iterator[None]:
-    """In it, Ctrl-C ends Prefect's runner as SIGTERM does. By itself, as asyncio has it, it cancels the task that serves;
-    where a firing comes to its end just then, that has been seen to be lost, and the schedule to go on."""
+    """In it, Ctrl-C ends Prefect's runner as SIGTERM does. By itself, as asyncio has it, it cancels the task that
+    serves; where a firing comes to its end just then, that has been seen to be lost, and the schedule to go on."""
 
     def end(number: int, frame: FrameType | None) -> None:
         handler = signal.getsignal(signal.SIGTERM)
