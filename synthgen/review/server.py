@@ -100,13 +100,13 @@ def app(queue: ReviewQueue, token: str) -> Any:
             await inner(scope, receive, with_headers)
 
     async def item(request: Request) -> Response:
-        place = request.path_params["place"]
-        if place >= len(queue.items):
-            return PlainTextResponse(f"there is no item {place}", 404)
+        place = _number(request.path_params["place"])
+        if not 0 <= place < len(queue.items):
+            return PlainTextResponse("there is no such item", 404)
         return answer(queue.item(place))
 
     async def image(request: Request) -> Response:
-        data = queue.image(request.path_params["image_id"])
+        data = queue.image(_number(request.path_params["image_id"]))
         return Response(data, media_type="image/png") if data else PlainTextResponse("no such image here", 404)
 
     async def verdict(request: Request) -> Response:
@@ -115,19 +115,19 @@ def app(queue: ReviewQueue, token: str) -> Any:
             queue.add(said.item, said.verdict, said.instance, said.category_id)
         except ValidationError as error:
             return PlainTextResponse(error.errors()[0]["msg"], 422)
-        except (ValueError, IndexError, SynthgenError) as error:
+        except (ValueError, IndexError) as error:
             return PlainTextResponse(str(error), 422)
         return answer(queue.state())
 
     async def undo(_: Request) -> Response:
-        try:
-            place = queue.undo()
-        except SynthgenError as error:
-            return PlainTextResponse(str(error), 422)
+        place = queue.undo()
         return answer({**queue.state(), "undone": place})
 
     async def state(_: Request) -> Response:
         return answer(queue.state())
+
+    async def refused(_: Request, error: Exception) -> Response:
+        return PlainTextResponse(str(error), 422)
 
     async def root(_: Request) -> Response:
         return HTMLResponse(page)
@@ -135,13 +135,18 @@ def app(queue: ReviewQueue, token: str) -> Any:
     routes = [
         Route("/", root),
         Route("/state", state),
-        Route("/items/{place:int}", item),
-        Route("/images/{image_id:int}", image),
+        Route("/items/{place}", item),
+        Route("/images/{image_id}", image),
         Route("/verdicts", verdict, methods=["POST"]),
         Route("/undo", undo, methods=["POST"]),
     ]
     guards = [Middleware(TrustedHostMiddleware, allowed_hosts=list(HOSTS)), Middleware(Guarded)]  # type: ignore[arg-type]
-    return Starlette(routes=routes, middleware=guards)
+    return Starlette(routes=routes, middleware=guards, exception_handlers={SynthgenError: refused})
+
+
+def _number(text: str) -> int:
+    """A number of an address, and not one of thousands of digits, which Python does not read; -1: it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
 
 
 def _page(queue: ReviewQueue) -> tuple[str, str]:
