@@ -17,6 +17,7 @@ import numpy as np
 
 from synthgen.errors import RunError
 from synthgen.files import Entry, list_line, listed, read_bytes, sha256, sweep
+from synthgen.pictures import require_png
 from synthgen.store import Run
 
 
@@ -154,6 +155,12 @@ class ExportFolder:
                 f"{source} is not the image that was made: its checksum differs; "
                 "delete it and run again to make it anew"
             )
+        try:
+            require_png(data)
+        except ValueError as error:
+            raise RunError(
+                f"{source} is no readable image: {error}; delete it and run again to make it anew"
+            ) from error
         return data
 
 

@@ -175,11 +175,11 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> bytes:
 def read_sealed(path: Path) -> dict[str, Any] | None:
     """What `write_sealed` wrote; None if it is not there or not what was written."""
     try:
-        content = orjson.loads(path.read_bytes())
+        content: dict[str, Any] = orjson.loads(path.read_bytes())
         seal = content.pop(SEAL)
+        return content if seal == digest(content) else None
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
-    return content if seal == digest(content) else None
 
 
 def list_line(name: str, entry: Entry) -> bytes:
@@ -194,7 +194,7 @@ def listed(file: Path | bytes) -> Iterator[tuple[str, Entry]]:
         for line in lines:
             checksum, _, rest = line.decode(errors="surrogateescape").partition(" ")
             size, _, name = rest.partition(" ")
-            if size.isascii() and size.isdecimal() and name.endswith("\n"):
+            if size.isascii() and size.isdecimal() and len(size) < 19 and name.endswith("\n") and "\0" not in name:
                 yield name[:-1], (int(size), checksum)
 
 

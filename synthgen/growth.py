@@ -15,12 +15,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 
 from synthgen import stages as parts
 from synthgen.backends import Filter
 from synthgen.errors import RunError, SynthgenError
 from synthgen.export_folder import exporting
 from synthgen.files import digest, read_sealed, write_sealed
+from synthgen.forms import formed
 from synthgen.history import is_finished, others_of, runs_of
 from synthgen.pipeline import Build
 from synthgen.plan import IMAGES_PER_RUN
@@ -71,17 +73,17 @@ class Growth:
     @classmethod
     def read(cls, file: Path) -> Growth | None:
         """None if it is not there, as while a merge is going on or after one that was killed, or is damaged."""
-        raw = read_sealed(file)
-        if raw is None:
-            return None
-        lines, runs = tuple(raw.pop("left_out")), tuple(Part(**part) for part in raw.pop("runs"))
-        return cls(**raw, runs=runs, left_out=lines)
+        found: Growth | None = formed(_GROWTH, read_sealed(file))
+        return found
 
     def __str__(self) -> str:
         alike = sum(sum(part.alike.values()) for part in self.runs)
         twins = f"; {alike} more were near-duplicates of earlier ones" if alike else ""
         runs = f"{len(self.runs)} runs" if len(self.runs) != 1 else "1 run"
         return f"{self.images} images of {runs} with {self.instances} instances{twins}"
+
+
+_GROWTH = TypeAdapter(Growth)
 
 
 class Merged:

@@ -9,12 +9,10 @@ from math import exp, lgamma
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import orjson
-
 from synthgen.errors import SynthgenError
 from synthgen.mirror import runs_in_store
 from synthgen.pipeline import Build
-from synthgen.quality import Quality
+from synthgen.quality import Numbers, Quality
 from synthgen.spec import differences
 from synthgen.store import Run
 
@@ -95,12 +93,11 @@ class Past:
             state: State = "at work" if run.holder() else "finished" if is_finished(build) else "unfinished"
             if not run.quality_file.is_file():
                 return cls(run.number, state, None, None, None, build.spec.dump())
-            raw = orjson.loads(run.quality_file.read_bytes())
-            timings = raw["timings"]
-            quality = Quality.read(raw)
-        except (SynthgenError, OSError, ValueError, KeyError, TypeError):
+            numbers = Numbers.read(run.quality_file)
+        except (SynthgenError, OSError):
             return cls(run.number, "damaged", None, None, None, {})
-        return cls(run.number, state, quality, timings["seconds"], timings["accepted_per_hour"], build.spec.dump())
+        seconds, hourly = numbers.timings["seconds"], numbers.timings["accepted_per_hour"]
+        return cls(run.number, state, numbers.quality, seconds, hourly, build.spec.dump())
 
     @property
     def passed(self) -> tuple[int, int]:

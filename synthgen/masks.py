@@ -23,10 +23,47 @@ def encode_rle(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
 
 
 def decode_rle(rles: Sequence[Mapping[str, Any]], height: int, width: int) -> NDArray[np.bool_]:
-    """COCO RLEs of one image -> bool (N, H, W)."""
-    if len(rles) == 0:
-        return np.zeros((0, height, width), bool)
-    return np.ascontiguousarray(coco_mask.decode(list(rles)).transpose(2, 0, 1)).astype(bool)
+    """COCO RLEs of one image -> bool (N, H, W).
+
+    pycocotools takes sizes and runs at their word: it asks for the memory that a size calls for, and leaves what the
+    runs do not reach as it was in that memory.
+
+    Raises:
+        ValueError: one has another size, or runs that do not sum to it.
+    """
+    masks = np.empty((len(rles), height, width), bool)
+    for rle, mask in zip(rles, masks, strict=True):
+        if rle["size"] != [height, width]:
+            raise ValueError(f"an RLE of another size than {height}x{width}")
+        runs = rle_runs(rle["counts"])
+        if runs.min(initial=0) < 0 or runs.sum() != height * width:
+            raise ValueError("an RLE that does not sum to the image")
+        columns = np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(width, height)
+        cv2.transpose(columns.view(np.uint8), mask.view(np.uint8))  # as in `encode_rle`
+    return masks
+
+
+def rle_runs(counts: str | bytes) -> NDArray[np.int64]:
+    """The runs of COCO's compressed RLE, (N,), as `rleFrString` in its maskApi.c reads them.
+
+    Raises:
+        ValueError: these are none.
+    """
+    if not isinstance(counts, str | bytes):
+        raise ValueError("an RLE whose runs are no text")
+    parts = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(parts & 32 == 0)  # of runs, each of parts of five bits, the lowest first
+    if len(parts) and (parts.min() < 0 or parts.max() > 63 or parts[-1] & 32):
+        raise ValueError("an RLE that is garbled, or cut short")
+    begins = np.concatenate([np.zeros(1, np.int64), ends + 1])[:-1]
+    place = np.arange(len(parts)) - np.repeat(begins, ends - begins + 1)
+    if place.max(initial=0) > 6:
+        raise ValueError("an RLE with a run of more than 32 bits")
+    runs = np.add.reduceat((parts & 31) << (5 * place), begins) if len(begins) else begins
+    runs -= np.where(parts[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)
+    for first in (1, 2):  # from the fourth on, each says how much longer it is than the last one but one
+        runs[first::2] = runs[first::2].cumsum()
+    return runs
 
 
 def mask_areas(masks: NDArray[np.bool_]) -> NDArray[np.int64]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 from pathlib import Path
 
@@ -14,8 +15,25 @@ FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS, for w
 RGB = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}  # modes of which `convert("RGB")` makes what a viewer shows
 
 
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # and then its width and height
+
+
 class SizeError(ValueError):
     """A picture has another size than was said."""
+
+
+def require_png(data: bytes) -> None:
+    """Looks at an image of a run before it is decoded: OpenCV takes whatever is a picture, of up to 2**30 px, and its
+    size at its word.
+
+    Raises:
+        ValueError: it is no PNG, or says that it has more pixels than are taken.
+    """
+    if not data.startswith(_PNG) or len(data) < len(_PNG) + 8:
+        raise ValueError("it is no PNG")
+    width, height = struct.unpack_from(">II", data, len(_PNG))
+    if width * height > MAX_PIXELS:
+        raise ValueError(f"it has {width}x{height} px, and at most {MAX_PIXELS:,} are taken")
 
 
 def read_picture(file: Path, width: int, height: int) -> NDArray[np.uint8]:

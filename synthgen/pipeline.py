@@ -25,11 +25,11 @@ from synthgen.backends import ModelConfig, is_own, measured
 from synthgen.errors import RunError
 from synthgen.export_folder import exporting
 from synthgen.figures import figures
-from synthgen.files import read_bytes, sha256
+from synthgen.files import sha256
 from synthgen.interrupts import checkpoint
 from synthgen.overlap import DEPTH, Behind, ahead
 from synthgen.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
-from synthgen.quality import Quality
+from synthgen.quality import Numbers, Quality
 from synthgen.records import Accepted, instances_of, label_rows, label_schema
 from synthgen.reviews import Reviews, labels_digest, read_reviews
 from synthgen.spec import DatasetSpec, differences
@@ -135,13 +135,13 @@ class Build:
         if stage in {"export", "report"}:
             judged = self.run.mark("judge")
             marks = [self.run.mark(s, n) for n in self.run.shards() for s in ("label", "measure")]  # type: ignore[arg-type]
-            if judged is None or None in marks:
+            verdicts = judged.files.get(self.run.verdicts_file.name) if judged else None
+            if judged is None or verdicts is None or None in marks:
                 return None
             if stage == "report":
                 return fingerprint(parts.reported_by(self.spec), judged.outputs, *(m.outputs for m in marks if m))
             # Not the numbers of `quality.json`, among which are times.
-            verdicts = judged.files[self.run.verdicts_file.name][1]
-            return fingerprint(parts.exported_by(self.spec, str(shard)), verdicts, *(m.outputs for m in marks if m))
+            return fingerprint(parts.exported_by(self.spec, str(shard)), verdicts[1], *(m.outputs for m in marks if m))
         before = {"generate": ("plan",), "label": ("plan", "generate"), "measure": ("generate", "label")}[stage]
         own = {"generate": self._made_from, "label": self._labelled_by, "measure": self._measured_by}[stage]
         marks = [self.run.mark(b, shard) for b in before]  # type: ignore[arg-type]
@@ -226,9 +226,19 @@ class Build:
             row["asked"] = tuple(row["asked"])
             if str(row["id"]) in again:
                 row["seed"] = retry_seed(row["seed"], again[str(row["id"])])
-            row["layout"] = None if row["layout"] is None else tuple(tuple(box) for box in row["layout"])
-            found.append(Job(split=split_of(row["family"], self.spec.splits), **row))
+            try:
+                row["layout"] = None if row["layout"] is None else tuple(tuple(box) for box in row["layout"])
+                job = Job(split=split_of(row["family"], self.spec.splits), **row)
+                if (job.height, job.width) != (self.spec.height, self.spec.width) or not self._knows(*job.asked):
+                    raise ValueError("it is of another spec")
+            except (TypeError, ValueError) as error:
+                raise RunError(f"jobs/{shard:05d}.parquet has a damaged job, {row['id']}: {error}") from error
+            found.append(job)
         return found
+
+    def _knows(self, *category_ids: int) -> bool:
+        """Whether all of these are of the spec's classes."""
+        return all(1 <= category_id <= len(self.spec.classes) for category_id in category_ids)
 
     # Generate
 
@@ -336,8 +346,13 @@ class Build:
         by_image = dict(iter(labels.groupby("image_id"))) if len(labels) else {}
         made = self.run.mark("generate", shard)
         for job in self.jobs(shard, ids):
-            instances = instances_of(by_image.get(job.id), job.height, job.width)
-            yield Sample(job, self.run.read_image(shard, job.id, made), instances)
+            image = self.run.read_image(shard, job.id, made)
+            try:
+                sample = Sample(job, image, instances_of(by_image.get(job.id), job.height, job.width))
+            except ValueError as error:
+                what = f"the labels of image {job.id} in labels/{shard:05d}.parquet do not fit it"
+                raise RunError(f"{what}: {error}; label the run anew") from error
+            yield sample
 
     # Measure
 
@@ -383,6 +398,9 @@ class Build:
         return self._judged(Tables.read(self.run, shards, self.stages.filters))
 
     def _judged(self, tables: Tables) -> Verdicts:
+        categories = (tables.asked.values, tables.labels["category_id"])
+        if not all(self._knows(values.min(), values.max()) for values in categories if len(values)):
+            raise RunError(f"{self.run.address} has labels of classes that its spec has not; label the run anew")
         made = (self.run.mark("generate", int(shard)) for shard in np.unique(tables.images["shard"]))
         failed = {int(image_id) for mark in made if mark for image_id in mark.notes.get("failed", ())}
         return judge(self.spec, self.stages.filters, tables, self._reviews(tables), failed)
@@ -395,7 +413,13 @@ class Build:
         shards, now = tables.images["shard"][chosen], dict[int, str]()
         for shard in np.unique(shards).tolist():
             now |= self.labels_digests(shard, set(ids[chosen][shards == shard].tolist()))
-        return said.where(lambda review: now.get(review.image_id) == review.labels)
+        said = said.where(lambda review: now.get(review.image_id) == review.labels)
+        for review in said.of.values():
+            there = tables.labels_of(review.image_id)
+            is_label = review.instance is None or review.instance < there.stop - there.start
+            if not (is_label and (review.category_id is None or self._knows(review.category_id))):
+                raise RunError(f"{self.run.reviews_file.name} has a verdict on a label, or a class, that there is not")
+        return said
 
     def labels_digests(self, shard: int, image_ids: set[int]) -> dict[int, str]:
         """Image id -> what names its labels as they are."""
@@ -446,7 +470,7 @@ class Build:
     def quality(self) -> Quality | None:
         """The numbers of the last judging, if there was one."""
         file = self.run.quality_file
-        return Quality.read(orjson.loads(read_bytes(file))) if file.is_file() else None
+        return Numbers.read(file).quality if file.is_file() else None
 
     # Export
 

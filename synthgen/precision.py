@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import ceil, sqrt
 from typing import Any
@@ -73,10 +72,6 @@ class LabelPrecision:
     high: float
     confidence: float
     needed: tuple[tuple[float, int], ...]
-
-    @classmethod
-    def read(cls, raw: Mapping[str, Any]) -> LabelPrecision:
-        return cls(**{**raw, "needed": tuple((width, n) for width, n in raw["needed"])})
 
     @classmethod
     def of(cls, right: int, verdicts: int, population: int) -> LabelPrecision:

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
-from synthgen.precision import LabelPrecision
+import orjson
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # as in `forms`
+
+from synthgen.errors import RunError
+from synthgen.forms import Count
+from synthgen.precision import HALF_WIDTHS, LabelPrecision
+
+DAMAGED = "quality.json cannot be read, or is not what was written; judge the run again to write it anew"
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +30,11 @@ class ClassCount:
         reasons: filter -> how many of `lost` it had a part in, the hungriest first.
     """
 
-    asked: int
-    accepted: int
-    quota: int = 0
-    lost: int = 0
-    reasons: Mapping[str, int] = field(default_factory=dict)
+    asked: Count
+    accepted: Count
+    quota: Count = 0
+    lost: Count = 0
+    reasons: Mapping[str, Count] = field(default_factory=dict)
 
     @property
     def missing(self) -> int:
@@ -36,8 +45,8 @@ class ClassCount:
 class Reason:
     """Images that a filter rejects, and those that it alone rejects. `advice`: what another threshold would do."""
 
-    images: int
-    alone: int
+    images: Count
+    alone: Count
     advice: str
 
 
@@ -46,16 +55,16 @@ class Quality:
     """A run in numbers: what `quality.json` begins with; `figures` has the rest of it."""
 
     name: str
-    wanted: int
-    made: int
-    accepted: int
-    surplus: int
-    rejected: int
-    instances: int
+    wanted: Count
+    made: Count
+    accepted: Count
+    surplus: Count
+    rejected: Count
+    instances: Count
     reasons: Mapping[str, Reason]
     classes: Mapping[str, ClassCount]
-    splits: Mapping[str, int]
-    objects: Mapping[str, int]
+    splits: Mapping[str, Count]
+    objects: Mapping[str, Count]
     precision: LabelPrecision
 
     @property
@@ -77,10 +86,65 @@ class Quality:
         return (self.accepted + self.surplus) / self.made if self.made else 0.0
 
     @classmethod
-    def read(cls, raw: dict[str, Any]) -> Quality:
-        """`quality.json`; what it has besides is left."""
-        own = {f.name: raw[f.name] for f in fields(cls)}
-        own["reasons"] = {n: Reason(**r) for n, r in own["reasons"].items()}
-        own["classes"] = {n: ClassCount(**c) for n, c in own["classes"].items()}
-        own["precision"] = LabelPrecision.read(own["precision"])
-        return cls(**own)
+    def read(cls, raw: Any) -> Quality:
+        """`quality.json`; what it has besides is left.
+
+        Raises:
+            RunError: it is none.
+        """
+        try:
+            found = _QUALITY.validate_python({f.name: raw[f.name] for f in fields(cls)})
+        except (ValidationError, LookupError, TypeError) as error:
+            raise RunError(DAMAGED) from error
+        p = found.precision
+        whole = found.wanted and found.accepted + found.surplus + found.rejected == found.made
+        if not (whole and 0 <= p.right <= p.verdicts <= p.population and {w for w, _ in p.needed} == {*HALF_WIDTHS}):
+            raise RunError(DAMAGED)
+        return found
+
+
+_QUALITY = TypeAdapter(Quality)
+
+
+class _Nearest(TypedDict):
+    instance: Count | None
+
+
+class _Borderline(TypedDict):
+    image_id: Annotated[int, Field(ge=1, lt=2**63)]
+    nearest: _Nearest
+
+
+class _Samples(TypedDict):
+    borderline: list[_Borderline]
+
+
+class _Timings(TypedDict):
+    seconds: Annotated[float, Field(ge=0, le=1e12)]
+    accepted_per_hour: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """`quality.json`, as far as anything but its report asks for it: the numbers; `samples.borderline`, the images near
+    a threshold; `timings`."""
+
+    quality: Quality
+    samples: _Samples
+    timings: _Timings
+
+    @classmethod
+    def read(cls, file: Path) -> Numbers:
+        """
+        Raises:
+            RunError: it cannot be read, or is no such file.
+        """
+        try:
+            raw = orjson.loads(file.read_bytes())
+            quality = Quality.read(raw)
+            return cls(quality, _SAMPLES.validate_python(raw["samples"]), _TIMINGS.validate_python(raw["timings"]))
+        except (OSError, ValueError, KeyError) as error:
+            raise RunError(DAMAGED) from error
+
+
+_SAMPLES, _TIMINGS = TypeAdapter(_Samples), TypeAdapter(_Timings)

@@ -14,29 +14,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from synthgen.backends import Filter
-from synthgen.errors import BackendError
+from synthgen.errors import BackendError, RunError
 from synthgen.masks import decode_rle, encode_rle
-from synthgen.store import Run
+from synthgen.store import LABEL_COLUMNS, VERDICT_SCHEMA, Run
 from synthgen.types import Annotation, Instances, Job, Record
 
-LABEL_COLUMNS = {
-    "image_id": pa.int64(),
-    "instance": pa.int32(),
-    "category_id": pa.int32(),
-    "bbox_xyxy": pa.list_(pa.float32(), 4),
-    "area": pa.int64(),
-    "height": pa.int32(),
-    "width": pa.int32(),
-    "rle": pa.string(),
-}
 _VERDICT = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("instance", pa.int32()),
-        ("shard", pa.int32()),
-        ("category_id", pa.int32()),
-        ("verdict", pa.string()),
-    ]
+    [VERDICT_SCHEMA.field(name) for name in ("image_id", "instance", "shard", "category_id", "verdict")]
 )
 _NO_MORE = (sys.maxsize, _VERDICT.empty_table())  # shard, verdicts
 
@@ -177,7 +161,9 @@ class Accepted:
         order = np.lexsort((table["instance"].to_numpy(), holders))
         # An image's instances are numbered from 0 without gaps, see `label_rows`.
         place = np.searchsorted(holders, kept["image_id"].to_numpy(), sorter=order) + kept["instance"].to_numpy()
-        rows = table.take(order[place])
+        rows = table.take(order[np.minimum(place, len(order) - 1)]) if len(order) else table
+        if any(not np.array_equal(rows[name].to_numpy(), kept[name].to_numpy()) for name in ("image_id", "instance")):
+            raise RunError(f"the verdicts on shard {shard} are not on its labels; judge the run again")
         x0, y0, x1, y1 = rows["bbox_xyxy"].combine_chunks().flatten().to_numpy().reshape(-1, 4).T.astype(float)
         sizes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
         names = [name for name in rows.column_names if name not in LABEL_COLUMNS]

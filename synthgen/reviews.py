@@ -14,15 +14,17 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Literal, get_args
+from typing import IO, Annotated, Any, Literal, get_args
 
 import orjson
+from pydantic import Field, TypeAdapter
 
 from synthgen.errors import FULL, OutOfRoom, RunError
 from synthgen.files import SEAL, digest
 
 Verdict = Literal["accept", "reject", "wrong_class", "bad_mask"]
 Queue = Literal["random", "borderline"]
+Number = Annotated[int, Field(ge=0, lt=2**63)]
 AFTER = "after"  # the key of what names the line before
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
@@ -49,8 +51,8 @@ class Review:
         at: time, UTC, ISO 8601.
     """
 
-    image_id: int
-    instance: int | None
+    image_id: Number
+    instance: Number | None
     verdict: Verdict
     category_id: int | None
     queue: Queue
@@ -96,6 +98,9 @@ class Reviews:
         """Whether all lines are there that were there when `extent` was told."""
         count, last = extent
         return not count or (len(self.lines) >= count and self.lines[count - 1] == last)
+
+
+_REVIEW = TypeAdapter(Review)
 
 
 def read_reviews(path: Path) -> Reviews:
@@ -146,10 +151,7 @@ def _lines(path: Path) -> tuple[list[Review], list[str]]:
             if raw == {"undo": True}:
                 found.pop()
                 continue
-            review = Review(**raw)
-            if review.verdict not in VERDICTS:
-                raise ValueError(review.verdict)
-            found.append(review)
+            found.append(_REVIEW.validate_python(raw))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise RunError(f"{path.name}, line {number} is damaged; put back a copy of the file") from error
     return found, names

@@ -10,6 +10,7 @@ import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
@@ -39,7 +40,7 @@ MAX_FILTERS = 50  # of an image's 64 reasons, see `reasons`
 MAX_ENTRIES = 100  # of exporters, splits, slots and templates
 MAX_VALUES = 10_000  # of a slot
 MAX_WEIGHT = 1_000_000
-MAX_PROBLEMS = 50  # told of one spec
+MAX_PROBLEMS = 50  # lines that are told of one spec
 
 # Why an image or a label may be lost where no filter rejects it; `review_…` too.
 REASONS = ("empty_mask", "not_found", "not_made")
@@ -521,10 +522,24 @@ def _moves(character: str) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _More(Problem):
+    """So many of which no more is said."""
+
+    count: int
+
+    @classmethod
+    def of(cls, count: int) -> _More:
+        return cls("", f"and {count:,} problems more", count)
+
+
 def _first(problems: list[Problem]) -> list[Problem]:
     """As many as anybody reads."""
-    more = len(problems) - MAX_PROBLEMS
-    return [*problems[:MAX_PROBLEMS], Problem("", f"and {more:,} problems more")] if more > 0 else problems
+    told = [problem for problem in problems if not isinstance(problem, _More)]
+    more = sum(problem.count for problem in problems if isinstance(problem, _More))
+    if len(told) + bool(more) <= MAX_PROBLEMS:
+        return [*told, _More.of(more)] if more else told
+    return [*told[: MAX_PROBLEMS - 1], _More.of(more + len(told) - MAX_PROBLEMS + 1)]
 
 
 def _known_keys(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
@@ -545,8 +560,8 @@ _PARTS: dict[str, type[BaseModel]] = {c.__name__: c for c in (ClassSpec, Templat
 def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[tuple[str, ...], Problem]]:
     """pydantic's errors -> (where, problem), in words for people."""
     errors = error.errors(include_url=False)
-    if left_out := errors[MAX_PROBLEMS:]:
-        errors = errors[:MAX_PROBLEMS]
+    left_out = errors[MAX_PROBLEMS - 1 :] if len(errors) > MAX_PROBLEMS else []
+    errors = errors[: len(errors) - len(left_out)]
     below = {e["loc"][:i] for e in errors for i in range(len(e["loc"]))}
     mistyped = {
         (*e["loc"][:-1], key)
@@ -585,7 +600,7 @@ def problems_of(error: ValidationError, model: type[BaseModel]) -> list[tuple[tu
         # Of what pydantic, a check or a user's own backend says, no more than fits a few lines of a terminal.
         found.append((tuple(map(str, loc)), Problem(plain(where, 200), plain(" ".join(message.split()), 500))))
     if left_out:
-        found.append((("",), Problem("", f"and {len(left_out):,} problems more")))
+        found.append((("",), _More.of(len(left_out))))
     return found
 
 
@@ -647,7 +662,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     for key in sorted({*old, *new}, key=str):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{key}.")
+            found += differences(a, b, f"{prefix}{plain(str(key))}.")
         elif a != b:
-            found.append(f"{prefix}{key}: {shown(a)} -> {shown(b)}")
+            found.append(f"{prefix}{plain(str(key))}: {shown(a)} -> {shown(b)}")
     return found

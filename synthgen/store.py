@@ -45,9 +45,12 @@ from synthgen.files import (
     sweep,
     write_sealed,
 )
+from synthgen.forms import FACTS, MARK, ROUND, formed
 from synthgen.mirror import mirror_of
+from synthgen.pictures import require_png
 from synthgen.reading import load_yaml, read_text
 from synthgen.types import Job
+from synthgen.wording import plain, shown
 
 SPARE_BYTES = 1_000_000  # left free for marks, tables and the database that Prefect keeps
 ROWS = 65_536  # of a table that are read at once, for whoever goes through a long one
@@ -73,6 +76,37 @@ JOB_SCHEMA = pa.schema(
         ("width", pa.int32()),
     ]
 )
+
+
+LABEL_COLUMNS = {
+    "image_id": pa.int64(),
+    "instance": pa.int32(),
+    "category_id": pa.int32(),
+    "bbox_xyxy": pa.list_(pa.float32(), 4),
+    "area": pa.int64(),
+    "height": pa.int32(),
+    "width": pa.int32(),
+    "rle": pa.string(),
+}
+VERDICT_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("instance", pa.int32()),
+        ("shard", pa.int32()),
+        ("split", pa.string()),
+        ("category_id", pa.int32()),
+        ("verdict", pa.string()),
+        ("reasons", pa.list_(pa.string())),
+        ("passed", pa.bool_()),
+    ]
+)
+# What a table has at least: folder, or name, of its file -> columns, and those in which null means something.
+TABLES = {
+    "jobs": (JOB_SCHEMA, {"layout"}),
+    "labels": (pa.schema(LABEL_COLUMNS), set()),
+    "measures": (pa.schema([("image_id", pa.int64()), ("instance", pa.int32())]), {"instance"}),
+    "verdicts": (VERDICT_SCHEMA, {"instance", "split", "category_id"}),
+}
 
 
 # Names that are the store's: what else lies in a run folder, such as the copies of a sync tool, is nobody's.
@@ -366,9 +400,11 @@ class Run:
                     facts = raw
         if facts and facts.get("format", 1) != FORMAT:
             raise RunError(
-                f"{self.root} is a run folder of format {facts.get('format', 1)}, made by synthgen "
-                f"{facts.get('synthgen')}; this one reads format {FORMAT}: take that version, or another --out or --run"
+                f"{self.root} is a run folder of format {shown(facts.get('format', 1))}, made by synthgen "
+                f"{plain(str(facts.get('synthgen')))}; this one reads format {FORMAT}: take that version, or another "
+                "--out or --run"
             )
+        facts = facts and formed(FACTS, facts)
         return {name: value for name, value in (facts or {}).items() if name != "format"}
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
@@ -453,10 +489,8 @@ class Run:
         return self._read_mark(self.mark_file(stage, shard))
 
     def _read_mark(self, file: Path) -> Mark | None:
-        raw = read_sealed(file)  # a mark that cannot be read says nothing is done
-        if raw is None:
-            return None
-        return Mark(**{**raw, "files": {n: (int(s), str(c)) for n, (s, c) in raw["files"].items()}})
+        raw = formed(MARK, read_sealed(file))  # a mark that cannot be read says nothing is done
+        return Mark(**raw) if raw else None
 
     def is_done(self, stage: StageName, shard: int | str | None, inputs: str) -> bool:
         """Whether the mark exists, was made from these inputs, and its files are there with the sizes it says.
@@ -551,8 +585,8 @@ class Run:
     def damaged_records(self) -> Iterator[Path]:
         """Files that carry a seal of their own, and are not what was written, but for marks."""
         rounds = (f for f in (self.root / "commits").glob("round-*.json") if _ROUND.fullmatch(f.stem))
-        for file in (self.facts_file, *sorted(rounds)):
-            if file.is_file() and read_sealed(file) is None:
+        for file, form in ((self.facts_file, FACTS), *((file, ROUND) for file in sorted(rounds))):
+            if file.is_file() and formed(form, read_sealed(file)) is None:
                 yield file
 
     def _write_mark(self, file: Path, mark: Mark) -> None:
@@ -625,25 +659,28 @@ class Run:
         rounds: list[dict[str, Any]] = []
         while True:
             number = len(rounds) + 1
-            found = read_sealed(self._round_file(number)) or self._planned_round(number)
+            found = self._read_round(number) or self._planned_round(number)
             if found is None:
                 return rounds
-            rounds.append(
-                {k: {int(i): w for i, w in v.items()} if isinstance(v, dict) else v for k, v in found.items()}
-            )
+            rounds.append(found)
+
+    def _read_round(self, number: int) -> dict[str, Any] | None:
+        found = formed(ROUND, read_sealed(self._round_file(number)))
+        return dict(found) if found and found["number"] == number else None
 
     def _planned_round(self, number: int) -> dict[str, Any] | None:
         if self._round_file(number).exists() or self._round_file(number + 1).exists():
             for shard in self.shards():
                 mark = self.mark("plan", shard)
                 if mark and mark.counts.get("round") == number:
-                    return dict(mark.environment)
+                    found = formed(ROUND, mark.environment)
+                    return dict(found) if found and found["number"] == number else None
         return None
 
     def mend_rounds(self) -> None:
         """Writes damaged records of rounds anew."""
         for round in self.read_rounds():
-            if read_sealed(self._round_file(round["number"])) is None:
+            if self._read_round(round["number"]) is None:
                 self.write_round(round["number"], round)
 
     def write_round(self, number: int, round: Mapping[str, Any]) -> None:
@@ -687,7 +724,10 @@ class Run:
             raise RunError(
                 f"{name} is not the image that was made: its checksum differs; delete it and run again to make it anew"
             )
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        decoded = None
+        with suppress(ValueError):
+            require_png(data)
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if decoded is None:
             raise RunError(f"{name} is no readable image; delete it and run again to make it anew")
         return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
@@ -718,7 +758,8 @@ class Run:
         with self._reading(path) as file:
             names = [n for n in file.schema_arrow.names if n not in without]
             if image_ids is None:
-                return file.read(names, use_threads=False)
+                return self._formed(path, file.read(names, use_threads=False), without)
+            self._formed(path, file.schema_arrow.empty_table(), without)
         wanted = pa.array(list(image_ids), pa.int64())
         return self.read_rows(path, names, lambda rows: pc.is_in(rows["image_id"], wanted))
 
@@ -729,17 +770,34 @@ class Run:
     def read_parts(self, path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
         """Some columns of a long table, some ten thousand rows at a time; once at least."""
         with self._reading(path) as file:
-            yield file.schema_arrow.empty_table().select(names)
+            yield self._formed(path, file.schema_arrow.empty_table().select(names))
             for batch in file.iter_batches(columns=names, use_threads=False):
-                yield pa.Table.from_batches([batch]).select(names)
+                yield self._formed(path, pa.Table.from_batches([batch]).select(names))
 
     @contextmanager
     def _reading(self, path: Path) -> Iterator[pq.ParquetFile]:
         try:
             with pq.ParquetFile(self.here(path)) as file:
                 yield file
-        except (OSError, pa.ArrowInvalid) as error:
-            raise RunError(f"{path.relative_to(self.root)} cannot be read: {error}") from error
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            why = plain(" ".join(str(error).split()), 300)
+            raise RunError(f"{path.relative_to(self.root)} cannot be read: {why}") from error
+
+    def _formed(self, path: Path, table: pa.Table, without: Collection[str] | None = None) -> pa.Table:
+        """Some columns of a table, of the types that they have in every run; or all but those that it is `without`.
+
+        Raises:
+            ValueError, KeyError, pa.ArrowException: they are of another type, have gaps, or are not there.
+        """
+        form, gaps = TABLES[path.stem if path.parent == self.root else path.parent.name]
+        names = set(table.column_names)
+        for name, kind in zip(form.names, form.types, strict=True):
+            if name in names or (without is not None and name not in without):
+                column = table[name].cast(kind)
+                if column.null_count and name not in gaps:
+                    raise ValueError(f"the column {name} has gaps")
+                table = table.set_column(table.column_names.index(name), name, column)
+        return table
 
     def write_jobs(self, shard: int, jobs: Sequence[Job]) -> Path:
         # By columns: rows of a million jobs take a minute to become a table.

@@ -108,6 +108,10 @@ class Tables:
             dict.fromkeys(("height", "width"), np.int32) if shown else {}
         )
         ids = column("images", "image_id", np.int64)
+        if (np.diff(ids) <= 0).any():
+            raise RunError(
+                f"{run.address} has two jobs of one id, or shards in another order than they were planned in"
+            )
         return cls(
             images={name: column("images", name, dtype) for name, dtype in names.items()},
             families=pa.chunked_array(families, pa.string()),
@@ -183,17 +187,26 @@ class _Part:
         if whole["image_id"] != jobs["image_id"] or any(each[name] != labels[name] for name, _ in key):
             raise RunError(f"the measures of shard {shard} are not those of its labels; run the spec to take them anew")
         columns: dict[tuple[str, str], NDArray[Any]] = {}
-        columns["images", "image_id"] = _numbers(jobs["image_id"], np.int64)
+        columns["images", "image_id"] = ids = _numbers(jobs["image_id"], np.int64)
+        holders = _numbers(labels["image_id"], np.int64)
+        within = np.arange(len(holders)) - np.searchsorted(holders, holders)
+        if not (np.isin(holders, ids).all() and np.array_equal(within, _numbers(labels["instance"], np.int64))):
+            raise RunError(f"the labels of shard {shard} are not those of its images; label the run anew")
         columns["images", "shard"] = np.full(len(jobs), shard, np.int32)
         asked, columns["asked", "counts"] = _lists(jobs["asked"])
         columns["asked", "values"] = _numbers(asked, np.int32)
-        columns["labels", "image_id"] = _numbers(labels["image_id"], np.int64)
+        columns["labels", "image_id"] = holders
         for name in ("instance", "category_id", "area"):
             columns["labels", name] = _numbers(labels[name], np.int32)
         for name, f in filters.items():
-            column = (whole if f.scope == "image" else each)[name]
-            flat = _numbers(pc.list_flatten(column) if f.vector else column, f.dtype)
-            columns["measures", name] = flat.reshape(len(column), -1) if f.vector and len(column) else flat
+            try:
+                column = (whole if f.scope == "image" else each)[name]
+                flat = _numbers(pc.list_flatten(column) if f.vector else column, f.dtype)
+                columns["measures", name] = flat.reshape(len(column), -1) if f.vector and len(column) else flat
+            except (KeyError, ValueError, TypeError, pa.ArrowException) as error:
+                raise RunError(
+                    f"the measures of shard {shard} have no numbers of {name}; measure the run anew"
+                ) from error
         if shown:
             for name in ("height", "width"):
                 columns["images", name] = _numbers(jobs[name], np.int32)

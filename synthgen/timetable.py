@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
 from zoneinfo import ZoneInfo
 
 from prefect.schedules import Schedule
 from prefect.server.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.utilities.asyncutils import run_coro_as_sync
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict  # as in `forms`
 
 from synthgen.errors import Problem, SpecError
 from synthgen.files import read_sealed, write_sealed
+from synthgen.forms import formed
 
 FIRINGS = 500  # that are remembered
 MOST = 1000  # times that Prefect's scheduler gives at once
@@ -117,12 +120,43 @@ class Timetable:
         return f"cron {self.cron} in {self.timezone}" if self.cron else f"every {self.interval:g} s"
 
 
-def _recorded(raw: dict[str, Any] | None) -> Timetable | None:
+def _recorded(raw: _Timetable | None) -> Timetable | None:
     """A timetable of the log; None for one that is refused now, such as a cron line of six fields."""
     try:
         return Timetable(**raw) if raw else None
     except SpecError:
         return None
+
+
+def _is_time(text: str) -> str:
+    if _at(text).tzinfo is None:
+        raise ValueError("takes a time with its offset")
+    return text
+
+
+_Time = Annotated[str, AfterValidator(_is_time)]
+
+
+class _Timetable(TypedDict):
+    timezone: str
+    cron: str | None
+    interval: Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)] | None
+    anchor: _Time | None
+
+
+@with_config(ConfigDict(extra="allow"))
+class _Firing(TypedDict):
+    time: _Time
+    ended: NotRequired[_Time]
+
+
+class _Log(TypedDict):
+    timetable: _Timetable | None
+    until: _Time | None
+    firings: list[_Firing]
+
+
+_LOG = TypeAdapter(_Log)
 
 
 class Log:
@@ -136,7 +170,8 @@ class Log:
         self.file = folder / "schedule.json"
 
     def read(self) -> dict[str, Any]:
-        return read_sealed(self.file) or {"timetable": None, "until": None, "firings": []}
+        found = formed(_LOG, read_sealed(self.file))
+        return dict(found) if found else {"timetable": None, "until": None, "firings": []}
 
     @property
     def timetable(self) -> Timetable | None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.errors import Problem, SpecError, listed
-from synthgen.masks import decode_rle
+from synthgen.masks import decode_rle, rle_runs
 from synthgen.pictures import MAX_PIXELS, SizeError, read_picture
 from synthgen.spec import DatasetSpec
 from synthgen.wording import plain, shown
@@ -247,7 +247,7 @@ def _rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
             if list(segmentation["size"]) != [height, width]:
                 raise _UnusableError("RLE of another size than the image's")
             runs = segmentation["counts"]
-            runs = _runs(runs) if isinstance(runs, str) else runs
+            runs = rle_runs(runs).tolist() if isinstance(runs, str) else runs
             if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
                 raise _UnusableError("RLE that does not sum to the image")
             rle = coco_mask.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width)
@@ -272,26 +272,6 @@ def _polygon(corners: Any, height: int, width: int) -> list[float]:
         raise _UnusableError(f"an outline longer than {MAX_OUTLINE_PX:,} px")
     polygon: list[float] = pairs.reshape(-1).tolist()
     return polygon
-
-
-def _runs(counts: str) -> list[int]:
-    """The runs of COCO's compressed RLE, as `rleFrString` in its maskApi.c reads them."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in counts:
-        part = ord(character) - 48
-        if not 0 <= part < 64 or shift > 30:
-            raise ValueError("garbled")
-        value |= (part & 31) << shift
-        shift += 5
-        if not part & 32:
-            if part & 16:
-                value -= 1 << shift
-            runs.append(value + runs[-2] if len(runs) > 2 else value)
-            value = shift = 0
-    if shift:
-        raise ValueError("cut short")
-    return runs
 
 
 def _read(found: _Labelled, said_by: str) -> NDArray[np.uint8]:

@@ -20,6 +20,7 @@ from synthgen.quality import ClassCount, Quality, Reason
 from synthgen.reasons import Bits, Reasons, gathered
 from synthgen.reviews import VERDICTS, Reviews, reason
 from synthgen.spec import REASONS, DatasetSpec
+from synthgen.store import VERDICT_SCHEMA
 from synthgen.tables import Lists, Tables, pairs
 
 if TYPE_CHECKING:
@@ -87,18 +88,6 @@ class Verdicts:
 
     def table(self) -> pa.Table:
         """Both as one table; `instance` is null in an image's row."""
-        schema = pa.schema(
-            [
-                ("image_id", pa.int64()),
-                ("instance", pa.int32()),
-                ("shard", pa.int32()),
-                ("split", pa.string()),
-                ("category_id", pa.int32()),
-                ("verdict", pa.string()),
-                ("reasons", pa.list_(pa.string())),
-                ("passed", pa.bool_()),
-            ]
-        )
 
         def column(frame: pd.DataFrame, field: pa.Field) -> pa.Array:
             if field.name not in frame:
@@ -108,7 +97,9 @@ class Verdicts:
             return pa.Array.from_pandas(frame[field.name]).cast(field.type)
 
         frames = (self.images, self.instances)
-        return pa.concat_tables(pa.Table.from_arrays([column(f, c) for c in schema], schema=schema) for f in frames)
+        return pa.concat_tables(
+            pa.Table.from_arrays([column(f, c) for c in VERDICT_SCHEMA], schema=VERDICT_SCHEMA) for f in frames
+        )
 
     def quality(self) -> Quality:
         accepted, kept = self.image_is("accepted"), self.chosen

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # as in `forms`
 
 from synthgen.errors import RunError, SynthgenError
 from synthgen.files import LIST, sha256
 from synthgen.masks import decode_rle, mask_areas, mask_boxes
 from synthgen.pipeline import PER_SHARD, Build
-from synthgen.records import LABEL_COLUMNS
 from synthgen.reviews import read_reviews
 from synthgen.stages import fingerprint
-from synthgen.store import Mark, Run, StageName
+from synthgen.store import LABEL_COLUMNS, Mark, Run, StageName
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +143,8 @@ def _made_from(run: Run, made_from: Mapping[str, Any], stage: StageName, shard: 
 
 def _difference(path: Path, size: int, checksum: str) -> str:
     try:
+        if path.exists() and not path.is_file():  # a device may have no end
+            return "is no file"
         if path.stat().st_size != size:
             return f"has {path.stat().st_size:,} bytes, and {size:,} were written"
         return "" if sha256(path) == checksum else "its checksum differs"
@@ -188,12 +190,37 @@ def _shard(build: Build, shard: int) -> Iterator[Damage]:
     for row in labels:
         job = jobs[row["image_id"]]
         rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}
-        mask = decode_rle([rle], job.height, job.width)
-        box = np.float32(row["bbox_xyxy"])
-        if mask.shape[1:] != (job.height, job.width) or mask_areas(mask)[0] != row["area"]:
-            yield Damage(place, f"image {job.id}, label {row['instance']}: the mask's area differs", "label", shard)
-        elif row["area"] and not np.array_equal(mask_boxes(mask)[0], box):
-            yield Damage(place, f"image {job.id}, label {row['instance']}: the mask's box differs", "label", shard)
+        what = ""
+        try:
+            mask = decode_rle([rle], job.height, job.width)
+        except ValueError as error:
+            what = str(error)
+        else:
+            if mask_areas(mask)[0] != row["area"]:
+                what = "the mask's area differs"
+            elif row["area"] and not np.array_equal(mask_boxes(mask)[0], np.float32(row["bbox_xyxy"])):
+                what = "the mask's box differs"
+        if what:
+            yield Damage(place, f"image {job.id}, label {row['instance']}: {what}", "label", shard)
+
+
+class _Image(TypedDict):
+    id: int
+
+
+class _Annotation(TypedDict):
+    id: int
+    image_id: int
+    category_id: int
+    area: int
+
+
+class _Coco(TypedDict):
+    images: list[_Image]
+    annotations: list[_Annotation]
+
+
+_COCO = TypeAdapter(_Coco)
 
 
 def _export(build: Build, name: str) -> Iterator[Damage]:
@@ -214,7 +241,11 @@ def _export(build: Build, name: str) -> Iterator[Damage]:
     ids: list[int] = []
     labels: list[tuple[Any, ...]] = []
     for file in files:
-        content = orjson.loads(file.read_bytes())
+        try:
+            content = _COCO.validate_json(file.read_bytes())
+        except ValidationError:
+            yield Damage(_name(run, file), "is no COCO file", "export", name)
+            return
         images += [image["id"] for image in content["images"]]
         ids += [annotation["id"] for annotation in content["annotations"]]
         labels += [(a["image_id"], a["category_id"], a["area"]) for a in content["annotations"]]

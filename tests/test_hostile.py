@@ -28,7 +28,7 @@ from synthgen.clip import ClipConfig, ClipModel
 from synthgen.errors import BackendError, Problem, SpecError, SynthgenError
 from synthgen.generators import diffusion
 from synthgen.grounders import detector
-from synthgen.masks import encode_rle
+from synthgen.masks import encode_rle, rle_runs
 from synthgen.sam import PATCH_EMBEDDING, SamModel
 from synthgen.segmenters.sam import Config as SamConfig
 from synthgen.spec import DatasetSpec, load_spec
@@ -1087,7 +1087,7 @@ def test_compressed_runs_are_read_as_pycocotools_does() -> None:
     for share in (0.001, 0.1, 0.5, 0.99):
         drawn = rng.random((1, 300, 200)) < share
         (one,) = encode_rle(drawn)
-        runs = truths._runs(one["counts"])
+        runs = rle_runs(one["counts"]).tolist()
         assert sum(runs) == 300 * 200 and sum(runs[1::2]) == drawn.sum()
         assert mask.frPyObjects({"size": [300, 200], "counts": runs}, 300, 200)["counts"] == one["counts"].encode()
 

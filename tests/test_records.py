@@ -63,7 +63,7 @@ def run(tmp_path: Path) -> Run:
     """Of each image the first instance is kept, the second dropped, the third ignored, the fourth kept and said to be
     of class 2."""
     run = Run.at(tmp_path, "squares", 1)
-    images, labels = [], []
+    images, labels, more = [], [], {"reasons": [], "passed": True}
     for shard in range(3):
         rows = [row for j in jobs(shard) for row in label_rows(j.id, instances(j.id))]
         run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
@@ -79,12 +79,12 @@ def run(tmp_path: Path) -> Run:
         run.write_table(run.table_file("measures", shard), pa.Table.from_pylist(each + whole, schema))
         for j in jobs(shard):
             verdict = "accepted" if j.id % 3 else "rejected"
-            images.append({"image_id": j.id, "shard": shard, "split": j.split, "verdict": verdict})
+            images.append({"image_id": j.id, "shard": shard, "split": j.split, "verdict": verdict, **more})
         for row in rows:
             category = row["category_id"] if row["instance"] < 3 else 2
             verdict = ("kept", "dropped", "ignored", "kept")[row["instance"]]
             labels.append({**{k: row[k] for k in ("image_id", "instance")}, "category_id": category, "shard": shard,
-                           "verdict": verdict})  # fmt: skip
+                           "verdict": verdict, **more})  # fmt: skip
     schema = pa.schema(
         [("image_id", pa.int64()), ("instance", pa.int32()), ("shard", pa.int32()), ("split", pa.string()),
          ("category_id", pa.int32()), ("verdict", pa.string()), ("reasons", pa.list_(pa.string())),

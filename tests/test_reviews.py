@@ -23,6 +23,7 @@ from synthgen.report.page import write
 from synthgen.review.queue import ReviewQueue
 from synthgen.review.server import app
 from synthgen.reviews import Review, ReviewLog, read_reviews
+from synthgen.store import Run
 from synthgen.verification import inspect
 
 WRITER = """
@@ -355,8 +356,8 @@ def test_a_report_that_was_killed_half_way_is_to_be_done(copied: Path, monkeypat
     build = replace(before, spec=before.spec.model_copy(update={"description": "other words"}))
     with build.run.lock():
         build.export()
-        monkeypatch.setattr("synthgen.report.page.dataset_card", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        with pytest.raises(KeyboardInterrupt):
+        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+            patched.setattr(Run, "commit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             write(build)
     found = inspect(build)
     assert found.damages == () and found.missing == ("report",)

@@ -12,7 +12,6 @@ import yaml
 
 from synthgen.files import at_home
 from synthgen.pipeline import Build
-from synthgen.precision import LabelPrecision
 from synthgen.quality import Quality
 from synthgen.summary import markdown_tables, markdown_text
 
@@ -43,7 +42,7 @@ def dataset_card(build: Build, quality: dict[str, Any]) -> str:
         header=yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip(),
         spec=build.spec,
         quality=found,
-        precision=LabelPrecision.read(quality["precision"]),
+        precision=found.precision,
         models=[{**model, "model": model_name(str(model["model"]))} for model in quality["models"]],
         tables=markdown_tables(found),
         exporters=list(build.spec.exporters),

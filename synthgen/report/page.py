@@ -17,8 +17,10 @@ from synthgen.errors import RunError
 from synthgen.files import read_bytes
 from synthgen.history import drop, history
 from synthgen.pipeline import Build
+from synthgen.quality import DAMAGED
 from synthgen.report.card import dataset_card
 from synthgen.report.thumbnails import thumbnails
+from synthgen.wording import plain
 
 HERE = Path(__file__).parent
 MATRIX = 24  # classes that a matrix is drawn for; of more, the cells off the diagonal are listed
@@ -51,12 +53,17 @@ def write(build: Build) -> Path:
     if inputs is None:
         raise RunError(f"{run.root} has not been judged yet; run the spec first")
     if not run.is_done("report", None, inputs):
-        quality = orjson.loads(read_bytes(run.quality_file))
-        # Other runs are no part of what a report is made from: this is how things stood when it was written.
-        if behind := drop([past for past in history(run.root.parent) if past.number <= run.number]):
-            quality["notes"].append(behind)
+        try:
+            quality = orjson.loads(read_bytes(run.quality_file))
+            # Other runs are no part of what a report is made from: this is how things stood when it was written.
+            if behind := drop([past for past in history(run.root.parent) if past.number <= run.number]):
+                quality["notes"].append(behind)
+            texts = ((run.report_file, page(build, quality)), (run.card_file, dataset_card(build, quality)))
+        except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, jinja2.UndefinedError) as error:
+            why = plain(" ".join(str(error).split()), 200)
+            raise RunError(f"{DAMAGED} ({type(error).__name__}: {why})") from error
         run.withdraw("report")
-        for path, text in ((run.report_file, page(build, quality)), (run.card_file, dataset_card(build, quality))):
+        for path, text in texts:
             with run.writing(path) as file:
                 file.write(text.encode())
         run.commit("report", None, inputs, [run.report_file, run.card_file])

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from synthgen.errors import RunError
 from synthgen.masks import mask_path
 from synthgen.pipeline import Build
 from synthgen.sheet import class_colour
@@ -63,7 +64,7 @@ def thumbnails(build: Build, image_ids: set[int]) -> dict[int, Thumbnail]:
 
 def judged_labels(rows: pd.DataFrame) -> dict[tuple[int, int], tuple[int, str]]:
     """Rows of `verdicts.parquet` -> (image id, instance) -> category id and verdict."""
-    labels = rows[rows["instance"].notna()]
+    labels = rows[rows["instance"].notna() & rows["category_id"].notna()]
     about = zip(labels["image_id"], labels["instance"].astype(int), strict=True)
     return dict(zip(about, zip(labels["category_id"].astype(int), labels["verdict"], strict=True), strict=True))
 
@@ -76,10 +77,15 @@ def outlines(
     Args:
         judged: (image id, instance) -> category id and verdict.
         pixel: px of the image that are one on the page.
+
+    Raises:
+        RunError: these are verdicts on other labels.
     """
     instances, drawn = sample.instances, []
     for i in np.argsort(-instances.masks.sum((1, 2)), kind="stable"):
-        category_id, verdict = judged[sample.job.id, int(i)]
+        category_id, verdict = judged.get((sample.job.id, int(i)), (0, ""))
+        if category_id not in names:
+            raise RunError(f"the verdicts on image {sample.job.id} are not on its labels; judge the run again")
         red, green, blue = class_colour(category_id)
         light = 0.299 * red + 0.587 * green + 0.114 * blue > 150
         x0, y0, x1, y1 = (float(v) for v in instances.boxes[i])

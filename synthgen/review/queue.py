@@ -7,13 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow.compute as pc
 
 from synthgen.errors import RunError
-from synthgen.files import read_bytes
 from synthgen.pipeline import Build
 from synthgen.precision import LabelPrecision, shuffled
+from synthgen.quality import Numbers
 from synthgen.report.thumbnails import judged_labels, outlines
 from synthgen.reviews import Queue, Review, ReviewLog, Verdict
 
@@ -55,18 +54,20 @@ class ReviewQueue:
             chosen = shuffled(image_ids * INSTANCES + instances, build.spec.seed)[:most]
             asked = [(i, n, n) for i, n in zip(image_ids[chosen].tolist(), instances[chosen].tolist(), strict=True)]
         else:
-            listed = orjson.loads(read_bytes(run.quality_file))["samples"]["borderline"][:count]
+            listed = Numbers.read(run.quality_file).samples["borderline"][:count]
             asked = [(row["image_id"], None, row["nearest"]["instance"]) for row in listed]
         rows = run.read_table(run.verdicts_file, image_ids={image_id for image_id, _, _ in asked}).to_pandas()
         shards = dict(zip(rows["image_id"], rows["shard"].astype(int), strict=True))
+        whole = rows[rows["instance"].isna()].set_index("image_id")
+        said = zip(whole.index, whole["verdict"], whole["reasons"], strict=True)
+        self._verdicts = {int(i): (str(verdict), [*reasons]) for i, verdict, reasons in said}
+        if unknown := {image_id for image_id, _, _ in asked} - self._verdicts.keys():
+            raise RunError(f"{run.root} has no verdict on image {min(unknown)}; judge it again")
         self.items = [Item(image_id, shards[image_id], instance, focus) for image_id, instance, focus in asked]
         if not self.items:
             what = "labels that passed the filters" if queue == "random" else "images near a threshold"
             raise RunError(f"{run.root} has no {what} to review")
         self._places = {(item.image_id, item.instance): place for place, item in enumerate(self.items)}
-        whole = rows[rows["instance"].isna()].set_index("image_id")
-        said = zip(whole.index, whole["verdict"], whole["reasons"], strict=True)
-        self._verdicts = {int(i): (str(verdict), [*reasons]) for i, verdict, reasons in said}
         self._judged = judged_labels(rows)
         self._labels: dict[int, str] = {}  # image id -> digest of its labels
         for shard in {item.shard for item in self.items}:
@@ -130,7 +131,12 @@ class ReviewQueue:
 
     def item(self, place: int) -> Mapping[str, Any]:
         item = self.items[place]
-        (sample,) = self.build.samples(item.shard, {item.image_id})
+        samples = [*self.build.samples(item.shard, {item.image_id})]
+        if len(samples) != 1:
+            raise RunError(
+                f"{self.build.run.root} has verdicts on image {item.image_id}, and no such image; judge it again"
+            )
+        sample = samples[0]
         verdict, reasons = self._verdicts[item.image_id]
         pixel = max(sample.image.shape[:2]) / 640
         return {

@@ -174,13 +174,13 @@ def app(queue: ReviewQueue, token: str) -> Any:
             await (refused(Request(scope)) or self._inner)(scope, receive, with_headers)
 
     async def item(request: Request) -> Response:
-        place = request.path_params["place"]
-        if place >= len(queue.items):
-            return PlainTextResponse(f"there is no item {place}", 404)
+        place = _number(request.path_params["place"])
+        if not 0 <= place < len(queue.items):
+            return PlainTextResponse("there is no such item", 404)
         return answer(queue.item(place))
 
     async def image(request: Request) -> Response:
-        data = queue.image(request.path_params["image_id"])
+        data = queue.image(_number(request.path_params["image_id"]))
         return Response(data, media_type="image/png") if data else PlainTextResponse("no such image here", 404)
 
     async def damaged(_: Request, error: Exception) -> Response:
@@ -217,8 +217,8 @@ def app(queue: ReviewQueue, token: str) -> Any:
     routes = [
         Route("/", root),
         Route("/state", state),
-        Route("/items/{place:int}", item),
-        Route("/images/{image_id:int}", image),
+        Route("/items/{place}", item),
+        Route("/images/{image_id}", image),
         Route("/verdicts", verdict, methods=["POST"]),
         Route("/undo", undo, methods=["POST"]),
     ]
@@ -227,6 +227,11 @@ def app(queue: ReviewQueue, token: str) -> Any:
         middleware=[Middleware(Guarded)],  # type: ignore[arg-type]
         exception_handlers={SynthgenError: damaged},
     )
+
+
+def _number(text: str) -> int:
+    """A number of an address, and not one of thousands of digits, which Python does not read; -1: it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
 
 
 def _page(queue: ReviewQueue) -> tuple[str, str]:
