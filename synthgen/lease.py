@@ -236,12 +236,18 @@ def leased(slot: Slot, locked: bool = True) -> Iterator[Lease]:
         lease.clear()
 
 
-def _opened(file: Path) -> BinaryIO:
+@contextmanager
+def _opened(file: Path) -> Iterator[BinaryIO]:
     try:
         with said_of(file):
-            return open(file, "a+b")
+            opened = open(file, "a+b")  # noqa: SIM115
     except OSError as error:
         raise NotWritable(f"{file.parent} cannot be written: {error.strerror}") from error
+    try:
+        yield opened
+    finally:
+        with suppress(OSError):  # nothing has been written by it
+            opened.close()
 
 
 def holder(file: Path) -> str:
