@@ -178,6 +178,13 @@ def test_two_reviewers_do_not_share_a_log(tmp_path: Path) -> None:
         pass
 
 
+def test_a_file_system_without_locks_is_no_other_reviewer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOLCK, "no locks")))
+    with ReviewLog.open(tmp_path / "reviews.jsonl") as log:
+        log.add(said(1, 0, "accept"))
+    assert len(read_reviews(tmp_path / "reviews.jsonl")) == 1
+
+
 def test_a_review_without_a_verdict_leaves_no_log(tmp_path: Path) -> None:
     path = tmp_path / "reviews.jsonl"
     with pytest.raises(KeyboardInterrupt), ReviewLog.open(path):
