@@ -104,7 +104,7 @@ def test_an_interruption_waits_for_what_is_finished() -> None:
     assert done == [0, 1]
 
 
-def test_a_signal_while_pieces_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_while_pieces_are_waited_for(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The piece that is in hand is finished before the block is left; one that has not begun is not done."""
     done: list[int] = []
     begun, gate, interrupted = (threading.Event() for _ in range(3))
@@ -123,6 +123,8 @@ def test_a_signal_while_pieces_are_waited_for(monkeypatch: pytest.MonkeyPatch) -
         wait(pieces)
 
     monkeypatch.setattr(overlap, "wait", waited_for)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever libraries have made of it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with pytest.raises(KeyboardInterrupt), Behind(2) as behind:
         behind.do(piece, 0)
         behind.do(piece, 1)
