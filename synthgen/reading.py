@@ -184,8 +184,11 @@ def load_yaml(text: str, times: int = 1) -> Any:
         where = f"in line {before.count(chr(10)) + 1}, column {error.position - before.rfind(chr(10))}"
         message = f"not valid YAML: the character U+{ord(text[error.position]):04X} {where}"
         raise SpecError([Problem("", message)]) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise SpecError([Problem("", f"not valid YAML: {plain(str(error), 300)}")]) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        # PyYAML takes the number of an escaped character, or of a version, at its word.
+        mark = loader.get_mark()  # type: ignore[no-untyped-call]
+        where = f"in line {mark.line + 1}, column {mark.column + 1}"
+        raise SpecError([Problem("", f"not valid YAML: {plain(str(error), 300)} {where}")]) from error
 
 
 def read_text(path: Path, times: int = 1) -> str:
