@@ -182,8 +182,6 @@ RECORDS: list[tuple[str, Callable[[Content], Any], str]] = [
     ("quality.json", with_(precision={}), "status"),
     ("quality.json", with_(made=-1, rejected=-9), "runs"),
     ("quality.json", with_(timings={"seconds": 1e300, "accepted_per_hour": None}), "runs"),
-    ("quality.json", with_(classes={}), "status"),
-    ("quality.json", with_(objects={"x": 1}), "status"),
     ("quality.json", with_(samples={}), "review"),
     ("quality.json", with_(samples={"borderline": [{"image_id": 99, "nearest": {"instance": None}}]}), "review"),
     ("quality.json", with_(samples={"worst": 3, "borderline": [], "random": []}), "report"),
@@ -207,6 +205,15 @@ def test_records_of_another_form(
     content = change({k: v for k, v in orjson.loads((world.root / RUN / name).read_bytes()).items() if k != SEAL})
     data = orjson.dumps(content) if name == "quality.json" else sealed(content)
     check_record((f"{RUN}/{name}", data, True, [command]), world, folder / "copy")
+
+
+@pytest.mark.parametrize("change", [{"classes": {}}, {"objects": {"x": 1}}])
+def test_numbers_of_another_spec(world: World, folder: Path, change: Content) -> None:
+    """The next round would be planned by them."""
+    content = orjson.loads((world.root / RUN / "quality.json").read_bytes())
+    root = changed(world, folder, "quality.json", orjson.dumps({**content, **change}))
+    with pytest.raises(RunError, match=r"quality\.json cannot be read"):
+        Build.read(root).quality()
 
 
 @pytest.mark.parametrize(
