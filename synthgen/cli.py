@@ -436,7 +436,7 @@ def status(run: RunFolder) -> None:
     print(f"{build.spec.name}, {len(shards)} shards planned" + (f"; {holder} is at work" if holder else ""))
     for stage in PER_SHARD:
         done = [s for s in shards if build.is_done(stage, s)]
-        images = sum(mark.counts["images"] for s in done if (mark := build.run.mark(stage, s)))
+        images = sum(mark.counts.get("images", 0) for s in done if (mark := build.run.mark(stage, s)))
         kept = sum(build.run.images_kept(s) for s in shards if s not in done) if stage == "generate" else 0
         more = f", and {kept} of shards begun" if kept else ""
         print(f"{stage}: {len(done)} of {len(shards)} shards, {images} images{more}")
@@ -460,6 +460,7 @@ def verify(run: RunFolder) -> None:
     from synthgen.pipeline import Build
     from synthgen.store import Run
     from synthgen.verification import inspect, withdraw
+    from synthgen.wording import plain
 
     with Run.existing(run).reading() as locked:
         try:
@@ -477,7 +478,7 @@ def verify(run: RunFolder) -> None:
     for damage in found.damages:
         print(f"damaged: {damage}", file=sys.stderr)
     for name in found.stray:
-        print(f"of no stage of this run: {name}")
+        print(f"of no stage of this run: {plain(name, 300)}")
     for line in found.missing:
         print(f"to be done: {line}", file=sys.stderr)
     print(f"{found.files} files read, {len(found.damages)} damages" + (", and not complete" if found.missing else ""))

@@ -60,7 +60,7 @@ class Progress:
         room = SHARDS_A_LOOK
         for shard in self._run.shards():
             if shard not in self._planned and (plan := self._run.mark("plan", shard)):
-                self._planned[shard] = plan.counts["images"]
+                self._planned[shard] = plan.counts.get("images", 0)
             images = self._planned.get(shard, 0)
             found.planned += images
             # Marks of shards by the thousand, none of them begun, would be read all the time.

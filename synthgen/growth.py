@@ -103,8 +103,7 @@ class Merged:
     def _parts(self) -> Iterator[Accepted]:
         for build in self._members:
             first = (build.run.number - 1) * ANNOTATIONS_PER_RUN + 1
-            filters = build.stages.filters
-            yield Accepted(build.run, build.jobs, filters, first_annotation=first, without=self._without)
+            yield build.accepted(first, self._without)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from synthgen import __version__, remarks
@@ -29,7 +30,7 @@ from synthgen.files import sha256
 from synthgen.interrupts import checkpoint
 from synthgen.overlap import DEPTH, Behind, ahead
 from synthgen.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
-from synthgen.quality import Numbers, Quality
+from synthgen.quality import DAMAGED, Numbers, Quality
 from synthgen.records import Accepted, instances_of, label_rows, label_schema
 from synthgen.reviews import Reviews, labels_digest, read_reviews
 from synthgen.spec import DatasetSpec, differences
@@ -470,7 +471,10 @@ class Build:
     def quality(self) -> Quality | None:
         """The numbers of the last judging, if there was one."""
         file = self.run.quality_file
-        return Numbers.read(file).quality if file.is_file() else None
+        found = Numbers.read(file).quality if file.is_file() else None
+        if found and found.classes.keys() != {c.name for c in self.spec.categories}:
+            raise RunError(DAMAGED)
+        return found
 
     # Export
 
@@ -486,10 +490,23 @@ class Build:
                 raise RunError(f"{self.run.root} has not been judged yet; run the spec first")
             if not self.run.is_done("export", name, inputs):
                 with exporting(self.run, name, inputs) as folder:
-                    exporter.export(info, Accepted(self.run, self.jobs, self.stages.filters), folder)
+                    exporter.export(info, self.accepted(), folder)
             mark = self.run.mark("export", name)
             written[name] = mark.counts.get("files", len(mark.files)) if mark else 0
         return written
+
+    def accepted(self, first_annotation: int = 1, without: Collection[int] = ()) -> Accepted:
+        """The accepted images with their labels, see `Accepted`.
+
+        Raises:
+            RunError: there are verdicts on labels of classes that the spec has not.
+        """
+        for rows in self.run.read_parts(self.run.verdicts_file, ["instance", "category_id"]):
+            ids = rows.filter(pc.is_valid(rows["instance"]))["category_id"]
+            if ids.null_count or not self._knows(*pc.unique(ids).to_pylist()):
+                raise RunError(f"{self.run.address} has verdicts on labels of no class of its spec; judge it again")
+        filters = self.stages.filters
+        return Accepted(self.run, self.jobs, filters, first_annotation=first_annotation, without=without)
 
     # Single images
 

@@ -64,7 +64,7 @@ class Quality:
     reasons: Mapping[str, Reason]
     classes: Mapping[str, ClassCount]
     splits: Mapping[str, Count]
-    objects: Mapping[str, Count]
+    objects: Mapping[Annotated[str, Field(pattern="^[0-9]{1,3}$")], Count]
     precision: LabelPrecision
 
     @property

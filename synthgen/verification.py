@@ -19,6 +19,7 @@ from synthgen.pipeline import PER_SHARD, Build
 from synthgen.reviews import read_reviews
 from synthgen.stages import fingerprint
 from synthgen.store import LABEL_COLUMNS, Mark, Run, StageName
+from synthgen.wording import plain
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class Damage:
     shard: int | str | None = None
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.what}"
+        return f"{plain(self.file, 300)}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,9 +157,11 @@ RECORDS: list[tuple[str, Callable[[Content], Any], str]] = [
     (MARK, with_(files=[]), "status"),
     (MARK, with_(files={"jobs/00000.parquet": ["9", "x", 1]}), "status"),
     ("commits/generate-00000.json", with_(files={"a\0b": [1, "x"]}), "status"),
+    (MARK, with_(files={"\x1b[2J": [1, "x"]}), "verify"),
     (MARK, with_(more=1), "status"),
     (MARK, without("inputs"), "verify"),
     ("commits/measure-00000.json", with_(counts=None), "status"),
+    ("commits/measure-00000.json", with_(counts={}), "status"),
     ("commits/measure-00000.json", with_(counts={"images": "x"}), "status"),
     ("commits/generate-00000.json", with_(notes={"failed": 3}), "judge"),
     ("commits/label-00000.json", with_(notes={"remarks": 3}), "start"),
@@ -203,6 +205,15 @@ def test_records_of_another_form(
     content = change({k: v for k, v in orjson.loads((world.root / RUN / name).read_bytes()).items() if k != SEAL})
     data = orjson.dumps(content) if name == "quality.json" else sealed(content)
     check_record((f"{RUN}/{name}", data, True, [command]), world, folder / "copy")
+
+
+@pytest.mark.parametrize("change", [{"classes": {}}, {"objects": {"x": 1}}])
+def test_numbers_of_another_spec(world: World, folder: Path, change: Content) -> None:
+    """The next round would be planned by them."""
+    content = orjson.loads((world.root / RUN / "quality.json").read_bytes())
+    root = changed(world, folder, "quality.json", orjson.dumps({**content, **change}))
+    with pytest.raises(RunError, match=r"quality\.json cannot be read"):
+        Build.read(root).quality()
 
 
 @pytest.mark.parametrize(
@@ -296,6 +307,12 @@ TABLES: list[tuple[str, Callable[[pa.Table], pa.Table], str, str]] = [
         lambda table: table.filter(pc.is_valid(table["instance"])),
         "review",
         "has no verdict on image",
+    ),
+    (
+        "verdicts.parquet",
+        values("category_id", lambda old: [n and 99 for n in old]),
+        "export",
+        "of no class of its spec",
     ),
     ("verdicts.parquet", values("category_id", lambda old: [None] * len(old)), "report", "are not on its labels"),
 ]
