@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import os
 import re
-import shutil
 import sys
 import time
 import urllib.request
@@ -24,8 +23,9 @@ from pathlib import Path
 from urllib.error import HTTPError, URLError
 
 from synthgen.errors import FULL, OutOfRoom, RunError
-from synthgen.files import TEMPORARY
+from synthgen.files import TEMPORARY, free_bytes
 from synthgen.interrupts import abandonable
+from synthgen.lease import is_locked
 from synthgen.models import KNOWN, cache_folder
 from synthgen.wording import plain
 
@@ -207,7 +207,7 @@ def _strong(etag: str | None) -> str:
 
 def _require_room(folder: Path, size: int) -> None:
     """Raises: OutOfRoom: it has none for so many bytes."""
-    if (free := shutil.disk_usage(folder).free) < size:
+    if (free := free_bytes(folder)) < size:
         raise OutOfRoom(
             f"{size / 1e9:.1f} GB are to come, and {folder} has {free / 1e9:.1f} GB free; free some and run the same "
             "command again"
@@ -275,17 +275,6 @@ def _sweep_hub(model: str) -> None:
     cache, name = Path(constants.HF_HUB_CACHE), f"models--{model.replace('/', '--')}"
     for left in (cache / name / "blobs").glob("*.incomplete"):
         found = re.fullmatch(r"(\w+)\.[0-9a-f]{8}\.incomplete", left.name)
-        if found and _is_quiet(left) and not _is_locked(cache / ".locks" / name / f"{found[1]}.lock"):
+        if found and _is_quiet(left) and is_locked(cache / ".locks" / name / f"{found[1]}.lock") is False:
             with suppress(OSError):  # another user's
                 left.unlink(missing_ok=True)
-
-
-def _is_locked(file: Path) -> bool:
-    try:
-        with open(file, "rb") as opened:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except OSError:
-        return True
-    return False

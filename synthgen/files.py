@@ -129,11 +129,8 @@ def protect(path: Path) -> None:
 
 def free_bytes(folder: Path) -> float:
     """Of the disk that a folder is on, or will be; infinity where the file system does not say."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
     try:
-        room = shutil.disk_usage(place)
+        room = shutil.disk_usage(_standing(folder))
     except OSError as error:
         if error.errno not in {*_UNKNOWN, errno.ENOSYS}:
             raise
@@ -156,11 +153,16 @@ def require_writable(folder: Path) -> None:
         OutOfRoom: the disk is full.
         OSError: one may not.
     """
+    with said_of(folder), TemporaryFile(dir=_standing(folder)):
+        pass
+
+
+def _standing(folder: Path) -> Path:
+    """A folder, or the nearest one above it that there is."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
-    with said_of(folder), TemporaryFile(dir=place):
-        pass
+    return place
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> bytes:

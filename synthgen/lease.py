@@ -252,17 +252,25 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
 
 def holder(file: Path) -> str:
     """Who is at work in the folder of a file: process and host; "" for nobody."""
-    locked = True
+    locked = is_locked(file)
+    if locked:
+        return _name(FileSlot(file).read()) or "another process"
+    return named(FileSlot(file), locked is not None)
+
+
+def is_locked(file: Path) -> bool | None:
+    """Whether another process of this host has a lock on a file, if it is there; None where the file system, or who may
+    read the file, does not let that be known."""
     try:
         with open(file, "rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except FileNotFoundError:
-        return ""
+        return False
     except BlockingIOError:
-        return _name(FileSlot(file).read()) or "another process"
+        return True
     except OSError:
-        locked = False
-    return named(FileSlot(file), locked)
+        return None
+    return False
 
 
 def named(slot: Slot, locked: bool = True) -> str:

@@ -40,7 +40,7 @@ from synthgen.files import (
     sha256,
     write_sealed,
 )
-from synthgen.lease import FileSlot
+from synthgen.lease import FileSlot, is_locked
 from synthgen.models import cache_folder
 from synthgen.objects import STORES, Objects, ObjectSlot, is_inside, require_store
 from synthgen.wording import plain
@@ -226,7 +226,7 @@ class Mirror:
     def _replace(self, name: str, data: bytes) -> None:
         """Puts the store's record in the place of ours."""
         path = self.root / name
-        if name == REVIEWS and _is_locked(path):
+        if name == REVIEWS and is_locked(path):
             return  # a reviewer of this machine is writing to it
         before, after, was_done = _named(path, done=False), _named(data, done=False), bool(_named(path))
         lists = self.objects.read(n for n in after if n.endswith(LIST) and before.get(n) != after[n])
@@ -363,15 +363,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _is_locked(path: Path) -> bool:
-    """Whether another process of this machine has a lock on a file."""
-    try:
-        with open(path, "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    return False

@@ -31,7 +31,10 @@ def require_png(data: bytes) -> None:
     """
     if not data.startswith(_PNG) or len(data) < len(_PNG) + 8:
         raise ValueError("it is no PNG")
-    width, height = struct.unpack_from(">II", data, len(_PNG))
+    _require_size(*struct.unpack_from(">II", data, len(_PNG)))
+
+
+def _require_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
         raise ValueError(f"it has {width}x{height} px, and at most {MAX_PIXELS:,} are taken")
 
@@ -53,8 +56,7 @@ def read_picture(file: Path, width: int, height: int) -> NDArray[np.uint8]:
             own = opened.size
             if (width, height) not in {own, own[::-1]}:
                 raise SizeError(f"has {own[0]}x{own[1]} px")
-            if width * height > MAX_PIXELS:
-                raise ValueError(f"it has {width}x{height} px, and at most {MAX_PIXELS:,} are taken")
+            _require_size(width, height)
             orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
             picture: Image.Image = opened
             if orientation in range(2, 9):

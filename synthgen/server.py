@@ -16,7 +16,6 @@ import logging
 import os
 import re
 import secrets
-import shutil
 import signal
 import socket
 import sqlite3
@@ -47,6 +46,7 @@ from prefect.settings import (
 from pydantic import BaseModel
 
 from synthgen.errors import SynthgenError
+from synthgen.files import free_bytes
 from synthgen.interrupts import ended_by_signals
 from synthgen.user_profile import no_room, own_home
 
@@ -186,9 +186,7 @@ class _Server:
             ended = self._process.poll() is not None
             if ended or time.monotonic() > deadline or self._closing.is_set():
                 said = self._said()
-                if ended and (
-                    any(words in said for words in _NO_ROOM) or shutil.disk_usage(self._home).free < ROOM_BYTES
-                ):
+                if ended and (any(words in said for words in _NO_ROOM) or free_bytes(self._home) < ROOM_BYTES):
                     raise no_room(self._home, "no room is left, or they may not be changed")
                 state = (
                     f"ended with {self._process.returncode}" if ended else f"did not answer in {START_SECONDS:.0f} s"

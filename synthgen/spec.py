@@ -15,7 +15,16 @@ from pathlib import Path
 from string import Formatter
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from synthgen.backends import Config, FilterConfig, backend_module, is_own
 from synthgen.errors import Problem, SpecError, listed, nearest
@@ -372,33 +381,17 @@ class DatasetSpec(_Strict):
 
     @field_validator("filters", "splits", "exporters")
     @classmethod
-    def _names_apart(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _names_free(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         """Some file systems take `train` and `Train` for one."""
         seen: dict[str, str] = {}
         for name in value:
+            if what := _taken(str(info.field_name), name.casefold()):
+                raise ValueError(f"got {name!r}, which is {what}; takes another name")
             if other := seen.get(name.casefold()):
                 raise ValueError(
                     f"got {other!r} and {name!r}, which some file systems take for one; takes another name"
                 )
             seen[name.casefold()] = name
-        return value
-
-    @field_validator("filters")
-    @classmethod
-    def _not_taken(cls, value: dict[str, FilterConfig]) -> dict[str, FilterConfig]:
-        for name in value:
-            if name.casefold() in REASONS or name.casefold().startswith("review_"):
-                raise ValueError(f"got {name!r}, which is the name of a reason that is no filter; takes another name")
-            if name.casefold() in MEASURE_COLUMNS:
-                raise ValueError(f"got {name!r}, which is a column of the table of measures; takes another name")
-        return value
-
-    @field_validator("exporters")
-    @classmethod
-    def _not_the_run_s(cls, value: dict[str, Config]) -> dict[str, Config]:
-        for name in value:
-            if name.casefold() in RUN_FOLDERS:
-                raise ValueError(f"got {name!r}, which is a folder of the run itself; takes another name")
         return value
 
     @field_validator("splits")
@@ -510,6 +503,15 @@ def _options(kind: str, use: str) -> type[Config]:
     if not (isinstance(options, type) and issubclass(options, Config)):
         raise LookupError(f"{use!r} is no backend: its `Config` is no subclass of `synthgen.backends.Config`")
     return options
+
+
+def _taken(key: str, name: str) -> str:
+    """What has a name already that a key of the spec gives, in small letters; "" for nothing."""
+    if key == "filters" and (name in REASONS or name.startswith("review_")):
+        return "the name of a reason that is no filter"
+    if key == "filters" and name in MEASURE_COLUMNS:
+        return "a column of the table of measures"
+    return "a folder of the run itself" if key == "exporters" and name in RUN_FOLDERS else ""
 
 
 def _moves(character: str) -> bool:

@@ -665,16 +665,14 @@ class Run:
             rounds.append(found)
 
     def _read_round(self, number: int) -> dict[str, Any] | None:
-        found = formed(ROUND, read_sealed(self._round_file(number)))
-        return dict(found) if found and found["number"] == number else None
+        return _round(read_sealed(self._round_file(number)), number)
 
     def _planned_round(self, number: int) -> dict[str, Any] | None:
         if self._round_file(number).exists() or self._round_file(number + 1).exists():
             for shard in self.shards():
                 mark = self.mark("plan", shard)
                 if mark and mark.counts.get("round") == number:
-                    found = formed(ROUND, mark.environment)
-                    return dict(found) if found and found["number"] == number else None
+                    return _round(mark.environment, number)
         return None
 
     def mend_rounds(self) -> None:
@@ -840,6 +838,12 @@ def _marked(stem: str) -> tuple[StageName, int | str | None] | None:
     if (found := _SHARD_MARK.fullmatch(stem)) and f"{int(found[2]):05d}" == found[2]:
         return found[1], int(found[2])  # type: ignore[return-value]
     return None
+
+
+def _round(raw: Any, number: int) -> dict[str, Any] | None:
+    """A record of this round; None for what is none."""
+    found = formed(ROUND, raw)
+    return dict(found) if found and found["number"] == number else None
 
 
 def _shard_of_batch(stem: str) -> int | None:

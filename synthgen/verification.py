@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +94,7 @@ def _files(build: Build) -> Iterator[Damage]:
     for file in run.damaged_records():
         yield Damage(_name(run, file), "its checksum differs")
     facts = run.read_facts()
+    own = fingerprint(facts["made_from"]) if facts else ""
     if not run.spec_is_as_recorded():
         yield Damage("spec.yaml", "its checksum differs")
     if facts and (planned := run.planned_number) not in {None, run.number}:
@@ -105,7 +106,7 @@ def _files(build: Build) -> Iterator[Damage]:
             continue
         if stage == "export" and not mark.inputs:
             continue  # to be made anew in any case
-        if facts and mark.inputs != (_made_from(run, facts["made_from"], stage, shard) or mark.inputs):
+        if own and mark.inputs != (_made_from(run, own, stage, shard) or mark.inputs):
             yield Damage(
                 _name(run, run.mark_file(stage, shard)), "is of another run, or of another shard", stage, shard
             )
@@ -132,10 +133,12 @@ def _reviews(run: Run) -> Iterator[Damage]:
         yield Damage(name, f"{there}; put back a copy, or judge again to go on without")
 
 
-def _made_from(run: Run, made_from: Mapping[str, Any], stage: StageName, shard: int | str | None) -> str | None:
+def _made_from(run: Run, own: str, stage: StageName, shard: int | str | None) -> str | None:
     """What a mark of the plan, or of images, says that they are made from, if it is one of this run; None for others.
-    By what `run.json` says, and not by what the models are now."""
-    own = fingerprint(made_from)
+
+    Args:
+        own: hash of what `run.json` says that the images are made from, whatever the models are now.
+    """
     if stage == "plan":
         return own
     planned = run.mark("plan", shard) if stage == "generate" else None

@@ -119,9 +119,7 @@ def inspect_pipeline(
 
 def inspect_file(file: Path, folder: Path) -> None:
     """One file of weights in a model's folder. Raises: BackendError: it leads out of the folder."""
-    places = _places(folder)
-    if file.exists() and not any(file.resolve().is_relative_to(place) for place in places):
-        raise BackendError(f"{file} leads out of its model's folder, to {plain(str(file.resolve()), 200)}")
+    _require_at(file, _places(folder))
 
 
 def pipeline_parts(folder: Path) -> dict[str, str]:
@@ -209,13 +207,17 @@ def _places(folder: Path) -> list[Path]:
     return [folder.resolve(), *[snapshots.parent.resolve() / "blobs"] * (snapshots.name == "snapshots")]
 
 
+def _require_at(file: Path, places: Collection[Path]) -> None:
+    if file.exists() and not any(file.resolve().is_relative_to(place) for place in places):
+        raise BackendError(f"{file} leads out of its model's folder, to {plain(str(file.resolve()), 200)}")
+
+
 def _require_inside(part: Path, folder: Path) -> None:
     """Raises: BackendError: a link in `part`, a folder in a model's folder, leads out; or what is no file is there: to
     open a pipe can take for ever. Links that lead nowhere are missing files, and no more."""
     places = _places(folder)
     for file in [part, *sorted(part.iterdir())]:
-        if file.exists() and not any(file.resolve().is_relative_to(place) for place in places):
-            raise BackendError(f"{file} leads out of its model's folder, to {plain(str(file.resolve()), 200)}")
+        _require_at(file, places)
         if file.exists() and not (file.is_file() or file.is_dir()):
             raise BackendError(f"{file} is no file; takes files and folders")
 

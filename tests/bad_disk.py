@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import cheap
-import orjson
+from runs import made, results
 
 HERE = Path(__file__).parent
 MOST_CALLS = 60_000  # of a case: some ten times what a run and its resumption ask of the disk
@@ -125,46 +125,6 @@ def tried(library: Path, folder: Path, cases: Iterable[Case]) -> Iterator[tuple[
         child.communicate("")
 
 
-def run_through(out: Path) -> Path:
-    """What `synthgen run` does, without Prefect; -> the run folder."""
-    from synthgen.pipeline import Build
-    from synthgen.report.page import write
-    from synthgen.spec import DatasetSpec
-    from synthgen.stages import check
-    from synthgen.store import Run
-
-    spec = DatasetSpec.parse(SPEC)
-    folder = Run.at(out, spec.name, 1)
-    with folder.lock():
-        build = Build.start(folder, spec, check(spec, out))
-        while True:
-            build.plan()
-            for shard in build.pending():
-                build.generate(shard)
-                build.label(shard)
-                build.measure(shard)
-            build.judge()
-            if not build.extend():
-                break
-        build.export()
-        write(build)
-    return folder.root
-
-
-def results(root: Path) -> dict[str, bytes]:
-    """All that a run is for, without times."""
-    found = {}
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        name = path.relative_to(root).as_posix()
-        if name == "quality.json":
-            numbers = orjson.loads(path.read_bytes())
-            del numbers["timings"]
-            found[name] = orjson.dumps(numbers)
-        elif not name.startswith(("commits/", "run.json", "spec.yaml", ".lock", "report.html")):
-            found[name] = path.read_bytes()
-    return found
-
-
 def _told(error: BaseException, out: Path) -> tuple[str, str]:
     """Exit code and words, as `cli.main` would have them."""
     from synthgen.errors import SynthgenError, of_system
@@ -186,7 +146,7 @@ def _try(disk: Any, case: Case, out: Path, reference: dict[str, bytes]) -> Outco
     disk.disk_break(case.kind.encode(), case.name.encode(), case.nth, number, int(case.for_good))
     wrong: list[str] = []
     try:
-        root, code, said = run_through(out), "0", "done"
+        root, code, said = made(SPEC, out).run.root, "0", "done"
     except BaseException as error:
         code, said = _told(error, out)
         if code == "raw" or "\n" in said:
@@ -198,7 +158,7 @@ def _try(disk: Any, case: Case, out: Path, reference: dict[str, bytes]) -> Outco
     if code == "0" and results(root) != reference:
         wrong.append("done, and another dataset")
     try:
-        root = run_through(out)
+        root = made(SPEC, out).run.root
         if results(root) != reference:
             wrong.append("resumed to another dataset")
         if damages := inspect(Build.open(root)).damages:
@@ -231,11 +191,11 @@ def main(library: Path, out: Path) -> None:
     disk.disk_watch.argtypes = [ctypes.c_char_p, ctypes.c_long]
     _compiled_once()
     shutil.rmtree(out, ignore_errors=True)
-    run_through(out)  # what is done once a process is not done in what is recorded
+    made(SPEC, out)  # what is done once a process is not done in what is recorded
     shutil.rmtree(out)
     disk.disk_watch(str(out).encode(), 10**9)
     disk.disk_record()
-    root = run_through(out)
+    root = made(SPEC, out).run.root
     recorded = disk.disk_calls().decode().splitlines()
     disk.disk_watch(b"", 0)
     reference = results(root)

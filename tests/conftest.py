@@ -105,31 +105,9 @@ def synthgen(
 @pytest.fixture(scope="session")
 def run_through() -> Callable[..., Any]:
     """Does what the flow does, without Prefect: plain data, folder of run folders, run number -> the `Build`."""
-    from synthgen.pipeline import Build
-    from synthgen.report.page import write
-    from synthgen.spec import DatasetSpec
-    from synthgen.stages import check
-    from synthgen.store import Run
+    from runs import made
 
-    def run(raw: dict[str, Any], out: Path, number: int = 1, *, allow_mixed: bool = False) -> Build:
-        spec = DatasetSpec.parse(raw)
-        folder = Run.at(out, spec.name, number)
-        with folder.lock():
-            build = Build.start(folder, spec, check(spec, out))
-            while True:
-                build.plan()
-                for shard in build.pending():
-                    build.generate(shard, allow_mixed)
-                    build.label(shard, allow_mixed)
-                    build.measure(shard)
-                build.judge()
-                if not build.extend():
-                    break
-            build.export()
-            write(build)
-        return build
-
-    return run
+    return made
 
 
 @pytest.fixture(scope="session")

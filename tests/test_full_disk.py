@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pipeline import results
+from runs import results
 
 from synthgen import store
 from synthgen.errors import OutOfRoom

@@ -20,7 +20,7 @@ import orjson
 import pytest
 import yaml
 from cheap import write_parts
-from test_pipeline import results
+from runs import results
 
 from synthgen.cli import main
 from synthgen.errors import RunError

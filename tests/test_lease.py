@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_pipeline import results
+from runs import results
 
 from synthgen import interrupts, lease
 from synthgen.errors import RunError

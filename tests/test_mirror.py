@@ -17,7 +17,7 @@ import boto3
 import orjson
 import pytest
 from moto.server import ThreadedMotoServer
-from test_pipeline import results
+from runs import results
 
 from synthgen import interrupts, lease, mirror, objects
 from synthgen.errors import RunError, SynthgenError

@@ -23,6 +23,7 @@ import torch
 import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from runs import results
 
 from synthgen import models
 from synthgen.devices import torch_dtype
@@ -37,16 +38,6 @@ Raw = dict[str, Any]
 
 def images(root: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in root.glob("images/*/*.png")}
-
-
-def results(root: Path) -> dict[str, bytes]:
-    """Everything a run is for: all but the marks and the report, which hold times, and what says how it was made."""
-    kept = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
-    other = ("commits/", "run.json", "spec.yaml", "report.html")
-    found = {n: p.read_bytes() for n, p in kept.items() if not n.startswith(other)}
-    numbers = orjson.loads(found["quality.json"])
-    assert numbers.pop("timings")
-    return {**found, "quality.json": orjson.dumps(numbers)}
 
 
 def state(root: Path) -> dict[str, int]:

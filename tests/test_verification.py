@@ -10,7 +10,8 @@ from typing import Any
 
 import orjson
 import pytest
-from test_pipeline import images, results
+from runs import results
+from test_pipeline import images
 
 from synthgen import cli, store, verification
 from synthgen.errors import RunError, SynthgenError

@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import os
 import secrets
-import signal
 import socket
 import webbrowser
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synthgen.errors import RunError, SynthgenError
+from synthgen.interrupts import ended_by_signals
 from synthgen.pipeline import Build
 from synthgen.review.queue import ReviewQueue
 from synthgen.reviews import Queue, ReviewLog, Verdict
@@ -65,7 +65,7 @@ def serve(build: Build, queue: Queue, count: int | None, port: int, browser: boo
         print(f"review: {address}\nEvery verdict is kept as it is made; Ctrl-C ends the review.", flush=True)
         server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off", ws="none"))
         with ExitStack() as stack:
-            stack.enter_context(_ended_by_signals(server))
+            stack.enter_context(ended_by_signals())
             if browser:
                 try:
                     webbrowser.open(stack.enter_context(door(address)))
@@ -116,19 +116,6 @@ def _locked_file() -> Any:
             return file
         with suppress(FileNotFoundError):
             file.close()
-
-
-@contextmanager
-def _ended_by_signals(server: Any) -> Iterator[None]:
-    """In it, SIGTERM and the closing of the terminal end the server as Ctrl-C does: what is to be removed is."""
-    earlier = {n: signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGHUP)}
-    for number in (n for n, handler in earlier.items() if handler is signal.SIG_DFL):
-        signal.signal(number, server.handle_exit)
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 def app(queue: ReviewQueue, token: str) -> Any:

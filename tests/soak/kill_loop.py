@@ -18,8 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-import orjson
 import yaml
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from runs import results
 
 SPEC = {
     "name": "killed", "count": 22, "budget": 2.0, "shard_size": 2, "height": 128, "width": 128,
@@ -33,29 +36,16 @@ SPEC = {
 }  # fmt: skip
 
 # What the flow does, without the orchestrator: a kill then costs seconds, not a server's start.
-WORKER = """
+WORKER = f"""
 import sys
 from pathlib import Path
-from synthgen.pipeline import Build
-from synthgen.report.page import write
-from synthgen.spec import load_spec
-from synthgen.stages import check
-from synthgen.store import Run
+sys.path.insert(0, {sys.path[0]!r})
+from runs import made
+from synthgen.reading import load_yaml
 
-spec, out = load_spec(Path(sys.argv[1])), Path(sys.argv[2])
-folder = Run.at(out, spec.name, 1)
-with folder.lock():
-    build = Build.start(folder, spec, check(spec, out))
-    while True:
-        build.plan()
-        for shard in build.pending():
-            build.generate(shard), build.label(shard), build.measure(shard)
-        build.judge()
-        if not build.extend():
-            break
-    build.export()
-    write(build)
+made(load_yaml(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
 """
+NOT_COMPARED = ("commits/", "run.json", "report.html", "README.md")  # what holds times, or says how it was made
 POINTS = [
     "*/spec.yaml", "*/run.json", "*/commits/round-0001.json", "*/jobs/00003.parquet", "*/commits/plan-00003.json",
     "*/images/00002/*.png", "*/partial/generate-00004-0001.json", "*/commits/generate-00005.json",
@@ -71,20 +61,6 @@ def start(spec: Path, out: Path, fault: str = "") -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", WORKER, spec, out], env=environment, start_new_session=True)
 
 
-def results(root: Path) -> dict[str, bytes]:
-    """Images, labels, measures, verdicts, COCO, and the numbers less their times."""
-    found = {}
-    for path in sorted(p for p in root.rglob("*") if p.is_file()):
-        name = path.relative_to(root).as_posix()
-        if name == "quality.json":
-            numbers = orjson.loads(path.read_bytes())
-            del numbers["timings"]
-            found[name] = orjson.dumps(numbers)
-        elif not name.startswith(("commits/", "run.json", ".lock", "report.html", "README.md")):
-            found[name] = path.read_bytes()
-    return found
-
-
 def alive(group: int) -> bool:
     try:
         os.killpg(group, 0)
@@ -97,7 +73,7 @@ def kill_until(spec: Path, out: Path, kills: int, seed: int) -> tuple[int, int, 
     """-> kills, starts, what went wrong. Every commit point first, before and after; then random moments, in fresh
     folders as runs come to their ends."""
     chance, wrong, killed, starts, folder = random.Random(seed), list[str](), 0, 0, 0
-    reference = results(out / "undisturbed" / "killed" / "run-0001")
+    reference = results(out / "undisturbed" / "killed" / "run-0001", NOT_COMPARED)
     faults = [f"{when} {point}" for point in POINTS for when in ("before", "after")]
     while killed < kills or faults:
         place = out / f"disturbed-{folder}"
@@ -137,7 +113,7 @@ def start_to_the_end(spec: Path, out: Path) -> int:
 
 def differences(place: Path, reference: dict[str, bytes]) -> list[str]:
     root = place / "killed" / "run-0001"
-    now = results(root)
+    now = results(root, NOT_COMPARED)
     found = [f"{place.name}: {n} differs" for n in sorted({*now, *reference}) if now.get(n) != reference.get(n)]
     return found + [f"{p} is left" for p in root.rglob(".*.tmp")]
 

@@ -1,0 +1,45 @@
+"""Runs without Prefect, from the plan to the report, and what is left of them to be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from synthgen.pipeline import Build
+from synthgen.report.page import write
+from synthgen.spec import DatasetSpec
+from synthgen.stages import check
+from synthgen.store import Run
+
+HOW = ("commits/", "run.json", "spec.yaml", "report.html")  # what says how a run was made, and holds times
+
+
+def made(raw: Any, out: Path, number: int = 1, *, allow_mixed: bool = False) -> Build:
+    """Does what the flow does: plain data of a spec, folder of run folders, run number -> the finished run."""
+    spec = DatasetSpec.parse(raw)
+    folder = Run.at(out, spec.name, number)
+    with folder.lock():
+        build = Build.start(folder, spec, check(spec, out))
+        while True:
+            build.plan()
+            for shard in build.pending():
+                build.generate(shard, allow_mixed)
+                build.label(shard, allow_mixed)
+                build.measure(shard)
+            build.judge()
+            if not build.extend():
+                break
+        build.export()
+        write(build)
+    return build
+
+
+def results(root: Path, without: tuple[str, ...] = HOW) -> dict[str, bytes]:
+    """All that a run is for, name -> bytes, without times; `without`: how the names of what is left out begin."""
+    files = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file() and p.name != ".lock"}
+    found = {name: path.read_bytes() for name, path in files.items() if not name.startswith(without)}
+    numbers = orjson.loads(found["quality.json"])
+    assert numbers.pop("timings")
+    return {**found, "quality.json": orjson.dumps(numbers)}
