@@ -24,10 +24,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from synthgen.bench.synthesis import synthesise
 from synthgen.masks import decode_rle
-from synthgen.pipeline import Build
-from synthgen.records import Accepted
-from synthgen.synthesis import synthesise
+from synthgen.pipeline.build import Build
+from synthgen.store.records import Accepted
 from synthgen.types import DatasetInfo, Record
 
 PER_IMAGE = 5

@@ -23,11 +23,12 @@ from safetensors.torch import load_file
 from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.utils.amg import calculate_stability_score
 
-from synthgen import discovery, models
+from synthgen import models
 from synthgen.devices import torch_dtype
 from synthgen.masks import decode_rle, encode_rle, mask_iou, paired_mask_iou
 from synthgen.mini import scenes, train_sam
-from synthgen.sam import STABILITY_OFFSET, SamModel
+from synthgen.models import discovery
+from synthgen.models.sam import STABILITY_OFFSET, SamModel
 from synthgen.segmenters import sam
 from synthgen.types import Category, Grounding
 

@@ -8,9 +8,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from synthgen.pipeline import Build
+from synthgen.bench.synthesis import synthesise
+from synthgen.pipeline.build import Build
 from synthgen.report.page import write
-from synthgen.synthesis import synthesise
 
 
 def main() -> None:

@@ -49,7 +49,7 @@ def spec_of(images: int, **changes: Any) -> Any:
 
 
 def plan(images: int, folder: Path) -> dict[str, Any]:
-    from synthgen.plan import first_round, plan_round
+    from synthgen.planning.plan import first_round, plan_round
 
     spec = spec_of(images, count=images)
     began = time.perf_counter(), time.process_time()
@@ -59,7 +59,7 @@ def plan(images: int, folder: Path) -> dict[str, Any]:
 
 
 def judge(images: int, folder: Path) -> dict[str, Any]:
-    from synthgen.pipeline import Build
+    from synthgen.pipeline.build import Build
 
     build = Build.open(folder)
     began = time.perf_counter(), time.process_time()
@@ -127,9 +127,9 @@ def look_alikes(count: int) -> np.ndarray:
 
 def synthesise(images: int, folder: Path, **changes: Any) -> Path:
     """A run folder up to its measures, without images; -> its root."""
-    from synthgen.pipeline import Build
-    from synthgen.stages import Stages
-    from synthgen.store import Run
+    from synthgen.pipeline.build import Build
+    from synthgen.pipeline.stages import Stages
+    from synthgen.store.run import Run
 
     spec = spec_of(images, **changes)
     build = Build.start(Run.at(folder, spec.name, 1), spec, Stages.of(spec))
@@ -144,7 +144,7 @@ def synthesise(images: int, folder: Path, **changes: Any) -> Path:
 def _write_shard(build: Any, shard: int, index: np.ndarray, hashes: np.ndarray, rng: np.random.Generator) -> None:
     import pyarrow as pa
 
-    from synthgen.store import JOB_SCHEMA
+    from synthgen.store.run import JOB_SCHEMA
 
     run, n, ids = build.run, len(index), index + 1
     asked = np.full(n, PER_IMAGE)

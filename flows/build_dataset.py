@@ -6,10 +6,10 @@ python flows/build_dataset.py specs/quickstart.yaml --serve  # a deployment, sta
 
 import argparse
 
-from synthgen.files import at_home
+from synthgen.base.files import at_home
 from synthgen.flow import build_dataset, build_here
-from synthgen.mirror import is_url
 from synthgen.schedule import build_next
+from synthgen.store.mirror import is_url
 
 __all__ = ["build_dataset", "build_next"]  # what `prefect.yaml` deploys
 

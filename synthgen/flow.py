@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from synthgen.user_profile import has_server, own_home
+from synthgen.orchestration.user_profile import has_server, own_home
 
 # Prefect reads its settings when it is imported. Where they name a server of the user's, they hold. Else Prefect keeps
 # its files in our cache folder, and is imported in a folder that has no files of settings, as the user's may have.
@@ -28,20 +28,20 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL
 
+from synthgen.base.interrupts import checkpoint, stoppable
+from synthgen.base.overlap import Behind
+from synthgen.dataset.growth import grow
 from synthgen.errors import SynthgenError
-from synthgen.growth import grow
-from synthgen.interrupts import checkpoint, stoppable
-from synthgen.mirror import place, run_place
-from synthgen.overlap import Behind
-from synthgen.pipeline import Build
-from synthgen.profile import Profile, load_profile
-from synthgen.quality import Quality
+from synthgen.judging.quality import Quality
+from synthgen.judging.summary import markdown
+from synthgen.orchestration.profile import Profile, load_profile
+from synthgen.orchestration.server import embedded_server, on_server, without_proxy
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.stages import check
 from synthgen.report.page import write
-from synthgen.server import embedded_server, on_server, without_proxy
 from synthgen.spec import DatasetSpec, load_spec
-from synthgen.stages import check
-from synthgen.store import Run
-from synthgen.summary import markdown
+from synthgen.store.mirror import place, run_place
+from synthgen.store.run import Run
 
 
 @task(name="generate", task_run_name="generate-{shard}", cache_policy=NO_CACHE)

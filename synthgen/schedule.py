@@ -26,19 +26,19 @@ from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, tempor
 from prefect.states import Completed
 from prefect.types.entrypoint import EntrypointType
 
-from synthgen import stages as parts
+from synthgen.dataset.history import begun_in, drop, history, is_finished, runs_of
 from synthgen.errors import RunError, SpecError, SynthgenError
-from synthgen.history import begun_in, drop, history, is_finished, runs_of
-from synthgen.mirror import address, place, runs_in_store
-from synthgen.pipeline import Build
-from synthgen.profile import load_profile
-from synthgen.quality import Quality
-from synthgen.server import check
+from synthgen.judging.quality import Quality
+from synthgen.judging.summary import headline
+from synthgen.orchestration.profile import load_profile
+from synthgen.orchestration.server import check
+from synthgen.orchestration.timetable import MOST, Log, Timetable, in_utc, now
+from synthgen.pipeline import stages as parts
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec, load_spec
-from synthgen.stages import Stages
-from synthgen.store import Run
-from synthgen.summary import headline
-from synthgen.timetable import MOST, Log, Timetable, in_utc, now
+from synthgen.store.mirror import address, place, runs_in_store
+from synthgen.store.run import Run
 
 Overlap = Literal["skip", "wait"]
 

@@ -137,8 +137,8 @@ def _told(error: BaseException, out: Path) -> tuple[str, str]:
 
 
 def _try(disk: Any, case: Case, out: Path, reference: dict[str, bytes]) -> Outcome:
-    from synthgen.pipeline import Build
-    from synthgen.verification import inspect
+    from synthgen.pipeline.build import Build
+    from synthgen.pipeline.verification import inspect
 
     shutil.rmtree(out, ignore_errors=True)
     disk.disk_watch(str(out).encode(), MOST_CALLS)

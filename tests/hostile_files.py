@@ -35,20 +35,21 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from starlette.testclient import TestClient
 from test_hostile import bomb, harmless, one_line
 
-from synthgen import cli, growth, history, schedule
+from synthgen import cli, schedule
+from synthgen.base.files import SEAL, digest, read_sealed, sha256
+from synthgen.base.pictures import read_picture
+from synthgen.dataset import growth, history
 from synthgen.errors import SpecError, SynthgenError, of_system
-from synthgen.files import SEAL, digest, read_sealed, sha256
+from synthgen.judging.reviews import AFTER, Review, ReviewLog
 from synthgen.masks import decode_rle
-from synthgen.pictures import read_picture
-from synthgen.pipeline import Build
-from synthgen.profile import load_profile
+from synthgen.orchestration.profile import load_profile
+from synthgen.orchestration.timetable import Log, Timetable, now
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.stages import Stages
 from synthgen.review.queue import ReviewQueue
 from synthgen.review.server import app
-from synthgen.reviews import AFTER, Review, ReviewLog
 from synthgen.spec import MAX_PROBLEMS, DatasetSpec, load_spec
-from synthgen.stages import Stages
-from synthgen.store import Run
-from synthgen.timetable import Log, Timetable, now
+from synthgen.store.run import Run
 
 MOST_BYTES = 1_000_000_000  # of memory that a case may take besides what was taken before
 RUN = "out/fruit/run-0001"

@@ -165,11 +165,12 @@ def save_models(folder: Path) -> None:
 
 def try_model(kind: str, folder: Path, load: bool = True) -> str:
     """What `check` says or, if that is nothing, what loading says; "" where both are content."""
-    from synthgen import clip, devices, sam
+    from synthgen import devices
     from synthgen.backends import Request
     from synthgen.errors import SynthgenError
     from synthgen.generators import diffusion
     from synthgen.grounders import detector
+    from synthgen.models import clip, sam
     from synthgen.segmenters.sam import Config as SamConfig
     from synthgen.types import Category
 

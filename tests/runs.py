@@ -7,11 +7,11 @@ from typing import Any
 
 import orjson
 
-from synthgen.pipeline import Build
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.stages import check
 from synthgen.report.page import write
 from synthgen.spec import DatasetSpec
-from synthgen.stages import check
-from synthgen.store import Run
+from synthgen.store.run import Run
 
 HOW = ("commits/", "run.json", "spec.yaml", "report.html")  # what says how a run was made, and holds times
 

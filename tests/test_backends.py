@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from synthgen.backends import KINDS, Filter, ModelConfig, Request, backend_module, builtin
 from synthgen.errors import BackendError, Problem, SpecError
 from synthgen.models import ModelMissing
-from synthgen.pipeline import Build
+from synthgen.pipeline.build import Build
 from synthgen.spec import DatasetSpec
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Sample
 
@@ -247,10 +247,10 @@ def test_filters_of_scores_that_a_segmenter_does_not_give(name, sample):
 
 def test_exporter_on_a_real_run(finished, tmp_path):
     """`finished` has been through `coco`; here its records go through every exporter into another folder."""
-    from synthgen.export_folder import exporting
-    from synthgen.files import listed
-    from synthgen.records import Accepted
-    from synthgen.store import Run
+    from synthgen.base.files import listed
+    from synthgen.store.export_folder import exporting
+    from synthgen.store.records import Accepted
+    from synthgen.store.run import Run
 
     info = DatasetInfo("fruit", "", finished.spec.categories, tuple(finished.spec.splits), ())
     for name in builtin("exporter"):

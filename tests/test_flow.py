@@ -14,10 +14,10 @@ import pytest
 import yaml
 from rich.console import Console
 
-from synthgen import display
+from synthgen.cli import display
 from synthgen.errors import RunError
 from synthgen.generators import diffusion
-from synthgen.store import Run
+from synthgen.store.run import Run
 
 SYNTHGEN = [sys.executable, "-m", "synthgen.cli"]
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from runs import results
 
-from synthgen import store
 from synthgen.errors import OutOfRoom
-from synthgen.pipeline import Build
-from synthgen.verification import inspect
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.verification import inspect
+from synthgen.store import run as store
 
 MOUNT = shutil.which("mount")
 
@@ -39,7 +39,7 @@ def test_a_full_disk(
     disk: Path, quick: Any, run_through: Any, finished: Any, monkeypatch: Any, spare: int, free_kb: int
 ) -> None:
     monkeypatch.setattr(store, "SPARE_BYTES", spare)
-    monkeypatch.setattr("synthgen.stages.disk_bytes", lambda spec: 0)
+    monkeypatch.setattr("synthgen.pipeline.stages.disk_bytes", lambda spec: 0)
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(disk).free - 1000 * free_kb))
     with pytest.raises(OutOfRoom, match="free") as stopped:
@@ -57,7 +57,7 @@ def test_a_full_disk(
 @pytest.mark.parametrize("free_kb", [0, 1000])
 def test_no_room_for_prefect(disk: Path, monkeypatch: pytest.MonkeyPatch, free_kb: int) -> None:
     """None for what says whose the server is; too little for its database."""
-    from synthgen.server import embedded_server
+    from synthgen.orchestration.server import embedded_server
 
     monkeypatch.setenv("PREFECT_HOME", str(disk))
     (disk / "start.lock").touch()

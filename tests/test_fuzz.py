@@ -42,16 +42,16 @@ from hostile_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synthgen.base.files import SEAL
+from synthgen.base.pictures import require_png
+from synthgen.dataset.growth import Growth
 from synthgen.errors import RunError, SpecError
-from synthgen.files import SEAL
-from synthgen.growth import Growth
 from synthgen.masks import decode_rle, encode_rle
-from synthgen.pictures import require_png
-from synthgen.pipeline import Build
+from synthgen.orchestration.timetable import Log
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.verification import inspect
 from synthgen.spec import differences, load_spec
-from synthgen.store import Run
-from synthgen.timetable import Log
-from synthgen.verification import inspect
+from synthgen.store.run import Run
 
 Content = dict[str, Any]
 

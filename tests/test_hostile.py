@@ -22,17 +22,18 @@ import pytest
 import yaml
 from PIL import Image
 
-from synthgen import clip, sam, truths, weights
 from synthgen.backends import Request
-from synthgen.clip import ClipConfig, ClipModel
+from synthgen.calibration import truths
 from synthgen.errors import BackendError, Problem, SpecError, SynthgenError
 from synthgen.generators import diffusion
 from synthgen.grounders import detector
 from synthgen.masks import encode_rle, rle_runs
-from synthgen.sam import PATCH_EMBEDDING, SamModel
+from synthgen.models import clip, sam, weights
+from synthgen.models.clip import ClipConfig, ClipModel
+from synthgen.models.sam import PATCH_EMBEDDING, SamModel
+from synthgen.pipeline.stages import check
 from synthgen.segmenters.sam import Config as SamConfig
 from synthgen.spec import DatasetSpec, load_spec
-from synthgen.stages import check
 from synthgen.types import Category
 
 LONGEST = 600  # characters of a problem

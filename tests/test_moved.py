@@ -11,7 +11,7 @@ import pytest
 from cheap import write_parts
 
 from synthgen.errors import RunError
-from synthgen.store import Run
+from synthgen.store.run import Run
 
 
 @pytest.fixture

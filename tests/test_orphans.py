@@ -17,7 +17,7 @@ import yaml
 from test_flow import left_behind, results
 from test_server import answers
 
-from synthgen.store import Run
+from synthgen.store.run import Run
 
 PATIENCE = 180  # seconds for a server to start
 

@@ -26,9 +26,13 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 from test_verdicts import of_images, table
 
+from synthgen.base.files import SEAL, atomic, read_sealed, write_sealed
+from synthgen.calibration.truths import Truth, from_coco
 from synthgen.errors import SpecError, SynthgenError
-from synthgen.figures import funnel
-from synthgen.files import SEAL, atomic, read_sealed, write_sealed
+from synthgen.judging.figures import funnel
+from synthgen.judging.precision import sample_size, wilson
+from synthgen.judging.reviews import VERDICTS, Review
+from synthgen.judging.verdicts import Verdicts
 from synthgen.masks import (
     box_iou,
     decode_rle,
@@ -41,14 +45,10 @@ from synthgen.masks import (
     paired_mask_iou,
     polygon_iou,
 )
-from synthgen.plan import IMAGES_PER_RUN, Round, first_round, next_round, plan_round, split_of
-from synthgen.precision import sample_size, wilson
-from synthgen.reviews import VERDICTS, Review
+from synthgen.planning.plan import IMAGES_PER_RUN, Round, first_round, next_round, plan_round, split_of
 from synthgen.spec import DatasetSpec
-from synthgen.store import JOB_SCHEMA, Run
-from synthgen.truths import Truth, from_coco
+from synthgen.store.run import JOB_SCHEMA, Run
 from synthgen.types import Job
-from synthgen.verdicts import Verdicts
 
 ULP = 1e-12  # what rounding may do
 
@@ -170,7 +170,8 @@ def test_plan_does_not_hang_on_hash_seed() -> None:
         for seed in range(4)
     ]
     code = (
-        "import sys, json; from synthgen.plan import first_round, plan_round; from synthgen.spec import DatasetSpec\n"
+        "import sys, json; from synthgen.planning.plan import first_round, plan_round\n"
+        "from synthgen.spec import DatasetSpec\n"
         "for raw in json.load(sys.stdin):\n"
         "    spec = DatasetSpec.parse(raw)\n"
         "    print(list(plan_round(spec, 3, first_round(spec))))"

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from synthgen.pipeline import Build
+from synthgen.pipeline.build import Build
 
 # Runs command lines, one after another, as the program would: their exit codes, and what they said.
 COMMANDS = """

@@ -23,16 +23,16 @@ import pytest
 import yaml
 
 from synthgen import flow as _flow  # noqa: F401  # before Prefect: its settings
-from synthgen import timetable as clock
+from synthgen.base.files import write_sealed
+from synthgen.dataset.growth import Growth
+from synthgen.dataset.history import is_finished
 from synthgen.errors import SpecError
-from synthgen.files import write_sealed
-from synthgen.growth import Growth
-from synthgen.history import is_finished
-from synthgen.pipeline import Build
-from synthgen.profile import Profile
+from synthgen.orchestration import timetable as clock
+from synthgen.orchestration.profile import Profile
+from synthgen.orchestration.timetable import LATE, Log, Timetable
+from synthgen.pipeline.build import Build
 from synthgen.spec import DatasetSpec
-from synthgen.store import Run
-from synthgen.timetable import LATE, Log, Timetable
+from synthgen.store.run import Run
 
 SYNTHGEN = [sys.executable, "-m", "synthgen.cli"]
 ROOT = Path(__file__).parent.parent
@@ -81,7 +81,7 @@ def test_an_interval_of_a_day_keeps_its_hour_and_one_of_hours_does_not() -> None
 def test_the_machine_s_own_zone_does_not_matter() -> None:
     code = (
         "from datetime import UTC, datetime\n"
-        "from synthgen.timetable import Timetable\n"
+        "from synthgen.orchestration.timetable import Timetable\n"
         "start = datetime(2026, 3, 27, 12, tzinfo=UTC)\n"
         "for t in (Timetable('Europe/Berlin', '30 2 * * *'), Timetable('UTC', '30 2 * * *'),\n"
         "          Timetable('UTC', interval=7200, anchor='2026-01-01T00:00:00+00:00')):\n"
@@ -307,8 +307,8 @@ def test_a_firing_into_an_object_store(
     server: str, spec: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The next number is that of the store, whatever the machine that fires has of it."""
-    from synthgen.mirror import address, place
     from synthgen.schedule import build_next
+    from synthgen.store.mirror import address, place
 
     url = f"file://{tmp_path}/store"
     for number, machine in enumerate(("first", "first", "second"), 1):

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import models, sam
+from synthgen import models
 from synthgen.backends import ModelConfig, Request, ThresholdConfig, ThresholdFilter
 from synthgen.errors import Problem
 from synthgen.masks import paired_mask_iou
-from synthgen.sam import SamModel
+from synthgen.models import sam
+from synthgen.models.sam import SamModel
 from synthgen.types import Sample
 
 # How far each side of a box moves, as a share of its width or height: outward and inward, and to two sides.

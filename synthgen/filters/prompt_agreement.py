@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import clip, models
+from synthgen import models
 from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
-from synthgen.clip import ClipConfig, ClipModel
 from synthgen.errors import Problem
+from synthgen.models import clip
+from synthgen.models.clip import ClipConfig, ClipModel
 from synthgen.types import Sample
 
 

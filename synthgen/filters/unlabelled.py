@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
-from synthgen.discovery import Discovery, DiscoveryConfig
 from synthgen.errors import Problem
+from synthgen.models.discovery import Discovery, DiscoveryConfig
 from synthgen.types import Sample
 
 COVERED = 0.5  # share of a found mask that must lie in labelled masks for it to count as labelled

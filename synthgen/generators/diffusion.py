@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
-from synthgen import devices, weights
+from synthgen import devices
 from synthgen.backends import Generator, ModelConfig, Request
+from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError, Problem, listed, nearest
-from synthgen.loading import loading
 from synthgen.models import (
     ModelCard,
     ModelMissing,
@@ -25,11 +25,12 @@ from synthgen.models import (
     model_identity,
     read_card,
     read_json,
+    weights,
 )
-from synthgen.signatures import parameters
-from synthgen.tokens import Counter, counter
+from synthgen.models.loading import loading
+from synthgen.models.signatures import parameters
+from synthgen.models.tokens import Counter, counter
 from synthgen.types import Job
-from synthgen.wording import plain, shown
 
 if TYPE_CHECKING:
     import torch

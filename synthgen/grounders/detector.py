@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import devices, masks, models, weights
+from synthgen import devices, masks, models
 from synthgen.backends import Grounder, ModelConfig, Request
+from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError, Problem, listed, nearest
-from synthgen.loading import loading
-from synthgen.tokens import counter
+from synthgen.models import weights
+from synthgen.models.loading import loading
+from synthgen.models.tokens import counter
 from synthgen.types import Category, Grounding, Job
-from synthgen.wording import plain, shown
 
 # Parts of a model that run in `torch_dtype`, by `model_type`. They are nearly all of the work. Their results and the
 # heads that make boxes of them stay float32: the 8 bits of a bfloat16 are 4 px of 1024.

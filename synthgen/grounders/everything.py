@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.backends import Grounder, Request
-from synthgen.discovery import Discovery, DiscoveryConfig
 from synthgen.errors import Problem
+from synthgen.models.discovery import Discovery, DiscoveryConfig
 from synthgen.types import Grounding, Job
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from synthgen.base.files import at_home
 from synthgen.errors import RunError, SynthgenError
-from synthgen.files import at_home
 
 app = typer.Typer(
     no_args_is_help=True,

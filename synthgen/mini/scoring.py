@@ -15,17 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from synthgen.clip import ClipConfig, ClipModel, crop, phrase
-from synthgen.discovery import Discovery, DiscoveryConfig, Found
+from synthgen.base.files import atomic
 from synthgen.errors import RunError
-from synthgen.files import atomic
 from synthgen.generators.diffusion import Backend as Diffusion
 from synthgen.generators.diffusion import Config as DiffusionConfig
 from synthgen.masks import box_iou, mask_boxes, paired_mask_iou
 from synthgen.mini import scenes
 from synthgen.mini.scenes import Scene, Thing
 from synthgen.models import MINI, read_card
-from synthgen.sam import SamModel
+from synthgen.models.clip import ClipConfig, ClipModel, crop, phrase
+from synthgen.models.discovery import Discovery, DiscoveryConfig, Found
+from synthgen.models.sam import SamModel
 from synthgen.segmenters.sam import Backend as Segmenter
 from synthgen.segmenters.sam import Config as SegmenterConfig
 from synthgen.types import Category, Grounding, Instances, Job, Sample
@@ -384,7 +384,7 @@ def write_card(folder: Path, scores: Sequence[Score]) -> None:
 
 def contact_sheet(bench: Bench) -> NDArray[np.uint8]:
     """The first 64 prompts, with their layouts: uint8 (H, W, 3)."""
-    from synthgen.sheet import Tile, contact_sheet
+    from synthgen.report.sheet import Tile, contact_sheet
 
     tiles = []
     for image, scene in zip(bench.by_layout[:64], bench.asked, strict=False):

@@ -23,9 +23,10 @@ from rich.progress import BarColumn, Progress, TimeElapsedColumn
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from synthgen import devices, interrupts
+from synthgen import devices
+from synthgen.base import interrupts
+from synthgen.base.files import atomic
 from synthgen.errors import RunError
-from synthgen.files import atomic
 
 Batch = dict[str, Any]
 Draw = Callable[[np.random.Generator, int], Batch]  # rng, number of the batch -> arrays; picklable

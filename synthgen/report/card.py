@@ -10,10 +10,10 @@ from typing import Any
 import jinja2
 import yaml
 
-from synthgen.files import at_home
-from synthgen.pipeline import Build
-from synthgen.quality import Quality
-from synthgen.summary import markdown_tables, markdown_text
+from synthgen.base.files import at_home
+from synthgen.judging.quality import Quality
+from synthgen.judging.summary import markdown_tables, markdown_text
+from synthgen.pipeline.build import Build
 
 # Identifiers of licences that the Hub knows, by the names that our models' cards give.
 LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CreativeML OpenRAIL-M": "creativeml-openrail-m",

@@ -13,14 +13,14 @@ import orjson
 from markupsafe import Markup
 
 from synthgen import __version__
+from synthgen.base.files import read_bytes
+from synthgen.base.wording import plain
+from synthgen.dataset.history import drop, history
 from synthgen.errors import RunError
-from synthgen.files import read_bytes
-from synthgen.history import drop, history
-from synthgen.pipeline import Build
-from synthgen.quality import DAMAGED
+from synthgen.judging.quality import DAMAGED
+from synthgen.pipeline.build import Build
 from synthgen.report.card import dataset_card
 from synthgen.report.thumbnails import thumbnails
-from synthgen.wording import plain
 
 HERE = Path(__file__).parent
 MATRIX = 24  # classes that a matrix is drawn for; of more, the cells off the diagonal are listed

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from synthgen.errors import RunError
 from synthgen.masks import mask_path
-from synthgen.pipeline import Build
-from synthgen.sheet import class_colour
+from synthgen.pipeline.build import Build
+from synthgen.report.sheet import class_colour
 from synthgen.types import Sample
 
 if TYPE_CHECKING:

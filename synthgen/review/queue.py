@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from synthgen.errors import RunError
-from synthgen.pipeline import Build
-from synthgen.precision import LabelPrecision, shuffled
-from synthgen.quality import Numbers
+from synthgen.judging.precision import LabelPrecision, shuffled
+from synthgen.judging.quality import Numbers
+from synthgen.judging.reviews import Queue, Review, ReviewLog, Verdict
+from synthgen.pipeline.build import Build
 from synthgen.report.thumbnails import judged_labels, outlines
-from synthgen.reviews import Queue, Review, ReviewLog, Verdict
 
 INSTANCES = 1 << 20  # an image's, at most: a label's key is its image's id times this, plus its place
 

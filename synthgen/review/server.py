@@ -20,12 +20,12 @@ import orjson
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from synthgen.base.interrupts import ended_by_signals
 from synthgen.errors import RunError, SynthgenError
-from synthgen.interrupts import ended_by_signals
-from synthgen.pipeline import Build
+from synthgen.judging.reviews import Queue, ReviewLog, Verdict
+from synthgen.pipeline.build import Build
+from synthgen.report.sheet import class_colour
 from synthgen.review.queue import ReviewQueue
-from synthgen.reviews import Queue, ReviewLog, Verdict
-from synthgen.sheet import class_colour
 
 HERE = Path(__file__).parent
 HOSTS = ("127.0.0.1", "localhost")  # another name in a request may be a page of elsewhere that points here

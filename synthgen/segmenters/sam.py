@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthgen import masks, models, sam
+from synthgen import masks, models
 from synthgen.backends import ModelConfig, Request, Segmenter
 from synthgen.errors import Problem
+from synthgen.models import sam
 from synthgen.types import Grounding, Instances
 
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from synthgen import clip
 from synthgen.backends import Request
 from synthgen.filters import class_agreement, prompt_agreement
 from synthgen.mini import scenes
+from synthgen.models import clip
 from synthgen.types import Category, Instances, Job, Sample
 
 CATEGORIES = (Category(1, "cat", ("kitten",)), Category(2, "dog"))

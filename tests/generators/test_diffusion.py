@@ -27,11 +27,12 @@ from tiny import (
     stable_diffusion_xl,
 )
 
-from synthgen import devices, models, remarks
+from synthgen import devices, models
 from synthgen.backends import KINDS, Request, builtin
 from synthgen.errors import BackendError
 from synthgen.generators import diffusion
-from synthgen.tokens import PromptForm, counter
+from synthgen.models import remarks
+from synthgen.models.tokens import PromptForm, counter
 from synthgen.types import Category, Job
 
 PALETTE = {"apple": (1.0, 0.0, 0.0), "car": (0.0, 0.5, 1.0)}

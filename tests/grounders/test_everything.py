@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from synthgen.backends import Request
-from synthgen.discovery import Discovery, Found
 from synthgen.grounders import everything
 from synthgen.masks import box_iou
 from synthgen.mini import scenes
+from synthgen.models.discovery import Discovery, Found
 from synthgen.types import Category, Job
 
 CATEGORIES = tuple(Category(i, name) for i, name in enumerate(scenes.CLASSES, 1))

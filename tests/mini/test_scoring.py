@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from synthgen.discovery import Found
 from synthgen.errors import RunError
 from synthgen.mini import __main__, scenes, scoring
 from synthgen.mini.scoring import Bench, Score
+from synthgen.models.discovery import Found
 
 
 def test_middle_is_the_deepest_pixel():

@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
 
+from synthgen.base.interrupts import Interrupted
 from synthgen.errors import RunError
 from synthgen.generators import diffusion
-from synthgen.interrupts import Interrupted
 from synthgen.mini import (
     __main__,
     scenes,

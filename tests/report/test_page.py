@@ -12,10 +12,10 @@ from conftest import QUICK
 from huggingface_hub import DatasetCard
 
 from synthgen.errors import RunError
-from synthgen.pipeline import Build
+from synthgen.pipeline.build import Build
 from synthgen.report import page
 from synthgen.spec import DatasetSpec
-from synthgen.store import Run
+from synthgen.store.run import Run
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=REASON)
 HOSTILE = ["<script>alert(1)</script>", "../../x", "شجرة abc", "🍎🍏", "a" * 190]
@@ -94,7 +94,7 @@ def test_it_is_written_once(run: Build) -> None:
 
 
 def test_a_run_that_was_not_judged_has_none(tmp_path: Path, good: dict[str, Any]) -> None:
-    from synthgen.stages import check
+    from synthgen.pipeline.stages import check
 
     spec = DatasetSpec.parse(good)
     build = Build.start(Run.at(tmp_path, "fruit", 1), spec, check(spec, tmp_path))
@@ -254,7 +254,7 @@ def test_no_path_of_the_machine_is_in_the_card(model: str, shown: str) -> None:
 def test_a_large_run_has_no_larger_report(tmp_path: Path, monkeypatch: Any) -> None:
     """Records of `benchmarks/records.py`, which takes this to 100,000 images."""
     monkeypatch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-    from synthgen.synthesis import synthesise
+    from synthgen.bench.synthesis import synthesise
 
     sizes = []
     for images in (500, 5000):

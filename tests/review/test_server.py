@@ -20,11 +20,11 @@ from conftest import QUICK
 from starlette.testclient import TestClient
 
 from synthgen.errors import RunError
-from synthgen.pipeline import Build
-from synthgen.precision import LabelPrecision
+from synthgen.judging.precision import LabelPrecision
+from synthgen.judging.reviews import ReviewLog, read_reviews
+from synthgen.pipeline.build import Build
 from synthgen.review.queue import ReviewQueue
 from synthgen.review.server import BODY, app, door
-from synthgen.reviews import ReviewLog, read_reviews
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=REASON)
 MANY = {**QUICK, "name": "many", "count": 12, "objects_per_image": {2: 1}, "generator": {"num_inference_steps": 1}}

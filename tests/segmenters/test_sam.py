@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from synthgen import devices, models
-from synthgen import sam as sam_model
 from synthgen.backends import Request
 from synthgen.errors import BackendError
+from synthgen.models import sam as sam_model
 from synthgen.segmenters import sam
 from synthgen.types import Category, Grounding
 

@@ -28,11 +28,11 @@ from conftest import QUICK
 from hypothesis import given, seed
 from hypothesis import strategies as st
 
-from synthgen.pipeline import Build
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.stages import Stages
 from synthgen.report.page import write
 from synthgen.spec import DatasetSpec
-from synthgen.stages import Stages
-from synthgen.store import Run
+from synthgen.store.run import Run
 
 TARGETS = ("spec", "profile", "rle", "picture", "post", "record")
 LOT = 500  # cases that are drawn from one seed

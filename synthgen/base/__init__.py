@@ -1,0 +1,1 @@
+"""What knows nothing of datasets: files, interrupts, YAML, words, pictures."""

@@ -1,0 +1,1 @@
+"""How well filters catch faults that were planted."""

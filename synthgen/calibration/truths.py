@@ -1,0 +1,290 @@
+"""Images whose truth is known: composed scenes, or a COCO file of the user's."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthgen.base.pictures import MAX_PIXELS, SizeError, read_picture
+from synthgen.base.wording import plain, shown
+from synthgen.errors import Problem, SpecError, listed
+from synthgen.masks import decode_rle, rle_runs
+from synthgen.spec import DatasetSpec
+
+MAX_MASKS = 500_000_000  # pixels of all masks of an image
+MAX_OUTLINE_PX = 2_000_000  # of a polygon: pycocotools takes 100 B of memory for each
+HELD_OUT = 2**41  # of seeds: the embedded models were trained on scenes of [seed, index]
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """An image, uint8 (H, W, 3), RGB, with all that can be seen of the spec's classes: masks bool (N, H, W), none of
+    them empty, category ids (N,), and what they stand on, in a word, or "" where it is not known."""
+
+    image: NDArray[np.uint8]
+    masks: NDArray[np.bool_]
+    category_id: NDArray[np.int64]
+    ground: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Truths:
+    """So many images, read or drawn as they are asked for, once; `left_out`: the spec's classes that they lack;
+    `unusable`: why objects of them are left out -> how many."""
+
+    count: int
+    images: Iterator[Truth]
+    left_out: tuple[str, ...] = ()
+    unusable: Mapping[str, int] = field(default_factory=dict)
+
+
+def composed(spec: DatasetSpec, count: int, seed: int) -> Truths:
+    """Square scenes of the spec's shorter side with its classes, one to three things each.
+
+    Raises:
+        SpecError: none of its classes can be composed.
+    """
+    from synthgen.mini import scenes
+
+    ids = {word: c.id for c in spec.categories for word in (c.name, *c.synonyms) if word in scenes.CLASSES}
+    if not ids:
+        known = listed(scenes.CLASSES)
+        message = f"none of them can be composed; takes --truth with a COCO file of your images, or classes of: {known}"
+        raise SpecError([Problem("classes", message)])
+    among = [scenes.CLASSES.index(name) for name in ids]
+
+    def drawn() -> Iterator[Truth]:
+        side, made, index = min(spec.height, spec.width), 0, 0
+        while made < count:
+            rng = np.random.default_rng([HELD_OUT, seed, index])
+            scene = scenes.draw(rng, size=side, among=among, occlusion=False)
+            index += 1
+            if scene.things:
+                made += 1
+                kinds = np.array([ids[scenes.CLASSES[thing.category]] for thing in scene.things], np.int64)
+                yield Truth(scene.image, scene.masks, kinds, scene.background)
+
+    return Truths(count, drawn(), tuple(c.name for c in spec.categories if c.id not in ids.values()))
+
+
+def from_coco(spec: DatasetSpec, annotations: Path, images: Path, count: int) -> Truths:
+    """The first `count` images of a COCO file that have objects of the spec's classes. Crowds and other classes are
+    left out; names are compared without regard to case, synonyms too. An object whose own entry gives no mask is left
+    out, and counted.
+
+    Raises:
+        SpecError: the file cannot be read, says a thing twice, has no object to be used, or an image is missing. What
+            is wrong with an image file is found when it is read.
+    """
+    try:
+        coco = json.loads(annotations.read_bytes())
+        entries, categories = _by_id(coco, "images", annotations), _by_id(coco, "categories", annotations)
+        names = {own: str(c["name"]) for own, c in categories.items()}
+        wanted = {_plain(word): c.id for c in spec.categories for word in (c.name, *c.synonyms)}
+        known = {own: wanted[_plain(name)] for own, name in names.items() if _plain(name) in wanted}
+        labelled: dict[Any, list[dict[str, Any]]] = {}
+        for a in _by_id(coco, "annotations", annotations).values():
+            if (a["category_id"] in known or a["category_id"] not in names) and not a.get("iscrowd"):
+                labelled.setdefault(a["image_id"], []).append(a)
+        chosen: dict[Any, _Labelled] = {}
+        unusable: Counter[str] = Counter()
+        for image_id in sorted(entries):
+            if image_id in labelled and len(chosen) < count:
+                found = _labelled(entries[image_id], labelled[image_id], known, images, annotations.name, unusable)
+                if found.rles:
+                    chosen[image_id] = found
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise SpecError([Problem("--truth", f"cannot read {str(annotations)!r}: {error}")]) from error
+    except RecursionError as error:
+        raise SpecError([Problem("--truth", f"cannot read {str(annotations)!r}: nested too deeply")]) from error
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        message = f"{str(annotations)!r} is no COCO file with `images`, `annotations` and `categories`"
+        raise SpecError([Problem("--truth", f"{message}: {type(error).__name__}: {plain(str(error), 200)}")]) from error
+    if not chosen and unusable:
+        message = f"{annotations.name} has nothing to calibrate on; {objects_left_out(unusable)}"
+        raise SpecError([Problem("--truth", message)])
+    if not chosen:
+        there = plain(listed(names.values()), 300) or "none"
+        raise SpecError([Problem("--truth", f"has no instance of the spec's classes; its categories: {there}")])
+    _require_different((found.file for found in chosen.values()), annotations.name)
+    for found in chosen.values():
+        _require_inside(found.file, images, annotations.name)
+
+    def read() -> Iterator[Truth]:
+        for found in chosen.values():
+            image = _read(found, annotations.name)
+            masks = decode_rle(found.rles, found.height, found.width)
+            yield Truth(image, masks, np.array(found.category_id, np.int64), found.ground)
+
+    seen = {category for found in chosen.values() for category in found.category_id}
+    lacking = tuple(c.name for c in spec.categories if c.id not in seen)
+    return Truths(len(chosen), read(), lacking, unusable)
+
+
+def objects_left_out(unusable: Mapping[str, int]) -> str:
+    """`Truths.unusable` as one line."""
+    reasons = ", ".join(f"{number:,} with {reason}" for reason, number in unusable.items())
+    return f"objects left out: {sum(unusable.values()):,}, of them {reasons}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    """An image of a COCO file, with those of its objects that can be used: their RLEs, and the spec's categories."""
+
+    file: Path
+    height: int
+    width: int
+    rles: list[dict[str, Any]]
+    category_id: list[int]
+    ground: str
+
+
+class _UnusableError(Exception):
+    """Why an object is left out, as what it comes with."""
+
+
+def _by_id(coco: Any, key: str, file: Path) -> dict[Any, dict[str, Any]]:
+    """Raises: SpecError: an id stands twice, and with it labels would come under another's image or name."""
+    found: dict[Any, dict[str, Any]] = {}
+    for entry in coco[key]:
+        if entry["id"] in found:
+            message = f"{str(file)!r} has two `{key}` with the id {shown(entry['id'])}; takes each id once"
+            raise SpecError([Problem("--truth", message)])
+        found[entry["id"]] = entry
+    return found
+
+
+def _labelled(
+    entry: Mapping[str, Any],
+    objects: Iterable[Mapping[str, Any]],
+    known: Mapping[Any, int],
+    images: Path,
+    named_by: str,
+    unusable: Counter[str],
+) -> _Labelled:
+    """Counts in `unusable` what it leaves out.
+
+    Raises:
+        SpecError: the image has no size, or more pixels, by itself or by its masks, than are taken.
+    """
+    width, height = (_side(entry.get(key)) for key in ("width", "height"))
+    if not width or not height or width * height > MAX_PIXELS:
+        got = plain(f"{shown(entry.get('width'))}x{shown(entry.get('height'))}", 100)
+        message = f"image {shown(entry['id'])} in {named_by} has {got} px; takes sizes of at most {MAX_PIXELS:,} px"
+        raise SpecError([Problem("--truth", message)])
+    found = _Labelled(images / entry["file_name"], height, width, [], [], _ground(entry.get("prompt")))
+    for a in objects:
+        try:
+            if a["category_id"] not in known:
+                raise _UnusableError("a category that the file does not have")
+            found.rles.append(_rle(a.get("segmentation"), height, width))
+            found.category_id.append(known[a["category_id"]])
+        except _UnusableError as error:
+            unusable[str(error)] += 1
+    if len(found.rles) * height * width > MAX_MASKS:
+        message = f"image {shown(entry['id'])} in {named_by} has {len(found.rles):,} masks, which are too many for one"
+        raise SpecError([Problem("--truth", message)])
+    return found
+
+
+def _side(said: Any) -> int:
+    """Of an image, px; 0 for what is none. Some tools write whole numbers with a point."""
+    return int(said) if type(said) in {int, float} and 1 <= said <= MAX_PIXELS and said == int(said) else 0
+
+
+def _ground(said: Any) -> str:
+    """What the things stand on, by the prompt that our own exports keep: "grass" of "a photo of a cat on grass"."""
+    return said.rpartition(" on ")[2] if isinstance(said, str) and " on " in said else ""
+
+
+def _require_inside(file: Path, images: Path, named_by: str) -> None:
+    """Raises: SpecError: no file in this folder, whatever links lead there."""
+    try:
+        is_there = file.is_file()
+        is_inside = file.resolve().is_relative_to(images.resolve())
+    except (OSError, ValueError, RuntimeError):  # too long, links in a circle
+        is_there = is_inside = False
+    if is_there and not is_inside:
+        message = f"{named_by} names {shown(str(file))}, which lies outside {str(images)!r}; takes files in it"
+        raise SpecError([Problem("--images", message)])
+    if not is_there:
+        raise SpecError(
+            [Problem("--images", f"there is no image {plain(repr(str(file)), 300)}, which {named_by} names")]
+        )
+
+
+def _require_different(files: Iterable[Path], named_by: str) -> None:
+    """Raises: SpecError: two images are one file, so that each would lack the other's labels."""
+    for file, times in Counter(files).items():
+        if times > 1:
+            message = f"{named_by} has {times} `images` with the file {shown(str(file))}; takes each file once"
+            raise SpecError([Problem("--truth", message)])
+
+
+def _rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """COCO's compressed RLE of an object's segmentation, with some pixel. pycocotools takes sizes, counts and corners
+    at their word, and asks for the memory that they call for; so it gets only what has been looked at.
+
+    Raises:
+        _UnusableError: no polygons or RLE of an image of this size, px.
+    """
+    from pycocotools import mask as coco_mask
+
+    if not segmentation:
+        raise _UnusableError("no segmentation")
+    try:
+        if isinstance(segmentation, list):
+            polygons = [_polygon(polygon, height, width) for polygon in segmentation]
+            rle: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+        else:
+            if list(segmentation["size"]) != [height, width]:
+                raise _UnusableError("RLE of another size than the image's")
+            runs = segmentation["counts"]
+            runs = rle_runs(runs).tolist() if isinstance(runs, str) else runs
+            if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
+                raise _UnusableError("RLE that does not sum to the image")
+            rle = coco_mask.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width)
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise _UnusableError("a segmentation that is neither polygons nor RLE") from error
+    if not coco_mask.area(rle):
+        raise _UnusableError("no pixel")
+    return rle
+
+
+def _polygon(corners: Any, height: int, width: int) -> list[float]:
+    if not all(type(number) in {int, float} for number in corners):
+        raise TypeError
+    pairs = np.array(corners, np.float64)
+    if len(pairs) < 6 or len(pairs) % 2:
+        raise _UnusableError("a polygon of fewer than 3 corners, or half a corner")
+    pairs = pairs.reshape(-1, 2)
+    side = np.array((width, height))
+    if not ((pairs >= -side) & (pairs <= 2 * side)).all():  # annotation tools leave corners a little outside
+        raise _UnusableError("a corner far outside the image")
+    if np.abs(np.diff(pairs, axis=0, append=pairs[:1])).max(1).sum() > MAX_OUTLINE_PX:
+        raise _UnusableError(f"an outline longer than {MAX_OUTLINE_PX:,} px")
+    polygon: list[float] = pairs.reshape(-1).tolist()
+    return polygon
+
+
+def _read(found: _Labelled, said_by: str) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3), RGB. Raises: SpecError: it cannot be read, or has not the size that `said_by` says."""
+    try:
+        return read_picture(found.file, found.width, found.height)
+    except SizeError as error:
+        message = f"{str(found.file)!r} {error}, and {found.width}x{found.height} px in {said_by}"
+        raise SpecError([Problem("--images", message)]) from error
+    except Exception as error:  # whatever a decoder makes of a damaged file
+        message = f"cannot read {str(found.file)!r}: {plain(str(error), 300)}"
+        raise SpecError([Problem("--images", message)]) from error
+
+
+def _plain(word: str) -> str:
+    return " ".join(word.lower().split())

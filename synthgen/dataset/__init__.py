@@ -1,0 +1,1 @@
+"""The runs of a dataset, one beside the other, and merged."""

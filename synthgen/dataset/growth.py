@@ -1,0 +1,297 @@
+"""All finished runs of a dataset as one: `DIR/<name>/dataset`, which every run of a spec with `grow: true` adds to."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import TypeAdapter
+
+from synthgen.backends import Filter
+from synthgen.base.files import digest, read_sealed, write_sealed
+from synthgen.dataset.history import is_finished, others_of, runs_of
+from synthgen.errors import RunError, SynthgenError
+from synthgen.pipeline import stages as parts
+from synthgen.pipeline.build import Build
+from synthgen.planning.plan import IMAGES_PER_RUN
+from synthgen.store.export_folder import exporting
+from synthgen.store.forms import formed
+from synthgen.store.records import Accepted, judged_images
+from synthgen.store.run import Run
+from synthgen.types import DatasetInfo, Record
+
+FORMAT = 1  # of merged datasets: a change here merges every one anew
+FOLDER = "dataset"
+# Of a run, so that its ids hang on no other run; those of the last run there may be are exact in a float64, too.
+ANNOTATIONS_PER_RUN = 1000 * IMAGES_PER_RUN
+WAIT_SECONDS = 600.0  # for another run that is just merging
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What a run has given: `accepted` images, of which `alike` are left out, by filter, as near-duplicates of earlier
+    ones; `images` are left."""
+
+    run: int
+    accepted: int
+    alike: Mapping[str, int]
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """A merged dataset in numbers: its `dataset.json`.
+
+    Attributes:
+        images, instances: in all; objects to be ignored are not counted.
+        runs: a `Part` each, by number.
+        splits: split -> images.
+        classes: class -> instances.
+        left_out: runs that are no part of it, and other things to know: a line each.
+        inputs: hash of all that it was made from.
+    """
+
+    name: str
+    images: int
+    instances: int
+    runs: tuple[Part, ...]
+    splits: Mapping[str, int]
+    classes: Mapping[str, int]
+    left_out: tuple[str, ...]
+    inputs: str
+
+    @classmethod
+    def read(cls, file: Path) -> Growth | None:
+        """None if it is not there, as while a merge is going on or after one that was killed, or is damaged."""
+        found: Growth | None = formed(_GROWTH, read_sealed(file))
+        return found
+
+    def __str__(self) -> str:
+        alike = sum(sum(part.alike.values()) for part in self.runs)
+        twins = f"; {alike} more were near-duplicates of earlier ones" if alike else ""
+        runs = f"{len(self.runs)} runs" if len(self.runs) != 1 else "1 run"
+        return f"{self.images} images of {runs} with {self.instances} instances{twins}"
+
+
+_GROWTH = TypeAdapter(Growth)
+
+
+class Merged:
+    """The accepted images of several runs, without some, in order of id; see `Records`."""
+
+    def __init__(self, members: Sequence[Build], without: Collection[int]) -> None:
+        self._members, self._without = members, without
+
+    def __iter__(self) -> Iterator[Record]:
+        for accepted in self._parts():
+            yield from accepted
+
+    def split(self, name: str) -> Iterator[Record]:
+        for accepted in self._parts():
+            yield from accepted.split(name)
+
+    def _parts(self) -> Iterator[Accepted]:
+        for build in self._members:
+            first = (build.run.number - 1) * ANNOTATIONS_PER_RUN + 1
+            yield build.accepted(first, self._without)
+
+
+@dataclass(frozen=True)
+class Merge:
+    """The runs that one spec's dataset is made of now.
+
+    Attributes:
+        build: the run whose spec says how: exporters, splits, filters of the whole dataset.
+        members: the finished runs of the same classes, by number, with the splits of that spec.
+        left_out: a line for each other run, and for each filter that cannot compare a member.
+        states: what each member's part is made from.
+    """
+
+    build: Build
+    members: tuple[Build, ...]
+    left_out: tuple[str, ...]
+    states: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, build: Build) -> Merge:
+        members, lines, states = [], others_of(build.run.root.parent), []
+        for run in runs_of(build.run.root.parent):
+            try:
+                member = Build.open(run.root)
+                if member.spec.categories != build.spec.categories:
+                    lines.append(f"run {run.number} has other classes")
+                    continue
+                if (planned := run.planned_number) not in {None, run.number}:
+                    lines.append(f"run {run.number} holds the images of run {planned}: a copy?")
+                    continue
+                if not is_finished(member):
+                    lines.append(f"run {run.number} is not finished")
+                    continue
+                state = [run.number, *(member.inputs("export", name) for name in member.spec.exporters)]
+            except SynthgenError as error:
+                lines.append(f"run {run.number} cannot be read: {str(error).splitlines()[0]}")
+                continue
+            # Runs that were split by other shares would have a family in one split here, and in another there.
+            members.append(replace(member, spec=member.spec.model_copy(update={"splits": build.spec.splits})))
+            states.append(state)
+        merge = cls(build, tuple(members), (), tuple(states))
+        lines += [
+            f"run {member.run.number} has no numbers of `{name}` as it is now, so this filter leaves its images alone; "
+            f"run it again to take them"
+            for name in merge.filters
+            for member in merge.members
+            if not merge.measures(member, name)
+        ]
+        return replace(merge, left_out=tuple(lines))
+
+    @cached_property
+    def filters(self) -> dict[str, Filter[Any]]:
+        """Those that compare images with all others."""
+        return {name: f for name, f in self.build.stages.filters.items() if f.whole_dataset}
+
+    def measures(self, member: Build, name: str) -> bool:
+        """Whether a member's numbers of a filter are those that this spec would take."""
+        own, asked = (
+            parts.measured_by(b.spec, b.run.read_facts().get("models", {})).get(name) for b in (member, self.build)
+        )
+        return own == asked
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        spec = self.build.spec
+        models = [model for m in self.members for model in m.run.read_facts().get("models", {}).values()]
+        licences = {(name, url) for model in models for name, url in model["licences"]}
+        return DatasetInfo(spec.name, spec.description, spec.categories, tuple(spec.splits), tuple(sorted(licences)))
+
+    def inputs(self, exporter: str) -> str:
+        """Hash of all that an export is made from."""
+        spec = self.build.spec
+        own = {
+            "format": FORMAT,
+            "export": parts.exported_by(spec, exporter),
+            "splits": list(spec.splits.items()),
+            "alike": {name: f.config.model_dump(mode="json") for name, f in self.filters.items()},
+            "measured": [[self.measures(m, name) for name in self.filters] for m in self.members],
+            "info": asdict(self.info),
+        }
+        return parts.fingerprint(own, *map(digest, self.states))
+
+    def alike(self) -> dict[str, set[int]]:
+        """Filter of the whole dataset -> ids of the images that it finds like earlier ones. Images of earlier runs come
+        first, so what a run has given is never changed by a later one."""
+        found: dict[str, set[int]] = {}
+        gone: set[int] = set()
+        for name, f in self.filters.items():
+            read = [_numbers(m, name, f, gone) for m in self.members if self.measures(m, name)]
+            read = [(ids, values) for ids, values in read if len(ids)]
+            if read:
+                ids, values = (np.concatenate(columns) for columns in zip(*read, strict=True))
+                found[name] = set(ids[f.fails(values)].tolist())
+                gone |= found[name]
+        return found
+
+    def numbers(self, records: Merged, alike: Mapping[str, Collection[int]], inputs: str) -> Growth:
+        of_run, splits, classes = Counter[int](), Counter[str](), Counter[int]()
+        for record in records:
+            of_run[record.job.run] += 1
+            splits[record.job.split] += 1
+            classes.update(a.category_id for a in record.annotations if not a.ignore)
+        runs = []
+        for member in self.members:
+            number = member.run.number
+            twins = {name: sum(_run_of(i) == number for i in ids) for name, ids in alike.items()}
+            runs.append(Part(number, of_run[number] + sum(twins.values()), twins, of_run[number]))
+        return Growth(
+            self.build.spec.name,
+            sum(of_run.values()),
+            sum(classes.values()),
+            tuple(runs),
+            {name: splits[name] for name in self.build.spec.splits},
+            {c.name: classes[c.id] for c in self.build.spec.categories},
+            self.left_out,
+            inputs,
+        )
+
+
+def grow(build: Build) -> Growth:
+    """Merges the finished runs of a dataset, by the spec of one of them, unless that is done already; call it when that
+    one is finished.
+
+    The folder's `dataset.json` is written last and taken away first: with it, the dataset is whole.
+
+    Raises:
+        RunError: another process has been merging for ten minutes, or a run's records are damaged.
+    """
+    folder = Run(build.run.root.parent / FOLDER)  # it has what a run folder has: a lock, exports and their marks
+    file = folder.root / "dataset.json"
+    with ExitStack() as stack:
+        _take(folder, stack)
+        while True:
+            merge = Merge.of(build)
+            inputs = {name: merge.inputs(name) for name in build.spec.exporters}
+            everything = digest([inputs, merge.left_out])
+            done = {name: folder.is_done("export", name, own) for name, own in inputs.items()}
+            growth = Growth.read(file)
+            if growth and growth.inputs == everything and all(done.values()):
+                return growth
+            folder.remove([file])
+            folder.sweep()
+            for member in merge.members:
+                member.run.look(files=True)
+            alike = merge.alike()
+            records = Merged(merge.members, {i for ids in alike.values() for i in ids})
+            growth = merge.numbers(records, alike, everything)
+            for name in (name for name in inputs if not done[name]):
+                with exporting(folder, name, inputs[name]) as place:
+                    build.stages.exporters[name].export(merge.info, records, place)
+            # Another process may have judged a run anew meanwhile.
+            if {name: Merge.of(build).inputs(name) for name in inputs} == inputs:
+                write_sealed(file, asdict(growth))
+                folder.publish(file)
+                return growth
+
+
+def _take(folder: Run, stack: ExitStack) -> None:
+    """The folder's lock; waits for one who is merging."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            stack.enter_context(folder.lock())
+            return
+        except RunError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
+
+
+def _numbers(build: Build, name: str, f: Filter[Any], gone: Collection[int]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    """Ids (N,) of a run's accepted images, in order, but for those that are gone; and a filter's numbers of them, (N,)
+    or (N, D)."""
+    run = build.run
+    rows = judged_images(run, "accepted")
+    tables = []
+    for shard in np.unique(rows["shard"].to_numpy()).tolist():
+        measures = run.read_table(run.table_file("measures", shard)).select(["image_id", "instance", name])
+        tables.append(measures.filter(pc.field("instance").is_null() & pc.field("image_id").isin(rows["image_id"])))
+    if not tables:
+        return np.zeros(0, np.int64), np.zeros(0, f.dtype)
+    table = pa.concat_tables(tables).sort_by("image_id").combine_chunks()
+    ids, column = table["image_id"].to_numpy(), table[name]
+    flat = np.asarray((pc.list_flatten(column) if f.vector else column).to_numpy(), f.dtype)
+    values = flat.reshape(len(ids), -1) if f.vector else flat
+    left = ~np.isin(ids, list(gone))
+    return ids[left], values[left]
+
+
+def _run_of(image_id: int) -> int:
+    return (image_id - 1) // IMAGES_PER_RUN + 1

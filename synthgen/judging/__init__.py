@@ -1,0 +1,1 @@
+"""What is kept, and why: records as columns, reasons, verdicts, reviews, numbers."""

@@ -1,0 +1,239 @@
+"""What people said of labels: a log that only grows, a line a verdict, each on the disk before the next is asked.
+
+Every line names the one before it, so that none can be taken out unseen, and the mark of the judge says how many lines
+it took and names the last, so that none can be cut off.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Annotated, Any, Literal, get_args
+
+import orjson
+from pydantic import Field, TypeAdapter
+
+from synthgen.base.files import SEAL, digest
+from synthgen.errors import FULL, OutOfRoom, RunError
+
+Verdict = Literal["accept", "reject", "wrong_class", "bad_mask"]
+Queue = Literal["random", "borderline"]
+Number = Annotated[int, Field(ge=0, lt=2**63)]
+AFTER = "after"  # the key of what names the line before
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+
+def reason(verdict: str) -> str:
+    """The reason that a verdict gives for an image or a label that is not kept."""
+    return f"review_{verdict}"
+
+
+def labels_digest(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Names the labels of one image, rows of `labels/*.parquet`: a verdict is on these, and on no others."""
+    return digest([[row["instance"], row["category_id"], row["rle"]] for row in rows])[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """One verdict.
+
+    Attributes:
+        image_id, instance: what it is on; `instance` None: the image with all its labels.
+        category_id: with `wrong_class`, what it is instead; None if it is none of the classes.
+        queue: that it was asked from; precision is told from the random one alone.
+        labels: `labels_digest` of the image's labels when they were looked at.
+        at: time, UTC, ISO 8601.
+    """
+
+    image_id: Number
+    instance: Number | None
+    verdict: Verdict
+    category_id: int | None
+    queue: Queue
+    labels: str
+    at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @property
+    def about(self) -> tuple[int, int | None]:
+        return self.image_id, self.instance
+
+
+@dataclass(frozen=True, slots=True)
+class Reviews:
+    """The verdicts that hold, the last on each thing.
+
+    Attributes:
+        of: (image id, instance or None) -> verdict.
+        lines: what names each line of the log, in order.
+    """
+
+    of: Mapping[tuple[int, int | None], Review] = field(default_factory=dict)
+    lines: Sequence[str] = ()
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def digest(self) -> str:
+        """Names what was said, not when; "" for nothing."""
+        said = [[r.image_id, r.instance, r.verdict, r.category_id, r.queue, r.labels] for r in self.of.values()]
+        return digest(sorted(said, key=str)) if said else ""
+
+    def image_ids(self) -> set[int]:
+        return {image_id for image_id, _ in self.of}
+
+    def where(self, keep: Callable[[Review], bool]) -> Reviews:
+        return replace(self, of={about: review for about, review in self.of.items() if keep(review)})
+
+    def extent(self) -> list[Any]:
+        """How long the log is, and what names its last line: for `has`."""
+        return [len(self.lines), self.lines[-1]] if self.lines else [0, ""]
+
+    def has(self, extent: Sequence[Any]) -> bool:
+        """Whether all lines are there that were there when `extent` was told."""
+        count, last = extent
+        return not count or (len(self.lines) >= count and self.lines[count - 1] == last)
+
+
+_REVIEW = TypeAdapter(Review)
+
+
+def read_reviews(path: Path) -> Reviews:
+    """The log of a run, verdicts that were taken back left out. A last line that a crash cut short counts as none.
+
+    Raises:
+        RunError: another line is not one of ours, or lines before one are missing.
+    """
+    made, names = _lines(path)
+    return Reviews(_standing(made), names)
+
+
+def _standing(made: Sequence[Review]) -> dict[tuple[int, int | None], Review]:
+    """The last verdict on each thing. One that the random queue has asked for once is of the random sample, whichever
+    queue it is said in again: else what reviewers come across would decide what the sample holds."""
+    found: dict[tuple[int, int | None], Review] = {}
+    for review in made:
+        before = found.get(review.about)
+        sampled = before is not None and before.queue == "random" and before.labels == review.labels
+        found[review.about] = replace(review, queue="random") if sampled else review
+    return found
+
+
+def _named(line: bytes) -> str:
+    """What names a line of the log to the next one."""
+    return hashlib.sha256(line).hexdigest()[:16]
+
+
+def _lines(path: Path) -> tuple[list[Review], list[str]]:
+    """Every verdict that stands, in the order in which they were made; and what names each line."""
+    if not path.is_file():
+        return [], []
+    found: list[Review] = []
+    names: list[str] = []
+    linked = False  # lines of earlier versions do not name the one before them
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last is nothing, or torn
+        try:
+            raw = orjson.loads(line)
+            if raw.pop(SEAL) != digest(raw)[:8]:
+                raise ValueError("damaged")
+            before = raw.pop(AFTER, None)
+            linked = linked or before is not None
+            if linked and before != (names[-1] if names else ""):
+                raise RunError(
+                    f"{path.name}, line {number} does not follow the line before it: lines are missing there"
+                )
+            names.append(_named(line))
+            if raw == {"undo": True}:
+                found.pop()
+                continue
+            found.append(_REVIEW.validate_python(raw))
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise RunError(f"{path.name}, line {number} is damaged; put back a copy of the file") from error
+    return found, names
+
+
+def _locked(path: Path) -> IO[bytes]:
+    """The file, open for this process alone."""
+    while True:
+        file = open(path, "ab", buffering=0)  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between the opening and the lock, who held it may have removed the file: then the lock keeps nobody out.
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        except FileNotFoundError:
+            pass
+        except BlockingIOError as error:
+            file.close()
+            raise RunError(f"another review of {path.parent} is open; end it first") from error
+        except OSError:  # a file system without locks
+            return file
+        file.close()
+
+
+class ReviewLog:
+    """The log of a run, open for one reviewer. Verdicts are on the disk when `add` and `undo` return."""
+
+    def __init__(self, path: Path, file: IO[bytes], publish: Callable[[Path], None]) -> None:
+        self._path, self._file, self._publish = path, file, publish
+        self.made, names = _lines(path)  # in order
+        self._last = names[-1] if names else ""
+        end = path.read_bytes().rfind(b"\n") + 1
+        self._file.truncate(end)  # of a torn last line
+        self._file.seek(end)
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path, publish: Callable[[Path], None] = lambda path: None) -> Iterator[ReviewLog]:
+        """A log without a verdict is removed on leaving.
+
+        Args:
+            publish: called when the log has grown.
+
+        Raises:
+            RunError: another reviewer has it open.
+        """
+        with _locked(path) as file:
+            try:
+                yield cls(path, file, publish)
+            finally:
+                if not os.fstat(file.fileno()).st_size:
+                    path.unlink(missing_ok=True)
+
+    def add(self, review: Review) -> None:
+        self._append({name: getattr(review, name) for name in Review.__slots__})
+        self.made.append(review)
+
+    def undo(self) -> Review | None:
+        """Takes the last verdict back, and returns it."""
+        if not self.made:
+            return None
+        self._append({"undo": True})
+        return self.made.pop()
+
+    def _append(self, content: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            OutOfRoom: the disk is full. Then, and where the disk fails, nothing of the line is left.
+        """
+        content = {**content, AFTER: self._last}
+        line = orjson.dumps({**content, SEAL: digest(content)[:8]})
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            left = memoryview(line + b"\n")
+            while left:
+                left = left[self._file.write(left) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            with suppress(OSError):
+                self._file.truncate(end)
+            if error.errno in FULL:
+                raise OutOfRoom(f"no room left on the disk for {self._path}; the verdict was not taken") from error
+            raise RunError(f"{self._path}: {error.strerror}; the verdict was not taken") from error
+        self._last = _named(line)
+        self._publish(self._path)

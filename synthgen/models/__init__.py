@@ -1,0 +1,275 @@
+"""Model names become files: the embedded `mini`, a folder or file of the user's, SAM's known names, or a hub id.
+
+A model's folder may carry `synthgen.json`, its card: what it knows and how it wants to be asked.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from synthgen.base.files import at_home
+from synthgen.base.wording import plain, shown
+from synthgen.errors import SynthgenError
+
+MAX_JSON = 10_000_000  # bytes of a model's JSON files, and of the headers of its weights
+MINI = Path(__file__).parent.parent / "mini" / "weights"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Licence(_Strict):
+    name: str
+    url: str
+
+
+class AdapterLayout(_Strict):
+    """A layout is given to the model as an image, boxes filled with their class's colour, through a T2I-Adapter
+    (arXiv 2302.08453). `folder`: of the adapter, inside the model's; `palette`: class -> its value in each channel that
+    the adapter takes: RGB in [0, 1], or a channel a class; `downscale`: the adapter's image is smaller than the picture
+    by this factor, of whole cells their mean."""
+
+    form: Literal["t2i_adapter"]
+    folder: str
+    palette: dict[str, Annotated[tuple[float, ...], Field(min_length=1, max_length=4096)]] = Field(min_length=1)
+    downscale: int = Field(1, ge=1, le=256)
+
+    @field_validator("folder")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        path = PurePosixPath(value)
+        if path.is_absolute() or not path.parts or ".." in path.parts or not value.isprintable():
+            raise ValueError(f"got {shown(value)}; takes a folder inside the model's")
+        return value
+
+    @field_validator("palette")
+    @classmethod
+    def _equal_lengths(cls, value: dict[str, tuple[float, ...]]) -> dict[str, tuple[float, ...]]:
+        if len({len(colour) for colour in value.values()}) != 1:
+            raise ValueError("`palette` gives its classes colours of different lengths")
+        return value
+
+
+class KnownClass(_Strict):
+    aspect_ratio: tuple[float, float] | None = Field(None, description="Least and greatest width over height.")
+
+
+class SamShape(_Strict):
+    """Arguments of `segment_anything`'s model classes; its state dicts do not say them."""
+
+    # The limits are a few times what the largest official model has: beyond, a card can ask for any time and memory.
+    image_size: int = Field(ge=16, le=4096)
+    patch_size: int = Field(ge=1, le=256)
+    embed_dim: int = Field(ge=1, le=8192)
+    depth: int = Field(ge=1, le=128)
+    num_heads: int = Field(ge=1, le=256)
+    global_attn_indexes: tuple[int, ...] = Field(max_length=128)
+    window_size: int = Field(ge=0, le=256)
+    prompt_embed_dim: int = Field(ge=1, le=4096)
+    mlp_dim: int = Field(ge=1, le=65536)
+    iou_head_hidden_dim: int = Field(ge=1, le=65536)
+
+    @model_validator(mode="after")
+    def _whole(self) -> SamShape:
+        for whole, part in (("image_size", "patch_size"), ("embed_dim", "num_heads")):
+            if getattr(self, whole) % getattr(self, part):
+                raise ValueError(f"`{whole}` is no multiple of `{part}`")
+        return self
+
+
+class ModelCard(_Strict):
+    """`synthgen.json` in a model's folder. A missing field means: anything goes, as far as is known."""
+
+    licence: Licence | None = None
+    sizes: tuple[tuple[int, int], ...] | None = Field(None, description="(height, width) px that it was trained for.")
+    classes: dict[str, KnownClass] | None = None
+    vocabulary: tuple[str, ...] | None = Field(None, description="Every word its tokenizer knows.")
+    layout: AdapterLayout | None = None
+    sam: SamShape | None = None
+    weights: str | None = Field(None, description="The weights' file, where the folder's layout does not say it.")
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """A model whose size we know before it is here. `url` for those that are no Hugging Face repositories."""
+
+    gigabytes: float
+    url: str | None = None
+    md5: str | None = None
+
+
+_SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
+
+# Names of SAM's checkpoints: README of facebookresearch/segment-anything. Sizes: of the files that are fetched.
+KNOWN = {
+    "vit_b": KnownModel(0.4, _SAM + "sam_vit_b_01ec64.pth", "01ec64d29a2fca3f0661936605ae66f8"),
+    "vit_l": KnownModel(1.2, _SAM + "sam_vit_l_0b3195.pth", "0b3195507c641ddb6910d2bb5adee89c"),
+    "vit_h": KnownModel(2.6, _SAM + "sam_vit_h_4b8939.pth", "4b8939a88964f0f4ff5f5b2642c598a6"),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": KnownModel(4.3),
+    "stabilityai/stable-diffusion-xl-base-1.0": KnownModel(13.9),
+    "stabilityai/stable-diffusion-3.5-medium": KnownModel(18),
+    "black-forest-labs/FLUX.1-schnell": KnownModel(34),
+    "google/owlv2-base-patch16-ensemble": KnownModel(0.6),
+    "google/owlv2-large-patch14-ensemble": KnownModel(1.8),
+    "IDEA-Research/grounding-dino-tiny": KnownModel(0.7),
+    "IDEA-Research/grounding-dino-base": KnownModel(0.9),
+    "openai/clip-vit-base-patch32": KnownModel(0.6),
+    "openai/clip-vit-large-patch14": KnownModel(1.7),
+}
+
+
+class ModelMissing(SynthgenError):
+    """A model that is not on this machine. The message says how to get it."""
+
+
+def cache_folder() -> Path:
+    """Where checkpoints that are no Hugging Face repositories are kept: `$SYNTHGEN_HOME`, else in the user's cache."""
+    home = os.environ.get("SYNTHGEN_HOME")
+    return at_home(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthgen"
+
+
+def find_model(
+    model: str,
+    kind: Literal["diffusion", "sam", "detector", "clip"],
+    revision: str | None = None,
+    variant: str | None = None,
+) -> Path:
+    """The folder or file of a model that is on this machine. Nothing is ever fetched.
+
+    Raises:
+        ModelMissing: it is not here; in one sentence, with its size where known and the command that fetches it. Or
+            its name, revision or variant is none.
+    """
+    if model == "mini":
+        folder = MINI / kind
+        if not folder.is_dir():
+            raise ModelMissing(f"there is no embedded {kind} model; name a folder or a Hugging Face id")
+        return folder
+    if found := existing(model):
+        return found
+    for key, named in (("revision", revision), ("variant", variant)):
+        # Both become part of file names, in the cache of the hub.
+        if named is not None and (not re.fullmatch(r"[\w./+-]{1,200}", named) or ".." in named or named[0] in "./-"):
+            raise ModelMissing(f"{shown(model)} has no {key} {shown(named)}; it takes a branch, a tag or a commit")
+    path = Path(model)
+    known = KNOWN.get(model)
+    size = f" ({known.gigabytes / (2 if variant == 'fp16' else 1):.3g} GB)" if known else ""
+    fetch = f"fetch it with: synthgen models --download {shlex.quote(model)}"
+    fetch += f" --revision {revision}" * bool(revision) + f" --variant {variant}" * bool(variant)
+    if known and known.url:
+        path = cache_folder() / "models" / Path(known.url).name
+        if path.is_file():
+            return path
+        raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}")
+    weights = {".pth", ".pt", ".safetensors"}
+    is_name = model.count("/") == 1 and model.isprintable() and len(model) <= 200
+    if model.startswith((".", "/", "~", "-")) or not is_name or path.suffix in weights:
+        raise ModelMissing(
+            f"{plain(repr(model), 300)} does not exist; it takes `mini`, a folder or file, or a model id such as "
+            "'owner/name'"
+        )
+    if found := _snapshot(model, revision or "main", kind):
+        return found
+    raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}")
+
+
+def _snapshot(model: str, revision: str, kind: str) -> Path | None:
+    """The folder of a model in the cache of the hub; None where there is none, or nothing in it says what it is.
+
+    Not by `snapshot_download`: from huggingface_hub 2.0 on, it refuses a folder that lacks any file of the repository,
+    and neither we nor transformers nor diffusers fetch them all.
+    """
+    from huggingface_hub import constants
+
+    cache = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    try:
+        commit = (cache / "refs" / revision).read_text().strip()
+    except (OSError, ValueError):
+        commit = revision  # a commit has no file there, unless it was fetched by a shorter name
+    if not re.fullmatch(r"\w+", commit):
+        return None
+    folder = cache / "snapshots" / commit
+    if not folder.is_dir() and re.fullmatch(r"[0-9a-f]{7,39}", commit):
+        begun = list(folder.parent.glob(f"{commit}*"))
+        folder = begun[0] if len(begun) == 1 else folder
+    if kind == "sam":
+        here = folder.is_dir() and any(file.is_file() for file in folder.iterdir())
+    else:
+        here = any((folder / name).is_file() for name in ("model_index.json", "config.json"))
+    return folder if here else None
+
+
+def existing(model: str) -> Path | None:
+    """The file or folder of this name; None where there is none, or where no file can have it: too long, a NUL, links
+    in a circle."""
+    try:
+        path = at_home(model)
+        return path.resolve() if model and path.exists() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """What a small JSON file says.
+
+    Raises:
+        OSError, ValueError: it cannot be read, or is no mapping.
+    """
+    with open(file, "rb") as opened:
+        data = opened.read(MAX_JSON + 1)
+    if len(data) > MAX_JSON:
+        raise ValueError(f"it has more than {MAX_JSON:,} bytes")
+    try:
+        found = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if not isinstance(found, dict):
+        raise ValueError("it is no mapping")
+    return found
+
+
+@lru_cache
+def read_card(path: Path) -> ModelCard:
+    """The card in a model's folder; an empty one for a single file or a folder without.
+
+    Raises:
+        ModelMissing: the card is there and not valid.
+    """
+    file = path / "synthgen.json"
+    if not file.is_file():
+        return ModelCard()
+    try:
+        if file.stat().st_size > MAX_JSON:
+            raise ModelMissing(f"{file} is no valid model card: it has more than {MAX_JSON:,} bytes")
+        return ModelCard.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise ModelMissing(f"{file} is no valid model card: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"{plain(str(part))}: " for part in [".".join(map(str, first["loc"]))] if part)
+        raise ModelMissing(f"{file} is no valid model card: {where}{plain(first['msg'], 300)}") from error
+
+
+@lru_cache
+def model_identity(path: Path) -> str:
+    """Names a model's exact files: the commit of a Hugging Face snapshot, else a sha256 over names and contents."""
+    if path.parent.name == "snapshots":
+        return path.name
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        if file.suffix in {".safetensors", ".pth", ".pt", ".bin", ".json", ".txt", ".model"}:
+            with open(file, "rb") as opened:
+                part = hashlib.file_digest(opened, "sha256").hexdigest()
+            digest.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{part}\n".encode())
+    return digest.hexdigest()

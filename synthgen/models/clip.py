@@ -1,0 +1,178 @@
+"""CLIP (arXiv 2103.00020), by transformers: pictures and texts as vectors of one space."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synthgen import devices, models
+from synthgen.backends import ModelConfig
+from synthgen.base.wording import plain, shown
+from synthgen.errors import BackendError, Problem, listed, nearest
+from synthgen.models import weights
+from synthgen.models.loading import loading
+from synthgen.models.tokens import counter
+
+AT_ONCE = 64  # pictures or texts in one call of the model; bounds the memory
+TOLD = 20  # of the words that a model does not know
+LEAST_PX = 2  # of a crop's sides
+MARGIN = 0.1  # around a crop, of its longer side: a little of what is around a thing helps to name it
+
+
+class ClipConfig(ModelConfig):
+    """Options of what looks through a CLIP. `model`: `mini`, a folder of transformers' `CLIPModel` with its processor,
+    or a Hugging Face id such as `openai/clip-vit-large-patch14`."""
+
+    batch_size: int = Field(AT_ONCE, ge=1, le=1024, description="Pictures that go through the model at once.")
+
+
+class ClipModel:
+    """A loaded CLIP. Vectors have length 1, so the product of two is their cosine."""
+
+    def __init__(self, model: Any, processor: Any) -> None:
+        self.model, self.processor = model, processor
+        # A dataset has few class names, and images that follow each other in a plan often share their prompt.
+        self.texts = lru_cache(maxsize=512)(self._texts)
+
+    @classmethod
+    def of(cls, config: ClipConfig) -> ClipModel:
+        """The model that a spec names, loaded once a process.
+
+        Raises:
+            BackendError: the folder holds no CLIP, or it cannot be loaded.
+            ModelMissing: it is not on this machine.
+        """
+        path = path_of(config)
+        device = devices.torch_device(config.device)
+        dtype = devices.torch_dtype(config.torch_dtype, device)
+        return devices.resident(("clip", path, device, dtype), lambda: cls(*_load(path, device, dtype)))
+
+    def pictures(self, images: Sequence[NDArray[np.uint8]], at_once: int = AT_ONCE) -> NDArray[np.float32]:
+        """Images uint8 (H, W, 3), RGB, of any sizes -> unit vectors, float32 (N, D)."""
+        parts = [np.zeros((0, self.model.config.projection_dim), np.float32)]
+        for start in range(0, len(images), at_once):
+            part = [np.array(image) for image in images[start : start + at_once]]  # torch minds read-only ones
+            pixels = self.processor(images=part, input_data_format="channels_last", return_tensors="pt").pixel_values
+            parts.append(self._unit(self.model.vision_model, self.model.visual_projection, pixel_values=pixels))
+        return np.concatenate(parts)
+
+    def _texts(self, texts: tuple[str, ...]) -> NDArray[np.float32]:
+        """-> unit vectors, float32 (N, D). A text with more tokens than the model takes is cut."""
+        parts = [np.zeros((0, self.model.config.projection_dim), np.float32)]
+        most = self.model.config.text_config.max_position_embeddings
+        for start in range(0, len(texts), AT_ONCE):
+            part = list(texts[start : start + AT_ONCE])
+            asked = self.processor.tokenizer(part, padding=True, truncation=True, max_length=most, return_tensors="pt")
+            parts.append(self._unit(
+                self.model.text_model, self.model.text_projection,
+                input_ids=asked.input_ids, attention_mask=asked.attention_mask,
+            ))  # fmt: skip
+        return np.concatenate(parts)
+
+    def _unit(self, encoder: Any, projection: Any, **inputs: Any) -> NDArray[np.float32]:
+        import torch
+
+        where, dtype = self.model.device, self.model.dtype
+        with torch.inference_mode():
+            moved = {k: v.to(where, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
+            vectors = projection(encoder(**moved).pooler_output).float()
+            unit: NDArray[np.float32] = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
+        return unit
+
+
+def path_of(config: ClipConfig) -> Path:
+    """The model's folder. Raises: ModelMissing."""
+    return models.find_model(config.model, "clip", config.revision)
+
+
+def problems(config: ClipConfig, names: Iterable[str], prompt: str = "{}") -> Iterable[Problem]:
+    """What `check` has to say about the model, without torch. `names`: what it will be asked for, each in place of the
+    {} of `prompt`; one that its card's vocabulary has not would be read as no word at all, and of a text that is too
+    long the end would not be read."""
+    try:
+        path = path_of(config)
+        _inspect_clip(path)
+        card = models.read_card(path)
+    except (models.ModelMissing, BackendError) as error:
+        yield Problem(".model", str(error))
+        return
+    names = list(names)
+    reader = counter(path, path)
+    if reader and reader.limit:
+        texts = [phrase(prompt, name) for name in names]
+        cut = [(name, n) for name, n in zip(names, reader.counts(texts), strict=True) if n > reader.limit]
+        for name, n in cut[:TOLD]:
+            message = f"the text for {shown(name)} has {n} tokens, and {shown(config.model)} takes {reader.limit}"
+            yield Problem(".model", plain(f"{message}; shorten it", 500))
+        if rest := cut[TOLD:]:
+            yield Problem(".model", f"the texts for {len(rest):,} more have too many tokens")
+    if card.vocabulary is None:
+        return
+    known, model = set(card.vocabulary), shown(config.model)
+    unknown = [name for name in names if not set(name.lower().split()) <= known]
+    for name in unknown[:TOLD]:
+        hint = nearest(name, card.classes or ())
+        mend = "name another model, such as openai/clip-vit-large-patch14, or leave the filter out"
+        yield Problem(".model", f"{model} does not know {shown(name)}{hint}; {mend}")
+    if more := unknown[TOLD:]:
+        yield Problem(".model", f"{model} does not know {len(more):,} more")
+
+
+def licences(config: ClipConfig) -> Iterable[tuple[str, str]]:
+    """(name, url) of the model's licence, where it is known."""
+    card = models.read_card(path_of(config))
+    if card.licence:
+        yield card.licence.name, card.licence.url
+    elif config.model.startswith("openai/clip-"):  # LICENSE of github.com/openai/CLIP
+        yield "MIT", "https://github.com/openai/CLIP"
+
+
+def phrase(prompt: str, word: str) -> str:
+    """`prompt` with `word` in place of {}, "a" before it being "an" where the word begins with a vowel."""
+    if word[:1].lower() in "aeiou":
+        prompt = prompt.replace("a {}", "an {}") if prompt.startswith("a {}") else prompt.replace(" a {}", " an {}")
+    return prompt.replace("{}", word)
+
+
+def crop(image: NDArray[np.uint8], box: NDArray[np.float32], margin: float = MARGIN) -> NDArray[np.uint8]:
+    """What is in a box, xyxy px, with `margin` of its longer side around it, widened to a square where the image
+    reaches: a CLIP's processor squeezes or cuts what is no square."""
+    height, width = image.shape[:2]
+    x0, y0, x1, y1 = (float(v) for v in box)
+    half = max(x1 - x0, y1 - y0, LEAST_PX) * (0.5 + margin)
+    x, y = (x0 + x1) / 2, (y0 + y1) / 2
+    left, right = max(0, round(x - half)), min(width, round(x + half))
+    top, bottom = max(0, round(y - half)), min(height, round(y + half))
+    return image[top:bottom, left:right]
+
+
+def _inspect_clip(path: Path) -> weights.Held:
+    """What a CLIP's weights hold. Raises: BackendError: the folder holds no CLIP, as far as can be told without reading
+    weights."""
+    takes = "takes a folder of transformers' CLIPModel with its processor"
+    weights.inspect_file(path / "config.json", path)
+    try:
+        kind = models.read_json(path / "config.json")["model_type"]
+    except (OSError, ValueError, KeyError) as error:
+        raise BackendError(f"{path} has no config.json with a `model_type`; {takes}") from error
+    if kind != "clip":
+        raise BackendError(f"{path} is of model_type {shown(kind)}; {takes}")
+    found = weights.inspect_model(path)
+    if found.missing:
+        raise BackendError(plain(f"{path} is not whole; missing: {listed(found.missing)}", 500))
+    return found.held
+
+
+def _load(path: Path, device: Any, dtype: Any) -> tuple[Any, Any]:
+    from transformers import CLIPModel, CLIPProcessor
+
+    with loading(path, _inspect_clip(path)):
+        processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
+        model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)
+    return model.to(device).eval(), processor

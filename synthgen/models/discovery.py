@@ -1,0 +1,300 @@
+"""What is in an image, whatever was asked for: Segment Anything finds masks at a grid of points, CLIP names them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from synthgen import models
+from synthgen.backends import ModelConfig
+from synthgen.errors import Problem
+from synthgen.masks import box_iou, mask_boxes
+from synthgen.models import clip, sam
+from synthgen.models.clip import ClipConfig, ClipModel
+from synthgen.models.sam import STABILITY_OFFSET, Embedded, SamModel
+from synthgen.types import Category
+
+# Pieces of a mask below this share of its largest go (`min_mask_region_area` of SamAutomaticMaskGenerator, which is in
+# px): a stray pixel is nothing to the mask, but all to its box, and CLIP looks at that.
+SPECK = 0.1
+# Boxes of segment_anything end at the last pixel, not after it, and so do the areas that its suppression compares.
+UPSTREAM_BOX = np.array([0, 0, 1, 1], np.float32)
+ROUGH_SIDE = 256  # px; of the official models' logits
+# How far a score at the decoder's resolution may be from that at the image's, before a mask is scaled to be sure.
+STABILITY_MARGIN, NMS_MARGIN = 0.15, 0.05
+# A mask that reaches so many of the image's four borders is the ground that things stand on.
+BORDERS = 3
+# Of two named masks, one that lies in the other by more than this share of itself is a part of it, or the same.
+PART = 0.5
+
+
+class DiscoveryConfig(ModelConfig):
+    """Options of finding things that nobody named. `model` is the SAM, `clip` the CLIP."""
+
+    execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"clip"}
+
+    clip: str = Field("mini", description="The CLIP that names what was found: `mini`, a folder, or a model id.")
+    points_per_side: int = Field(12, ge=1, le=128, description="Points of the grid along a side; SAM's own takes 32.")
+    predicted_iou: float = Field(0.7, ge=0, le=1, description="Least predicted IoU of a mask; SAM's own takes 0.88.")
+    stability_score: float = Field(0.5, ge=0, le=1, description="Least stability of a mask; SAM's own takes 0.95.")
+    nms_iou: float = Field(
+        0.85, ge=0, le=1, description="Of two masks that overlap more, the better stays; SAM's own takes 0.7."
+    )
+    proposals: Literal["things", "official"] = Field(
+        "things",
+        description="`official`: the masks of SamAutomaticMaskGenerator. `things`: also those that lie on others.",
+    )
+    prompt: str = Field(
+        "a photo of a {}", pattern=r"^[^{}]*\{\}[^{}]*$", description="What CLIP is asked, {} being a class's name."
+    )
+    agreement: float = Field(0.5, ge=-1, le=1, description="Least cosine of a crop with its class's text.")
+    others: tuple[str, ...] = Field(
+        (), description="Texts of what else there may be; a crop that agrees better with one of them is left out."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Named masks of one image, the surest first.
+
+    Attributes:
+        masks: bool (N, H, W).
+        boxes: float32 (N, 4), xyxy px, tight.
+        category_id: int64 (N,).
+        agreement: float32 (N,), cosines.
+    """
+
+    masks: NDArray[np.bool_]
+    boxes: NDArray[np.float32]
+    category_id: NDArray[np.int64]
+    agreement: NDArray[np.float32]
+
+
+class Discovery:
+    """A SAM and a CLIP that know the classes of a dataset."""
+
+    def __init__(self, config: DiscoveryConfig, categories: Sequence[Category]) -> None:
+        self.config = config
+        self.categories = tuple(categories)
+        self.clip_config = ClipConfig(
+            use="clip", model=config.clip, device=config.device, torch_dtype=config.torch_dtype
+        )
+
+    def problems(self) -> Iterable[Problem]:
+        """What `check` has to say about the models, without torch."""
+        yield from sam.problems(self.config)
+        names = [word for c in self.categories for word in (c.name, *c.synonyms)]
+        for problem in clip.problems(self.clip_config, names):
+            yield Problem(".clip", problem.message)
+
+    def identity(self) -> str:
+        """Names the exact weights of both."""
+        own = models.model_identity(sam.path_of(self.config))
+        return f"{own} {models.model_identity(clip.path_of(self.clip_config))}"
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        """(name, url) of the licences of both."""
+        yield from sam.licences(sam.path_of(self.config))
+        yield from clip.licences(self.clip_config)
+
+    def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found]:
+        """Images uint8 (H, W, 3), RGB, of any sizes -> what is in each.
+
+        Raises:
+            BackendError: a model cannot be loaded.
+        """
+        options, found = self.config, list[Found]()
+        for start in range(0, len(images), options.batch_size):
+            model = SamModel.of(options.model, options.revision, options.device, options.torch_dtype)
+            part = images[start : start + options.batch_size]
+            for image, embedded in zip(part, model.embed(part), strict=True):
+                proposed = propose(
+                    model, embedded, points_per_side=options.points_per_side, predicted_iou=options.predicted_iou,
+                    stability_score=options.stability_score, nms_iou=options.nms_iou,
+                    proposals=options.proposals,
+                )  # fmt: skip
+                found.append(self._name(image, proposed))
+        return found
+
+    def _name(self, image: NDArray[np.uint8], proposed: Proposals) -> Found:
+        """Of masks that hold one another, such as a thing, its part and it with its neighbour, the surest stays. CLIP
+        knows a whole from a part and from two; SAM, by its predicted IoU, a clean outline from a ragged one."""
+        things = ~_is_ground(proposed.masks)
+        masks, predicted_iou = proposed.masks[things], proposed.predicted_iou[things]
+        boxes = mask_boxes(masks)
+        named = ClipModel.of(self.clip_config)
+        words = [(c.id, word) for c in self.categories for word in (c.name, *c.synonyms)]
+        asked = [clip.phrase(self.config.prompt, word) for _, word in words]
+        cosines = (
+            named.pictures([clip.crop(image, box) for box in boxes]) @ named.texts((*asked, *self.config.others)).T
+        )
+        own = cosines[:, : len(words)]
+        best = own.max(1, initial=-1)
+        sure = (best >= self.config.agreement) & (best >= cosines[:, len(words) :].max(1, initial=-1))
+        trust = best.clip(0) ** 2 * predicted_iou.clip(0)
+        order = np.flatnonzero(sure)[np.argsort(-trust[sure], kind="stable")]
+        chosen = order[_without_parts(masks[order])]
+        chosen = chosen[np.argsort(-best[chosen], kind="stable")]
+        ids = np.array([category_id for category_id, _ in words], np.int64)
+        return Found(masks[chosen], boxes[chosen], ids[own[chosen].argmax(1)], best[chosen].astype(np.float32))
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """Masks bool (N, H, W), best first, with their scores, float32 (N,)."""
+
+    masks: NDArray[np.bool_]
+    predicted_iou: NDArray[np.float32]
+    stability_score: NDArray[np.float32]
+
+
+def propose(
+    model: SamModel,
+    embedded: Embedded,
+    *,
+    points_per_side: int,
+    predicted_iou: float,
+    stability_score: float,
+    nms_iou: float,
+    proposals: Literal["things", "official"] = "things",
+) -> Proposals:
+    """Masks at the points of a grid, three a point. What scores less than `predicted_iou` or `stability_score` goes,
+    and of two masks that overlap by more than `nms_iou` the one with the lower predicted IoU.
+
+    `things`: chosen by IoU of masks, so that what lies on something else is not lost, at the decoder's resolution;
+    specks go. `official`: the masks of SamAutomaticMaskGenerator of the same thresholds, without its crops: chosen by
+    IoU of boxes, at the image's resolution.
+    """
+    import torch
+
+    official = proposals == "official"
+    least = stability_score - (STABILITY_MARGIN if official else 0)
+    ticks = (np.arange(points_per_side, dtype=np.float32) + 0.5) / points_per_side
+    height, width = embedded.size
+    points = np.stack(np.meshgrid(ticks * width, ticks * height), -1).reshape(-1, 2).astype(np.float32)
+    threshold = model.sam.mask_threshold
+    found: list[Any] = []
+    scores: list[Any] = []
+    for start in range(0, len(points), model.prompts_at_once):
+        answer = model.by_points(embedded, points[start : start + model.prompts_at_once], multimask=True)
+        logits, iou = answer.logits.flatten(0, 1), answer.predicted_iou.flatten()
+        logits = _without_padding(logits, embedded, model.side)
+        high = (logits > threshold + STABILITY_OFFSET).sum((1, 2))
+        low = (logits > threshold - STABILITY_OFFSET).sum((1, 2))
+        stability = high / low.clamp(min=1)
+        kept = (iou >= predicted_iou) & (stability >= least) & (logits > threshold).any(2).any(1)
+        found.append(answer.logits.flatten(0, 1)[kept])
+        scores.append(torch.stack([iou[kept], stability[kept]], 1))
+    logits, score = torch.cat(found), torch.cat(scores)
+    order = score[:, 0].argsort(descending=True, stable=True)
+    choose = _official if official else _things
+    return choose(model, embedded, logits[order], score[order], stability_score, nms_iou)
+
+
+def _things(
+    model: SamModel, embedded: Embedded, logits: Any, score: Any, stability_score: float, nms_iou: float
+) -> Proposals:
+    """Logits (N, h, w), best first, with predicted IoU and stability, (N, 2)."""
+    small = (_without_padding(logits, embedded, model.side) > model.sam.mask_threshold).flatten(1).float()
+    chosen = _suppress(small, nms_iou)
+    masks, numbers = model.masks(embedded, logits[chosen]).masks, score[chosen].cpu().numpy().astype(np.float32)
+    there = masks.any((1, 2))  # a single pixel of the decoder's can lie between those of the image
+    whole = np.array([_without_specks(mask) for mask in masks[there]], bool).reshape(-1, *embedded.size)
+    return Proposals(whole, numbers[there, 0], numbers[there, 1])
+
+
+def _official(
+    model: SamModel, embedded: Embedded, logits: Any, score: Any, stability_score: float, nms_iou: float
+) -> Proposals:
+    """As `_things`. Upstream scales every mask to the image and then chooses; here a mask is scaled when its turn
+    comes, and most are so surely suppressed by a better one that theirs never does."""
+    rough = _rough_boxes(model, embedded, logits)
+    iou = score[:, 0].cpu().numpy()
+    gone = np.zeros(len(logits), bool)
+    masks, boxes, numbers = [], np.zeros((0, 4), np.float32), []
+    for i in range(len(logits)):
+        if gone[i]:
+            continue
+        found = model.masks(embedded, logits[i, None])
+        box, stability = mask_boxes(found.masks) - UPSTREAM_BOX, float(found.stability_score[0])
+        if not found.masks.any() or stability < stability_score or box_iou(box, boxes).max(initial=0) > nms_iou:
+            continue
+        masks.append(found.masks[0])
+        boxes = np.concatenate([boxes, box])
+        numbers.append((iou[i], stability))
+        gone |= box_iou(rough, box)[:, 0] > nms_iou + NMS_MARGIN
+    scores = np.array(numbers, np.float32).reshape(-1, 2)
+    return Proposals(np.array(masks, bool).reshape(-1, *embedded.size), scores[:, 0], scores[:, 1])
+
+
+def _rough_boxes(model: SamModel, embedded: Embedded, logits: Any) -> NDArray[np.float32]:
+    """Logits (N, h, w) -> boxes in px of the image, (N, 4), in upstream's convention, too large if anything: the
+    greatest logits of rows and of columns are scaled as `postprocess_masks` scales all, which is linear along each."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    edges: list[Any] = []
+    with torch.inference_mode():
+        small = interpolate(logits[:, None], (min(model.side, ROUGH_SIDE),) * 2, mode="bilinear")[:, 0]
+        for axis in (1, 0):  # x, y
+            greatest = small.amax(2 - axis)[:, None]
+            frame = interpolate(greatest, model.side, mode="linear")[..., : embedded.input_size[axis]]
+            inside = interpolate(frame, embedded.size[axis], mode="linear")[:, 0] > model.sam.mask_threshold
+            first, last = inside.int().argmax(1), inside.shape[1] - 1 - inside.flip(1).int().argmax(1)
+            edges.append((first, last))
+    (x0, x1), (y0, y1) = edges
+    boxes: NDArray[np.float32] = torch.stack([x0, y0, x1, y1], 1).cpu().numpy().astype(np.float32)
+    return boxes
+
+
+def _without_padding(logits: Any, embedded: Embedded, side: int) -> Any:
+    """The part of logits (N, h, w) that is image: SAM pads at the right and the bottom."""
+    height, width = (-(-length * logits.shape[-1] // side) for length in embedded.input_size)
+    return logits[:, :height, :width]
+
+
+def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """A mask (H, W), not empty -> its pieces of some size, the largest at least."""
+    import cv2
+
+    _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+    areas = stats[:, cv2.CC_STAT_AREA]
+    areas[0] = 0  # what is no piece
+    kept = (areas >= SPECK * areas.max()) & (areas > 0)
+    clean: NDArray[np.bool_] = kept[pieces]
+    return clean
+
+
+def _suppress(masks: Any, most: float) -> Any:
+    """Flat masks (N, P) of 0 and 1, best first -> positions that stay: greedy non-maximum suppression."""
+    import torch
+
+    areas, kept = masks.sum(1), list[int]()
+    for i in range(len(masks)):
+        if kept:
+            common = masks[kept] @ masks[i]
+            if (common / (areas[kept] + areas[i] - common)).max() > most:
+                continue
+        kept.append(i)
+    return torch.tensor(kept, dtype=torch.long, device=masks.device)
+
+
+def _is_ground(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    borders = [masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]]
+    reached: NDArray[np.int64] = np.sum([border.any(1) for border in borders], 0)
+    return reached >= BORDERS
+
+
+def _without_parts(masks: NDArray[np.bool_]) -> list[int]:
+    """Positions of masks (N, H, W), the surest first, that neither hold nor lie in a surer one."""
+    flat = masks.reshape(len(masks), masks[:1].size).astype(np.float32)
+    areas, kept = flat.sum(1), list[int]()
+    for i in range(len(flat)):
+        if not kept or (flat[kept] @ flat[i] / np.minimum(areas[kept], areas[i])).max() <= PART:
+            kept.append(i)
+    return kept

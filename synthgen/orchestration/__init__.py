@@ -1,0 +1,1 @@
+"""Prefect's server, the user's settings of it, profiles of workers, timetables."""

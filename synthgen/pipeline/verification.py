@@ -1,0 +1,270 @@
+"""Whether a run folder holds what it says: every checksum, mask and id, and the exports against the records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Set
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict  # as in `forms`
+
+from synthgen.base.files import LIST, sha256
+from synthgen.base.wording import plain
+from synthgen.errors import RunError, SynthgenError
+from synthgen.judging.reviews import read_reviews
+from synthgen.masks import decode_rle, mask_areas, mask_boxes
+from synthgen.pipeline.build import PER_SHARD, Build
+from synthgen.pipeline.stages import fingerprint
+from synthgen.store.run import LABEL_COLUMNS, Mark, Run, StageName
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """What is wrong with a file of a run. `stage`, `shard`: the piece of work that makes it anew; None: whatever is
+    run next does."""
+
+    file: str
+    what: str
+    stage: StageName | None = None
+    shard: int | str | None = None
+
+    def __str__(self) -> str:
+        return f"{plain(self.file, 300)}: {self.what}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """`files`: how many were read; `stray`: files that no mark knows, such as contact sheets; `missing`: what is to be
+    done still, a line each."""
+
+    files: int
+    damages: tuple[Damage, ...]
+    stray: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def inspect(build: Build) -> Verified:
+    """Reads every file of a run."""
+    run = build.run
+    found = list(_files(build))
+    found += _records(build, {d.file for d in found})
+    known = {name for _, _, mark in run.marks() if mark for name, _ in run.files_of(mark)}
+    known |= {d.file for d in found}
+    there = [p for p in sorted(run.root.rglob("*")) if p.is_file()]
+    own = (".lock", "run.json", "spec.yaml", "reviews.jsonl")
+    names = [p.relative_to(run.root).as_posix() for p in there]
+    stray = [n for n in names if n not in known and n not in own and not (n.startswith("commits/") and run.is_own(n))]
+    return Verified(len(there), tuple(found), tuple(stray), tuple(_missing(build)))
+
+
+def _missing(build: Build) -> Iterator[str]:
+    """What no mark says is done. Whether work that is done would be done the same way today, by other weights say, is
+    another question."""
+    run, shards = build.run, build.run.shards()
+    if not shards:
+        yield "nothing is planned"
+    for stage in PER_SHARD:
+        if without := [s for s in shards if run.mark(stage, s) is None]:
+            yield f"{stage}: {len(without)} of {len(shards)} shards, the first of them shard {without[0]}"
+    ends: list[tuple[StageName, str | None]] = [("judge", None)]
+    ends += [*(("export", name) for name in build.spec.exporters), ("report", None)]
+    gone = [" ".join(filter(None, end)) for end in ends if not ((mark := run.mark(*end)) and mark.inputs)]
+    yield from gone
+    with suppress(RunError):  # the log of verdicts is damaged, and that is told
+        stale = [" ".join(filter(None, end)) for end in ends if not build.is_done(*end)]
+        yield from (f"{name}, of what there is now" for name in stale if name not in gone)
+    if shards and not gone and not build.has_its_rounds():
+        yield "shards of a round that was begun"
+
+
+def withdraw(build: Build, damages: Iterable[Damage]) -> None:
+    """Counts what is damaged as not done, so that the next run makes it anew. Call it holding the lock."""
+    for damage in damages:
+        if damage.stage:
+            build.run.withdraw(damage.stage, damage.shard)
+
+
+def _files(build: Build) -> Iterator[Damage]:
+    """Files that are not what their marks say, and records that do not bear their own seals."""
+    run = build.run
+    for file in run.damaged_records():
+        yield Damage(_name(run, file), "its checksum differs")
+    facts = run.read_facts()
+    own = fingerprint(facts["made_from"]) if facts else ""
+    if not run.spec_is_as_recorded():
+        yield Damage("spec.yaml", "its checksum differs")
+    if facts and (planned := run.planned_number) not in {None, run.number}:
+        yield Damage("run.json", f"says that this is run {run.number}, and its jobs are of run {planned}")
+    yield from _reviews(run)
+    for stage, shard, mark in run.marks():
+        if mark is None:
+            yield Damage(_name(run, run.mark_file(stage, shard)), "the mark is damaged", stage, shard)
+            continue
+        if stage == "export" and not mark.inputs:
+            continue  # to be made anew in any case
+        if own and mark.inputs != (_made_from(run, own, stage, shard) or mark.inputs):
+            yield Damage(
+                _name(run, run.mark_file(stage, shard)), "is of another run, or of another shard", stage, shard
+            )
+        for name, (size, checksum) in run.files_of(mark):
+            if stage != "export" and run.leads_out(run.root / name):  # an export's folder may have been moved
+                yield Damage(name, "a link on its way leads out of the run folder", stage, shard)
+            elif what := _difference(run.root / name, size, checksum):
+                yield Damage(name, what, stage, shard)
+
+
+def _reviews(run: Run) -> Iterator[Damage]:
+    """A log of verdicts of which a line is damaged, or has gone."""
+    name, data = run.reviews_file.name, run.reviews_file.read_bytes() if run.reviews_file.is_file() else b""
+    if data and not data.endswith(b"\n"):
+        yield Damage(name, "its last line is cut short, and counts as no verdict")
+    try:
+        said, judged = read_reviews(run.reviews_file), run.mark("judge")
+    except RunError as error:
+        yield Damage(name, str(error).partition(", ")[2])
+        return
+    took = judged.notes.get("reviews") if judged else None
+    if took and not said.has(took):
+        there = f"the last judging took {took[0]} lines, and of those not all are there"
+        yield Damage(name, f"{there}; put back a copy, or judge again to go on without")
+
+
+def _made_from(run: Run, own: str, stage: StageName, shard: int | str | None) -> str | None:
+    """What a mark of the plan, or of images, says that they are made from, if it is one of this run; None for others.
+
+    Args:
+        own: hash of what `run.json` says that the images are made from, whatever the models are now.
+    """
+    if stage == "plan":
+        return own
+    planned = run.mark("plan", shard) if stage == "generate" else None
+    return fingerprint({"own": own}, planned.outputs) if planned else None
+
+
+def _difference(path: Path, size: int, checksum: str) -> str:
+    try:
+        if path.exists() and not path.is_file():  # a device may have no end
+            return "is no file"
+        if path.stat().st_size != size:
+            return f"has {path.stat().st_size:,} bytes, and {size:,} were written"
+        return "" if sha256(path) == checksum else "its checksum differs"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
+def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
+    """Records that do not agree with each other, of shards none of whose tables is among the `damaged` files."""
+    run, every = build.run, build.run.shards()
+    whole = [s for s in every if all(_is_whole(run, run.mark(stage, s), damaged) for stage in ("plan", *PER_SHARD))]  # type: ignore[arg-type]
+    for shard in whole:
+        try:
+            yield from _shard(build, shard)
+        except SynthgenError as error:
+            yield Damage(f"labels/{shard:05d}.parquet", str(error), "label", shard)
+    if whole == every and _is_whole(run, run.mark("judge"), damaged):
+        for name in build.spec.exporters:
+            if _is_whole(run, run.mark("export", name), damaged) and build.is_done("export", name):
+                yield from _export(build, name)
+
+
+def _is_whole(run: Run, mark: Mark | None, damaged: Set[str]) -> bool:
+    """Whether the tables of a piece of work are; of images, other records say nothing."""
+    tables = (".parquet", ".json", LIST)
+    return mark is not None and not any(n in damaged for n, _ in run.files_of(mark) if n.endswith(tables))
+
+
+def _shard(build: Build, shard: int) -> Iterator[Damage]:
+    """Ids of jobs, images, labels and measures; masks against their areas and boxes."""
+    run, jobs = build.run, {job.id: job for job in build.jobs(shard)}
+    labels = run.read_table(run.table_file("labels", shard)).to_pylist()
+    measures = run.read_table(run.table_file("measures", shard)).select(["image_id", "instance"]).to_pylist()
+    keys = [(row["image_id"], row["instance"]) for row in labels]
+    place = f"labels/{shard:05d}.parquet"
+    if len(set(keys)) < len(keys) or not {image_id for image_id, _ in keys} <= jobs.keys():
+        yield Damage(place, "has labels of images that are not in the plan, or one twice", "label", shard)
+        return
+    if sorted(keys) != sorted((m["image_id"], m["instance"]) for m in measures if m["instance"] is not None) or (
+        sorted(jobs) != sorted(m["image_id"] for m in measures if m["instance"] is None)
+    ):
+        yield Damage(f"measures/{shard:05d}.parquet", "does not measure what there is", "measure", shard)
+    for row in labels:
+        job = jobs[row["image_id"]]
+        rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}
+        what = ""
+        try:
+            mask = decode_rle([rle], job.height, job.width)
+        except ValueError as error:
+            what = str(error)
+        else:
+            if mask_areas(mask)[0] != row["area"]:
+                what = "the mask's area differs"
+            elif row["area"] and not np.array_equal(mask_boxes(mask)[0], np.float32(row["bbox_xyxy"])):
+                what = "the mask's box differs"
+        if what:
+            yield Damage(place, f"image {job.id}, label {row['instance']}: {what}", "label", shard)
+
+
+class _Image(TypedDict):
+    id: int
+
+
+class _Annotation(TypedDict):
+    id: int
+    image_id: int
+    category_id: int
+    area: int
+
+
+class _Coco(TypedDict):
+    images: list[_Image]
+    annotations: list[_Annotation]
+
+
+_COCO = TypeAdapter(_Coco)
+
+
+def _export(build: Build, name: str) -> Iterator[Damage]:
+    """A COCO export against the verdicts and labels: the same images, labels, masks and classes."""
+    run = build.run
+    rows = run.read_table(run.verdicts_file).to_pylist()
+    accepted = {row["image_id"] for row in rows if row["instance"] is None and row["verdict"] == "accepted"}
+    own_ids = {category.id: category.exported_id for category in build.spec.categories}
+    kept = {
+        (row["image_id"], row["instance"]): own_ids.get(row["category_id"])
+        for row in rows
+        if row["instance"] is not None and row["image_id"] in accepted and row["verdict"] in {"kept", "ignored"}
+    }
+    files = sorted((run.export_folder(name) / "annotations").glob("instances_*.json"))
+    if not files:
+        return  # of another format, whose files have the checksums that they were written with
+    images: list[int] = []
+    ids: list[int] = []
+    labels: list[tuple[Any, ...]] = []
+    for file in files:
+        try:
+            content = _COCO.validate_json(file.read_bytes())
+        except ValidationError:
+            yield Damage(_name(run, file), "is no COCO file", "export", name)
+            return
+        images += [image["id"] for image in content["images"]]
+        ids += [annotation["id"] for annotation in content["annotations"]]
+        labels += [(a["image_id"], a["category_id"], a["area"]) for a in content["annotations"]]
+    expected: list[tuple[Any, ...]] = []
+    for shard in run.shards():
+        table = run.read_table(run.table_file("labels", shard)).select([n for n in LABEL_COLUMNS if n != "rle"])
+        for row in table.to_pylist():
+            key = row["image_id"], row["instance"]
+            if key in kept:
+                expected.append((row["image_id"], kept[key], row["area"]))
+    if sorted(images) != sorted(accepted):
+        yield Damage(_name(run, files[0]), "does not have the accepted images", "export", name)
+    elif sorted(ids) != list(range(1, len(ids) + 1)) or sorted(labels) != sorted(expected):
+        yield Damage(_name(run, files[0]), "does not have the labels that were kept", "export", name)
+
+
+def _name(run: Run, path: Path) -> str:
+    return path.relative_to(run.root).as_posix()

@@ -1,0 +1,1 @@
+"""What is made: jobs, rounds, layouts and prompts."""

@@ -1,0 +1,1 @@
+"""Run folders: paths, marks, tables, exports, locks, and their mirrors in object stores."""

@@ -1,0 +1,188 @@
+"""Where an exporter writes, `<run>/<exporter>/…`, and the list of what it has written."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from synthgen.base.files import Entry, list_line, listed, read_bytes, sha256, sweep
+from synthgen.base.pictures import require_png
+from synthgen.errors import RunError
+from synthgen.store.run import Run
+
+
+@contextmanager
+def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
+    """The folder of an export that is not done until the block has ended well; then, what an earlier one wrote and
+    this one did not is removed, and the mark is written."""
+    run.confirm()
+    started, mark, list_file = time.monotonic(), run.mark("export", exporter), run.list_file(exporter)
+    if mark and mark.inputs:
+        run.withdraw("export", exporter)
+    with run.writing(list_file) as file:
+        written = ExportFolder(run, exporter, file)
+        for folder, _, _ in os.walk(run.export_folder(exporter)):
+            sweep(Path(folder))  # of an export that was killed
+        yield written
+        written.remove_others(chain(mark.files.items() if mark else (), listed(list_file)))
+        written.require_names_of_their_own()
+    counts = {"files": len(written)}
+    run.commit("export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts=counts)
+
+
+class ExportFolder:
+    """See `backends.Folder`. Files may be millions: each goes into the list as it comes, and a number of it is all that
+    stays in memory."""
+
+    def __init__(self, run: Run, exporter: str, list_file: IO[bytes]) -> None:
+        self._run, self._list = run, list_file
+        # As the run folder names it, for the list; and where it is: a person may have moved it, and linked it back.
+        self._named, self._root = run.export_folder(exporter), run.export_folder(exporter).resolve()
+        self._is_moved = not self._root.is_relative_to(run.root)
+        if self._root != self._named and (not self._is_moved or run.root.is_relative_to(self._root)):
+            raise RunError(f"{self._named} is a link to {self._root}, which is no folder of its own; remove the link")
+        self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
+        self._written = array("q")  # hashes of names in the run folder, of 64 bits
+        self._made: tuple[Path, Mapping[str, Entry]] = Path(), {}  # a folder of images, and what is in it
+
+    def __len__(self) -> int:
+        return len(self._written)
+
+    def _path(self, name: str) -> Path:
+        folder, last = os.path.split(name)
+        named = last not in {"", ".", ".."} and not {"\0", "\n"} & set(name)
+        if named and folder not in self._folders:
+            place = (self._root / folder).resolve()
+            if place == self._root or self._is_inside(place):
+                self._run.confirm()
+                place.mkdir(parents=True, exist_ok=True)
+                # By the name that it has in the run folder, whatever links there are on the way.
+                self._folders[folder] = self._named / place.relative_to(self._root)
+        if not named or folder not in self._folders:
+            raise RunError(f"an export may not write outside its folder, got {name!r}")
+        return self._folders[folder] / last
+
+    def _note(self, path: Path, entry: Entry | None) -> None:
+        name = self._run.name_of(path)
+        self._list.write(list_line(name, entry or (path.stat().st_size, sha256(path))))
+        self._written.append(hash(name))
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[IO[bytes]]:
+        path = self._path(name)
+        with self._run.writing(path) as file:
+            yield file
+        self._note(path, None)
+
+    def image(self, source: Path, name: str, *, copy: bool = False) -> None:
+        path = self._path(name)
+        self._run.confirm()
+        if copy or not _linked(source, path):
+            with self._run.writing(path) as file:
+                file.write(read_bytes(source))
+        if source.parent != self._made[0]:
+            self._made = source.parent, Run.made_in(source.parent)
+        self._note(path, self._made[1].get(source.name))
+
+    def _is_inside(self, path: Path) -> bool:
+        return path != self._root and path.is_relative_to(self._root)
+
+    def remove_others(self, files: Iterable[tuple[str, Entry]]) -> None:
+        """Removes those of these files of the run folder that an export may write and this one has not written. Beyond
+        a link, only what is still what an export wrote there: the folder may hold other things by now, and the list may
+        be a stranger's.
+
+        Args:
+            files: name, and what an export wrote under it.
+        """
+        self._run.confirm()
+        written = array("q", np.sort(self._written).tobytes())
+
+        def is_other(name: str) -> bool:
+            place = bisect_left(written, own := hash(name))
+            return place == len(written) or written[place] != own
+
+        places: dict[Path, Path] = {}  # folders by name -> where they are
+
+        def others() -> Iterator[Path]:
+            for name, entry in files:
+                path = self._run.root / name
+                if path.parent not in places:
+                    places[path.parent] = path.parent.resolve()
+                place = places[path.parent] / path.name
+                # By the name that it would have been written under: lists of earlier versions have whole paths, and
+                # folders may have become links, where the export's folder was moved.
+                if self._is_inside(place):
+                    own = self._named / place.relative_to(self._root)
+                    if is_other(self._run.name_of(own)) and (not self._is_moved or _holds(place, entry)):
+                        yield own
+
+        self._run.remove(others())
+
+    def require_names_of_their_own(self) -> None:
+        """
+        Raises:
+            RunError: two files were given one name, so that only the later one is left.
+        """
+        if len(np.unique(self._written)) == len(self._written):
+            return
+        self._list.flush()
+        seen: set[str] = set()
+        for name, _ in listed(Path(self._list.name)):
+            if name in seen:
+                raise RunError(f"the exporter wrote {name} twice; each file takes a name of its own")
+            seen.add(name)
+
+    def read(self, source: Path) -> bytes:
+        if source.parent != self._made[0]:
+            self._made = source.parent, Run.made_in(source.parent)
+        try:
+            data, made = source.read_bytes(), self._made[1].get(source.name)
+        except OSError as error:
+            raise RunError(f"{source} cannot be read: {error.strerror}; run again to make it anew") from error
+        if made and made[1] != hashlib.sha256(data).hexdigest():
+            raise RunError(
+                f"{source} is not the image that was made: its checksum differs; "
+                "delete it and run again to make it anew"
+            )
+        try:
+            require_png(data)
+        except ValueError as error:
+            raise RunError(
+                f"{source} is no readable image: {error}; delete it and run again to make it anew"
+            ) from error
+        return data
+
+
+def _holds(path: Path, entry: Entry) -> bool:
+    """Whether a file is there and is what an entry of a list says."""
+    try:
+        return path.stat().st_size == entry[0] and sha256(path) == entry[1]
+    except OSError:
+        return False
+
+
+def _linked(source: Path, path: Path) -> bool:
+    """Whether `path` is a hard link to `source` now; not between file systems, nor on one without hard links."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            os.link(source, path)
+        except FileExistsError:
+            if not path.samefile(source):
+                os.link(source, temporary)
+                temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        return False
+    return True

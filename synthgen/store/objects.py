@@ -1,0 +1,331 @@
+"""A folder in an object store, by fsspec: many objects at once, asked again while the store does not answer; and the
+object that names who is at work there."""
+
+from __future__ import annotations
+
+import errno
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from synthgen.base.interrupts import checkpoint
+from synthgen.base.wording import plain
+from synthgen.errors import OutOfRoom, RunError, nearest
+
+T = TypeVar("T")
+
+RETRY_SECONDS = 120.0  # for which a store that does not answer is asked again
+FIRST_SECONDS = 10.0  # the same, of one that has never answered: it may be another than was meant
+SETTLE_SECONDS = 2.0  # in which two hosts that take over one folder at the same moment are both through with it
+AT_ONCE = 1000  # objects asked for together; fsspec has an eighth of the open files allowed under way at a time
+# Errors that asking again does not end, beside those that Python has names for: of credentials, by botocore and others.
+_REFUSED = re.compile(r"Credential|Auth|Token|ParamValidation|ProfileNotFound")
+_CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict"}  # Amazon S3 API, error responses
+# The stores that are taken: all who ask see one and the same, and an object can be put on the condition that there is
+# none. Scheme -> the package for it, and what installs that. s3fs sends If-None-Match, gcsfs ifGenerationMatch (its
+# `core.simple_upload`), adlfs no permission to overwrite (its `AzureBlobFileSystem._pipe_file`).
+_LOCAL = ("", "")
+_S3, _GOOGLE, _AZURE = ("s3fs", "'synthgen[s3]'"), ("gcsfs", "gcsfs"), ("adlfs", "adlfs")
+STORES = {
+    "s3": _S3, "s3a": _S3, "gs": _GOOGLE, "gcs": _GOOGLE, "az": _AZURE, "abfs": _AZURE, "abfss": _AZURE,
+    "file": _LOCAL, "local": _LOCAL,
+}  # fmt: skip
+
+
+def require_store(url: str) -> None:
+    """Looks at nothing but the text: asks no store, and imports no package.
+
+    Raises:
+        RunError: it is no folder's URL, it is of no store that is taken, or the package for that is not installed.
+    """
+    scheme, _, rest = url.partition("://")
+    got = f"got {plain(url)!r}"
+    if scheme not in STORES:
+        taken = ", ".join(f"{name}://" for name in STORES)
+        raise RunError(
+            f"{got}; there is no store {plain(scheme)!r}{nearest(scheme, STORES)}; takes a folder, or a URL of {taken}"
+        )
+    package, install = STORES[scheme]
+    is_folder = rest.strip("/") and url.isprintable() and "::" not in url and not set("*?[]#") & set(url)
+    if not is_folder or rest.startswith("/") == bool(package):  # a bucket, or a whole path
+        shape = f"{scheme}://bucket/datasets" if package else f"{scheme}:///disk/datasets"
+        raise RunError(f"{got}; takes a folder, or a URL such as {shape}")
+    if package and find_spec(package) is None:
+        raise RunError(f"{got}; {package} is not installed: pip install {install}")
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """fsspec's file system of a URL, and the path in it. Some stores are asked who we are.
+
+    Raises:
+        RunError: see `require_store`; or the store's package cannot do with the URL, or be imported.
+    """
+    require_store(url)
+    import fsspec
+
+    try:
+        # What it remembers of listings would be out of date where others write.
+        fs, path = fsspec.url_to_fs(url, use_listings_cache=False)
+    except (ImportError, ValueError) as error:
+        raise RunError(f"got {plain(url)!r}; {plain(' '.join(str(error).split()), 200)}") from error
+    return fs, str(path).rstrip("/")
+
+
+class Objects:
+    """The objects below a URL, by their names there.
+
+    Args:
+        confirm: called before a store that did not answer is asked again: whether what is asked still holds.
+    """
+
+    def __init__(self, url: str, confirm: Callable[[], None] = lambda: None) -> None:
+        self.url, self._confirm, self._answered = url, confirm, False
+        self.fs, self._base = file_system(url)
+
+    def path(self, name: str) -> str:
+        """As fsspec takes it."""
+        return f"{self._base}/{name}".rstrip("/")
+
+    def below(self, name: str = "") -> dict[str, Mapping[str, Any]]:
+        """Name -> size and more, of all objects below one's name."""
+        found = self._listed(lambda: self.fs.find(self.path(name), detail=True).values())
+        return {n: info for n, info in found.items() if info["type"] == "file"}
+
+    def beside(self, name: str = "") -> dict[str, Mapping[str, Any]]:
+        """`below`, without what is in folders; folders themselves are there, too."""
+        return self._listed(lambda: self.fs.ls(self.path(name), detail=True))
+
+    def _listed(self, ask: Callable[[], Iterable[Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
+        try:
+            found = self.answer(ask)
+        except FileNotFoundError:
+            return {}
+        names = {info["name"].removeprefix(f"{self._base}/").rstrip("/"): info for info in found}
+        return {name: info for name, info in names.items() if is_inside(name)}
+
+    def read(self, names: Iterable[str]) -> dict[str, bytes]:
+        """The content of small objects; of those that are gone, nothing."""
+        found: dict[str, bytes] = {}
+
+        def read(paths: Mapping[str, str]) -> None:
+            for path, data in self.fs.cat(list(paths), on_error="return").items():
+                if isinstance(data, bytes):
+                    found[paths[path]] = data
+                elif not isinstance(data, FileNotFoundError):
+                    raise data
+
+        for group in _groups(names):
+            paths = {self.path(name): name for name in group}
+            self.answer(read, paths)
+        return found
+
+    def get(self, files: Mapping[str, Path]) -> None:
+        """Name -> file here; its folder is made.
+
+        Raises:
+            FileNotFoundError: one is not there.
+        """
+        for folder in {path.parent for path in files.values()}:
+            folder.mkdir(parents=True, exist_ok=True)
+        for group in _groups(files):
+            here = [str(files[name]) for name in group]
+            there = [self.path(name) for name in group]
+            self.answer(self.fs.get, there, here)
+
+    def put(self, files: Mapping[str, Path]) -> None:
+        """Name -> file here."""
+        for group in _groups(files):
+            here = [str(files[name]) for name in group]
+            there = [self.path(name) for name in group]
+            self._make_folders(there)
+            self.answer(self.fs.put, here, there)
+
+    def copy(self, sources: Mapping[str, str]) -> None:
+        """Name -> name of the object that it is a copy of.
+
+        Raises:
+            FileNotFoundError: one of these is not there.
+        """
+        for group in _groups(sources):
+            old, new = [self.path(sources[name]) for name in group], [self.path(name) for name in group]
+            self._make_folders(new)
+            self.answer(self.fs.copy, old, new)
+
+    def _make_folders(self, paths: Iterable[str]) -> None:
+        """In a store of files; one of objects has none."""
+        if not self.fs.async_impl:
+            for folder in {path.rpartition("/")[0] for path in paths}:
+                self.answer(self.fs.makedirs, folder, True)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Those that are not there are no fault."""
+        for group in _groups(names):
+            paths = [self.path(name) for name in group]
+            try:
+                self.answer(self.fs.rm, paths)
+            except FileNotFoundError:  # of some file systems; others of the group may be there still
+                for path in paths:
+                    with suppress(FileNotFoundError):
+                        self.answer(self.fs.rm_file, path)
+
+    def answer(self, ask: Callable[..., T], *arguments: Any) -> T:
+        """What the store answers; asks again, for a while, if it does not.
+
+        Raises:
+            RunError: it refuses, or does not answer.
+            OutOfRoom: what it answers has no room here.
+            FileNotFoundError, FileExistsError: as it says.
+        """
+        deadline, pause = time.monotonic() + (RETRY_SECONDS if self._answered else FIRST_SECONDS), 1.0
+        while True:
+            try:
+                answer = ask(*arguments)
+                self._answered = True
+                return answer
+            except (FileNotFoundError, FileExistsError, RunError):
+                self._answered = True
+                raise
+            except Exception as error:
+                said = plain(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+                is_refusal = isinstance(error, PermissionError | NotImplementedError)
+                if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                    raise OutOfRoom(
+                        f"no room left on the disk for what {self.url} holds; free some and run the same command again"
+                    ) from error
+                if is_refusal or _REFUSED.search(type(error).__name__):
+                    raise RunError(f"{self.url} cannot be used: its store refuses ({said})") from error
+                if type(error).__module__ == "builtins" and not isinstance(error, OSError):
+                    raise  # no store's
+                if time.monotonic() + pause > deadline:
+                    raise RunError(
+                        f"{self.url} cannot be reached ({said}); what is finished is kept, and the same command goes "
+                        "on from there"
+                    ) from error
+            checkpoint()
+            time.sleep(pause)
+            self._confirm()
+            pause = min(2 * pause, 15.0)
+
+    def create(self, name: str, content: bytes) -> None:
+        """Makes an object, if there is none of this name.
+
+        Raises:
+            FileExistsError: there is one.
+        """
+        if not self.fs.async_impl:  # a store of files
+            self._make_folders([self.path(name)])
+            try:
+                with self.fs.open(self.path(name), "xb") as file:
+                    file.write(content)
+            except ValueError as error:
+                raise NotImplementedError(str(error)) from error
+            return
+        try:
+            self.fs.pipe_file(self.path(name), content, mode="create")
+        except OSError as error:
+            # s3fs has no exception of its own for what S3 answers where a condition does not hold.
+            if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in _CONFLICTS:
+                raise FileExistsError(name) from error
+            raise
+
+
+class ObjectSlot:
+    """An object that names the holder of a folder in a store; see `lease.Slot`. It is made on condition that there is
+    none; one whose lease has ended is removed before.
+
+    Args:
+        reach: of the lock that keeps the processes of this machine apart, which is no part of the store.
+    """
+
+    def __init__(self, objects: Objects, name: str, reach: str) -> None:
+        self._objects, self._name, self._path = objects, name, objects.path(name)
+        self.where, self.reach = objects.url, reach
+
+    def reaches(self, host: str, reach: str) -> bool:
+        return reach == self.reach
+
+    def read(self) -> bytes:
+        return bytes(self._objects.answer(self._objects.fs.cat_file, self._path))
+
+    def take(self, content: bytes, ended: bytes) -> None:
+        objects, taken = self._objects, RunError(f"another process is at work in {self.where}")
+        try:
+            if ended:
+                if self.read() != ended:
+                    raise taken
+                objects.answer(objects.fs.rm_file, self._path)
+            objects.answer(self._create, content)
+            with suppress(FileExistsError):
+                objects.answer(objects.create, self._name, content)
+                raise RunError(f"{self.where} cannot be used: its store puts without looking at a condition")
+            if ended and self.reach.encode() not in ended:
+                # Another host may have found it ended, too, and remove ours for it.
+                time.sleep(SETTLE_SECONDS)
+                if self.read() != content:
+                    raise taken
+        except FileExistsError as error:
+            raise taken from error
+        except FileNotFoundError as error:
+            raise RunError(f"{self.where} cannot be used: {plain(str(error), 200)}") from error
+
+    def _create(self, content: bytes) -> None:
+        try:
+            self._objects.create(self._name, content)
+        except FileExistsError:
+            if self.read() != content:  # else the answer to our first try was lost
+                raise
+
+    def renew(self, content: bytes) -> bytes:
+        found = self._once(self._objects.fs.cat_file, self._path)
+        if found == content:
+            self._once(self._objects.fs.pipe_file, self._path, content)
+        return bytes(found)
+
+    def clear(self, content: bytes) -> None:
+        if self._once(self._objects.fs.cat_file, self._path) == content:
+            self._once(self._objects.fs.rm_file, self._path)
+
+    def is_there(self) -> bool:
+        return True  # to ask is no small cost
+
+    def age(self) -> float:
+        fs, probe = self._objects.fs, f"{self._path}.{secrets.token_hex(8)}.tmp"
+
+        def both() -> float:
+            fs.pipe_file(probe, b"now")
+            try:
+                return float((fs.modified(probe) - fs.modified(self._path)).total_seconds())
+            finally:
+                fs.rm_file(probe)
+
+        try:
+            return self._objects.answer(both)
+        except FileNotFoundError:  # let go meanwhile
+            return float("inf")
+
+    def _once(self, ask: Callable[..., T], *arguments: Any) -> T:
+        """What the store answers, as `lease.Slot` wants it, without asking again."""
+        try:
+            return ask(*arguments)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
+
+
+def is_inside(name: str) -> bool:
+    """Whether a name that a store gives stays in the folder that it is of."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+
+
+def _groups(names: Iterable[str]) -> Iterator[Sequence[str]]:
+    rest = iter(list(names))
+    while group := list(islice(rest, AT_ONCE)):
+        yield group

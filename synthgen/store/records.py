@@ -1,0 +1,181 @@
+"""Labels as rows of a table and back, and the accepted images as exporters read them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from itertools import islice, pairwise, repeat
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from synthgen.backends import Filter
+from synthgen.errors import BackendError, RunError
+from synthgen.masks import decode_rle, encode_rle
+from synthgen.store.run import LABEL_COLUMNS, VERDICT_SCHEMA, Run
+from synthgen.types import Annotation, Instances, Job, Record
+
+_VERDICT = pa.schema(
+    [VERDICT_SCHEMA.field(name) for name in ("image_id", "instance", "shard", "category_id", "verdict")]
+)
+_NO_MORE = (sys.maxsize, _VERDICT.empty_table())  # shard, verdicts
+
+
+def label_schema(rows: Sequence[Mapping[str, Any]]) -> pa.Schema:
+    scores = sorted({name for row in rows for name in row} - set(LABEL_COLUMNS))
+    return pa.schema([*LABEL_COLUMNS.items(), *((name, pa.float32()) for name in scores)])
+
+
+def label_rows(image_id: int, instances: Instances) -> Iterator[dict[str, Any]]:
+    """
+    Raises:
+        BackendError: a score has the name of another column.
+    """
+    if taken := sorted(LABEL_COLUMNS.keys() & instances.scores.keys()):
+        column = f"got a score called {taken[0]!r}, which is a column of the table of labels"
+        raise BackendError(f"{column}; takes another name")
+    rles = encode_rle(instances.masks)
+    areas = coco_mask.area(rles)
+    for i, rle in enumerate(rles):
+        yield {
+            "image_id": image_id,
+            "instance": i,
+            "category_id": int(instances.category_id[i]),
+            "bbox_xyxy": instances.boxes[i].tolist(),
+            "area": int(areas[i]),
+            "height": rle["size"][0],
+            "width": rle["size"][1],
+            "rle": rle["counts"],
+            **{name: float(values[i]) for name, values in instances.scores.items()},
+        }
+
+
+def instances_of(rows: Any, height: int, width: int) -> Instances:
+    """A DataFrame of label rows of one image, or None -> its instances."""
+    if rows is None:
+        return Instances.empty(height, width)
+    rles = [{"size": [height, width], "counts": counts} for counts in rows["rle"]]
+    return Instances(
+        decode_rle(rles, height, width),
+        np.stack(rows["bbox_xyxy"].to_list()).astype(np.float32),
+        rows["category_id"].to_numpy(np.int64),
+        {name: rows[name].to_numpy(np.float32) for name in rows.columns if name not in LABEL_COLUMNS},
+    )
+
+
+def judged_images(run: Run, verdict: Literal["accepted", "rejected"]) -> pa.Table:
+    """The images of a run with this verdict: image_id, shard, split and reasons, a row each."""
+    return run.read_rows(
+        run.verdicts_file,
+        ["image_id", "shard", "split", "reasons", "instance", "verdict"],
+        lambda rows: pc.and_(pc.is_null(rows["instance"]), pc.equal(rows["verdict"], verdict)),
+    )
+
+
+class Accepted:
+    """Accepted images with their labels, read a shard at a time as they are iterated; nothing is kept between shards.
+
+    Args:
+        jobs: shard -> its jobs, in order of id.
+        first_annotation: id of the first label; ids run on from it over all splits, in the order of images.
+        without: ids of images that are left out.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        jobs: Callable[[int], Iterable[Job]],
+        filters: Mapping[str, Filter[Any]],
+        *,
+        first_annotation: int = 1,
+        without: Collection[int] = (),
+    ) -> None:
+        self._run, self._jobs, self._first = run, jobs, first_annotation
+        self._measures = [n for n, f in filters.items() if f.scope == "image" and f.dtype is np.float32]
+        self._unused = filters.keys() - set(self._measures)
+        self._without = np.fromiter(without, np.int64)
+
+    def __iter__(self) -> Iterator[Record]:
+        return self._read(None)
+
+    def split(self, name: str) -> Iterator[Record]:
+        return self._read(name)
+
+    def _read(self, split: str | None) -> Iterator[Record]:
+        run, first = self._run, self._first
+        for shard, images, kept in self._verdicts():
+            holders = kept["image_id"].to_numpy()
+            counts = np.searchsorted(holders, images, "right") - np.searchsorted(holders, images)
+            held = dict(zip(images.tolist(), counts.tolist(), strict=True))
+            labels = self._labels(shard, kept, first)
+            first += len(kept)
+            rows = run.read_table(run.table_file("measures", shard), without=self._unused)
+            rows = rows.filter(pc.is_null(rows["instance"]))
+            measures = dict(zip(rows["image_id"].to_pylist(), rows.select(self._measures).to_pylist(), strict=True))
+            for job in self._jobs(shard):
+                if job.id in held:
+                    annotations = tuple(islice(labels, held[job.id]))
+                    if split in {None, job.split}:
+                        image = run.inside(run.image_file(shard, job.id))
+                        yield Record(job, image, annotations, measures[job.id])
+
+    def _verdicts(self) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
+        """Of each shard that has accepted images: its number, their ids (N,) in order, and the verdicts on their labels
+        that are kept, in order. All images stand before all labels in the file, so it is read at two places at once."""
+        held = self._shards(pc.is_valid, ["kept", "ignored"])
+        number, labels = next(held, _NO_MORE)
+        for shard, rows in self._shards(pc.is_null, ["accepted"]):
+            while number < shard:
+                number, labels = next(held, _NO_MORE)
+            images = np.setdiff1d(rows["image_id"].to_numpy(), self._without)
+            own = labels if number == shard else _NO_MORE[1]
+            own = own.filter(pc.is_in(own["image_id"], pa.array(images)))
+            if len(images):
+                order = [("image_id", "ascending"), ("instance", "ascending")]
+                yield shard, images, own.take(pc.sort_indices(own, order))
+
+    def _shards(self, of: Callable[[pa.ChunkedArray], Any], verdicts: list[str]) -> Iterator[tuple[int, pa.Table]]:
+        """Such verdicts, on images or on labels, as `of` tells by their instance; shard by shard, in which order they
+        are in the file."""
+        rest, wanted = _VERDICT.empty_table(), pa.array(verdicts)
+        for rows in self._run.read_parts(self._run.verdicts_file, _VERDICT.names):
+            # Not by an expression: that has threads of its own, which keep memory until the process ends.
+            rows = rows.filter(pc.and_(of(rows["instance"]), pc.is_in(rows["verdict"], wanted)))
+            rows = pa.concat_tables([rest, rows])
+            shards = rows["shard"].to_numpy()
+            begins = np.flatnonzero(np.diff(shards, prepend=-1))
+            for begin, end in pairwise(begins.tolist()):
+                yield int(shards[begin]), rows.slice(begin, end - begin)
+            rest = rows.slice(begins[-1]) if len(begins) else rest  # it may go on in the next rows
+        if len(rest):
+            yield rest["shard"][0].as_py(), rest
+
+    def _labels(self, shard: int, kept: pa.Table, first: int) -> Iterator[Annotation]:
+        """The labels that are kept of a shard; `first`: the id of the first."""
+        table = self._run.read_table(self._run.table_file("labels", shard))
+        holders = table["image_id"].to_numpy()
+        order = np.lexsort((table["instance"].to_numpy(), holders))
+        # An image's instances are numbered from 0 without gaps, see `label_rows`.
+        place = np.searchsorted(holders, kept["image_id"].to_numpy(), sorter=order) + kept["instance"].to_numpy()
+        rows = table.take(order[np.minimum(place, len(order) - 1)]) if len(order) else table
+        if any(not np.array_equal(rows[name].to_numpy(), kept[name].to_numpy()) for name in ("image_id", "instance")):
+            raise RunError(f"the verdicts on shard {shard} are not on its labels; judge the run again")
+        x0, y0, x1, y1 = rows["bbox_xyxy"].combine_chunks().flatten().to_numpy().reshape(-1, 4).T.astype(float)
+        sizes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
+        names = [name for name in rows.column_names if name not in LABEL_COLUMNS]
+        scores = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else repeat(())
+        # Columns become objects as they are asked for: a shard's at once would keep the garbage collector busy.
+        return map(
+            Annotation,
+            range(first, first + len(kept)),
+            kept["category_id"].to_pylist(),
+            ({"size": [*size], "counts": counts} for size, counts in zip(sizes, rows["rle"].to_pylist(), strict=True)),
+            zip(x0.tolist(), y0.tolist(), (x1 - x0).tolist(), (y1 - y0).tolist(), strict=True),
+            rows["area"].to_pylist(),
+            pc.equal(kept["verdict"], "ignored").to_pylist(),
+            ({n: value for n, value in zip(names, row, strict=True) if value is not None} for row in scores),
+        )
