@@ -25,8 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from synthgen import devices
 from synthgen.errors import BackendError, Problem, listed, nearest
-from synthgen.models.tokens import PromptForm
-from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Record, Sample
+from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, PromptForm, Record, Sample
 
 KINDS = ("generator", "grounder", "segmenter", "filter", "exporter")
 

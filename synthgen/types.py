@@ -41,6 +41,19 @@ class Category:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptForm:
+    """Prompts that can come about, in pieces.
+
+    Attributes:
+        pieces: for each piece, in order, the texts that may stand there.
+        last_needed: how many of the pieces must reach the model: those up to the things that are asked for.
+    """
+
+    pieces: tuple[tuple[str, ...], ...]
+    last_needed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One image to be made: everything that decides it, and nothing about where or when.
 

@@ -4,6 +4,7 @@ lists of files; and the `~` in a path."""
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import math
 import os
@@ -18,6 +19,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 import orjson
+from pydantic import TypeAdapter, ValidationError
 
 from synthgen.errors import FULL, OutOfRoom
 
@@ -211,3 +213,26 @@ def sweep(folder: Path) -> None:
     run's lock: then no living process has one there."""
     for file in folder.glob(TEMPORARY):
         file.unlink(missing_ok=True)
+
+
+def is_locked(file: Path) -> bool | None:
+    """Whether another process of this host has a lock on a file, if it is there; None where the file system, or who may
+    read the file, does not let that be known."""
+    try:
+        with open(file, "rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    return False
+
+
+def formed(form: TypeAdapter[Any], raw: Any) -> Any:
+    """Plain data in a form; None if it has another."""
+    try:
+        return form.validate_python(raw)
+    except ValidationError:
+        return None

@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from synthgen.backends import Filter
-from synthgen.base.files import digest, read_sealed, write_sealed
+from synthgen.base.files import digest, formed, read_sealed, write_sealed
 from synthgen.dataset.history import is_finished, others_of, runs_of
 from synthgen.errors import RunError, SynthgenError
 from synthgen.pipeline import stages as parts
 from synthgen.pipeline.build import Build
 from synthgen.planning.plan import IMAGES_PER_RUN
 from synthgen.store.export_folder import exporting
-from synthgen.store.forms import formed
 from synthgen.store.records import Accepted, judged_images
 from synthgen.store.run import Run
 from synthgen.types import DatasetInfo, Record

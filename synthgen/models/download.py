@@ -22,12 +22,11 @@ from io import BufferedRandom
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
-from synthgen.base.files import TEMPORARY, free_bytes
+from synthgen.base.files import TEMPORARY, free_bytes, is_locked
 from synthgen.base.interrupts import abandonable
 from synthgen.base.wording import plain
 from synthgen.errors import FULL, OutOfRoom, RunError
 from synthgen.models import KNOWN, cache_folder
-from synthgen.store.lease import is_locked
 
 # Weights are taken as safetensors only; pickled ones can run code.
 PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")

@@ -9,23 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from synthgen.models import read_json
+from synthgen.types import PromptForm
 
 ENDLESS = 1_000_000  # transformers writes a number beyond this for "no limit"
 # How a CLIP tokenizer without tokenizer.json cuts text into words: `CLIPConverter` in transformers.
 CLIP_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
-
-
-@dataclass(frozen=True, slots=True)
-class PromptForm:
-    """Prompts that can come about, in pieces.
-
-    Attributes:
-        pieces: for each piece, in order, the texts that may stand there.
-        last_needed: how many of the pieces must reach the model: those up to the things that are asked for.
-    """
-
-    pieces: tuple[tuple[str, ...], ...]
-    last_needed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,9 +21,8 @@ from prefect.utilities.asyncutils import run_coro_as_sync
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # as in `forms`
 
-from synthgen.base.files import read_sealed, write_sealed
+from synthgen.base.files import formed, read_sealed, write_sealed
 from synthgen.errors import Problem, SpecError
-from synthgen.store.forms import formed
 
 FIRINGS = 500  # that are remembered
 MOST = 1000  # times that Prefect's scheduler gives at once

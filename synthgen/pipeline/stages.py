@@ -26,11 +26,11 @@ from synthgen.base.files import at_home, digest, free_bytes, require_writable
 from synthgen.base.wording import shown
 from synthgen.errors import Problem, SpecError
 from synthgen.models import ModelMissing, cache_folder
-from synthgen.models.tokens import PromptForm
 from synthgen.planning.plan import Round, first_round, one, phrase, plan_round
 from synthgen.spec import STAGES, DatasetSpec
 from synthgen.spec.unloaded import UnloadedConfig
 from synthgen.spec.unloaded import backend as unloaded
+from synthgen.types import PromptForm
 
 FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
 JUDGED = 2  # of what judging writes: a change here judges every existing run anew

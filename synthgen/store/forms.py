@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, with_config
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic takes Python's own from 3.12 on
 
 Count = Annotated[int, Field(ge=0, le=10**12)]
@@ -95,11 +95,3 @@ class _Facts(TypedDict):
 MARK: TypeAdapter[Any] = TypeAdapter(_Mark)
 ROUND: TypeAdapter[Any] = TypeAdapter(_Round)
 FACTS: TypeAdapter[Any] = TypeAdapter(_Facts)
-
-
-def formed(form: TypeAdapter[Any], raw: Any) -> Any:
-    """Plain data in a form; None if it has another."""
-    try:
-        return form.validate_python(raw)
-    except ValidationError:
-        return None

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from synthgen.base import interrupts
-from synthgen.base.files import said_of
+from synthgen.base.files import is_locked, said_of
 from synthgen.base.wording import plain
 from synthgen.errors import NotWritable, RunError
 
@@ -256,21 +256,6 @@ def holder(file: Path) -> str:
     if locked:
         return _name(FileSlot(file).read()) or "another process"
     return named(FileSlot(file), locked is not None)
-
-
-def is_locked(file: Path) -> bool | None:
-    """Whether another process of this host has a lock on a file, if it is there; None where the file system, or who may
-    read the file, does not let that be known."""
-    try:
-        with open(file, "rb") as opened:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    return False
 
 
 def named(slot: Slot, locked: bool = True) -> str:

@@ -33,6 +33,7 @@ from synthgen.base.files import (
     at_home,
     atomic,
     digest,
+    is_locked,
     listed,
     protect,
     read_sealed,
@@ -42,7 +43,7 @@ from synthgen.base.files import (
 from synthgen.base.wording import plain
 from synthgen.errors import RunError
 from synthgen.models import cache_folder
-from synthgen.store.lease import FileSlot, is_locked
+from synthgen.store.lease import FileSlot
 from synthgen.store.objects import STORES, Objects, ObjectSlot, is_inside, require_store
 
 Entries = Mapping[str, Entry]  # name in the run folder -> [size in bytes, sha256]

@@ -33,6 +33,7 @@ from synthgen.base.files import (
     Entry,
     atomic,
     digest,
+    formed,
     free_bytes,
     listed,
     protect,
@@ -48,7 +49,7 @@ from synthgen.base.reading import load_yaml, read_text
 from synthgen.base.wording import plain, shown
 from synthgen.errors import NotWritable, OutOfRoom, RunError, SpecError
 from synthgen.store import lease
-from synthgen.store.forms import FACTS, MARK, ROUND, formed
+from synthgen.store.forms import FACTS, MARK, ROUND
 from synthgen.store.mirror import mirror_of
 from synthgen.types import Job
 

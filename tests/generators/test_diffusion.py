@@ -32,8 +32,8 @@ from synthgen.backends import KINDS, Request, builtin
 from synthgen.errors import BackendError
 from synthgen.generators import diffusion
 from synthgen.models import remarks
-from synthgen.models.tokens import PromptForm, counter
-from synthgen.types import Category, Job
+from synthgen.models.tokens import counter
+from synthgen.types import Category, Job, PromptForm
 
 PALETTE = {"apple": (1.0, 0.0, 0.0), "car": (0.0, 0.5, 1.0)}
 CATEGORIES = (Category(1, "apple"), Category(2, "car"))

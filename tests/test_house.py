@@ -1,0 +1,102 @@
+"""The house: what may import what."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "synthgen"
+# A layer imports those above it alone; those in one line do not see each other.
+LAYERS = """
+errors types
+base masks
+devices
+backends
+models mini
+generators grounders segmenters filters exporters
+spec
+planning orchestration
+store
+judging
+pipeline
+dataset calibration
+report
+review flow training
+schedule bench
+cli
+"""
+RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}
+# Narrower than its layer: a server must be there before anything else is known.
+ORCHESTRATION = {"errors", "base", "models", "spec"}
+RUNTIME = {"mini/__init__.py", "mini/autoencoder.py", "mini/scenes.py"}  # of the embedded models; the rest trains them
+
+
+def layer(file: str) -> str:
+    """The layer of a file of the package, by its path in it."""
+    first = file.partition("/")[0].removesuffix(".py")
+    return "training" if first == "mini" and file not in RUNTIME else first
+
+
+def imported(source: str, file: str) -> Iterator[str]:
+    """The files of the package that a file imports, also within its functions."""
+    for node in ast.walk(ast.parse(source, file)):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for parts in (name.split(".") for name in names if name.startswith("synthgen.")):
+            for end in range(len(parts), 1, -1):
+                path = "/".join(parts[1:end])
+                if (PACKAGE / f"{path}.py").is_file():
+                    yield f"{path}.py"
+                    break
+                if (PACKAGE / path / "__init__.py").is_file():
+                    yield f"{path}/__init__.py"
+                    break
+
+
+def breaches(source: str, file: str) -> list[str]:
+    own = layer(file)
+    if own == "__init__":
+        return []
+    found = []
+    for other in {layer(name) for name in imported(source, file)} - {own}:
+        if RANK[other] >= RANK[own] or (own == "orchestration" and other not in ORCHESTRATION):
+            found.append(f"{file} imports {other}")
+    return sorted(found)
+
+
+def test_imports_point_one_way() -> None:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        file = path.relative_to(PACKAGE).as_posix()
+        assert breaches(path.read_text(encoding="utf-8"), file) == []
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("base/files.py", "from synthgen.store.run import Run"),
+        ("filters/sharpness.py", "def f():\n    from synthgen.filters_ import x\n    import synthgen.spec"),
+        ("filters/sharpness.py", "from synthgen.exporters import coco"),
+        ("orchestration/server.py", "from synthgen.store import lease"),
+        ("mini/scenes.py", "from synthgen.generators import diffusion"),
+        ("spec/schema.py", "from synthgen import cli"),
+    ],
+)
+def test_an_import_that_is_forbidden_is_found(file: str, line: str) -> None:
+    assert len(breaches(line, file)) == 1
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    files = {p.relative_to(PACKAGE).as_posix(): p.read_text(encoding="utf-8") for p in PACKAGE.rglob("*.py")}
+    after = {file: {name for name in imported(text, file) if name != file} for file, text in files.items()}
+    while free := {file for file, names in after.items() if not names & after.keys()}:
+        after = {file: names for file, names in after.items() if file not in free}
+    assert after == {}
+
+
+def test_few_modules_stand_at_the_top() -> None:
+    top = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
+    assert top == {"backends", "devices", "errors", "flow", "masks", "schedule", "types"}
