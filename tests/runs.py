@@ -43,3 +43,8 @@ def results(root: Path, without: tuple[str, ...] = HOW) -> dict[str, bytes]:
     numbers = orjson.loads(found["quality.json"])
     assert numbers.pop("timings")
     return {**found, "quality.json": orjson.dumps(numbers)}
+
+
+def images(root: Path) -> dict[str, bytes]:
+    """Name -> bytes of every image of a run folder."""
+    return {p.name: p.read_bytes() for p in root.glob("images/*/*.png")}

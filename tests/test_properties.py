@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from hypothesis.extra.numpy import arrays
+from judged import of_images, table
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
-from test_verdicts import of_images, table
 
 from synthgen.base.files import SEAL, atomic, read_sealed, write_sealed
 from synthgen.calibration.truths import Truth, from_coco

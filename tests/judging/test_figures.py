@@ -8,7 +8,7 @@ import orjson
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from test_verdicts import table
+from judged import table
 
 from synthgen.judging.figures import EDGES, GRID, SHOWN, Margins, duplicates, samples
 from synthgen.judging.verdicts import Compared

@@ -13,8 +13,8 @@ from typing import IO
 
 import orjson
 import pytest
+from judged import of_images, of_instances, table
 from starlette.testclient import TestClient
-from test_verdicts import of_images, of_instances, table
 
 from synthgen.base.files import SEAL, digest
 from synthgen.errors import RunError, SynthgenError

@@ -1,80 +1,19 @@
 """Small tables with known verdicts."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
 import pytest
+from judged import SPEC, lists, of_images, of_instances, table
 
 from synthgen.judging.quality import ClassCount, Quality
-from synthgen.judging.reviews import Review, Reviews
 from synthgen.judging.summary import headline, shortfall
-from synthgen.judging.tables import Lists, Tables
-from synthgen.judging.verdicts import Verdicts, judge, select
-from synthgen.pipeline.stages import Stages
+from synthgen.judging.verdicts import Verdicts, select
 from synthgen.planning.plan import split_of
 from synthgen.spec import DatasetSpec
-
-SPEC = {
-    "name": "fruit",
-    "count": 3,
-    "height": 64,
-    "width": 64,
-    "classes": ["apple", "pear"],
-    "objects_per_image": {0: 1, 1: 1, 2: 1},
-    "prompts": {"templates": ["{objects}"], "background_templates": ["nothing"]},
-    "filters": {},
-}
-
-
-def table(
-    images: list[dict[str, Any]],
-    filters: dict[str, Any] | None = None,
-    reviews: Sequence[Review] = (),
-    **changes: Any,
-) -> Verdicts:
-    """Judges images given as mappings: a number a filter, and `objects`: mappings with `class`, `area` and a number a
-    filter of instances."""
-    spec = DatasetSpec.parse({**SPEC, "filters": filters or {}, **changes})
-    backends = Stages.of(spec).filters
-    objects = [o for image in images for o in image.get("objects", [])]
-    asked = [image.get("asked", [o.get("class", 1) for o in image.get("objects", [])]) for image in images]
-    counts = [len(image.get("objects", [])) for image in images]
-
-    def numbers(name: str, f: Any) -> np.ndarray:
-        hole = np.nan if f.dtype is np.float32 else 0
-        given = [row.get(name) for row in (images if f.scope == "image" else objects)]
-        return np.array([hole if value is None else value for value in given], f.dtype)
-
-    tables = Tables(
-        images={"image_id": np.arange(1, len(images) + 1), "shard": np.arange(len(images), dtype=np.int32) // 2},
-        families=pa.chunked_array([[f"f{k}" for k in range(1, len(images) + 1)]], pa.string()),
-        asked=lists(asked),
-        layouts=Lists.of(np.zeros((0, 4), np.float32), np.zeros(len(images), int)),
-        labels={
-            "instance": np.array([k for n in counts for k in range(n)], np.int32),
-            "category_id": np.array([o.get("class", 1) for o in objects], np.int32),
-            "area": np.array([o.get("area", 9) for o in objects], np.int32),
-        },
-        holder=np.repeat(np.arange(len(images), dtype=np.int32), np.array(counts, int)),
-        boxes=np.zeros((len(objects), 4), np.float32),
-        scores={},
-        measures={name: numbers(name, f) for name, f in backends.items()},
-    )
-    said = Reviews({review.about: review for review in reviews})
-    return judge(spec, backends, tables, said)
-
-
-def of_images(found: Verdicts) -> list[tuple[str, list[str]]]:
-    return list(zip(found.images["verdict"], map(found.reasons.listed, found.images["reasons"]), strict=True))
-
-
-def of_instances(found: Verdicts) -> list[tuple[str, list[str]]]:
-    return list(zip(found.instances["verdict"], map(found.reasons.listed, found.instances["reasons"]), strict=True))
 
 
 def iou(*values: float | None, **more: Any) -> dict[str, Any]:
@@ -210,10 +149,6 @@ def test_images_are_selected_in_order(held, count, quotas, accepted):
     least = {"abc".index(c) + 1: n for c, n in quotas.items()}
     found = select(np.array([text != "-" for text in images]), classes, count, least)
     assert "".join(".1"[take] for take in found.tolist()) == accepted
-
-
-def lists(rows: Sequence[Sequence[int]]) -> Lists:
-    return Lists.of(np.array([c for row in rows for c in row], np.int32), np.array([len(row) for row in rows], int))
 
 
 def test_later_images_never_change_what_is_accepted():

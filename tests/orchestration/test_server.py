@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -17,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from servers import answers
 
 from synthgen.errors import OutOfRoom
 from synthgen.flow import served
@@ -29,14 +29,6 @@ with embedded_server() as url:
     print(url, flush=True)
     time.sleep(120)
 """
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
 
 
 def gone(url: str, seconds: float = 20) -> bool:

@@ -23,7 +23,7 @@ import torch
 import yaml
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from runs import results
+from runs import images, results
 
 from synthgen import models
 from synthgen.devices import torch_dtype
@@ -34,10 +34,6 @@ from synthgen.planning.plan import IMAGES_PER_RUN
 from synthgen.store.run import Run
 
 Raw = dict[str, Any]
-
-
-def images(root: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in root.glob("images/*/*.png")}
 
 
 def state(root: Path) -> dict[str, int]:

@@ -10,8 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from runs import results
-from test_pipeline import images
+from runs import images, results
 
 from synthgen import cli
 from synthgen.base.files import listed, read_sealed, sha256, write_sealed

@@ -501,7 +501,7 @@ def test_a_worker_on_another_machine_takes_and_gives_its_shards_only(
 def test_workers_of_ray_are_given_the_url(
     url: str, machine: Any, quick: Any, finished: Build, tmp_path: Path, migrated: Any
 ) -> None:
-    from test_profile import TWO, results, run, written
+    from ray_runs import TWO, results, run, written
 
     spec, profile = written(tmp_path / "spec.yaml", quick), written(tmp_path / "ray.yaml", TWO)
     done = run(spec, url, profile, tmp_path / "home", migrated)
