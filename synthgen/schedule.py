@@ -35,6 +35,7 @@ from synthgen.orchestration.server import check
 from synthgen.orchestration.timetable import MOST, Log, Timetable, in_utc, now
 from synthgen.pipeline import stages as parts
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.fingerprints import made_from
 from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec, load_spec
 from synthgen.store.mirror import address, place, runs_in_store
@@ -61,7 +62,7 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
         pass  # its spec is damaged, and the run writes it anew
     facts = last.read_facts()
     models = parts.models_of(Stages.of(spec), facts.get("models", {}))
-    other = bool(facts) and facts["made_from"] != parts.made_from(spec, models)
+    other = bool(facts) and facts["made_from"] != made_from(spec, models)
     return free if other else last.number
 
 

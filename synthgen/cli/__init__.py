@@ -363,7 +363,7 @@ def _merge(build: Build) -> None:
 
 def _redo(build: Build, quiet: bool, allow_mixed: bool) -> Quality:
     """Every stage after the images, over the shards that have them."""
-    from synthgen.pipeline.build import PER_SHARD
+    from synthgen.pipeline.fingerprints import PER_SHARD
 
     made = [s for s in build.run.shards() if build.is_done("generate", s)]
     if len(made) < len(build.run.shards()):
@@ -428,7 +428,8 @@ def bench(
 def status(run: RunFolder) -> None:
     """Say what of a run is done, and what is left."""
     from synthgen.judging.summary import headline
-    from synthgen.pipeline.build import PER_SHARD, Build
+    from synthgen.pipeline.build import Build
+    from synthgen.pipeline.fingerprints import PER_SHARD
 
     build = Build.read(run)
     shards = build.run.shards()

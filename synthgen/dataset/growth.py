@@ -21,8 +21,8 @@ from synthgen.backends import Filter
 from synthgen.base.files import digest, formed, read_sealed, write_sealed
 from synthgen.dataset.history import is_finished, others_of, runs_of
 from synthgen.errors import RunError, SynthgenError
-from synthgen.pipeline import stages as parts
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.fingerprints import exported_by, hash_of, measured_by
 from synthgen.planning.plan import IMAGES_PER_RUN
 from synthgen.store.export_folder import exporting
 from synthgen.store.records import Accepted, judged_images
@@ -160,9 +160,7 @@ class Merge:
 
     def measures(self, member: Build, name: str) -> bool:
         """Whether a member's numbers of a filter are those that this spec would take."""
-        own, asked = (
-            parts.measured_by(b.spec, b.run.read_facts().get("models", {})).get(name) for b in (member, self.build)
-        )
+        own, asked = (measured_by(b.spec, b.run.read_facts().get("models", {})).get(name) for b in (member, self.build))
         return own == asked
 
     @cached_property
@@ -177,13 +175,13 @@ class Merge:
         spec = self.build.spec
         own = {
             "format": FORMAT,
-            "export": parts.exported_by(spec, exporter),
+            "export": exported_by(spec, exporter),
             "splits": list(spec.splits.items()),
             "alike": {name: f.config.model_dump(mode="json") for name, f in self.filters.items()},
             "measured": [[self.measures(m, name) for name in self.filters] for m in self.members],
             "info": asdict(self.info),
         }
-        return parts.fingerprint(own, *map(digest, self.states))
+        return hash_of(own, *map(digest, self.states))
 
     def alike(self) -> dict[str, set[int]]:
         """Filter of the whole dataset -> ids of the images that it finds like earlier ones. Images of earlier runs come

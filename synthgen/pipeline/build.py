@@ -34,7 +34,8 @@ from synthgen.judging.verdicts import Verdicts, judge
 from synthgen.models import remarks
 from synthgen.pipeline import stages as parts
 from synthgen.pipeline.attempts import Attempts
-from synthgen.pipeline.stages import Stages, fingerprint
+from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, Models, hash_of, made_from
+from synthgen.pipeline.stages import Stages
 from synthgen.planning.plan import Round, first_round, next_round, plan_round, retry_seed, split_of
 from synthgen.spec import DatasetSpec, differences
 from synthgen.spec.unloaded import record
@@ -45,8 +46,6 @@ from synthgen.types import DatasetInfo, Instances, Job, Sample
 
 if TYPE_CHECKING:
     import pandas as pd
-
-PER_SHARD: tuple[StageName, ...] = ("generate", "label", "measure")
 
 
 @dataclass(frozen=True)
@@ -69,12 +68,12 @@ class Build:
             raise RunError(f"{other}; take another --run or --out")
         facts = run.read_facts()
         models = parts.models_of(stages, facts.get("models", {}))
-        made_from = parts.made_from(spec, models)
+        images_from = made_from(spec, models)
         planned = (run.mark("plan", s) for s in run.shards())
         if facts:
-            changed = differences(facts["made_from"], made_from)
+            changed = differences(facts["made_from"], images_from)
         else:  # new; or damaged, and then the marks of the plan know
-            inputs = fingerprint(made_from)
+            inputs = hash_of(images_from)
             changed = ["what, is not known, since run.json is damaged"] * any(m and m.inputs != inputs for m in planned)
         if changed:
             raise RunError(
@@ -84,7 +83,7 @@ class Build:
         run.sweep()
         run.mend_rounds()
         run.write_spec(spec.dump())
-        facts = {"run": run.number, "synthgen": __version__, "made_from": made_from, "models": models}
+        facts = {"run": run.number, "synthgen": __version__, "made_from": images_from, "models": models}
         modules = {
             key: record(stage, str(models.get(key, {}).get("weights", "")))
             for key, stage in stages.named().items()
@@ -107,51 +106,43 @@ class Build:
         spec = DatasetSpec.parse(run.read_spec(), run.read_facts().get("modules", {}))
         return cls(run, spec, Stages.of(spec))
 
-    # What each piece of work is made from
+    # What is done
 
     @cached_property
-    def _models(self) -> dict[str, dict[str, Any]]:
+    def models(self) -> Models:
+        """Key in the spec -> name, revision and weights of its model, see `models_of`."""
         return parts.models_of(self.stages, self.run.read_facts().get("models", {}))
 
     @cached_property
-    def _made_from(self) -> str:
-        return fingerprint(parts.made_from(self.spec, self._models))
+    def _fingerprints(self) -> dict[tuple[StageName, str], Mapping[str, Any]]:
+        """(stage, exporter or "") -> fingerprint, once it was asked for: those with models take long."""
+        return {}
 
-    @cached_property
-    def _labelled_by(self) -> str:
-        return fingerprint(parts.labelled_by(self.spec, self._models))
+    def inputs(self, stage: StageName, piece: int | str | None = None) -> str | None:
+        """Hash of all that a piece of work is made from; None while some of it is not there.
 
-    @cached_property
-    def _measured_by(self) -> str:
-        return fingerprint(parts.measured_by(self.spec, self._models))
+        Args:
+            piece: number of the shard, name of the exporter, or None, as `DEPENDENCIES` has it for the stage.
+        """
+        row = DEPENDENCIES[stage]
+        key = (stage, piece if isinstance(piece, str) else "")
+        if key not in self._fingerprints:
+            self._fingerprints[key] = row.fingerprint(self, key[1])
+        return row.inputs(self.run, self._fingerprints[key], piece)
 
-    def inputs(self, stage: StageName, shard: int | str | None = None) -> str | None:
-        """Hash of all that a piece of work is made from; None while some of it is not there."""
-        if stage == "plan":
-            return self._made_from
-        if stage == "judge":
-            measured = [self.run.mark("measure", s) for s in self.run.shards()]
-            said = read_reviews(self.run.reviews_file).digest()
-            outputs = [*(m.outputs for m in measured if m), *([said] if said else [])]
-            return None if None in measured else fingerprint(parts.judged_by(self.spec), *outputs)
-        if stage in {"export", "report"}:
-            judged = self.run.mark("judge")
-            marks = [self.run.mark(s, n) for n in self.run.shards() for s in ("label", "measure")]  # type: ignore[arg-type]
-            verdicts = judged.files.get(self.run.verdicts_file.name) if judged else None
-            if judged is None or verdicts is None or None in marks:
-                return None
-            if stage == "report":
-                return fingerprint(parts.reported_by(self.spec), judged.outputs, *(m.outputs for m in marks if m))
-            # Not the numbers of `quality.json`, among which are times.
-            return fingerprint(parts.exported_by(self.spec, str(shard)), verdicts[1], *(m.outputs for m in marks if m))
-        before = {"generate": ("plan",), "label": ("plan", "generate"), "measure": ("generate", "label")}[stage]
-        own = {"generate": self._made_from, "label": self._labelled_by, "measure": self._measured_by}[stage]
-        marks = [self.run.mark(b, shard) for b in before]  # type: ignore[arg-type]
-        return None if None in marks else fingerprint({"own": own}, *(m.outputs for m in marks if m))
+    def pieces(self, stage: StageName) -> list[int] | list[str] | list[None]:
+        """What a stage has to be done for: the shards, the exporters, or [None] for the run as a whole."""
+        match DEPENDENCIES[stage].per:
+            case "shard":
+                return self.run.shards()
+            case "exporter":
+                return list(self.spec.exporters)
+            case "run":
+                return [None]
 
-    def is_done(self, stage: StageName, shard: int | str | None = None) -> bool:
-        inputs = self.inputs(stage, shard)
-        return inputs is not None and self.run.is_done(stage, shard, inputs)
+    def is_done(self, stage: StageName, piece: int | str | None = None) -> bool:
+        inputs = self.inputs(stage, piece)
+        return inputs is not None and self.run.is_done(stage, piece, inputs)
 
     def pending(self) -> list[int]:
         """Shards that some stage has still to go through."""
@@ -166,10 +157,7 @@ class Build:
         """Whether running would do nothing: everything is made and exported, and no round can be added."""
         return (
             self.has_its_rounds()
-            and not self.pending()
-            and self.is_done("judge")
-            and all(self.is_done("export", name) for name in self.spec.exporters)
-            and self.is_done("report")
+            and all(self.is_done(stage, piece) for stage in DEPENDENCIES for piece in self.pieces(stage))
             and self._next_round(self.quality()) is None
         )
 
@@ -179,11 +167,12 @@ class Build:
         """Writes the shards of every recorded round; in a new folder, records the first."""
         if not self.run.read_rounds():
             self.run.write_round(1, asdict(first_round(self.spec)))
-        shard = 0
+        shard, inputs = 0, self.inputs("plan")
+        assert inputs is not None
         for r in [Round(**recorded) for recorded in self.run.read_rounds()]:
             shards = range(shard, shard + self._shards_of(asdict(r)))
             shard = shards.stop
-            left = {s for s in shards if not self.run.is_done("plan", s, self._made_from)}
+            left = {s for s in shards if not self.run.is_done("plan", s, inputs)}
             if not left:
                 continue
             jobs = plan_round(self.spec, self.run.number, r, self.stages.generator.aspect_ratios())
@@ -191,7 +180,7 @@ class Build:
                 chosen = list(islice(jobs, self.spec.shard_size))
                 if number in left:
                     self.run.commit(
-                        "plan", number, self._made_from, [self.run.write_jobs(number, chosen)],
+                        "plan", number, inputs, [self.run.write_jobs(number, chosen)],
                         counts={"images": len(chosen), "round": r.number}, environment=asdict(r),
                     )  # fmt: skip
 
@@ -253,7 +242,7 @@ class Build:
         where = self._environment("generate", {"generator": self.stages.generator.config}, allow_mixed)
         jobs, started = self.jobs(shard), time.monotonic()
         attempts = Attempts(self.stages.generator.generate, strict)
-        part = fingerprint({"where": where}, inputs)  # batches of another size hold other images
+        part = hash_of({"where": where}, inputs)  # batches of another size hold other images
         marks: dict[int, Mark] = {}
 
         def keep(number: int, batch: Sequence[Job], images: Sequence[NDArray[np.uint8]], said: dict[str, Any]) -> None:
@@ -447,7 +436,7 @@ class Build:
             numbers = asdict(quality) | {"yield": quality.passed, "notes": notes}
             numbers |= figures(self.spec, self.stages.filters, tables, found)
             self._describe(numbers["samples"], found.images)
-            numbers["models"] = [{"stage": key, **model} for key, model in self._models.items()]
+            numbers["models"] = [{"stage": key, **model} for key, model in self.models.items()]
             numbers["timings"] = timings(self.run, numbers["accepted"])
             with self.run.writing(self.run.quality_file) as file:
                 file.write(orjson.dumps(numbers, option=orjson.OPT_INDENT_2))

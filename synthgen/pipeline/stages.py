@@ -1,4 +1,4 @@
-"""A spec's backends, checked together before anything is made, and what each stage's results depend on."""
+"""The backends of a spec, checked together before anything is made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from synthgen.backends import (
     backend_module,
     is_own,
 )
-from synthgen.base.files import at_home, digest, free_bytes, require_writable
+from synthgen.base.files import at_home, free_bytes, require_writable
 from synthgen.base.wording import shown
 from synthgen.errors import Problem, SpecError
 from synthgen.models import ModelMissing, cache_folder
@@ -31,9 +31,6 @@ from synthgen.spec import STAGES, DatasetSpec
 from synthgen.spec.unloaded import UnloadedConfig
 from synthgen.spec.unloaded import backend as unloaded
 from synthgen.types import PromptForm
-
-FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
-JUDGED = 2  # of what judging writes: a change here judges every existing run anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,89 +214,3 @@ def models_of(stages: Stages, recorded: Mapping[str, Any]) -> dict[str, dict[str
             if weights:
                 found[key] = {**named, "weights": weights, "licences": [list(li) for li in stage.licences()]}
     return found
-
-
-def _weights(models: Mapping[str, Mapping[str, Any]], key: str) -> str:
-    return str(models[key]["weights"]) if key in models else ""
-
-
-def made_from(spec: DatasetSpec, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the images depend on, as plain data: the generator's fingerprint, and what a folder is told apart by."""
-    return {
-        "format": FORMAT,
-        "name": spec.name,
-        "seed": spec.seed,
-        "height": spec.height,
-        "width": spec.width,
-        "shard_size": spec.shard_size,
-        "classes": {c.name: list(c.aspect_ratio) if c.aspect_ratio else None for c in spec.classes},
-        "class_order": [c.name for c in spec.classes],
-        **({"class_prompts": named} if (named := {c.name: c.prompt for c in spec.classes if c.prompt}) else {}),
-        "objects_per_image": {str(k): w for k, w in spec.objects_per_image.items()},
-        "prompts": spec.prompts.model_dump(mode="json"),
-        "layout": spec.layout.model_dump(mode="json") if spec.layout else None,
-        "generator": {**spec.generator.fingerprint(), "weights": _weights(models, "generator")},
-    }
-
-
-def labelled_by(spec: DatasetSpec, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the labels depend on, besides the images."""
-    return {
-        "format": FORMAT,
-        "grounder": {**spec.grounder.fingerprint(), "weights": _weights(models, "grounder")},
-        "segmenter": {**spec.segmenter.fingerprint(), "weights": _weights(models, "segmenter")},
-        "synonyms": {c.name: list(c.synonyms) for c in spec.classes},
-    }
-
-
-def measured_by(spec: DatasetSpec, models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """What the measures depend on, besides images and labels. Thresholds are not among it."""
-    return {
-        "format": FORMAT,
-        **{n: {**c.fingerprint(), "weights": _weights(models, f"filters.{n}")} for n, c in spec.filters.items()},
-    }
-
-
-def judged_by(spec: DatasetSpec) -> dict[str, Any]:
-    """What the verdicts depend on, besides the measures."""
-    return {
-        "format": JUDGED,
-        "count": spec.count,
-        "quotas": {str(c): n for c, n in spec.quotas.items()},
-        # Lists, since the order of splits decides where a family falls, and that of filters the order of reasons.
-        "splits": list(spec.splits.items()),
-        "filters": [(n, c.model_dump(mode="json")) for n, c in spec.filters.items()],
-    }
-
-
-def exported_by(spec: DatasetSpec, exporter: str) -> dict[str, Any]:
-    """What an export depends on, besides the verdicts and the records."""
-    return {
-        "format": FORMAT,
-        "description": spec.description,
-        "splits": list(spec.splits),
-        "options": (c := spec.exporters[exporter]).model_dump(mode="json", exclude=c.untouched()),
-        **({"categories": named} if (named := _own_categories(spec)) else {}),
-    }
-
-
-def _own_categories(spec: DatasetSpec) -> list[list[Any]]:
-    """Id in exports and supercategory of every class, if the spec gives one of them any."""
-    given = [[c.exported_id, c.supercategory] for c in spec.categories]
-    return given if any(c.own_id or c.supercategory for c in spec.categories) else []
-
-
-def reported_by(spec: DatasetSpec) -> dict[str, Any]:
-    """What the report and the dataset card depend on, besides numbers, labels and images."""
-    folder = Path(__file__).parent.parent / "report"
-    templates = sorted(p for p in folder.iterdir() if p.suffix in {".j2", ".css", ".js"})
-    return {
-        "format": FORMAT,
-        "description": spec.description,
-        "exporters": list(spec.exporters),
-        "templates": {file.name: file.read_text(encoding="utf-8") for file in templates},
-    }
-
-
-def fingerprint(parts: Mapping[str, Any], *inputs: str) -> str:
-    return digest([parts, *inputs])

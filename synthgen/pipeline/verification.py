@@ -17,8 +17,8 @@ from synthgen.base.wording import plain
 from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import read_reviews
 from synthgen.masks import decode_rle, mask_areas, mask_boxes
-from synthgen.pipeline.build import PER_SHARD, Build
-from synthgen.pipeline.stages import fingerprint
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, hash_of
 from synthgen.store.run import LABEL_COLUMNS, Mark, Run, StageName
 
 
@@ -70,15 +70,20 @@ def _missing(build: Build) -> Iterator[str]:
     for stage in PER_SHARD:
         if without := [s for s in shards if run.mark(stage, s) is None]:
             yield f"{stage}: {len(without)} of {len(shards)} shards, the first of them shard {without[0]}"
-    ends: list[tuple[StageName, str | None]] = [("judge", None)]
-    ends += [*(("export", name) for name in build.spec.exporters), ("report", None)]
-    gone = [" ".join(filter(None, end)) for end in ends if not ((mark := run.mark(*end)) and mark.inputs)]
+    later = [
+        (stage, piece) for stage, row in DEPENDENCIES.items() if row.per != "shard" for piece in build.pieces(stage)
+    ]
+    gone = [_work(*work) for work in later if not ((mark := run.mark(*work)) and mark.inputs)]
     yield from gone
     with suppress(RunError):  # the log of verdicts is damaged, and that is told
-        stale = [" ".join(filter(None, end)) for end in ends if not build.is_done(*end)]
+        stale = [_work(*work) for work in later if not build.is_done(*work)]
         yield from (f"{name}, of what there is now" for name in stale if name not in gone)
     if shards and not gone and not build.has_its_rounds():
         yield "shards of a round that was begun"
+
+
+def _work(stage: StageName, piece: int | str | None) -> str:
+    return stage if piece is None else f"{stage} {piece}"
 
 
 def withdraw(build: Build, damages: Iterable[Damage]) -> None:
@@ -94,7 +99,7 @@ def _files(build: Build) -> Iterator[Damage]:
     for file in run.damaged_records():
         yield Damage(_name(run, file), "its checksum differs")
     facts = run.read_facts()
-    own = fingerprint(facts["made_from"]) if facts else ""
+    own = hash_of(facts["made_from"]) if facts else ""
     if not run.spec_is_as_recorded():
         yield Damage("spec.yaml", "its checksum differs")
     if facts and (planned := run.planned_number) not in {None, run.number}:
@@ -142,7 +147,7 @@ def _made_from(run: Run, own: str, stage: StageName, shard: int | str | None) ->
     if stage == "plan":
         return own
     planned = run.mark("plan", shard) if stage == "generate" else None
-    return fingerprint({"own": own}, planned.outputs) if planned else None
+    return hash_of({"own": own}, planned.outputs) if planned else None
 
 
 def _difference(path: Path, size: int, checksum: str) -> str:

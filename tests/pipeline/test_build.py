@@ -197,6 +197,14 @@ def test_harm_is_mended(copied, finished, quick, run_through, generated, harm, m
     assert results(root) == results(finished.run.root)
 
 
+@pytest.mark.parametrize("pattern", ["jobs/*", "labels/*", "measures/*", "verdicts.parquet", "coco/*/*", "report.html"])
+def test_a_run_without_the_results_of_a_stage_is_not_complete(copied, pattern):
+    root = copied / "fruit" / "run-0001"
+    assert Build.open(root).is_complete()
+    remove(pattern)(root)
+    assert not Build.open(root).is_complete()
+
+
 def test_harm_to_the_rounds_is_mended(copied, finished, quick, run_through, generated):
     """Recorded rounds are facts of the past; the first is what the spec says, and comes back the same."""
     root = copied / "fruit" / "run-0001"
