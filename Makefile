@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test docs lint clean
 
 demo: $(VENV)/.run  ## Install, then make the quickstart dataset and its contact sheet in outputs/quickstart/run-0001.
 	$(BIN)/synthgen run specs/quickstart.yaml
@@ -12,6 +12,9 @@ demo: $(VENV)/.run  ## Install, then make the quickstart dataset and its contact
 
 test: $(VENV)/.dev  ## Install, then run every test.
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/.docs  ## Install, then build the documentation as a site, with its links checked: site/index.html.
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lint: $(VENV)/.dev  ## Style and types.
 	$(BIN)/ruff check .
@@ -29,5 +32,9 @@ $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.run
 
-clean:  ## Remove the environment. Run folders stay.
-	rm -rf $(VENV)
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@ $(VENV)/.run
+
+clean:  ## Remove the environment and the built site. Run folders stay.
+	rm -rf $(VENV) site

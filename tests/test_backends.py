@@ -23,8 +23,13 @@ from synthgen.pipeline.build import Build
 from synthgen.spec import DatasetSpec
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Sample
 
-# The README's example stands among them, as a module of the user's.
-EVERY = [*((kind, name) for kind in KINDS for name in builtin(kind)), ("filter", "mylab.redness")]
+# The examples of docs/extend.md stand among them, as modules of the user's.
+EVERY = [
+    *((kind, name) for kind in KINDS for name in builtin(kind)),
+    ("filter", "mylab.redness"),
+    ("exporter", "mylab.csv_table"),
+    ("generator", "mylab.noise"),
+]
 FILTERS = [name for kind, name in EVERY if kind == "filter"]
 CATEGORIES = (Category(1, "apple", ("pome",)), Category(2, "tree"))
 REQUEST = Request(128, 128, has_layout=True, words=frozenset({"a", "photo", "of", "on", "grass"}))
