@@ -37,7 +37,7 @@ def commands() -> str:
     context = root.make_context("synthgen", [], resilient_parsing=True)
     groups: dict[str, list[str]] = {}
     for name in root.list_commands(context):
-        command = root.get_command(context, name)
+        command = root.get_command(context, name).load()
         if not command.hidden:
             panel = getattr(command, "rich_help_panel", None)
             with command.make_context(f"synthgen {name}", [], parent=None, resilient_parsing=True) as inner:

@@ -8,6 +8,7 @@ import argparse
 
 from synthgen.base.files import at_home
 from synthgen.flow import build_dataset, build_here
+from synthgen.pipeline.request import BuildRequest
 from synthgen.schedule import build_next
 from synthgen.store.mirror import is_url
 
@@ -30,7 +31,7 @@ def main() -> None:
         parameters = {"spec": str(args.spec.resolve()), "out": out, "run": args.run}
         build_dataset.serve(name=args.spec.stem, parameters=parameters, pause_on_shutdown=False)
     else:
-        build_here(args.spec, args.out, args.run)
+        build_here(BuildRequest(args.spec, args.out, args.run))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The Prefect flow that builds a dataset, and its thin tasks. `synthgen run` is this flow.
 
-Tasks take paths and integers and give counts; what is done is the store's to say, never the orchestrator's.
+Tasks take paths and integers and return counts. The store says what is done, never Prefect.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 from synthgen.orchestration.user_profile import has_server, own_home
 
-# Prefect reads its settings when it is imported. Where they name a server of the user's, they hold. Else Prefect keeps
-# its files in our cache folder, and is imported in a folder that has no files of settings, as the user's may have.
+# Prefect reads its settings when it is imported. They hold if they name a server of the user's. Otherwise Prefect keeps
+# its files in our cache folder, and it is imported in a folder without settings files, which the user's may have.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 with ExitStack() as _elsewhere:
     if not has_server():
@@ -34,13 +35,13 @@ from synthgen.dataset.growth import grow
 from synthgen.errors import SynthgenError
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import markdown
-from synthgen.orchestration.profile import Profile, load_profile
 from synthgen.orchestration.server import embedded_server, on_server, without_proxy
 from synthgen.pipeline.build import Build
-from synthgen.pipeline.stages import check
+from synthgen.pipeline.request import BuildRequest
+from synthgen.pipeline.stages import Stages
 from synthgen.report.page import write
-from synthgen.spec import DatasetSpec, load_spec
-from synthgen.store.mirror import place, run_place
+from synthgen.spec import DatasetSpec
+from synthgen.store.mirror import run_place
 from synthgen.store.run import Run
 
 
@@ -61,14 +62,14 @@ def measure(run: Path, shard: int) -> Mapping[str, int]:
 
 @task(name="shards", task_run_name="shards-{shards[0]}-and-on", cache_policy=NO_CACHE)
 def work(run: str, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
-    """A lot of shards, for one worker; `run`: the folder's address."""
+    """Makes some shards on one worker. `run`: the address of the run folder, a path or a URL."""
     folder = Run(run_place(run))
     folder.take_up(shards)
     return make(folder.root, shards, allow_mixed, strict)
 
 
 def make(run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
-    """Makes, labels and measures shards; while models make the next one, the last one's measures are taken."""
+    """Generates, labels and measures shards. Measures a shard while the models make the next one."""
     with Behind(1) as behind:
         for shard in shards:
             generate(run, shard, allow_mixed, strict)
@@ -77,22 +78,23 @@ def make(run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> i
     return len(shards)
 
 
-def hand_out(profile: Profile, run: Run, shards: Sequence[int], allow_mixed: bool, strict: bool) -> None:
-    """Gives shards to workers, lot by lot, and waits for all.
+def hand_out(request: BuildRequest, run: Run, shards: Sequence[int]) -> None:
+    """Gives shards to workers, some at a time as the profile says, and waits for all.
 
     Raises:
-        SynthgenError: what the first of them that failed has raised.
-        Interrupted: a signal came. What workers are at is as good as killed, which costs a batch of each.
+        SynthgenError: the error of the first that failed.
+        Interrupted: a signal came. It stops the workers as a kill does, which costs each a batch.
     """
+    profile = request.profile
     lots = [shards[i : i + profile.shards_at_once] for i in range(0, len(shards), profile.shards_at_once)]
     with profile.options():
-        waiting = [work.submit(run.address, lot, allow_mixed, strict) for lot in lots]
-    for future in waiting:
+        futures = [work.submit(run.address, lot, request.allow_mixed, request.strict) for lot in lots]
+    for future in futures:
         while not future.state.is_final():
             checkpoint()
             future.wait(1)
         future.result()
-        run.take_up(files=False, drop=False)  # for the display: others are at work still
+        run.take_up(files=False, drop=False)  # The display reads the marks. Other workers still write here.
     run.take_up()
 
 
@@ -127,17 +129,17 @@ def build_dataset(
     strict: bool = False,
     profile: Path | None = None,
 ) -> dict[str, Any]:
-    """Makes, labels, filters, exports and reports a dataset, and goes on where an earlier run of the same was stopped.
+    """Makes, labels, filters, exports and reports a dataset, or resumes the run if it was stopped.
 
     Args:
         spec: the YAML file.
-        out: folder of run folders, or its URL in an object store.
-        run: number of the run; another number makes other images.
+        out: the folder of run folders, or its URL in an object store.
+        run: the number of the run. Each number makes other images.
         overrides: `key.path=value`, as for `synthgen run --set`.
         allow_mixed: whether shards made on another kind of machine may be joined.
-        strict: whether to stop, instead of making smaller batches, where memory is short.
-        profile: a YAML file that says where it is computed, see `Profile`; None: in this process. The flow's task
-            runner is the caller's to set (`Profile.task_runner`), as `build_here` does.
+        strict: whether to stop if memory is short, instead of making smaller batches.
+        profile: a YAML file that says where the run is computed, see `Profile`. None: in this process. The caller sets
+            the flow's task runner (`Profile.task_runner`), as `build_here` does.
 
     Returns:
         The first numbers of `quality.json`.
@@ -145,91 +147,115 @@ def build_dataset(
     Raises:
         SynthgenError: the spec cannot be run, or the folder cannot be used.
     """
-    loaded, where = load_spec(Path(spec), overrides), load_profile(Path(profile)) if profile else Profile()
+    file = Path(profile) if profile else None
+    return _build(BuildRequest(Path(spec), out, run, tuple(overrides), allow_mixed, strict, file))
 
-    def shards(folder: Run, pending: Sequence[int]) -> None:
-        if where.runner == "local":
-            make(folder.root, pending, allow_mixed, strict)
+
+def _build(request: BuildRequest) -> dict[str, Any]:
+    profile = request.profile  # Its problems are told before anything is made.
+
+    def make_shards(run: Run, pending: Sequence[int]) -> None:
+        if profile.runner == "local":
+            make(run.root, pending, request.allow_mixed, request.strict)
         else:
-            hand_out(where, folder, pending, allow_mixed, strict)
+            hand_out(request, run, pending)
 
-    return asdict(carry_out(loaded, place(out), run, shards))
+    return asdict(carry_out(request.run, request.spec, request.stages, make_shards))
 
 
-def carry_out(spec: DatasetSpec, out: Path, number: int, shards: Callable[[Run, Sequence[int]], object]) -> Quality:
-    """All that a flow does for a run in `out`; `shards` has those made that a round has left to do.
+def carry_out(
+    run: Run, spec: DatasetSpec, stages: Stages, make_shards: Callable[[Run, Sequence[int]], object]
+) -> Quality:
+    """Everything that a flow does for a run.
+
+    Args:
+        stages: the backends of the spec, which have been checked.
+        make_shards: generates, labels and measures the shards that a round has left to do.
 
     Raises:
-        SynthgenError: the spec cannot be run, or the folder cannot be used.
+        SynthgenError: the folder cannot be used, or a stage fails.
     """
-    stages = check(spec, out)
-    folder = Run.at(out, spec.name, number)
-    with folder.lock(), stoppable():
-        build = Build.start(folder, spec, stages)
+    with run.lock(), stoppable():
+        build = Build.start(run, spec, stages)
         while True:
             build.plan()
-            shards(folder, build.pending())
-            judge(folder.root)
+            make_shards(run, build.pending())
+            judge(run.root)
             if not build.extend():
                 break
-        export(folder.root)
-        report(folder.root)
+        export(run.root)
+        report(run.root)
         quality = build.quality()
     assert quality is not None
-    if spec.grow:  # not before the lock is let go: a run that is being made is no part of the whole
-        merge(folder.root)
+    if spec.grow:  # The lock must be free: a run that is being made is no part of the merged dataset.
+        merge(run.root)
     publish(quality)
     return quality
 
 
-def computed(profile: Path | None) -> Flow[..., dict[str, Any]]:
-    """`build_dataset`, computed where a profile says.
+def flow_of(request: BuildRequest) -> Flow[..., dict[str, Any]]:
+    """`build_dataset` for a request that may have been read already, with the task runner of its profile. Call it with
+    `request.parameters()`, which Prefect records.
 
     Raises:
-        SynthgenError: the profile cannot be read.
+        SpecError: the profile has problems.
     """
-    return build_dataset.with_options(task_runner=load_profile(profile).task_runner() if profile else None)
+
+    @wraps(build_dataset.fn)  # Prefect takes the names of parameters from it.
+    def build(**parameters: Any) -> dict[str, Any]:
+        return _build(request)
+
+    return Flow(
+        build,
+        name=build_dataset.name,
+        flow_run_name=build_dataset.flow_run_name,
+        validate_parameters=False,
+        task_runner=request.profile.task_runner(),
+    )
 
 
-def build_here(
-    spec: Path,
-    out: str | Path = Path("outputs"),
-    run: int = 1,
-    overrides: Sequence[str] = (),
-    allow_mixed: bool = False,
-    strict: bool = False,
-    profile: Path | None = None,
-) -> dict[str, Any]:
-    """`build_dataset`, now and in this process: on the Prefect server that is configured, else on one of our own. See
-    `on_server` for what becomes of it if the server is lost."""
-    loaded, out, flow = load_spec(Path(spec), overrides), place(out), computed(profile)
+def build_here(request: BuildRequest) -> dict[str, Any]:
+    """`build_dataset`, now and in this process: on the Prefect server that is configured, else on an embedded one.
+    `on_server` says what happens if the server is lost.
+
+    Raises:
+        SynthgenError: as `build_dataset`, or the server does not answer.
+    """
+    spec, flow = request.spec, flow_of(request)
 
     def finished() -> dict[str, Any] | None:
-        with suppress(SynthgenError):  # there is no such folder yet, or not with this spec
-            build = Build.open(Run.at(out, loaded.name, run).root)
+        with suppress(SynthgenError):  # The folder does not exist yet, or holds another spec.
+            build = Build.open(request.run.root)
             quality = build.quality()
-            if quality and build.spec == loaded and build.is_complete():
+            if quality and build.spec == spec and build.is_complete():
                 return asdict(quality)
         return None
 
-    with served() as is_own:
-        return on_server(lambda: flow(spec, out, run, tuple(overrides), allow_mixed, strict, profile), finished, is_own)
+    with served() as is_embedded:
+        return on_server(lambda: flow(**request.parameters()), finished, is_embedded)
 
 
 @contextmanager
 def served(services: bool = False) -> Iterator[bool]:
-    """In it, flows run on the Prefect server that is configured, else on one of our own; -> whether it is our own.
-    `services`: see `embedded_server`."""
+    """In its block, flows run on the Prefect server that is configured, else on an embedded one. Yields whether it is
+    embedded.
+
+    Args:
+        services: whether an embedded server also looks after schedules and automations.
+
+    Raises:
+        ServerError: an embedded server could not be started.
+    """
     with ExitStack() as stack:
-        is_own = not PREFECT_API_URL.value()
-        stack.enter_context(without_proxy(is_own))
-        if is_own:
+        is_embedded = not PREFECT_API_URL.value()
+        stack.enter_context(without_proxy(is_embedded))
+        if is_embedded:
             stack.enter_context(embedded_server(services))
-        yield is_own
+        yield is_embedded
 
 
 def publish(quality: Quality) -> None:
-    """Shows the run's numbers in Prefect: the yield as a table, the summary as text."""
+    """Publishes the numbers of the run as Prefect artifacts: the yield as a table, the summary as text."""
     key = quality.name.lower().replace("_", "-")
     rows = [{"reason": name, "images": r.images, "alone": r.alone} for name, r in quality.reasons.items()]
     rows = [{"reason": "accepted", "images": quality.accepted, "alone": ""}, *rows]

@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, Literal, cast
 
 # Before anything of Prefect, whose settings it puts right.
-from synthgen.flow import computed, served  # isort: skip
+from synthgen.flow import flow_of, served  # isort: skip
 
 import prefect
 from prefect import State, flow, get_client, get_run_logger
@@ -30,15 +30,15 @@ from synthgen.dataset.history import begun_in, drop, history, is_finished, runs_
 from synthgen.errors import RunError, SpecError, SynthgenError
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import headline
-from synthgen.orchestration.profile import load_profile
 from synthgen.orchestration.server import check
 from synthgen.orchestration.timetable import MOST, Log, Timetable, in_utc, now
 from synthgen.pipeline import stages as parts
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.fingerprints import made_from
+from synthgen.pipeline.request import BuildRequest
 from synthgen.pipeline.stages import Stages
-from synthgen.spec import DatasetSpec, load_spec
-from synthgen.store.mirror import address, place, runs_in_store
+from synthgen.spec import DatasetSpec
+from synthgen.store.mirror import address, runs_in_store
 from synthgen.store.run import Run
 
 Overlap = Literal["skip", "wait"]
@@ -98,15 +98,15 @@ def build_next(
     Raises:
         SynthgenError: the run cannot be made.
     """
-    loaded, log = load_spec(Path(spec), tuple(overrides)), get_run_logger()
-    profile = Path(profile) if profile else None
-    folder, make = place(out) / loaded.name, computed(profile)
+    request = BuildRequest(Path(spec), out, overrides=tuple(overrides), profile_file=Path(profile) if profile else None)
+    name, folder, log = request.spec.name, request.folder / request.spec.name, get_run_logger()
+    _ = request.profile  # Its problems are told even if this firing is skipped.
     book, (due, timetable) = Log(folder), _asked_for()
     if timetable:
         missed = book.account(timetable, due)
         if missed:
-            log.warning(tell(loaded.name, timetable, missed))
-            announce("synthgen.firings.missed", loaded.name, {"times": [t.isoformat() for t in missed]})
+            log.warning(tell(name, timetable, missed))
+            announce("synthgen.firings.missed", name, {"times": [t.isoformat() for t in missed]})
         busy = book.was_at_work(due)
         if missed is None or (timetable.is_past(due, now()) and not busy):
             book.note(due, outcome="missed")
@@ -121,10 +121,11 @@ def build_next(
                 return Completed(name="Skipped", message=f"{other} is still going")
             time.sleep(POLL_SECONDS)
             continue
-        number = number_of_next(folder, loaded)
+        number = number_of_next(folder, request.spec)
         book.note(due, run=number, started=now().isoformat())
         try:
-            quality = Quality.read(make(spec, out, number, tuple(overrides), profile=profile))
+            numbered = request.numbered(number)
+            quality = Quality.read(flow_of(numbered)(**numbered.parameters()))
         except RunError:
             if at_work(folder):
                 continue  # another was quicker
@@ -137,7 +138,7 @@ def build_next(
     book.note(due, outcome="made", ended=now().isoformat())
     if behind := drop([p for p in history(folder) if p.number <= number]):
         log.warning(behind)
-        announce("synthgen.run.fell-behind", loaded.name, {"message": behind})
+        announce("synthgen.run.fell-behind", name, {"message": behind})
     return Completed(name="Short" if quality.is_short else None, message=f"run {number}: {headline(quality)}")
 
 
@@ -176,35 +177,27 @@ def tell(name: str, timetable: Timetable, missed: Sequence[datetime.datetime]) -
     return f"{name}: {len(missed)} firings were missed, {first} to {last}; nothing was made then"
 
 
-def serve(
-    spec: Path,
-    out: Path,
-    timetable: Timetable,
-    overlap: Overlap,
-    overrides: Sequence[str] = (),
-    profile: Path | None = None,
-) -> None:
-    """Serves a spec's schedule until it is stopped: on the Prefect server that is configured, else on one of our own.
-    A server that goes away is waited for, or started again.
+def serve(request: BuildRequest, timetable: Timetable, overlap: Overlap) -> None:
+    """Serves a spec's schedule until it is stopped: on the Prefect server that is configured, else on an embedded one.
+    Waits for a server that goes away, or starts another.
 
     Raises:
         SynthgenError: the spec cannot be run.
     """
-    loaded = load_spec(spec, overrides)
-    parts.check(loaded, out)
-    if profile:
-        load_profile(profile)
-    book = Log(out / loaded.name)
+    name, _, profile = request.spec.name, request.stages, request.profile_file
+    _ = request.profile
+    book = Log(request.folder / name)
     earlier = book.timetable
     if missed := book.account(timetable, now()):
-        print(tell(loaded.name, earlier or timetable, missed), file=sys.stderr)
+        print(tell(name, earlier or timetable, missed), file=sys.stderr)
     soon = ", ".join(map(timetable.shown, timetable.after(now(), 3)))
-    print(f"{loaded.name}: {timetable}; next {soon}; Ctrl-C ends it", flush=True)
+    print(f"{name}: {timetable}; next {soon}; Ctrl-C ends it", flush=True)
     parameters = {
-        "spec": str(spec.resolve()), "out": address(out), "overrides": list(overrides), "overlap": overlap,
+        "spec": str(request.spec_file.resolve()), "out": address(request.folder),
+        "overrides": list(request.overrides), "overlap": overlap,
         "profile": str(profile.resolve()) if profile else None,
     }  # fmt: skip
-    while not _serve_once(loaded.name, timetable, parameters):
+    while not _serve_once(name, timetable, parameters):
         while PREFECT_API_URL.value() and not _answers():
             time.sleep(POLL_SECONDS)
 

@@ -40,7 +40,7 @@ README, ARCHITECTURE = TEXTS["README.md"], TEXTS["ARCHITECTURE.md"]
 def _commands() -> dict[str, Any]:
     root: Any = typer.main.get_command(app)
     context = root.make_context("synthgen", [], resilient_parsing=True)
-    return {name: root.get_command(context, name) for name in root.list_commands(context)}
+    return {name: root.get_command(context, name).load() for name in root.list_commands(context)}
 
 
 COMMANDS = _commands()

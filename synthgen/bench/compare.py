@@ -151,9 +151,10 @@ def compare(spec: DatasetSpec, folder: Path) -> Comparison:
             stages, list(plan_round(spec, 1, first_round(spec), stages.generator.aspect_ratios()))[:1], folder / "warm"
         )
         began = time.perf_counter()
-        flow(name="bench")(lambda: carry_out(spec, folder / "outputs", 1, shards))()
+        run = Run.at(folder / "outputs", spec.name, 1)
+        flow(name="bench")(lambda: carry_out(run, spec, stages, shards))()
         rest = time.perf_counter() - began - inside
-    build = Build.open(Run.at(folder / "outputs", spec.name, 1).root)
+    build = Build.open(run.root)
     quality = build.quality()
     assert quality is not None
     seconds = {name: seconds for name, (seconds, _) in stage_seconds(build.run).items()}

@@ -143,7 +143,7 @@ def test_status_counts_the_images_of_finished_batches(
         main()
     assert stop.value.code == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("generate: ")]
-    assert line.endswith(", and 3 of shards begun")
+    assert line.endswith(", and 3 in unfinished shards")
 
 
 # The commands that do not finish a batch first

@@ -13,6 +13,7 @@ from typing import Any, get_type_hints
 
 import orjson
 import pytest
+import typer
 import yaml
 
 from synthgen import cli
@@ -28,7 +29,10 @@ from synthgen.store.run import Run
 QUICKSTART = Path(__file__).parents[2] / "specs" / "quickstart.yaml"
 SpecFile = Callable[..., Path]
 Synthgen = Callable[..., tuple[int, str, str]]
-COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands if command.callback]
+COMMANDS: dict[str, Any] = {
+    name: command.load()
+    for name, command in typer.main.get_command(cli.app).commands.items()  # type: ignore[attr-defined]
+}
 
 
 def test_help_is_quick() -> None:
@@ -68,8 +72,7 @@ def test_every_command_has_help(command: str, synthgen: Synthgen) -> None:
     code, out, err = synthgen(command, "--help")
     assert (code, err) == (0, "")
     assert f"Usage: synthgen {command}" in out
-    (function,) = [c.callback for c in cli.app.registered_commands if c.callback and c.callback.__name__ == command]
-    first = (function.__doc__ or "").split("\n")[0]
+    first = COMMANDS[command].callback.__doc__.split("\n")[0]
     assert len(first) > 20
     assert first[:40] in out
 
@@ -137,8 +140,7 @@ def test_check_of_good_and_bad_specs(synthgen: Synthgen, spec_file: SpecFile, go
 def test_every_path_knows_the_users_home() -> None:
     """A shell puts it in place of `~` in some places only; typer's own paths do not."""
     found = 0
-    for command in cli.app.registered_commands:
-        assert command.callback is not None
+    for command in COMMANDS.values():
         for name, hint in get_type_hints(command.callback, include_extras=True).items():
             if "pathlib" in str(hint):
                 assert any(getattr(option, "parser", None) for option in hint.__metadata__), (command.callback, name)
@@ -250,7 +252,8 @@ def test_exit_codes(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "_load", fail)
+    monkeypatch.setattr("synthgen.spec.load_spec", fail)
+    monkeypatch.setattr("synthgen.pipeline.request.load_spec", fail)
     assert synthgen("check" if not isinstance(error, SynthgenError) else "plan", "x") == (code, "", message)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from synthgen.cli import _tell_remarks
+from synthgen.cli.results import print_remarks
 from synthgen.models import MINI, remarks
 
 
@@ -50,6 +50,6 @@ def test_a_run_tells_them_and_not_for_each_shard(
     build = run_through(quick, tmp_path / "out")
     assert len(build.run.shards()) == 2
     capsys.readouterr()
-    _tell_remarks(build)
+    print_remarks(build)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("note: diffusers says: The config attributes {'surprise': 1} were passed to UNet2D")

@@ -1,0 +1,220 @@
+"""Commands that keep things going."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from synthgen.cli import completion
+from synthgen.cli.arguments import Out, Overrides, ProfileFile, RunFolder, Spec, path
+from synthgen.cli.inputs import load, note, note_modules
+from synthgen.cli.results import console
+from synthgen.errors import RunError
+
+
+def schedule(
+    spec: Spec,
+    cron: Annotated[
+        str | None,
+        typer.Option(help="When to fire. '0 2 * * *' is every night at two.", metavar="LINE", show_default=False),
+    ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(min=10, help="Or the seconds between firings.", metavar="SECONDS", show_default=False),
+    ] = None,
+    timezone: Annotated[
+        str, typer.Option(help="The time zone of --cron, such as Europe/Berlin.", metavar="ZONE")
+    ] = "UTC",
+    overlap: Annotated[
+        Literal["skip", "wait"],
+        typer.Option(help="What a firing does while the last run is going."),
+    ] = "skip",
+    out: Out = Path("outputs"),
+    overrides: Overrides = [],  # noqa: B006
+    profile: ProfileFile = None,
+) -> None:
+    """Make the next run of a spec on a schedule, until stopped.
+
+    Takes --cron or --interval. Each firing makes the next run, or resumes the last one if that is not finished.
+    """
+    from synthgen import schedule
+    from synthgen.orchestration.timetable import Log, Timetable
+    from synthgen.pipeline.request import BuildRequest
+
+    request = BuildRequest(spec, out, overrides=tuple(overrides), profile_file=profile)
+    note_modules(request.spec)
+    if interval is not None and cron is None:
+        timetable = Timetable.every(interval, timezone, Log(out / request.spec.name).timetable)
+    else:
+        timetable = Timetable(timezone, cron, interval)
+    schedule.serve(request, timetable, overlap)
+
+
+def verify(run: RunFolder) -> None:
+    """Check every checksum, mask and id of a run, with its reviews and exports.
+
+    The next `synthgen run` makes again what is damaged. Exits with 0 if the run is whole, 3 if it is not complete and
+    2 if it is damaged.
+    """
+    from synthgen.base.wording import plain
+    from synthgen.errors import SpecError
+    from synthgen.pipeline.build import Build
+    from synthgen.pipeline.verification import inspect, withdraw
+    from synthgen.store.run import Run
+
+    with Run.existing(run).reading() as locked:
+        try:
+            build = Build.read(run)
+        except SpecError as error:
+            if Run(run).spec_is_as_recorded():  # The spec is whole: this version, or this machine, cannot read it.
+                raise
+            raise RunError(f"damaged: spec.yaml: {error}\nrun the spec again to write it anew") from error
+        found = inspect(build)
+        if locked:
+            withdraw(build, found.damages)
+    if build.run.is_another:
+        other = f"holds the images of run {build.run.number}, as of a copy; runs and merges leave it out"
+        note(f"{build.run.address} {other}")
+    for damage in found.damages:
+        print(f"damaged: {damage}", file=sys.stderr)
+    for name in found.stray:
+        print(f"of no stage of this run: {plain(name, 300)}")
+    for line in found.missing:
+        print(f"to be done: {line}", file=sys.stderr)
+    print(f"{found.files} files read, {len(found.damages)} damages" + (", and not complete" if found.missing else ""))
+    if found.damages:
+        print("run the spec again to make anew what is damaged", file=sys.stderr)
+        raise typer.Exit(2)
+    if found.missing:
+        print("run the spec again to go on", file=sys.stderr)
+        raise typer.Exit(3)
+
+
+def remake(
+    run: RunFolder,
+    image_id: Annotated[int, typer.Argument(help="The id of the image, as in COCO.", metavar="ID")],
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Write the new image to this file, too.",
+            metavar="FILE",
+            show_default=False,
+            parser=path,
+        ),
+    ] = None,
+) -> None:
+    """Make one image again and compare its pixels.
+
+    Makes the batch of the image, since a batch decides the last bits of its pixels. Changes nothing in the run. Exits
+    with 3 if pixels differ.
+    """
+    import numpy as np
+
+    from synthgen.pipeline.build import Build
+
+    build = Build.open(run)
+    note_modules(build.spec)
+    old, now = build.remake(image_id)
+    if output:
+        from PIL import Image
+
+        Image.fromarray(now).save(output)
+    if np.array_equal(old, now):
+        print(f"image {image_id}: the same, to the last bit")
+        return
+    apart = np.abs(old.astype(int) - now)
+    print(
+        f"image {image_id}: differs in {(apart > 0).any(2).mean():.2%} of its pixels, by {apart.max()} of 255 at most"
+    )
+    raise typer.Exit(3)
+
+
+def bench(
+    spec: Spec,
+    images: Annotated[
+        int, typer.Option(min=2, help="The images that the run makes, and as many the loop.", metavar="N")
+    ] = 200,
+    annotations: Annotated[
+        int, typer.Option(min=1, help="The annotations of the export that is timed.", metavar="N")
+    ] = 100_000,
+    overrides: Overrides = [],  # noqa: B006
+) -> None:
+    """Time a run against a bare loop over the same models, and an export.
+
+    Shows what the pipeline costs beside the models. Keeps nothing.
+    """
+    from tempfile import TemporaryDirectory
+
+    from synthgen.bench.compare import compare, export_cost, table
+    from synthgen.pipeline import stages
+
+    loaded = load(spec, [*overrides, f"count={images}"])
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+    with TemporaryDirectory(prefix="synthgen-bench-") as folder:
+        stages.check(loaded, Path(folder))
+        found = compare(loaded, Path(folder))
+        cost = export_cost(annotations, Path(folder) / "records")
+    console().print(table(found))
+    middle, least, most = found.spread
+    print(f"whole run / bare loop: {found.ratio:.3f} ({found.whole:.1f} s / {sum(found.bare.values()):.1f} s)")
+    print(f"shard by shard, in turns: median {middle:.3f}, from {least:.3f} to {most:.3f} ({len(found.pairs)} shards)")
+    print(f"of the whole run, what is of no shard (plan, judge, export, report): {found.rest:.1f} s")
+    print(f"Prefect's start, counted apart: {found.start:.1f} s")
+    print(f"export of {cost.annotations:,} annotations: {cost.seconds:.1f} s, {cost.peak_mb:.0f} MB at most")
+
+
+def models(
+    download: Annotated[
+        str | None,
+        typer.Option(
+            help="Download this model: a Hugging Face id, or vit_b, vit_l, vit_h.",
+            metavar="MODEL",
+            show_default=False,
+            autocompletion=completion.models,
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None,
+        typer.Option(help="The branch, tag or commit to download.", metavar="NAME", show_default=False),
+    ] = None,
+    variant: Annotated[
+        str | None,
+        typer.Option(help="The variant of the weights, such as fp16.", metavar="NAME", show_default=False),
+    ] = None,
+) -> None:
+    """List the known models with their size and whether they are on this machine, or download one.
+
+    No other command downloads a model.
+    """
+    from rich.table import Table
+
+    from synthgen.models import KNOWN, ModelMissing, find_model
+    from synthgen.models.download import download_model
+
+    if download:
+        print(f"{download}: {download_model(download, revision, variant)}")
+        return
+    table = Table("model", "GB", "here", box=None)
+    table.add_row("mini", "0.06", "embedded")
+    for name, known in KNOWN.items():
+        try:
+            here = str(find_model(name, "diffusion"))
+        except ModelMissing:
+            here = "no"
+        table.add_row(name, f"{known.gigabytes:g}", here)
+    console().print(table)
+
+
+def schema() -> None:
+    """Print the JSON Schema of specs, for editors to complete and check them by."""
+    import json
+
+    from synthgen.spec.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))

@@ -1,0 +1,80 @@
+"""What came of a run, on the screen."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from synthgen.cli.inputs import note
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from synthgen.judging.quality import Quality
+    from synthgen.pipeline.build import Build
+
+
+def console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def print_remarks(build: Build) -> None:
+    """Tells what the libraries of the models remarked while the shards were made."""
+    for remark in build.remarks():
+        note(remark)
+
+
+def print_shard(shard: int) -> None:
+    print(f"labelling and measuring shard {shard}")
+
+
+def merge(build: Build) -> None:
+    """Adds the run to the dataset of all finished runs, if its spec says `grow`. The lock of the run must be free."""
+    if build.spec.grow:
+        from synthgen.dataset.growth import grow
+
+        grow(build)
+
+
+def print_result(build: Build, quality: Quality, quiet: bool, state: str) -> None:
+    """Prints the numbers of a run. Raises Exit with code 3 if images or instances are missing."""
+    from synthgen.judging.summary import headline, shortfall
+
+    screen = console()
+    if not quiet:
+        _print_tables(quality, screen)
+        for name in build.spec.exporters:
+            screen.print(f"{name}: {build.run.export_folder(name)}", highlight=False, soft_wrap=True)
+        screen.print(f"report: {build.run.report_file}", highlight=False, soft_wrap=True)
+        if build.run.is_mirror:
+            screen.print(f"store: {build.run.address}", highlight=False, soft_wrap=True)
+    screen.print(f"{state}: {headline(quality)}", highlight=False, soft_wrap=True)
+    for line in shortfall(quality, build.is_complete()):
+        print(f"short: {line}", file=sys.stderr)
+    if quality.is_short:
+        raise typer.Exit(3)
+
+
+def _print_tables(quality: Quality, screen: Console) -> None:
+    """The first table at the left, the others at its right, one below the other."""
+    from rich.console import Group
+    from rich.markup import escape
+    from rich.table import Table
+
+    from synthgen.judging.summary import tables
+
+    drawn = []
+    for _, columns, rows in tables(quality):
+        table = Table(box=None)
+        for i, column in enumerate(columns):
+            table.add_column(column, justify="right" if i else "left", no_wrap=True)
+        for row in rows:
+            table.add_row(*(escape(cell) for cell in row))
+        drawn.append(table)
+    grid = Table.grid(padding=(0, 4))
+    grid.add_row(drawn[0], Group(*drawn[1:]))
+    screen.print(grid)

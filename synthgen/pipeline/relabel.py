@@ -1,0 +1,33 @@
+"""The stages after the images, again: what `synthgen label` and `synthgen judge` do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from synthgen.errors import RunError
+from synthgen.judging.quality import Quality
+from synthgen.pipeline.build import Build
+
+
+def relabel(build: Build, allow_mixed: bool = False, on_shard: Callable[[int], object] | None = None) -> Quality:
+    """Labels, measures, judges and exports the images of a run, as far as that is not done.
+
+    Args:
+        allow_mixed: whether labels made on another kind of machine may be joined.
+        on_shard: is called with the number of each shard that has something to do, before it is done.
+
+    Raises:
+        RunError: some shards have no images yet.
+    """
+    shards = build.run.shards()
+    if unmade := [s for s in shards if not build.is_done("generate", s)]:
+        raise RunError(f"{len(unmade)} shards have no images yet; run the spec to make them")
+    pending = set(build.pending())
+    for shard in shards:
+        if on_shard and shard in pending:
+            on_shard(shard)
+        build.label(shard, allow_mixed)
+        build.measure(shard)
+    quality = build.judge()
+    build.export()
+    return quality

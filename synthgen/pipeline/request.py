@@ -1,0 +1,73 @@
+"""What a run is asked for: one object from the command line, or a deployment, to the stages."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from synthgen.orchestration.profile import Profile, load_profile
+from synthgen.pipeline.stages import Stages, check
+from synthgen.spec import DatasetSpec, load_spec
+from synthgen.store.mirror import place
+from synthgen.store.run import Run
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """The parameters of `synthgen.flow.build_dataset`, which documents them.
+
+    The spec, its backends and the profile are read on first use and kept, so a command reads and checks each once.
+    """
+
+    spec_file: Path
+    out: str | Path = Path("outputs")
+    number: int = 1
+    overrides: tuple[str, ...] = ()
+    allow_mixed: bool = False
+    strict: bool = False
+    profile_file: Path | None = None
+
+    @cached_property
+    def spec(self) -> DatasetSpec:
+        """The spec, with its overrides. Raises SpecError if it has problems."""
+        return load_spec(self.spec_file, self.overrides)
+
+    @cached_property
+    def stages(self) -> Stages:
+        """The backends of the spec, checked as by `synthgen check`. Raises SpecError if the spec cannot be run."""
+        return check(self.spec, self.folder)
+
+    @cached_property
+    def profile(self) -> Profile:
+        """Where the run is computed. Raises SpecError if the profile has problems."""
+        return load_profile(self.profile_file) if self.profile_file else Profile()
+
+    @property
+    def folder(self) -> Path:
+        """The folder of run folders on this machine: `out`, or the mirror of a URL."""
+        return place(self.out)
+
+    @property
+    def run(self) -> Run:
+        return Run.at(self.folder, self.spec.name, self.number)
+
+    def numbered(self, number: int) -> BuildRequest:
+        """The same request for another run. It keeps what has been read."""
+        other = copy(self)
+        object.__setattr__(other, "number", number)
+        return other
+
+    def parameters(self) -> dict[str, Any]:
+        """The request as `build_dataset` takes it."""
+        return {
+            "spec": self.spec_file,
+            "out": self.out,
+            "run": self.number,
+            "overrides": self.overrides,
+            "allow_mixed": self.allow_mixed,
+            "strict": self.strict,
+            "profile": self.profile_file,
+        }
