@@ -115,6 +115,22 @@ def test_the_flow_takes_up_a_run(server, spec, copied, monkeypatch):
     assert results(root) == before
 
 
+def test_a_run_on_the_server_reads_and_checks_its_spec_once(server, spec, copied, monkeypatch):
+    from synthgen.flow import build_here
+    from synthgen.pipeline import request
+
+    calls: list[str] = []
+    for name in ("load_spec", "check"):
+        original = getattr(request, name)
+        monkeypatch.setattr(request, name, lambda *a, n=name, f=original: calls.append(n) or f(*a))
+    asked = request.BuildRequest(spec, copied, overrides=("splits={train: 1}",))
+    assert build_here(asked)["splits"].keys() == {"train"}
+    assert calls == ["load_spec", "check"]
+    newest = max(read("flow_runs"), key=lambda run: run.start_time)
+    assert newest.name == f"{spec}-run-1"
+    assert newest.parameters["overrides"] == ["splits={train: 1}"] and newest.parameters["run"] == 1
+
+
 def test_errors_for_people_come_out_of_the_flow_as_they_are(server, spec, copied):
     from synthgen.flow import build_dataset
 
