@@ -27,6 +27,7 @@ import numpy as np
 from synthgen.bench.synthesis import synthesise
 from synthgen.masks import decode_rle
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.judge import judge_run
 from synthgen.store.records import Accepted
 from synthgen.types import DatasetInfo, Record
 
@@ -38,7 +39,7 @@ def make(folder: Path, annotations: int) -> Path:
     """A judged run with as many annotations in its accepted images."""
     count = annotations // PER_IMAGE
     build = synthesise(folder, int(1.6 * count), objects=PER_IMAGE, side=SIDE_PX, count=count)
-    build.judge()
+    judge_run(build)
     return build.run.root
 
 
@@ -48,7 +49,7 @@ def run_folder(root: Path, out: Path) -> Callable[[], Any]:
 
 def synthgen(root: Path, out: Path) -> Callable[[], Any]:
     build = Build.open(root)
-    info, records = dataset_info(build), Listed(list(accepted(build)))
+    info, records = dataset_info(build), Listed(list(accepted_images(build)))
     return lambda: build.stages.exporters["coco"].export(info, records, AnnotationsOnly(out))
 
 
@@ -71,7 +72,7 @@ def _supervision(root: Path, out: Path, segmentation: Callable[[Record], dict[st
     import supervision as sv
 
     build, detections = Build.open(root), {}
-    for record in accepted(build):
+    for record in accepted_images(build):
         boxes = np.array([a.bbox_xywh for a in record.annotations])
         boxes[:, 2:] += boxes[:, :2]
         classes = np.array([a.category_id - 1 for a in record.annotations])
@@ -84,7 +85,7 @@ def datumaro(root: Path, out: Path) -> Callable[[], Any]:
     import datumaro as dm
 
     build, items = Build.open(root), []
-    for record in accepted(build):
+    for record in accepted_images(build):
         masks = [
             dm.RleMask({**a.rle, "counts": a.rle["counts"].encode()}, id=a.id, label=a.category_id - 1)
             for a in record.annotations
@@ -127,7 +128,7 @@ def dataset_info(build: Build) -> DatasetInfo:
     return DatasetInfo(build.spec.name, "", build.spec.categories, tuple(build.spec.splits), ())
 
 
-def accepted(build: Build) -> Accepted:
+def accepted_images(build: Build) -> Accepted:
     return Accepted(build.run, build.jobs, build.stages.filters)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from synthgen.bench.synthesis import synthesise
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.judge import judge_run
 from synthgen.report.page import write
 
 
@@ -23,7 +24,7 @@ def main() -> None:
         print(f"{images:,} images, {2 * images:,} labels: records made in {time.perf_counter() - began:.1f} s")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         build, began = Build.open(root), time.perf_counter()
-        quality = build.judge()
+        quality = judge_run(build)
         judged = time.perf_counter() - began
         began = time.perf_counter()
         page = write(build)

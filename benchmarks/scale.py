@@ -60,10 +60,11 @@ def plan(images: int, folder: Path) -> dict[str, Any]:
 
 def judge(images: int, folder: Path) -> dict[str, Any]:
     from synthgen.pipeline.build import Build
+    from synthgen.pipeline.judge import judge_run
 
     build = Build.open(folder)
     began = time.perf_counter(), time.process_time()
-    quality = build.judge()
+    quality = judge_run(build)
     return took(began) | {"said": f"{images * PER_IMAGE:,} labels, {quality.instances:,} of them accepted"}
 
 

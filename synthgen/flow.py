@@ -37,6 +37,12 @@ from synthgen.judging.quality import Quality
 from synthgen.judging.summary import markdown
 from synthgen.orchestration.server import embedded_server, on_server, without_proxy
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import export_run
+from synthgen.pipeline.generate import generate_shard
+from synthgen.pipeline.judge import judge_run
+from synthgen.pipeline.label import label_shard
+from synthgen.pipeline.measure import measure_shard
+from synthgen.pipeline.plan import add_round, plan_shards
 from synthgen.pipeline.request import BuildRequest
 from synthgen.pipeline.stages import Stages
 from synthgen.report.page import write
@@ -47,17 +53,17 @@ from synthgen.store.run import Run
 
 @task(name="generate", task_run_name="generate-{shard}", cache_policy=NO_CACHE)
 def generate(run: Path, shard: int, allow_mixed: bool, strict: bool) -> Mapping[str, int]:
-    return Build.open(run).generate(shard, allow_mixed, strict)
+    return generate_shard(Build.open(run), shard, allow_mixed, strict)
 
 
 @task(name="label", task_run_name="label-{shard}", cache_policy=NO_CACHE)
 def label(run: Path, shard: int, allow_mixed: bool) -> Mapping[str, int]:
-    return Build.open(run).label(shard, allow_mixed)
+    return label_shard(Build.open(run), shard, allow_mixed)
 
 
 @task(name="measure", task_run_name="measure-{shard}", cache_policy=NO_CACHE)
 def measure(run: Path, shard: int) -> Mapping[str, int]:
-    return Build.open(run).measure(shard)
+    return measure_shard(Build.open(run), shard)
 
 
 @task(name="shards", task_run_name="shards-{shards[0]}-and-on", cache_policy=NO_CACHE)
@@ -100,13 +106,13 @@ def hand_out(request: BuildRequest, run: Run, shards: Sequence[int]) -> None:
 
 @task(name="judge", cache_policy=NO_CACHE)
 def judge(run: Path) -> dict[str, int]:
-    quality = Build.open(run).judge()
+    quality = judge_run(Build.open(run))
     return {"made": quality.made, "accepted": quality.accepted, "rejected": quality.rejected}
 
 
 @task(name="export", cache_policy=NO_CACHE)
 def export(run: Path) -> dict[str, int]:
-    return Build.open(run).export()
+    return export_run(Build.open(run))
 
 
 @task(name="report", cache_policy=NO_CACHE)
@@ -178,10 +184,10 @@ def carry_out(
     with run.lock(), stoppable():
         build = Build.start(run, spec, stages)
         while True:
-            build.plan()
+            plan_shards(build)
             make_shards(run, build.pending())
             judge(run.root)
-            if not build.extend():
+            if not add_round(build):
                 break
         export(run.root)
         report(run.root)

@@ -32,7 +32,6 @@ from synthgen.judging.quality import Quality
 from synthgen.judging.summary import headline
 from synthgen.orchestration.server import check
 from synthgen.orchestration.timetable import MOST, Log, Timetable, in_utc, now
-from synthgen.pipeline import stages as parts
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.fingerprints import made_from
 from synthgen.pipeline.request import BuildRequest
@@ -61,7 +60,7 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
     except (RunError, SpecError):
         pass  # its spec is damaged, and the run writes it anew
     facts = last.read_facts()
-    models = parts.models_of(Stages.of(spec), facts.get("models", {}))
+    models = Stages.of(spec).models(facts.get("models", {}))
     other = bool(facts) and facts["made_from"] != made_from(spec, models)
     return free if other else last.number
 

@@ -45,6 +45,8 @@ from synthgen.masks import decode_rle
 from synthgen.orchestration.profile import load_profile
 from synthgen.orchestration.timetable import Log, Timetable, now
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.label import labels_digests
+from synthgen.pipeline.plan import plan_shards
 from synthgen.pipeline.stages import Stages
 from synthgen.review.queue import ReviewQueue
 from synthgen.review.server import app
@@ -346,7 +348,7 @@ class World:
         labels = run.read_table(run.verdicts_file).to_pylist()
         with ReviewLog.open(run.reviews_file) as log:
             for row in [row for row in labels if row["instance"] is not None][:3]:
-                named = build.labels_digests(row["shard"], {row["image_id"]})[row["image_id"]]
+                named = labels_digests(build, row["shard"], {row["image_id"]})[row["image_id"]]
                 log.add(Review(row["image_id"], row["instance"], "accept", None, "random", named))
             log.add(Review(labels[0]["image_id"], None, "accept", None, "borderline", "x"))
             log.undo()
@@ -539,7 +541,7 @@ def start(root: Path) -> None:
     with run.lock():
         build = Build.read(root)
         build = Build.start(run, build.spec, Stages.of(build.spec))
-        build.plan()
+        plan_shards(build)
         build.is_complete()
         build.remarks()
 

@@ -8,7 +8,13 @@ from typing import Any
 import orjson
 
 from synthgen.pipeline.build import Build
-from synthgen.pipeline.stages import check
+from synthgen.pipeline.check import check
+from synthgen.pipeline.export import export_run
+from synthgen.pipeline.generate import generate_shard
+from synthgen.pipeline.judge import judge_run
+from synthgen.pipeline.label import label_shard
+from synthgen.pipeline.measure import measure_shard
+from synthgen.pipeline.plan import add_round, plan_shards
 from synthgen.report.page import write
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run
@@ -23,15 +29,15 @@ def made(raw: Any, out: Path, number: int = 1, *, allow_mixed: bool = False) -> 
     with folder.lock():
         build = Build.start(folder, spec, check(spec, out))
         while True:
-            build.plan()
+            plan_shards(build)
             for shard in build.pending():
-                build.generate(shard, allow_mixed)
-                build.label(shard, allow_mixed)
-                build.measure(shard)
-            build.judge()
-            if not build.extend():
+                generate_shard(build, shard, allow_mixed)
+                label_shard(build, shard, allow_mixed)
+                measure_shard(build, shard)
+            judge_run(build)
+            if not add_round(build):
                 break
-        build.export()
+        export_run(build)
         write(build)
     return build
 

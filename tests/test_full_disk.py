@@ -39,7 +39,7 @@ def test_a_full_disk(
     disk: Path, quick: Any, run_through: Any, finished: Any, monkeypatch: Any, spare: int, free_kb: int
 ) -> None:
     monkeypatch.setattr(store, "SPARE_BYTES", spare)
-    monkeypatch.setattr("synthgen.pipeline.stages.disk_bytes", lambda spec: 0)
+    monkeypatch.setattr("synthgen.pipeline.check.disk_bytes", lambda spec: 0)
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(disk).free - 1000 * free_kb))
     with pytest.raises(OutOfRoom, match="free") as stopped:

@@ -49,6 +49,7 @@ from synthgen.errors import RunError, SpecError
 from synthgen.masks import decode_rle, encode_rle
 from synthgen.orchestration.timetable import Log
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.judge import judge_shards
 from synthgen.pipeline.verification import inspect
 from synthgen.spec import differences, load_spec
 from synthgen.store.run import Run
@@ -343,7 +344,7 @@ def test_measures_of_another_form(world: World, folder: Path) -> None:
         pq.write_table(change(pq.read_table(world.root / RUN / MEASURES)), data)
         build = Build.read(changed(world, folder, MEASURES, data.getvalue()))
         with pytest.raises(RunError, match=r"have no numbers of sharpness|cannot be read"):
-            build.verdicts(build.run.shards())
+            judge_shards(build, build.run.shards())
 
 
 def test_labels_are_numbered_from_nought(world: World, folder: Path) -> None:
@@ -352,7 +353,7 @@ def test_labels_are_numbered_from_nought(world: World, folder: Path) -> None:
         table = pq.read_table(build.run.root / name)
         build.run.write_table(build.run.root / name, values("instance", lambda old: [n and n + 1 for n in old])(table))
     with pytest.raises(RunError, match="the labels of shard 0 are not those of its images"):
-        build.verdicts(build.run.shards())
+        judge_shards(build, build.run.shards())
 
 
 @pytest.mark.parametrize("name", [MARK, "run.json", "commits/round-0001.json", "reviews.jsonl"])

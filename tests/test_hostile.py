@@ -31,7 +31,7 @@ from synthgen.masks import encode_rle, rle_runs
 from synthgen.models import clip, sam, weights
 from synthgen.models.clip import ClipConfig, ClipModel
 from synthgen.models.sam import PATCH_EMBEDDING, SamModel
-from synthgen.pipeline.stages import check
+from synthgen.pipeline.check import check
 from synthgen.segmenters.sam import Config as SamConfig
 from synthgen.spec import DatasetSpec, load_spec
 from synthgen.types import Category

@@ -12,6 +12,7 @@ from pycocotools.coco import COCO
 from tiny import save_clip, save_owlv2, stable_diffusion, stable_diffusion_xl
 
 from synthgen import cli
+from synthgen.pipeline.label import labelled_samples
 from synthgen.spec import load_spec
 
 SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.yaml"))
@@ -67,7 +68,12 @@ def test_sdxl_street_runs(tmp_path: Path, run_through: Any, monkeypatch: pytest.
     assert quality is not None
     assert quality.made == 4
     assert quality.accepted + quality.rejected == 4
-    found = [i for shard in build.run.shards() for sample in build.samples(shard) for i in sample.instances.category_id]
+    found = [
+        i
+        for shard in build.run.shards()
+        for sample in labelled_samples(build, shard)
+        for i in sample.instances.category_id
+    ]
     asked = {c for shard in build.run.shards() for job in build.jobs(shard) for c in job.asked}
     assert found
     assert set(found) <= asked

@@ -23,8 +23,11 @@ from synthgen.backends import measured
 from synthgen.bench.synthesis import synthesise
 from synthgen.masks import encode_rle, mask_areas, mask_boxes
 from synthgen.models.sam import STABILITY_OFFSET, SamModel
-from synthgen.pipeline.build import Build, stage_seconds
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import export_run
+from synthgen.pipeline.judge import judge_run
 from synthgen.pipeline.stages import Stages
+from synthgen.pipeline.timings import stage_seconds
 from synthgen.planning.plan import first_round, plan_round
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run
@@ -102,7 +105,7 @@ def export_cost(annotations: int, folder: Path) -> ExportCost:
     """Of synthesised records, five labels an image."""
     images = -(-annotations // LABELS)
     build = synthesise(folder, round(1.6 * images), objects=LABELS, side=SIDE_PX, count=images)
-    build.judge()
+    judge_run(build)
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(_exported, build.run.root).result()
 
@@ -110,7 +113,7 @@ def export_cost(annotations: int, folder: Path) -> ExportCost:
 def _exported(root: Path) -> ExportCost:
     build = Build.open(root)
     began = time.perf_counter()
-    build.export()
+    export_run(build)
     seconds = time.perf_counter() - began
     quality = build.quality()
     return ExportCost(quality.instances if quality else 0, seconds, _peak_bytes() / 1e6)

@@ -15,7 +15,8 @@ from synthgen.calibration.faults import KINDS, Planted
 from synthgen.errors import SpecError
 from synthgen.judging.verdicts import EMPTY
 from synthgen.masks import mask_areas
-from synthgen.pipeline.stages import Stages, problems_of, request_of
+from synthgen.pipeline.check import problems_of, request_of
+from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
 
 SEES = 0.75  # AUROC from which a measure is said to see a kind of fault

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from synthgen.errors import SynthgenError
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.judge import judge_shards
 from synthgen.store.run import Run
 
 PLAIN_SECONDS = 15.0  # between lines where there is no terminal to draw on
@@ -84,7 +85,7 @@ class Progress:
 
     def _judge(self, shard: int) -> None:
         assert self._build is not None
-        found = self._build.verdicts([shard])
+        found = judge_shards(self._build, [shard])
         reasons = Counter(found.reasons.having(found.image_reasons))
         self._judged[shard] = (int((~found.image_is("rejected")).sum()), reasons)
 

@@ -54,14 +54,15 @@ def check(
     Prints every problem with its field, the value it has and the values it takes. Loads no model. Exits with 2 if a
     spec has problems.
     """
-    from synthgen.pipeline import stages
+    from synthgen.pipeline.check import advice
+    from synthgen.pipeline.check import check as check_spec
 
     worst = 0
     for file in specs:
         try:
             spec = load(file, overrides)
-            for advice in stages.advice(spec, stages.check(spec, out)):
-                print(f"{file}: note: {advice}", file=sys.stderr)
+            for note in advice(spec, check_spec(spec, out)):
+                print(f"{file}: note: {note}", file=sys.stderr)
             print(f"{file}: good ({spec.count} images of {len(spec.classes)} classes)")
         except SynthgenError as error:
             worst = error.exit_code
@@ -106,8 +107,8 @@ def run(
     rounds of images while some are missing and the budget allows. Exits with 3 if images are missing at the end.
     """
     from synthgen.pipeline.build import Build
+    from synthgen.pipeline.check import advice
     from synthgen.pipeline.request import BuildRequest
-    from synthgen.pipeline.stages import advice
 
     request = BuildRequest(spec, out, number, tuple(overrides), allow_mixed, strict, profile)
     note_modules(request.spec)

@@ -117,10 +117,11 @@ def remake(
     import numpy as np
 
     from synthgen.pipeline.build import Build
+    from synthgen.pipeline.generate import remake_image
 
     build = Build.open(run)
     note_modules(build.spec)
-    old, now = build.remake(image_id)
+    old, now = remake_image(build, image_id)
     if output:
         from PIL import Image
 
@@ -152,12 +153,12 @@ def bench(
     from tempfile import TemporaryDirectory
 
     from synthgen.bench.compare import compare, export_cost, table
-    from synthgen.pipeline import stages
+    from synthgen.pipeline.check import check
 
     loaded = load(spec, [*overrides, f"count={images}"])
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     with TemporaryDirectory(prefix="synthgen-bench-") as folder:
-        stages.check(loaded, Path(folder))
+        check(loaded, Path(folder))
         found = compare(loaded, Path(folder))
         cost = export_cost(annotations, Path(folder) / "records")
     console().print(table(found))

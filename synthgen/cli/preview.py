@@ -10,8 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from synthgen.dataset.history import runs_of
-from synthgen.pipeline.build import stage_seconds
-from synthgen.pipeline.stages import Stages, disk_bytes
+from synthgen.pipeline.check import disk_bytes
+from synthgen.pipeline.stages import Stages
+from synthgen.pipeline.timings import stage_seconds
 from synthgen.planning.plan import first_round, plan_round
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run

@@ -12,13 +12,14 @@ def export(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> N
 
     Writes only the exports whose options or labels have changed.
     """
+    from synthgen.pipeline.export import export_run
     from synthgen.store.run import Run
 
     with Run.existing(run).lock():
         build = reopen(run, overrides)
         if not build.is_done("judge"):
             raise RunError(f"{run} has not been judged by this spec yet; judge it first: synthgen judge {run}")
-        written = build.export()
+        written = export_run(build)
     if not quiet:
         for name, files in written.items():
             print(f"{name}: {files} files in {build.run.export_folder(name)}")

@@ -22,6 +22,7 @@ from synthgen.base.files import digest, formed, read_sealed, write_sealed
 from synthgen.dataset.history import is_finished, others_of, runs_of
 from synthgen.errors import RunError, SynthgenError
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import accepted_images
 from synthgen.pipeline.fingerprints import exported_by, hash_of, measured_by
 from synthgen.planning.plan import IMAGES_PER_RUN
 from synthgen.store.export_folder import exporting
@@ -102,7 +103,7 @@ class Merged:
     def _parts(self) -> Iterator[Accepted]:
         for build in self._members:
             first = (build.run.number - 1) * ANNOTATIONS_PER_RUN + 1
-            yield build.accepted(first, self._without)
+            yield accepted_images(build, first, self._without)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,10 @@ from collections.abc import Callable
 from synthgen.errors import RunError
 from synthgen.judging.quality import Quality
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import export_run
+from synthgen.pipeline.judge import judge_run
+from synthgen.pipeline.label import label_shard
+from synthgen.pipeline.measure import measure_shard
 
 
 def relabel(build: Build, allow_mixed: bool = False, on_shard: Callable[[int], object] | None = None) -> Quality:
@@ -26,8 +30,8 @@ def relabel(build: Build, allow_mixed: bool = False, on_shard: Callable[[int], o
     for shard in shards:
         if on_shard and shard in pending:
             on_shard(shard)
-        build.label(shard, allow_mixed)
-        build.measure(shard)
-    quality = build.judge()
-    build.export()
+        label_shard(build, shard, allow_mixed)
+        measure_shard(build, shard)
+    quality = judge_run(build)
+    export_run(build)
     return quality

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from synthgen.orchestration.profile import Profile, load_profile
-from synthgen.pipeline.stages import Stages, check
+from synthgen.pipeline.check import check
+from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec, load_spec
 from synthgen.store.mirror import place
 from synthgen.store.run import Run

@@ -10,6 +10,7 @@ import cv2
 from synthgen.base.files import atomic
 from synthgen.errors import RunError, listed
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.label import labelled_samples
 from synthgen.report.sheet import Tile, contact_sheet
 from synthgen.store.records import judged_images
 
@@ -42,7 +43,7 @@ def draw(build: Build, path: Path, *, images: int, columns: int, tile_px: int, r
     }
     tiles = []
     for shard in sorted(set(chosen["shard"])):
-        for sample in build.samples(int(shard), set(captions)):
+        for sample in labelled_samples(build, int(shard), set(captions)):
             tiles.append(Tile(sample.image, sample.instances, captions[sample.job.id], rejected))
     names = {c.id: c.name for c in build.spec.categories}
     title = f"{build.spec.name}: {len(tiles)} of {len(found)} {state} images"

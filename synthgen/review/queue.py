@@ -14,6 +14,7 @@ from synthgen.judging.precision import LabelPrecision, shuffled
 from synthgen.judging.quality import Numbers
 from synthgen.judging.reviews import Queue, Review, ReviewLog, Verdict
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.label import labelled_samples, labels_digests
 from synthgen.report.thumbnails import judged_labels, outlines
 
 INSTANCES = 1 << 20  # an image's, at most: a label's key is its image's id times this, plus its place
@@ -71,7 +72,7 @@ class ReviewQueue:
         self._judged = judged_labels(rows)
         self._labels: dict[int, str] = {}  # image id -> digest of its labels
         for shard in {item.shard for item in self.items}:
-            self._labels |= build.labels_digests(shard, {i.image_id for i in self.items if i.shard == shard})
+            self._labels |= labels_digests(build, shard, {i.image_id for i in self.items if i.shard == shard})
         self._names = {c.id: c.name for c in build.spec.categories}
         self._made = {item.shard: run.mark("label", item.shard) for item in self.items}
 
@@ -131,7 +132,7 @@ class ReviewQueue:
 
     def item(self, place: int) -> Mapping[str, Any]:
         item = self.items[place]
-        samples = [*self.build.samples(item.shard, {item.image_id})]
+        samples = [*labelled_samples(self.build, item.shard, {item.image_id})]
         if len(samples) != 1:
             raise RunError(
                 f"{self.build.run.root} has verdicts on image {item.image_id}, and no such image; judge it again"

@@ -14,6 +14,10 @@ import yaml
 
 from synthgen.bench.compare import STAGES, Comparison, Pair, bare, export_cost, in_turns, table
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.generate import generate_shard
+from synthgen.pipeline.label import label_shard
+from synthgen.pipeline.measure import measure_shard
+from synthgen.pipeline.plan import plan_shards
 from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run
@@ -47,12 +51,12 @@ def test_the_run_and_the_bare_loop_make_the_same_images_in_turns(
 
     with folder.lock():
         build = Build.start(folder, spec, Stages.of(spec))
-        build.plan()
+        plan_shards(build)
 
         def make(shard: int) -> None:
             order.append(("run", shard))
-            for stage in (build.generate, build.label, build.measure):
-                stage(shard)
+            for stage in (generate_shard, label_shard, measure_shard):
+                stage(build, shard)
 
         monkeypatch.setattr("synthgen.bench.compare.bare", looped)
         pairs = list(in_turns(build, build.pending(), make, tmp_path))

@@ -24,6 +24,8 @@ from synthgen.dataset.growth import ANNOTATIONS_PER_RUN, Growth, grow
 from synthgen.dataset.history import history, is_finished, runs_of
 from synthgen.errors import RunError
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import export_run
+from synthgen.pipeline.judge import judge_run
 from synthgen.pipeline.stages import Stages
 from synthgen.pipeline.verification import inspect
 from synthgen.planning.plan import IMAGES_PER_RUN, split_of
@@ -81,8 +83,8 @@ def files(root: Path) -> dict[str, bytes]:
 
 
 def judge_anew(build: Build) -> None:
-    build.judge()
-    build.export()
+    judge_run(build)
+    export_run(build)
     write(build)
 
 

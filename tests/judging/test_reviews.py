@@ -20,6 +20,9 @@ from synthgen.base.files import SEAL, digest
 from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import Review, ReviewLog, read_reviews
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import export_run
+from synthgen.pipeline.judge import judge_run
+from synthgen.pipeline.label import labels_digests
 from synthgen.pipeline.verification import inspect
 from synthgen.report.page import write
 from synthgen.review.queue import ReviewQueue
@@ -158,8 +161,8 @@ def test_the_judge_says_which_verdicts_it_took(copied: Path) -> None:
         for i in range(1, 5):
             log.add(said(i, 0, "accept"))
     with build.run.lock():
-        build.judge()
-        build.export()
+        judge_run(build)
+        export_run(build)
         write(build)
     assert inspect(build).damages == ()
     whole = path.read_bytes()
@@ -168,7 +171,7 @@ def test_the_judge_says_which_verdicts_it_took(copied: Path) -> None:
         (damage,) = inspect(build).damages
         assert str(damage).startswith("reviews.jsonl: the last judging took 4 lines, and of those not all are there")
     with build.run.lock():  # without them, since a person says so
-        build.judge()
+        judge_run(build)
     assert inspect(build).damages == ()
 
 
@@ -296,7 +299,7 @@ def test_the_next_judging_honours_them(copied: Path, quick, run_through) -> None
     rows = build.run.read_table(build.run.verdicts_file).to_pandas()
     labels = rows[rows["instance"].notna()]
     image_id, instance, shard = (int(labels.iloc[0][n]) for n in ("image_id", "instance", "shard"))
-    digest = build.labels_digests(shard, {image_id})[image_id]
+    digest = labels_digests(build, shard, {image_id})[image_id]
     before = {p: p.stat().st_mtime_ns for p in build.run.root.rglob("*.png")}
     with ReviewLog.open(build.run.reviews_file) as log:
         log.add(said(image_id, instance, "wrong_class", category_id=3, labels=digest))
@@ -362,7 +365,7 @@ def test_a_report_that_was_killed_half_way_is_to_be_done(copied: Path, monkeypat
     before = Build.open(copied / "fruit" / "run-0001")
     build = replace(before, spec=before.spec.model_copy(update={"description": "other words"}))
     with build.run.lock():
-        build.export()
+        export_run(build)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(Run, "commit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             write(build)

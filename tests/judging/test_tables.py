@@ -12,6 +12,7 @@ import pytest
 from synthgen.errors import RunError
 from synthgen.judging.tables import Tables
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.judge import judge_shards
 
 
 @pytest.fixture
@@ -59,12 +60,12 @@ def test_what_only_figures_need_is_not_read_for_verdicts(build: Build) -> None:
 
 
 def test_order_of_rows_decides_nothing(build: Build) -> None:
-    before = build.verdicts(build.run.shards()).table()
+    before = judge_shards(build, build.run.shards()).table()
     rng = np.random.default_rng(0)
     for file in build.run.root.glob("*/0*.parquet"):
         rows = pq.read_table(file)
         pq.write_table(rows.take(rng.permutation(len(rows))), file)
-    assert build.verdicts([1, 0]).table().equals(before)
+    assert judge_shards(build, [1, 0]).table().equals(before)
 
 
 def test_a_score_that_some_shards_lack(build: Build) -> None:
@@ -97,5 +98,5 @@ def test_measures_of_other_labels_are_refused(build: Build) -> None:
 
 
 def test_no_shard(build: Build) -> None:
-    found = build.verdicts([])
+    found = judge_shards(build, [])
     assert len(found.images) == len(found.instances) == found.table().num_rows == found.quality().made == 0

@@ -14,6 +14,7 @@ from synthgen.generators import diffusion
 from synthgen.judging.verdicts import NOT_MADE
 from synthgen.models import find_model
 from synthgen.pipeline.attempts import RETRIES, Attempts
+from synthgen.pipeline.generate import remake_image
 from synthgen.planning.plan import retry_seed
 from synthgen.types import Job
 
@@ -145,7 +146,7 @@ def test_in_a_run(quick: Any, run_through: Any, tmp_path: Any, monkeypatch: Any,
     assert images[3]["reasons"] == [NOT_MADE] and images[2]["verdict"] == "accepted"
     made = {job.id: job.seed for shard in build.run.shards() for job in build.jobs(shard)}
     assert made == {**plan, 2: retry_seed(plan[2], 1)}
-    old, new = build.remake(2)
+    old, new = remake_image(build, 2)
     np.testing.assert_array_equal(old, new)
     for image_id in (1, 5, 6, 7, 8):
         np.testing.assert_array_equal(

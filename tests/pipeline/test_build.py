@@ -30,6 +30,10 @@ from synthgen.devices import torch_dtype
 from synthgen.errors import RunError, of_system
 from synthgen.generators import diffusion
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.generate import remake_image
+from synthgen.pipeline.judge import judge_shards
+from synthgen.pipeline.label import labelled_samples
+from synthgen.pipeline.plan import add_round
 from synthgen.planning.plan import IMAGES_PER_RUN
 from synthgen.store.run import Run
 
@@ -305,22 +309,28 @@ WORKER = """
 import sys, yaml
 from pathlib import Path
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import export_run
+from synthgen.pipeline.generate import generate_shard
+from synthgen.pipeline.judge import judge_run
+from synthgen.pipeline.label import label_shard
+from synthgen.pipeline.measure import measure_shard
+from synthgen.pipeline.plan import add_round, plan_shards
 from synthgen.report.page import write
 from synthgen.spec import DatasetSpec
-from synthgen.pipeline.stages import check
+from synthgen.pipeline.check import check
 from synthgen.store.run import Run
 
 spec, out = DatasetSpec.parse(yaml.safe_load(Path(sys.argv[1]).read_text())), Path(sys.argv[2])
 folder = Run.at(out, spec.name, 1)
 with folder.lock():
     build = Build.start(folder, spec, check(spec, out))
-    build.plan()
+    plan_shards(build)
     print("planned", flush=True)
     for shard in build.pending():
-        build.generate(shard), build.label(shard), build.measure(shard)
-    build.judge()
-    build.extend()
-    build.export()
+        generate_shard(build, shard), label_shard(build, shard), measure_shard(build, shard)
+    judge_run(build)
+    add_round(build)
+    export_run(build)
     write(build)
 """
 
@@ -628,7 +638,7 @@ def test_budget_spent(quick, run_through, tmp_path):
     assert quality.reasons["sharpness"].images == quality.reasons["sharpness"].alone == 12
     assert "would let" in quality.reasons["sharpness"].advice
     assert build.is_complete()
-    assert not build.extend()
+    assert not add_round(build)
     for split in build.spec.splits:
         coco = load(build.run.root, split)
         assert coco.imgs == coco.anns == {}
@@ -836,7 +846,7 @@ def test_the_same_quotas_however_often_it_was_stopped(parts, run_through, tmp_pa
 
 def test_quality_agrees_with_the_tables(finished):
     stored = orjson.loads(finished.run.quality_file.read_bytes())
-    counted = orjson.loads(orjson.dumps(asdict(finished.verdicts(finished.run.shards()).quality())))
+    counted = orjson.loads(orjson.dumps(asdict(judge_shards(finished, finished.run.shards()).quality())))
     assert {name: stored[name] for name in counted} == counted
     rows = pq.read_table(finished.run.verdicts_file).to_pandas()
     whole = rows[rows["instance"].isna()]
@@ -849,10 +859,10 @@ def test_quality_agrees_with_the_tables(finished):
 
 def test_remake_gives_the_same_pixels(finished):
     for image_id in (1, 4, 8):
-        old, now = finished.remake(image_id)
+        old, now = remake_image(finished, image_id)
         np.testing.assert_array_equal(old, now)
     with pytest.raises(RunError, match=r"no image of .* has the id 99"):
-        finished.remake(99)
+        remake_image(finished, 99)
 
 
 def test_a_harmed_image_is_named(copied):
@@ -864,9 +874,9 @@ def test_a_harmed_image_is_named(copied):
     file.write_bytes(data)
     build = Build.open(root)
     with pytest.raises(RunError, match=r"images/00001/000000000006\.png is not the image that was made"):
-        build.remake(6)
+        remake_image(build, 6)
     with pytest.raises(RunError, match="000000000006"):
-        list(build.samples(1))
+        list(labelled_samples(build, 1))
 
 
 def test_a_rejected_image_leaves_the_export_and_nothing_else_does(copied, quick, run_through, median):
@@ -914,7 +924,7 @@ def test_jobs_come_back_as_planned(finished):
 
 def test_labels_come_back_as_segmented(finished):
     """Through RLE and Parquet and back: what a filter sees is what SAM said."""
-    sample = next(s for s in finished.samples(0) if len(s.instances) == 2)
+    sample = next(s for s in labelled_samples(finished, 0) if len(s.instances) == 2)
     grounding = finished.stages.grounder.ground([sample.job], [sample.image])
     (fresh,) = finished.stages.segmenter.segment([sample.image], grounding)
     assert (fresh.masks != sample.instances.masks).sum() <= 2  # alone, and in a batch

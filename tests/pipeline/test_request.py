@@ -13,8 +13,8 @@ import yaml
 from synthgen import schedule
 from synthgen.errors import RunError, SpecError
 from synthgen.flow import build_dataset
+from synthgen.pipeline.check import check
 from synthgen.pipeline.request import BuildRequest
-from synthgen.pipeline.stages import check
 from synthgen.spec import load_spec
 
 Synthgen = Callable[..., tuple[int, str, str]]

@@ -18,6 +18,10 @@ from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import Review, ReviewLog
 from synthgen.pipeline import verification
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import export_run
+from synthgen.pipeline.generate import generate_shard
+from synthgen.pipeline.judge import judge_run
+from synthgen.pipeline.plan import plan_shards
 from synthgen.pipeline.stages import Stages
 from synthgen.pipeline.verification import inspect, withdraw
 from synthgen.report.page import write
@@ -378,8 +382,8 @@ def pair(tmp_path_factory: pytest.TempPathFactory, run_through: Any, finished: A
         for i in (1, 2, 3):
             log.add(Review(i, 0, "accept", None, "random", "0" * 16))
     with build.run.lock():
-        build.judge()
-        build.export()
+        judge_run(build)
+        export_run(build)
         write(build)
     assert inspect(build) == replace(inspect(build), damages=(), stray=(), missing=())
     return out / "fruit"
@@ -404,8 +408,8 @@ def test_a_run_that_is_not_complete_is_not_called_whole(quick: Any, tmp_path: Pa
     with run.lock():
         build = Build.start(run, spec, Stages.of(spec))
         assert inspect(build).missing[0] == "nothing is planned"
-        build.plan()
-        build.generate(0)
+        plan_shards(build)
+        generate_shard(build, 0)
     done = synthgen("verify", run.root)
     assert done.returncode == 3 and ", 0 damages, and not complete" in done.stdout
     assert done.stderr.splitlines() == [

@@ -13,6 +13,7 @@ from huggingface_hub import DatasetCard
 
 from synthgen.errors import RunError
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.judge import judge_run
 from synthgen.report import page
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run
@@ -94,7 +95,7 @@ def test_it_is_written_once(run: Build) -> None:
 
 
 def test_a_run_that_was_not_judged_has_none(tmp_path: Path, good: dict[str, Any]) -> None:
-    from synthgen.pipeline.stages import check
+    from synthgen.pipeline.check import check
 
     spec = DatasetSpec.parse(good)
     build = Build.start(Run.at(tmp_path, "fruit", 1), spec, check(spec, tmp_path))
@@ -259,7 +260,7 @@ def test_a_large_run_has_no_larger_report(tmp_path: Path, monkeypatch: Any) -> N
     sizes = []
     for images in (500, 5000):
         build = synthesise(tmp_path / str(images), images)
-        build.judge()
+        judge_run(build)
         sizes.append(page.write(build).stat().st_size)
     assert sizes[0] < 5e6 and sizes[1] < 1.2 * sizes[0]
 

@@ -23,6 +23,7 @@ from synthgen.errors import RunError
 from synthgen.judging.precision import LabelPrecision
 from synthgen.judging.reviews import ReviewLog, read_reviews
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.judge import judge_shards
 from synthgen.review.queue import ReviewQueue
 from synthgen.review.server import BODY, app, door
 
@@ -389,6 +390,6 @@ def test_coverage_on_planted_faults(run_through: Any, tmp_path: Path) -> None:
             borderline = ReviewQueue(build, "borderline", 5, log)
             for place in range(len(borderline.items)):
                 borderline.add(place, "reject", None, None)  # which may not count
-            p = build.verdicts([0]).precision()
+            p = judge_shards(build, [0]).precision()
             right = sum((i.image_id, i.instance) not in wrong for i in queue.items)
             assert (p.right, p.verdicts, p.population) == (right, 30, len(about))

@@ -29,6 +29,12 @@ from hypothesis import given, seed
 from hypothesis import strategies as st
 
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import export_run
+from synthgen.pipeline.generate import generate_shard
+from synthgen.pipeline.judge import judge_run
+from synthgen.pipeline.label import label_shard
+from synthgen.pipeline.measure import measure_shard
+from synthgen.pipeline.plan import plan_shards
 from synthgen.pipeline.stages import Stages
 from synthgen.report.page import write
 from synthgen.spec import DatasetSpec
@@ -44,11 +50,11 @@ def make(out: Path) -> Build:
     folder = Run.at(out, spec.name, 1)
     with folder.lock():
         build = Build.start(folder, spec, Stages.of(spec))
-        build.plan()
+        plan_shards(build)
         for shard in build.pending():
-            build.generate(shard), build.label(shard), build.measure(shard)
-        build.judge()
-        build.export()
+            generate_shard(build, shard), label_shard(build, shard), measure_shard(build, shard)
+        judge_run(build)
+        export_run(build)
         write(build)
     return build
 

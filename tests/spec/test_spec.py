@@ -18,8 +18,9 @@ from synthgen import cli
 from synthgen.base.reading import load_yaml
 from synthgen.errors import SpecError
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.check import advice, check
 from synthgen.pipeline.fingerprints import exported_by, judged_by, labelled_by, made_from, measured_by
-from synthgen.pipeline.stages import Stages, advice, check
+from synthgen.pipeline.stages import Stages
 from synthgen.spec import MEASURE_COLUMNS, RUN_FOLDERS, DatasetSpec, differences, load_spec, set_value
 from synthgen.spec.schema import json_schema
 

@@ -166,8 +166,12 @@ fcntl.flock = lambda *_: None  # whose locks do not reach us
 platform.node, lease._boot, lease.LEASE_SECONDS = lambda: "laptop", lambda: "its-boot", 1.0
 from synthgen.errors import SynthgenError
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.plan import plan_shards
+from synthgen.pipeline.measure import measure_shard
+from synthgen.pipeline.label import label_shard
+from synthgen.pipeline.generate import generate_shard
 from synthgen.spec import DatasetSpec
-from synthgen.pipeline.stages import check
+from synthgen.pipeline.check import check
 from synthgen.store.run import Run
 
 spec, out = DatasetSpec.parse(yaml.safe_load(Path(sys.argv[1]).read_text())), Path(sys.argv[2])
@@ -175,9 +179,9 @@ run = Run.at(out, spec.name, 1)
 try:
     with run.lock():
         build = Build.start(run, spec, check(spec, out))
-        build.plan()
+        plan_shards(build)
         for shard in build.pending():
-            build.generate(shard), build.label(shard), build.measure(shard)
+            generate_shard(build, shard), label_shard(build, shard), measure_shard(build, shard)
 except SynthgenError as error:
     sys.exit(f"{error.exit_code}: {error}")
 """

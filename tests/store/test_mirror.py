@@ -26,6 +26,8 @@ from synthgen.dataset.history import runs_of
 from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import Review, ReviewLog, read_reviews
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.generate import generate_shard
+from synthgen.pipeline.plan import plan_shards
 from synthgen.pipeline.verification import inspect
 from synthgen.review.queue import ReviewQueue
 from synthgen.store import lease, mirror, objects
@@ -286,8 +288,12 @@ from synthgen.store import lease
 from synthgen.store import objects
 from synthgen.store.mirror import place
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.generate import generate_shard
+from synthgen.pipeline.label import label_shard
+from synthgen.pipeline.measure import measure_shard
+from synthgen.pipeline.plan import plan_shards
 from synthgen.spec import load_spec
-from synthgen.pipeline.stages import check
+from synthgen.pipeline.check import check
 from synthgen.store.run import Run
 
 send = aiobotocore.client.AioBaseClient._make_api_call
@@ -301,9 +307,9 @@ spec, out = load_spec(Path(sys.argv[1])), place(sys.argv[2])
 folder = Run.at(out, spec.name, 1)
 with folder.lock():
     build = Build.start(folder, spec, check(spec, out))
-    build.plan()
+    plan_shards(build)
     for shard in build.pending():
-        build.generate(shard), build.label(shard), build.measure(shard)
+        generate_shard(build, shard), label_shard(build, shard), measure_shard(build, shard)
 """
 
 
@@ -474,8 +480,8 @@ def test_a_worker_on_another_machine_takes_and_gives_its_shards_only(
     head = Run.at(place(url), spec.name, 1)
     with head.lock():
         build = Build.start(head, spec, Stages.of(spec))
-        build.plan()
-        build.generate(0)
+        plan_shards(build)
+        generate_shard(build, 0)
         address = head.address
         machine("worker")
         assert flow.work.fn(address, [1], False, False) == 1

@@ -1,0 +1,45 @@
+"""Where the models of a stage are computed, and in which batches: these decide the last bits of what they make."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from synthgen.backends import ModelConfig, Stage
+from synthgen.errors import RunError
+from synthgen.pipeline.build import Build
+from synthgen.spec import differences
+from synthgen.store.run import StageName
+from synthgen.types import Job
+
+
+def environment(
+    build: Build, stage: StageName, backends: Mapping[str, Stage[Any]], allow_mixed: bool
+) -> dict[str, Any]:
+    """Where the models of this stage are computed now: kind of backend -> see `ModelConfig.environment`.
+
+    Args:
+        backends: those of the stage, by kind.
+        allow_mixed: whether it may differ from where earlier shards were computed.
+
+    Raises:
+        RunError: it differs.
+    """
+    configs = {kind: backend.config for kind, backend in backends.items()}
+    now: dict[str, Any] = {kind: c.environment() for kind, c in configs.items() if isinstance(c, ModelConfig)}
+    done = (build.run.mark(stage, shard) for shard in build.run.shards() if build.is_done(stage, shard))
+    earlier = next((mark for mark in done if mark), None)
+    if earlier and dict(earlier.environment) != now and not allow_mixed:
+        changed = "; ".join(differences(earlier.environment, now))
+        raise RunError(
+            f"earlier shards of {build.run.address} were made otherwise ({changed}), so the same job would get "
+            "slightly other pixels; go on as before, or say --allow-mixed"
+        )
+    return now
+
+
+def batches(jobs: Sequence[Job], environment: Mapping[str, Any], kind: str) -> Iterator[Sequence[Job]]:
+    """Jobs in the groups in which they go through the model of a kind of backend."""
+    size = environment.get(kind, {}).get("batch_size", 1)
+    for start in range(0, len(jobs), size):
+        yield jobs[start : start + size]

@@ -1,0 +1,100 @@
+"""The stage that judges: numbers, and what people said, become verdicts and the figures of `quality.json`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+
+from synthgen.errors import RunError
+from synthgen.judging.figures import figures
+from synthgen.judging.quality import Quality
+from synthgen.judging.reviews import Reviews, read_reviews
+from synthgen.judging.summary import shortfall
+from synthgen.judging.tables import Tables
+from synthgen.judging.verdicts import Verdicts, judge
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.label import labels_digests
+from synthgen.pipeline.timings import timings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def judge_run(build: Build) -> Quality:
+    """Writes `verdicts.parquet` and `quality.json`, if what they are made from has changed.
+
+    Raises:
+        RunError: some images have no measures yet, or a record is damaged.
+    """
+    run, inputs = build.run, build.inputs("judge")
+    if inputs is None:
+        raise RunError(f"{run.root} has images without measures; run the spec to make them")
+    if not run.is_done("judge", None, inputs):
+        run.withdraw("judge")
+        started = time.monotonic()
+        tables = Tables.read(run, run.shards(), build.stages.filters, shown=True)
+        verdicts = _verdicts(build, tables)
+        table = run.write_table(run.verdicts_file, verdicts.table())
+        quality = verdicts.quality()
+        notes = list(shortfall(quality, build.next_round(quality) is None))
+        numbers = asdict(quality) | {"yield": quality.passed, "notes": notes}
+        numbers |= figures(build.spec, build.stages.filters, tables, verdicts)
+        _describe(build, numbers["samples"], verdicts.images)
+        numbers["models"] = [{"stage": key, **model} for key, model in build.models.items()]
+        numbers["timings"] = timings(run, numbers["accepted"])
+        with run.writing(run.quality_file) as file:
+            file.write(orjson.dumps(numbers, option=orjson.OPT_INDENT_2))
+        reviews = read_reviews(run.reviews_file).extent()
+        seconds = time.monotonic() - started
+        run.commit("judge", None, inputs, [table, run.quality_file], seconds=seconds, notes={"reviews": reviews})
+    quality_now = build.quality()
+    assert quality_now is not None
+    return quality_now
+
+
+def judge_shards(build: Build, shards: Iterable[int]) -> Verdicts:
+    """Applies the spec's thresholds to the numbers of some shards, and what people said. Writes nothing."""
+    return _verdicts(build, Tables.read(build.run, shards, build.stages.filters))
+
+
+def _verdicts(build: Build, tables: Tables) -> Verdicts:
+    categories = (tables.asked.values, tables.labels["category_id"])
+    if not all(build.has_classes(values.min(), values.max()) for values in categories if len(values)):
+        raise RunError(f"{build.run.address} has labels of classes that its spec has not; label the run anew")
+    marks = (build.run.mark("generate", int(shard)) for shard in np.unique(tables.images["shard"]))
+    failed = {int(image_id) for mark in marks if mark for image_id in mark.notes.get("failed", ())}
+    return judge(build.spec, build.stages.filters, tables, _reviews(build, tables), failed)
+
+
+def _reviews(build: Build, tables: Tables) -> Reviews:
+    """What people said of these images, if the labels are still those that they saw."""
+    reviews = read_reviews(build.run.reviews_file)
+    ids = tables.images["image_id"]
+    is_reviewed = np.isin(ids, list(reviews.image_ids()))
+    shards, labels = tables.images["shard"][is_reviewed], dict[int, str]()
+    for shard in np.unique(shards).tolist():
+        labels |= labels_digests(build, shard, set(ids[is_reviewed][shards == shard].tolist()))
+    reviews = reviews.where(lambda review: labels.get(review.image_id) == review.labels)
+    for review in reviews.of.values():
+        rows = tables.labels_of(review.image_id)
+        is_label = review.instance is None or review.instance < rows.stop - rows.start
+        if not (is_label and (review.category_id is None or build.has_classes(review.category_id))):
+            raise RunError(f"{build.run.reviews_file.name} has a verdict on a label, or a class, that there is not")
+    return reviews
+
+
+def _describe(build: Build, samples: Mapping[str, list[dict[str, Any]]], images: pd.DataFrame) -> None:
+    """Adds to the rows of sampled images what their jobs say of them."""
+    rows: dict[int, list[dict[str, Any]]] = {}
+    for kind in samples.values():
+        for row in kind:
+            rows.setdefault(row["image_id"], []).append(row)
+    for shard in sorted(set(images.loc[images["image_id"].isin(rows), "shard"])):
+        for job in build.jobs(int(shard), rows):
+            for row in rows.get(job.id, ()):
+                row |= {"split": job.split, "prompt": job.prompt, "seed": job.seed}

@@ -1,0 +1,85 @@
+"""The stage that labels: the images of a shard get boxes, classes and masks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from synthgen.base.interrupts import checkpoint
+from synthgen.base.overlap import Behind, ahead
+from synthgen.errors import RunError
+from synthgen.judging.reviews import labels_digest
+from synthgen.models import remarks
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.environment import batches, environment
+from synthgen.store.records import instances_of, label_rows, label_schema
+from synthgen.types import Instances, Job, Sample
+
+
+def label_shard(build: Build, shard: int, allow_mixed: bool = False) -> Mapping[str, int]:
+    """Grounds and segments the images of a shard.
+
+    Args:
+        allow_mixed: see `environment`.
+    """
+    run, inputs = build.run, build.inputs("label", shard)
+    if inputs is None or run.is_done("label", shard, inputs):
+        return build.counts("label", shard)
+    grounder, segmenter = build.stages.grounder, build.stages.segmenter
+    where = environment(build, "label", {"grounder": grounder, "segmenter": segmenter}, allow_mixed)
+    run.withdraw("label", shard)
+    jobs, started = build.jobs(shard), time.monotonic()
+    generated = run.mark("generate", shard)
+    rows: list[dict[str, Any]] = []
+
+    def read() -> Iterator[tuple[Sequence[Job], list[NDArray[np.uint8]]]]:
+        for batch in batches(jobs, where, "segmenter"):
+            yield batch, [run.read_image(shard, job.id, generated) for job in batch]
+
+    def collect(batch: Sequence[Job], labels: Sequence[Instances]) -> None:
+        for job, instances in zip(batch, labels, strict=True):
+            rows.extend(label_rows(job.id, instances))
+
+    with Behind() as behind:
+        for batch, images in ahead(read()):
+            checkpoint()
+            behind.do(collect, batch, segmenter.segment(images, grounder.ground(batch, images)))
+    file = run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
+    counts = {"images": len(jobs), "instances": len(rows)}
+    seconds = time.monotonic() - started
+    run.commit("label", shard, inputs, [file], seconds=seconds, counts=counts, environment=where, notes=remarks.notes())
+    return counts
+
+
+def labelled_samples(build: Build, shard: int, image_ids: set[int] | None = None) -> Iterator[Sample]:
+    """The labelled images of a shard, or some of them, one at a time.
+
+    Raises:
+        RunError: an image or its labels are damaged.
+    """
+    run = build.run
+    labels = run.read_table(run.table_file("labels", shard), image_ids=image_ids).to_pandas()
+    by_image = dict(iter(labels.groupby("image_id"))) if len(labels) else {}
+    generated = run.mark("generate", shard)
+    for job in build.jobs(shard, image_ids):
+        image = run.read_image(shard, job.id, generated)
+        try:
+            sample = Sample(job, image, instances_of(by_image.get(job.id), job.height, job.width))
+        except ValueError as error:
+            what = f"the labels of image {job.id} in labels/{shard:05d}.parquet do not fit it"
+            raise RunError(f"{what}: {error}; label the run anew") from error
+        yield sample
+
+
+def labels_digests(build: Build, shard: int, image_ids: set[int]) -> dict[int, str]:
+    """Image id -> `labels_digest` of its labels as they are now."""
+    rows: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
+    table = build.run.read_table(build.run.table_file("labels", shard), image_ids=image_ids)
+    for row in table.select(["image_id", "instance", "category_id", "rle"]).to_pylist():
+        rows[row["image_id"]].append(row)
+    return {image_id: labels_digest(labels) for image_id, labels in rows.items()}

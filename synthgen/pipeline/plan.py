@@ -1,0 +1,54 @@
+"""The stage that plans: every recorded round becomes shards of jobs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from itertools import islice
+
+from synthgen.errors import RunError
+from synthgen.pipeline.build import Build
+from synthgen.planning.plan import first_round, plan_round
+
+
+def plan_shards(build: Build) -> None:
+    """Writes the shards of every recorded round; in a new folder, records the first round."""
+    run, spec, inputs = build.run, build.spec, build.inputs("plan")
+    assert inputs is not None  # a plan is made from nothing that a run holds
+    if not build.rounds():
+        run.write_round(1, asdict(first_round(spec)))
+    end = 0
+    for round in build.rounds():
+        shards = range(end, end + build.shards_of(round))
+        end = shards.stop
+        missing = {shard for shard in shards if not run.is_done("plan", shard, inputs)}
+        if not missing:
+            continue
+        jobs = plan_round(spec, run.number, round, build.stages.generator.aspect_ratios())
+        for shard in shards:  # also of those that are there: a job's choices depend on those before it
+            of_shard = list(islice(jobs, spec.shard_size))
+            if shard in missing:
+                run.commit(
+                    "plan", shard, inputs, [run.write_jobs(shard, of_shard)],
+                    counts={"images": len(of_shard), "round": round.number}, environment=asdict(round),
+                )  # fmt: skip
+
+
+def add_round(build: Build) -> bool:
+    """Records a further round for what judging threw away; False if nothing is missing or the budget is spent."""
+    round = build.next_round(build.quality())
+    if round:
+        build.run.write_round(round.number, asdict(round))
+    return round is not None
+
+
+def shard_of(build: Build, image_id: int) -> int:
+    """The shard of an image.
+
+    Raises:
+        RunError: the run has no image of that id.
+    """
+    for shard in build.run.shards():
+        ids = build.run.read_table(build.run.table_file("jobs", shard)).column("image_id").to_pylist()
+        if image_id in ids:
+            return shard
+    raise RunError(f"no image of {build.run.root} has the id {image_id}")
