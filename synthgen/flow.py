@@ -35,7 +35,9 @@ from synthgen.dataset.growth import grow
 from synthgen.errors import SynthgenError
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import markdown
-from synthgen.orchestration.server import embedded_server, on_server, without_proxy
+from synthgen.orchestration.connection import on_server
+from synthgen.orchestration.server import embedded_server
+from synthgen.orchestration.settings import without_proxy
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import export_run
 from synthgen.pipeline.generate import generate_shard

@@ -22,7 +22,7 @@ from prefect.context import FlowRunContext
 from prefect.deployments.runner import RunnerDeployment
 from prefect.events import emit_event
 from prefect.runner import Runner
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL
 from prefect.states import Completed
 from prefect.types.entrypoint import EntrypointType
 
@@ -30,7 +30,7 @@ from synthgen.dataset.history import begun_in, drop, history, is_finished, runs_
 from synthgen.errors import RunError, SpecError, SynthgenError
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import headline
-from synthgen.orchestration.server import check
+from synthgen.orchestration.connection import answers, check_api
 from synthgen.orchestration.timetable import MOST, Log, Timetable, in_utc, now
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.fingerprints import made_from
@@ -197,14 +197,14 @@ def serve(request: BuildRequest, timetable: Timetable, overlap: Overlap) -> None
         "profile": str(profile.resolve()) if profile else None,
     }  # fmt: skip
     while not _serve_once(name, timetable, parameters):
-        while PREFECT_API_URL.value() and not _answers():
+        while PREFECT_API_URL.value() and not answers():
             time.sleep(POLL_SECONDS)
 
 
 def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) -> bool:
     """-> whether it was stopped; False: its server has gone."""
     with served(services=True):
-        check()
+        check_api()
         try:
             deployment = build_next.to_deployment(
                 name, schedule=timetable.schedule, parameters=dict(parameters), paused=False,
@@ -218,7 +218,7 @@ def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) 
         except SynthgenError:
             raise
         except Exception:
-            if _answers():
+            if answers():
                 raise
             print(f"{name}: Prefect's server at {PREFECT_API_URL.value()} does not answer", file=sys.stderr, flush=True)
             return False
@@ -241,8 +241,3 @@ def ended_by_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _answers() -> bool:
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
-        return client.api_healthcheck() is None

@@ -8,19 +8,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from servers import answers
 
 from synthgen.errors import OutOfRoom
-from synthgen.flow import served
-from synthgen.orchestration import server
+from synthgen.orchestration import database, process, server
 
 HOLD = """
 import time
@@ -87,7 +84,7 @@ def test_a_record_of_a_process_that_is_another_now_harms_nobody(home: Path) -> N
     try:
         record = home / "server-1.json"
         record.write_text(f'{{"server": ["{bystander.pid}", "another time"], "owner": ["999999999"]}}')
-        server._end_left_behind(home)
+        server.end_orphans(home)
         assert bystander.poll() is None
         assert not record.exists()
     finally:
@@ -96,13 +93,13 @@ def test_a_record_of_a_process_that_is_another_now_harms_nobody(home: Path) -> N
 
 
 def test_a_process_is_known_without_ps_and_in_any_time_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = server._identity(os.getpid())
-    assert server._is_alive(known)
+    known = process.identity(os.getpid())
+    assert process.is_alive(known)
     monkeypatch.setenv("TZ", "Asia/Tokyo")
-    assert server._identity(os.getpid()) == known
+    assert process.identity(os.getpid()) == known
     monkeypatch.setenv("PATH", "/nowhere")
-    assert server._identity(os.getpid())[0] == str(os.getpid())
-    assert not server._is_alive(server._identity(999999999))
+    assert process.identity(os.getpid())[0] == str(os.getpid())
+    assert not process.is_alive(process.identity(999999999))
 
 
 def test_one_that_cannot_start_says_so_at_once(home: Path) -> None:
@@ -127,7 +124,7 @@ def test_servers_of_a_new_home_start_one_after_another(home: Path, monkeypatch: 
     home.mkdir(parents=True)
     monkeypatch.setattr(server, "START_SECONDS", 0.1)
     with (
-        server._turn(home, threading.Event()),
+        server.start_lock(home, threading.Event()),
         pytest.raises(server.ServerError, match="another command is starting"),
         server.embedded_server(),
     ):
@@ -153,18 +150,18 @@ def test_a_damaged_database_is_set_aside_unless_a_server_has_it(
     used: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = used / "prefect.db"
-    assert server._damage(file) == server._damage(used / "none.db") == ""
+    assert database.damage(file) == database.damage(used / "none.db") == ""
     whole = file.read_bytes()
     for broken in (b"no database at all" * 100, whole[:40_000] + bytes(400_000) + whole[440_000:]):
         file.write_bytes(broken)
-        assert server._damage(file)
-        monkeypatch.setattr(server._Server, "_begin", lambda self: None)
+        assert database.damage(file)
+        monkeypatch.setattr(server.Server, "launch", lambda self: None)
         other = used / f"server-{os.getpid()}.json"
-        other.write_text(json.dumps({"owner": server._identity(os.getpid()), "server": [], "log": "other.log"}))
-        server._Server(used, 1, False).start()
+        other.write_text(json.dumps({"owner": process.identity(os.getpid()), "server": [], "log": "other.log"}))
+        server.Server(used, 1, False).start()
         assert file.read_bytes() == broken
         other.unlink()
-        server._Server(used, 1, False).start()
+        server.Server(used, 1, False).start()
         (kept,) = used.glob("prefect-*.db")
         assert kept.read_bytes() == broken and not file.exists()
         kept.unlink()
@@ -185,189 +182,16 @@ def test_a_home_that_cannot_be_written_is_told_in_a_line(
     assert str(stop.value).startswith(f"Prefect's files cannot be written to {place}: Not a directory; SYNTHGEN_HOME, ")
 
 
-# A flow whose server is lost
-
-
-class Health(BaseHTTPRequestHandler):
-    """A server that says how it is, and nothing else."""
-
-    status, body = 200, b"true"
-
-    def do_GET(self) -> None:
-        self.send_response(self.status)
-        self.end_headers()
-        self.wfile.write(self.body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def health(monkeypatch: pytest.MonkeyPatch) -> Iterator[HTTPServer]:
-    """A server's health, at the address where the settings have Prefect's."""
-    monkeypatch.setattr(Health, "status", 200)
-    with HTTPServer(("127.0.0.1", 0), Health) as made:
-        thread = threading.Thread(target=made.serve_forever, args=(0.05,))
-        thread.start()
-        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{made.server_port}/api"}):
-            yield made
-        made.shutdown()
-        thread.join()
-
-
-@pytest.mark.parametrize("name", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
-@pytest.mark.parametrize("proxy", ["http://127.0.0.1:9", "socks5://127.0.0.1:9"])
-def test_a_server_here_is_asked_without_a_proxy(
-    health: HTTPServer, name: str, proxy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("NO_PROXY", "example.org")
-    monkeypatch.setenv(name, proxy)
-    before = dict(os.environ)
-    assert server._is_up(PREFECT_API_URL.value())
-    with server.without_proxy(is_own=True):
-        assert server.on_server(flow(7), lambda: None, True) == 7
-        assert os.environ["no_proxy"].startswith("example.org,")
-    assert dict(os.environ) == before
-
-
-def test_flows_run_without_a_proxy_to_this_machine(health: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    with served() as is_own:
-        assert server.on_server(flow(7), lambda: None, is_own) == 7
-
-
-def lost() -> httpx.ConnectError:
-    return httpx.ConnectError("connection refused")
-
-
-def flow(*outcomes: int | BaseException) -> Callable[[], int]:
-    """A flow that gives, or raises, one thing after another."""
-    left = list(outcomes)
-
-    def run() -> int:
-        outcome = left.pop(0)
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
-
-    return run
-
-
-@pytest.mark.parametrize(("status", "there"), [(200, True), (500, False), (503, False)])
-def test_a_server_that_answers(health: HTTPServer, status: int, there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A proxy's word that there is none is no answer of the server's."""
-    monkeypatch.setattr(Health, "status", status)
-    if there:
-        assert server.on_server(flow(7), lambda: None, False) == 7
-    else:
-        with pytest.raises(server.ServerError, match=r"does not answer; nothing was begun$") as stop:
-            server.on_server(flow(7), lambda: None, False)
-        assert stop.value.exit_code == 1
-
-
-@pytest.mark.parametrize(
-    ("status", "body", "words"),
-    [
-        (401, b"", "PREFECT_API_AUTH_STRING"),
-        (403, b"", "PREFECT_API_AUTH_STRING"),
-        (404, b"", "with /api at its end"),
-        (200, b"<!doctype html>", "with /api at its end"),
-    ],
-)
-def test_a_server_that_is_no_use_says_what_to_set(
-    health: HTTPServer, status: int, body: bytes, words: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Health, "status", status)
-    monkeypatch.setattr(Health, "body", body)
-    with pytest.raises(server.ServerError, match=words):
-        server.on_server(flow(7), lambda: None, False)
-
-
-@pytest.mark.parametrize("url", ["127.0.0.1:4200/api", "nonsense"])
-def test_an_address_that_is_none_says_so(url: str) -> None:
-    with (
-        temporary_settings({PREFECT_API_URL: url}),
-        pytest.raises(server.ServerError, match="with /api at its end"),
-    ):
-        server.on_server(flow(7), lambda: None, False)
-
-
-def test_a_flow_is_taken_up_again_once_its_server_is_back(
-    health: HTTPServer, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert server.on_server(flow(lost(), httpx.ReadTimeout("late"), 7), lambda: None, False) == 7
-    assert capsys.readouterr().err == "Prefect's server was away, and answers again; the run goes on\n" * 2
-
-
-def test_a_flow_is_not_taken_up_for_ever(health: HTTPServer) -> None:
-    with pytest.raises(server.ServerError, match="the same command goes on from there"):
-        server.on_server(flow(*[lost() for _ in range(server.RESTARTS)]), lambda: None, False)
-
-
-def test_a_flow_whose_work_is_done_has_not_failed(health: HTTPServer, capsys: pytest.CaptureFixture[str]) -> None:
-    assert server.on_server(flow(lost()), lambda: 7, False) == 7
-    assert capsys.readouterr().err.endswith(
-        "has no record of the end of this run; the dataset is finished all the same\n"
-    )
-
-
-def test_a_server_that_is_gone(health: HTTPServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run() -> int:
-        monkeypatch.setattr(Health, "status", 502)
-        raise lost()
-
-    words = (
-        r"^Prefect's server at http://127.0.0.1:\d+/api does not answer; what is finished is kept, and the same command"
-    )
-    with pytest.raises(server.ServerError, match=words):
-        server.on_server(run, lambda: None, False)
-
-
-def test_what_a_person_has_to_know_is_said_though_the_server_is_gone(health: HTTPServer) -> None:
-    """Prefect was about to tell its server, and could not."""
-
-    def run() -> int:
-        try:
-            raise OutOfRoom("no room")
-        except OutOfRoom:
-            raise lost()  # noqa: B904
-
-    with pytest.raises(OutOfRoom, match="no room"):
-        server.on_server(run, lambda: 7, False)
-
-
-@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), OutOfRoom("no")])
-def test_errors_of_the_flow_come_out_as_they_are(health: HTTPServer, error: BaseException) -> None:
-    with pytest.raises(type(error)) as stop:
-        server.on_server(flow(error, 7), lambda: 7, False)
-    assert stop.value is error
-
-
-@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "gopher://127.0.0.1:9"])
-def test_a_proxy_that_cannot_be_used_is_told_in_a_line(
-    health: HTTPServer, proxy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For a server of the user's; ours is asked without one."""
-    monkeypatch.setenv("ALL_PROXY", proxy)
-    with server.without_proxy(is_own=True):
-        assert server.on_server(flow(7), lambda: None, True) == 7
-    with (
-        server.without_proxy(is_own=False),
-        pytest.raises(server.ServerError, match=r"no proxy of the environment can be used for http://127\S+: .*prox"),
-    ):
-        server.on_server(flow(7), lambda: None, False)
-
-
 def test_one_that_ends_or_is_frozen_is_replaced_at_its_address(
     used: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "LOOK_SECONDS", 1.0)
-    monkeypatch.setattr(server, "MOST_SILENT", 2)
-    monkeypatch.setattr(server, "END_SECONDS", 0.5)
+    monkeypatch.setattr(server, "CHECK_SECONDS", 1.0)
+    monkeypatch.setattr(server, "MOST_UNANSWERED", 2)
+    monkeypatch.setattr(process, "END_SECONDS", 0.5)
     with server.embedded_server() as url:
         for number in (signal.SIGKILL, signal.SIGSTOP):
             (record,) = used.glob("server-*.json")
-            with server._turn(used, threading.Event()):
+            with server.start_lock(used, threading.Event()):
                 os.kill(int(record.stem.removeprefix("server-")), number)
                 while record.exists():
                     time.sleep(0.1)

@@ -138,7 +138,7 @@ def test_its_password_is_in_its_environment_only(ours: str, migrated: Any) -> No
     assert secret.encode() in (process / "environ").read_bytes()
     assert stat.S_IMODE((process / "environ").stat().st_mode) == 0o400
     assert secret.encode() not in (process / "cmdline").read_bytes()
-    assert server._Server(home, 1, False).password != server._Server(home, 1, False).password
+    assert server.Server(home, 1, False).password != server.Server(home, 1, False).password
 
 
 def test_flows_run_on_it_and_their_events_arrive(ours: str) -> None:
@@ -200,7 +200,7 @@ def test_a_flow_is_served_from_a_server_of_the_users_only() -> None:
 
 def test_a_stranger_at_its_port_is_not_told_the_password(ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
     port = int(ours.rpartition(":")[2].partition("/")[0])
-    assert server._is_ours(port) and server._is_ours(1)  # where nobody listens, nobody is a stranger
+    assert server.port_is_ours(port) and server.port_is_ours(1)  # where nobody listens, nobody is a stranger
     monkeypatch.setattr(os, "getuid", lambda: 54321)
     if Path("/proc/net/tcp").is_file():
-        assert not server._is_ours(port)
+        assert not server.port_is_ours(port)
