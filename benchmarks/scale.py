@@ -135,7 +135,7 @@ def synthesise(images: int, folder: Path, **changes: Any) -> Path:
     spec = spec_of(images, **changes)
     build = Build.start(Run.at(folder, spec.name, 1), spec, Stages.of(spec))
     weights = {"classes": dict.fromkeys(range(1, CLASSES + 1), 1.0), "objects": {PER_IMAGE: 1.0}}
-    build.run.write_round(1, {"number": 1, "start": 0, "count": images, **weights})
+    build.run.rounds.write(1, {"number": 1, "start": 0, "count": images, **weights})
     hashes, rng = look_alikes(images), np.random.default_rng(1)
     for shard, start in enumerate(range(0, images, spec.shard_size)):
         _write_shard(build, shard, np.arange(start, min(start + spec.shard_size, images)), hashes, rng)
@@ -145,7 +145,7 @@ def synthesise(images: int, folder: Path, **changes: Any) -> Path:
 def _write_shard(build: Any, shard: int, index: np.ndarray, hashes: np.ndarray, rng: np.random.Generator) -> None:
     import pyarrow as pa
 
-    from synthgen.store.run import JOB_SCHEMA
+    from synthgen.store.tables import JOB_SCHEMA
 
     run, n, ids = build.run, len(index), index + 1
     asked = np.full(n, PER_IMAGE)
@@ -165,10 +165,10 @@ def _write_shard(build: Any, shard: int, index: np.ndarray, hashes: np.ndarray, 
         "height": np.full(n, SIZE, np.int32), "width": np.full(n, SIZE, np.int32),
     }  # fmt: skip
     columns = [pa.array(jobs[f.name], f.type) for f in JOB_SCHEMA]
-    file = run.write_table(run.table_file("jobs", shard), pa.Table.from_arrays(columns, schema=JOB_SCHEMA))
+    file = run.tables.write(run.paths.table("jobs", shard), pa.Table.from_arrays(columns, schema=JOB_SCHEMA))
     counts = {"images": n, "round": 1}
-    run.commit("plan", shard, build.inputs("plan"), [file], counts=counts, environment=run.read_rounds()[0])
-    run.commit("generate", shard, build.inputs("generate", shard), [], seconds=n / 1.5, counts={"images": n})
+    run.marks.commit("plan", shard, build.inputs("plan"), [file], counts=counts, environment=run.rounds.read()[0])
+    run.marks.commit("generate", shard, build.inputs("generate", shard), [], seconds=n / 1.5, counts={"images": n})
 
     found = np.where(rng.random(m) < 0.02, rng.integers(1, CLASSES + 1, m), classes).astype(np.int32)
     area = np.where(rng.random(m) < 0.001, 0, side.prod(1) * 3 // 4)
@@ -182,8 +182,8 @@ def _write_shard(build: Any, shard: int, index: np.ndarray, hashes: np.ndarray, 
         "width": np.full(m, SIZE, np.int32), "rle": np.array([f"{k:x}" * 60 for k in range(RUNS)])[each % RUNS],
         **score,
     }  # fmt: skip
-    file = run.write_table(run.table_file("labels", shard), pa.table(labels))
-    run.commit("label", shard, build.inputs("label", shard), [file], seconds=n / 25, counts={"images": n})
+    file = run.tables.write(run.paths.table("labels", shard), pa.table(labels))
+    run.marks.commit("label", shard, build.inputs("label", shard), [file], seconds=n / 25, counts={"images": n})
 
     of_image = np.ones(n + m, bool)
     of_image[np.delete(np.arange(n + m), offsets[:-1] + np.arange(n))] = False
@@ -202,8 +202,8 @@ def _write_shard(build: Any, shard: int, index: np.ndarray, hashes: np.ndarray, 
 
     measures = {"image_id": np.sort(np.concatenate([ids, each])), "instance": column(labels["instance"], np.int32)}
     measures |= {name: column(numbers[name], f.dtype) for name, f in build.stages.filters.items()}
-    file = run.write_table(run.table_file("measures", shard), pa.table(measures))
-    run.commit("measure", shard, build.inputs("measure", shard), [file], seconds=n / 60, counts={"images": n})
+    file = run.tables.write(run.paths.table("measures", shard), pa.table(measures))
+    run.marks.commit("measure", shard, build.inputs("measure", shard), [file], seconds=n / 60, counts={"images": n})
 
 
 def child(stage: str, images: int, folder: Path) -> dict[str, Any]:

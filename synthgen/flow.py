@@ -72,7 +72,7 @@ def measure(run: Path, shard: int) -> Mapping[str, int]:
 def work(run: str, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
     """Makes some shards on one worker. `run`: the address of the run folder, a path or a URL."""
     folder = Run(run_place(run))
-    folder.take_up(shards)
+    folder.sync(shards)
     return make(folder.root, shards, allow_mixed, strict)
 
 
@@ -102,8 +102,8 @@ def hand_out(request: BuildRequest, run: Run, shards: Sequence[int]) -> None:
             checkpoint()
             future.wait(1)
         future.result()
-        run.take_up(files=False, drop=False)  # The display reads the marks. Other workers still write here.
-    run.take_up()
+        run.sync(files=False, drop=False)  # The display reads the marks. Other workers still write here.
+    run.sync()
 
 
 @task(name="judge", cache_policy=NO_CACHE)

@@ -38,6 +38,7 @@ from synthgen.pipeline.request import BuildRequest
 from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
 from synthgen.store.mirror import address, runs_in_store
+from synthgen.store.paths import run_name
 from synthgen.store.run import Run
 
 Overlap = Literal["skip", "wait"]
@@ -49,7 +50,7 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
     """The run that a firing makes: the last one, if that is not finished and of this spec's images, else the next."""
     runs = runs_of(folder)
     free = runs[-1].number + 1 if runs else 1
-    while Run(folder / Run.folder_name(free)).is_another:  # the copy of a run, which is not touched
+    while Run(folder / run_name(free)).is_another:  # the copy of a run, which is not touched
         free += 1
     if not runs:
         return free
@@ -59,7 +60,7 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
             return free
     except (RunError, SpecError):
         pass  # its spec is damaged, and the run writes it anew
-    facts = last.read_facts()
+    facts = last.facts.read()
     models = Stages.of(spec).models(facts.get("models", {}))
     other = bool(facts) and facts["made_from"] != made_from(spec, models)
     return free if other else last.number

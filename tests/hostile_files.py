@@ -345,8 +345,8 @@ class World:
         shutil.copytree(out, root / "out")
         run = Run(root / RUN)
         build = Build.open(run.root)
-        labels = run.read_table(run.verdicts_file).to_pylist()
-        with ReviewLog.open(run.reviews_file) as log:
+        labels = run.tables.read(run.paths.verdicts).to_pylist()
+        with ReviewLog.open(run.paths.reviews) as log:
             for row in [row for row in labels if row["instance"] is not None][:3]:
                 named = labels_digests(build, row["shard"], {row["image_id"]})[row["image_id"]]
                 log.add(Review(row["image_id"], row["instance"], "accept", None, "random", named))
@@ -357,9 +357,9 @@ class World:
         )
         call("report", run.root)
         with run.lock():
-            made = run.mark("generate", 1)
+            made = run.marks.read("generate", 1)
             assert made
-            run.commit_batch(1, 0, "batch", [run.root / name for name in made.files])
+            run.marks.commit_batch(1, 0, "batch", [run.root / name for name in made.files])
         growth.grow(build)
         log = Log(run.root.parent)
         log.account(Timetable("UTC", "0 2 * * *"), now())
@@ -524,7 +524,7 @@ def review(root: Path) -> None:
     """Both queues, with their answers to a browser."""
     build = Build.read(root)
     for queue in ("random", "borderline"):
-        with ReviewLog.open(build.run.reviews_file) as log:
+        with ReviewLog.open(build.run.paths.reviews) as log:
             asked = ReviewQueue(build, queue, None, log)
             client = TestClient(app(asked, "t"), base_url="http://127.0.0.1", headers={"X-Token": "t"})
             orjson.dumps(asked.state())
@@ -634,6 +634,6 @@ def check_post(case: tuple[str, str, bytes], client: TestClient) -> None:
 def served(world: World, folder: Path) -> Iterator[TestClient]:
     """The page of a copy of the run, asked by who may."""
     build = Build.read(world.copy(folder) / RUN)
-    with ReviewLog.open(build.run.reviews_file) as log:
+    with ReviewLog.open(build.run.paths.reviews) as log:
         asked = ReviewQueue(build, "random", None, log)
         yield TestClient(app(asked, "t"), base_url="http://127.0.0.1", headers={"X-Token": "t"})

@@ -265,9 +265,9 @@ def test_exporter_on_a_real_run(finished, tmp_path):
                 backend_module("exporter", name).Backend(config("exporter", name), finished.spec.categories).export(
                     info, Accepted(finished.run, finished.jobs, finished.stages.filters), folder
                 )
-            files = [run.root / file for file, _ in listed(run.list_file(name))]
+            files = [run.root / file for file, _ in listed(run.paths.export_list(name))]
             assert files
-            assert all(file.is_file() and file.is_relative_to(run.export_folder(name)) for file in files)
+            assert all(file.is_file() and file.is_relative_to(run.paths.export(name)) for file in files)
     first, second = (
         {p.relative_to(tmp_path / a).as_posix(): p.read_bytes() for p in (tmp_path / a).rglob("*") if p.is_file()}
         for a in ("a", "b")

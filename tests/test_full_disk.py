@@ -12,7 +12,7 @@ from runs import results
 from synthgen.errors import OutOfRoom
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.verification import inspect
-from synthgen.store import run as store
+from synthgen.store import files
 
 MOUNT = shutil.which("mount")
 
@@ -38,7 +38,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk(
     disk: Path, quick: Any, run_through: Any, finished: Any, monkeypatch: Any, spare: int, free_kb: int
 ) -> None:
-    monkeypatch.setattr(store, "SPARE_BYTES", spare)
+    monkeypatch.setattr(files, "SPARE_BYTES", spare)
     monkeypatch.setattr("synthgen.pipeline.check.disk_bytes", lambda spec: 0)
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(shutil.disk_usage(disk).free - 1000 * free_kb))

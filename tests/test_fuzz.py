@@ -344,16 +344,16 @@ def test_measures_of_another_form(world: World, folder: Path) -> None:
         pq.write_table(change(pq.read_table(world.root / RUN / MEASURES)), data)
         build = Build.read(changed(world, folder, MEASURES, data.getvalue()))
         with pytest.raises(RunError, match=r"have no numbers of sharpness|cannot be read"):
-            judge_shards(build, build.run.shards())
+            judge_shards(build, build.run.marks.shards())
 
 
 def test_labels_are_numbered_from_nought(world: World, folder: Path) -> None:
     build = Build.read(world.copy(folder / "copy") / RUN)
     for name in (LABELS, MEASURES):
         table = pq.read_table(build.run.root / name)
-        build.run.write_table(build.run.root / name, values("instance", lambda old: [n and n + 1 for n in old])(table))
+        build.run.tables.write(build.run.root / name, values("instance", lambda old: [n and n + 1 for n in old])(table))
     with pytest.raises(RunError, match="the labels of shard 0 are not those of its images"):
-        judge_shards(build, build.run.shards())
+        judge_shards(build, build.run.marks.shards())
 
 
 @pytest.mark.parametrize("name", [MARK, "run.json", "commits/round-0001.json", "reviews.jsonl"])
@@ -367,7 +367,7 @@ def test_a_picture_that_says_it_is_huge_is_not_decoded(world: World, folder: Pat
     root = changed(world, folder, name, resized((world.root / RUN / name).read_bytes(), 30_000, 30_000))
     run = Run(root)
     with bounded(), pytest.raises(RunError, match=f"{name} is no readable image"):
-        run.read_image(0, 1, run.mark("generate", 0))
+        run.images.read(0, 1, run.marks.read("generate", 0))
     for content in (b"BM" + bytes(100), b"\x89PNG"):
         with pytest.raises(ValueError, match="it is no PNG"):
             require_png(content)

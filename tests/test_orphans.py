@@ -202,7 +202,7 @@ def test_a_terminal_that_is_closed_leaves_no_server(place: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_full_disk_leaves_no_server(place: Path) -> None:
     """As if it were full: no disk has so many bytes to spare."""
-    code = "from synthgen import cli; from synthgen.store import run; run.SPARE_BYTES = 10**18; cli.main()"
+    code = "from synthgen import cli; from synthgen.store import files; files.SPARE_BYTES = 10**18; cli.main()"
     with started(place, ("-c", code)) as process:
         _, errors = process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == 4, errors

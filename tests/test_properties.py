@@ -47,7 +47,8 @@ from synthgen.masks import (
 )
 from synthgen.planning.plan import IMAGES_PER_RUN, Round, first_round, next_round, plan_round, split_of
 from synthgen.spec import DatasetSpec
-from synthgen.store.run import JOB_SCHEMA, Run
+from synthgen.store.run import Run
+from synthgen.store.tables import JOB_SCHEMA
 from synthgen.types import Job
 
 ULP = 1e-12  # what rounding may do
@@ -541,8 +542,8 @@ def committed(root: Path, held: Sequence[bytes]) -> tuple[Run, list[Path]]:
     for path, content in zip(paths, held, strict=True):
         with atomic(path) as file:
             file.write(content)
-    run.commit("label", 3, "these inputs", paths)
-    assert run.is_done("label", 3, "these inputs")
+    run.marks.commit("label", 3, "these inputs", paths)
+    assert run.marks.is_done("label", 3, "these inputs")
     return run, paths
 
 
@@ -553,16 +554,16 @@ def test_done_is_what_the_mark_says(held: list[bytes], data: st.DataObject) -> N
     with TemporaryDirectory() as folder:
         run, paths = committed(Path(folder), held)
         for inputs in ("", "these input", "these inputs "):
-            assert not run.is_done("label", 3, inputs)
-        assert not run.is_done("label", 2, "these inputs") and not run.is_done("measure", 3, "these inputs")
+            assert not run.marks.is_done("label", 3, inputs)
+        assert not run.marks.is_done("label", 2, "these inputs") and not run.marks.is_done("measure", 3, "these inputs")
         i = data.draw(st.integers(0, len(held) - 1))
         for content in (held[i] + b"\0", held[i][:-1]):
             paths[i].write_bytes(content)
-            assert run.is_done("label", 3, "these inputs") == (content == held[i])
+            assert run.marks.is_done("label", 3, "these inputs") == (content == held[i])
         paths[i].unlink()
-        assert not run.is_done("label", 3, "these inputs")
+        assert not run.marks.is_done("label", 3, "these inputs")
         paths[i].write_bytes(held[i])
-        assert run.is_done("label", 3, "these inputs")
+        assert run.marks.is_done("label", 3, "these inputs")
 
 
 @examples(25)
@@ -577,10 +578,10 @@ def test_a_mark_that_cannot_be_read_says_nothing_is_done(
         whole = file.read_bytes()
         for cut in (0, 1, len(whole) - 1, *data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=20))):
             file.write_bytes(whole[:cut])
-            assert run.mark("label", 3) is None and not run.is_done("label", 3, "these inputs")
+            assert run.marks.read("label", 3) is None and not run.marks.is_done("label", 3, "these inputs")
         for content in (garbage, whole + b"x" + garbage):
             file.write_bytes(content)
-            assert not run.is_done("label", 3, "these inputs")
+            assert not run.marks.is_done("label", 3, "these inputs")
 
 
 @examples(60)
@@ -590,10 +591,10 @@ def test_a_mark_is_itself_or_none(content: bytes, byte: int, data: st.DataObject
     with TemporaryDirectory() as folder:
         run, _ = committed(Path(folder), [content])
         (file,) = (run.root / "commits").glob("*.json")
-        said, changed = run.mark("label", 3), bytearray(file.read_bytes())
+        said, changed = run.marks.read("label", 3), bytearray(file.read_bytes())
         changed[data.draw(st.integers(0, len(changed) - 1))] = byte
         file.write_bytes(changed)
-        assert run.mark("label", 3) in (said, None)
+        assert run.marks.read("label", 3) in (said, None)
 
 
 names = st.text(st.characters(codec="utf-8"), max_size=8)
@@ -612,7 +613,7 @@ def test_a_mark_of_another_hand_is_none(mark: Any) -> None:
         run = Run(Path(folder) / "run-0001")
         (run.root / "commits").mkdir(parents=True)
         (run.root / "commits" / "label-00003.json").write_bytes(orjson.dumps(mark))
-        assert run.mark("label", 3) is None
+        assert run.marks.read("label", 3) is None
 
 
 @examples(40)
@@ -631,13 +632,13 @@ def test_a_batch_is_held_to_its_checksums(held: list[bytes], data: st.DataObject
     """One bit of one byte changed, and it is not done."""
     with TemporaryDirectory() as folder:
         run, paths = committed(Path(folder), held)
-        run.commit_batch(3, 0, "these inputs", paths, {})
-        assert run.batch_done(3, 0, "these inputs") and not run.batch_done(3, 0, "others")
+        run.marks.commit_batch(3, 0, "these inputs", paths, {})
+        assert run.marks.read_batch(3, 0, "these inputs") and not run.marks.read_batch(3, 0, "others")
         i = data.draw(st.integers(0, len(held) - 1))
         changed = bytearray(held[i])
         changed[data.draw(st.integers(0, len(changed) - 1))] ^= 1 << data.draw(st.integers(0, 7))
         paths[i].write_bytes(changed)
-        assert run.batch_done(3, 0, "these inputs") is None
+        assert run.marks.read_batch(3, 0, "these inputs") is None
 
 
 @st.composite
@@ -661,8 +662,8 @@ def test_jobs_are_read_as_written(jobs: list[Job]) -> None:
     """In order, every field but the split, which the spec decides; texts may hold any character."""
     with TemporaryDirectory() as folder:
         run = Run(Path(folder) / "run-0001")
-        run.write_jobs(7, jobs)
-        rows = run.read_jobs(7)
+        run.tables.write_jobs(7, jobs)
+        rows = run.tables.read_jobs(7)
     assert len(rows) == len(jobs)
     for row, job in zip(rows, jobs, strict=True):
         assert list(row) == JOB_SCHEMA.names

@@ -239,14 +239,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def spec(finished: Build, tmp_path: Path) -> Path:
     path = tmp_path / "spec.yaml"
-    path.write_text(yaml.safe_dump(finished.run.read_spec() | {"grow": True}, sort_keys=False))
+    path.write_text(yaml.safe_dump(finished.run.facts.read_spec() | {"grow": True}, sort_keys=False))
     return path
 
 
 def next_number(folder: Path, **changes: Any) -> int:
     from synthgen.schedule import number_of_next
 
-    raw = Build.open(folder / "run-0001").run.read_spec()
+    raw = Build.open(folder / "run-0001").run.facts.read_spec()
     return number_of_next(folder, DatasetSpec.parse(raw | changes))
 
 
@@ -267,7 +267,7 @@ def test_an_unfinished_run_is_gone_on_with_unless_it_is_of_other_images(copied: 
 def test_thresholds_and_reviews_that_wait_are_no_reason_to_go_on(copied: Path) -> None:
     run = Run(copied / "fruit" / "run-0001")
     assert next_number(copied / "fruit", count=80) == 2
-    run.reviews_file.write_bytes(b"no line that can be read\n")
+    run.paths.reviews.write_bytes(b"no line that can be read\n")
     assert next_number(copied / "fruit") == 2
 
 
@@ -350,7 +350,7 @@ def test_a_firing_is_computed_where_the_profile_says(
     state = build_next(spec, copied, profile=profile, return_state=True)
     second = Build.open(copied / "fruit" / "run-0002")
     assert state.is_completed() and is_finished(second)
-    assert len(started) == len(list(second.run.shards()))
+    assert len(started) == len(list(second.run.marks.shards()))
 
 
 def test_a_firing_while_the_last_run_is_going_is_skipped(server: str, spec: Path, copied: Path) -> None:

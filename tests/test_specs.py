@@ -70,11 +70,11 @@ def test_sdxl_street_runs(tmp_path: Path, run_through: Any, monkeypatch: pytest.
     assert quality.accepted + quality.rejected == 4
     found = [
         i
-        for shard in build.run.shards()
+        for shard in build.run.marks.shards()
         for sample in labelled_samples(build, shard)
         for i in sample.instances.category_id
     ]
-    asked = {c for shard in build.run.shards() for job in build.jobs(shard) for c in job.asked}
+    asked = {c for shard in build.run.marks.shards() for job in build.jobs(shard) for c in job.asked}
     assert found
     assert set(found) <= asked
     for split in ("train", "val", "test"):

@@ -19,7 +19,8 @@ from synthgen.mini import scenes
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
-from synthgen.store.run import JOB_SCHEMA, Run
+from synthgen.store.run import Run
+from synthgen.store.tables import JOB_SCHEMA
 
 SCENES = 64
 SPEC = {
@@ -43,13 +44,13 @@ def synthesise(out: Path, images: int, *, objects: int = 2, side: int = 128, cou
     build = Build.start(Run.at(out, spec.name, 1), spec, Stages.of(spec))
     run, rng, inputs = build.run, np.random.default_rng(0), build.inputs("plan") or ""
     round = {"number": 1, "start": 0, "count": images, "classes": {1: 1.0}, "objects": {objects: 1.0}}
-    run.write_round(1, round)
+    run.rounds.write(1, round)
     # Objects hide each other where many would find no place otherwise.
     drawn = (
         scenes.draw(np.random.default_rng(i), size=side, most=objects + 1, occlusion=objects > 2) for i in range(10**6)
     )
     pictures = list(islice((scene for scene in drawn if len(scene.things) >= objects), SCENES))
-    files = [run.write_image(0, 10**9 + i, scene.image) for i, scene in enumerate(pictures)]
+    files = [run.images.write(0, 10**9 + i, scene.image) for i, scene in enumerate(pictures)]
     known = [(file.stat().st_size, sha256(file)) for file in files]
     masks = [scene.masks[:objects] for scene in pictures]
     labels = [(encode_rle(m), mask_areas(m), mask_boxes(m)) for m in masks]
@@ -76,17 +77,19 @@ def _write_shard(
         "layout": boxes.astype(int).tolist(), "seed": rng.integers(0, 2**63, n), "height": [side] * n,
         "width": [side] * n,
     }  # fmt: skip
-    file = run.write_table(run.table_file("jobs", shard), pa.table(jobs, JOB_SCHEMA))
-    run.commit("plan", shard, inputs, [file], counts={"images": n, "round": 1}, environment=round)
+    file = run.tables.write(run.paths.table("jobs", shard), pa.table(jobs, JOB_SCHEMA))
+    run.marks.commit("plan", shard, inputs, [file], counts={"images": n, "round": 1}, environment=round)
     made = {}
     for image_id, k in zip(ids.tolist(), which.tolist(), strict=True):
-        place = run.image_file(shard, image_id)
+        place = run.paths.image(shard, image_id)
         place.parent.mkdir(parents=True, exist_ok=True)
         os.link(files[k], place)
         made[place.relative_to(run.root).as_posix()] = known[k]
-    places = [run.image_file(shard, i) for i in ids.tolist()]
-    run.commit("generate", shard, build.inputs("generate", shard) or "", places, seconds=n / 1.5, counts={"images": n},
-               known=made)  # fmt: skip
+    places = [run.paths.image(shard, i) for i in ids.tolist()]
+    run.marks.commit(
+        "generate", shard, build.inputs("generate", shard) or "", places,
+        seconds=n / 1.5, counts={"images": n}, known=made,
+    )  # fmt: skip
     each = np.repeat(ids, objects)
     scores = {
         name: rng.beta(12, 1, len(each)).astype(np.float32) for name in ("predicted_iou", "stability_score", "box_iou")
@@ -99,8 +102,8 @@ def _write_shard(
         "height": np.full(len(each), side, np.int32), "width": np.full(len(each), side, np.int32),
         "rle": [labels[k][0][i]["counts"] for k in which.tolist() for i in range(objects)], **scores,
     }  # fmt: skip
-    file = run.write_table(run.table_file("labels", shard), pa.table(rows))
-    run.commit("label", shard, build.inputs("label", shard) or "", [file], seconds=n / 25, counts={"images": n})
+    file = run.tables.write(run.paths.table("labels", shard), pa.table(rows))
+    run.marks.commit("label", shard, build.inputs("label", shard) or "", [file], seconds=n / 25, counts={"images": n})
     hashes = rng.integers(0, 2**63, n, dtype=np.uint64)
     again = rng.random(n) < 0.05
     hashes[again] = np.roll(hashes, 1)[again]
@@ -123,5 +126,7 @@ def _write_shard(
         "sharpness": column(rng.gamma(3, 40, n).astype(np.float32), None, np.float32),
         "near_duplicate": column(hashes, None, np.uint64),
     }  # fmt: skip
-    file = run.write_table(run.table_file("measures", shard), pa.table(measures))
-    run.commit("measure", shard, build.inputs("measure", shard) or "", [file], seconds=n / 60, counts={"images": n})
+    file = run.tables.write(run.paths.table("measures", shard), pa.table(measures))
+    run.marks.commit(
+        "measure", shard, build.inputs("measure", shard) or "", [file], seconds=n / 60, counts={"images": n}
+    )

@@ -34,7 +34,7 @@ def _refresh(context: typer.Context, value: Path) -> Path:
     from synthgen.store.run import Run
 
     if not context.resilient_parsing:  # The shell asks for completions.
-        Run(value).look()
+        Run(value).refresh()
     return value
 
 

@@ -59,13 +59,13 @@ class Progress:
                 return found
         found.wanted = self._build.spec.count
         room = SHARDS_A_LOOK
-        for shard in self._run.shards():
-            if shard not in self._planned and (plan := self._run.mark("plan", shard)):
+        for shard in self._run.marks.shards():
+            if shard not in self._planned and (plan := self._run.marks.read("plan", shard)):
                 self._planned[shard] = plan.counts.get("images", 0)
             images = self._planned.get(shard, 0)
             found.planned += images
             # Marks of shards by the thousand, none of them begun, would be read all the time.
-            if shard not in self._judged and not self._run.image_file(shard, 0).parent.is_dir():
+            if shard not in self._judged and not self._run.paths.image(shard, 0).parent.is_dir():
                 continue
             if shard not in self._judged and room and self._build.is_done("measure", shard):
                 self._judge(shard)
@@ -75,7 +75,7 @@ class Progress:
                 found.labelled += images
                 found.judged += images
             else:
-                found.made += self._run.images_made(shard)
+                found.made += self._run.images.count(shard)
                 found.labelled += images if self._build.is_done("label", shard) else 0
         for accepted, reasons in self._judged.values():
             found.accepted += accepted

@@ -40,7 +40,7 @@ def reopen(run: Path, overrides: list[str]) -> Build:
     from synthgen.store.run import Run
 
     folder = Run.existing(run)
-    raw = folder.read_spec()
+    raw = folder.facts.read_spec()
     for override in overrides:
         set_value(raw, override)
     spec = DatasetSpec.parse(raw)

@@ -25,7 +25,7 @@ def judge(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> No
 
     with Run.existing(run).lock():
         build = reopen(run, overrides)
-        stale = [s for s in build.run.shards() if not build.is_done("label", s)]
+        stale = [s for s in build.run.marks.shards() if not build.is_done("label", s)]
         if stale:
             raise RunError(f"{len(stale)} shards have no labels by this spec; label them first: synthgen label {run}")
         quality = relabel(build, on_shard=None if quiet else print_shard)

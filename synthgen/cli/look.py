@@ -24,13 +24,13 @@ def status(run: RunFolder) -> None:
     from synthgen.pipeline.fingerprints import PER_SHARD
 
     build = Build.read(run)
-    shards = build.run.shards()
+    shards = build.run.marks.shards()
     holder = build.run.holder()
     print(f"{build.spec.name}, {len(shards)} shards planned" + (f"; {holder} is at work" if holder else ""))
     for stage in PER_SHARD:
         done = [s for s in shards if build.is_done(stage, s)]
-        images = sum(mark.counts.get("images", 0) for s in done if (mark := build.run.mark(stage, s)))
-        begun = sum(build.run.images_kept(s) for s in shards if s not in done) if stage == "generate" else 0
+        images = sum(mark.counts.get("images", 0) for s in done if (mark := build.run.marks.read(stage, s)))
+        begun = sum(build.run.marks.images_in_batches(s) for s in shards if s not in done) if stage == "generate" else 0
         more = f", and {begun} in unfinished shards" if begun else ""
         print(f"{stage}: {len(done)} of {len(shards)} shards, {images} images{more}")
     print(f"judge: {'done' if build.is_done('judge') else 'to be done'}")
@@ -40,7 +40,7 @@ def status(run: RunFolder) -> None:
     if build.is_done("judge") and (quality := build.quality()):
         print(headline(quality))
     if not build.is_complete():
-        print(f"the run is not complete; go on with: synthgen run SPEC (its spec is in {build.run.spec_file})")
+        print(f"the run is not complete; go on with: synthgen run SPEC (its spec is in {build.run.paths.spec})")
 
 
 def show(

@@ -116,7 +116,7 @@ def run(
         note(problem)
     _ = request.profile  # A profile with problems is refused even if there is nothing to do.
     folder = request.run
-    if folder.is_mirror or folder.spec_file.is_file():  # A store that refuses must say so before models are loaded.
+    if folder.is_mirror or folder.paths.spec.is_file():  # A store that refuses must say so before models are loaded.
         with folder.lock():
             build = Build.start(folder, request.spec, request.stages)
             quality = build.quality() if build.is_complete() else None

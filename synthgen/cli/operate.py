@@ -70,7 +70,7 @@ def verify(run: RunFolder) -> None:
         try:
             build = Build.read(run)
         except SpecError as error:
-            if Run(run).spec_is_as_recorded():  # The spec is whole: this version, or this machine, cannot read it.
+            if Run(run).facts.spec_is_unchanged():  # The spec is whole: this version, or this machine, cannot read it.
                 raise
             raise RunError(f"damaged: spec.yaml: {error}\nrun the spec again to write it anew") from error
         found = inspect(build)

@@ -60,7 +60,7 @@ def preview(spec: DatasetSpec, stages: Stages, run: Run) -> Iterator[RenderableT
 
 def last_run(run: Run) -> Run:
     """The run itself if it has shards, else the newest other run of the dataset."""
-    return next((r for r in (run, *reversed(runs_of(run.root.parent))) if r.shards()), run)
+    return next((r for r in (run, *reversed(runs_of(run.root.parent))) if r.marks.shards()), run)
 
 
 def _counts(title: str, counts: Counter[str]) -> Table:

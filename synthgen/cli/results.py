@@ -48,8 +48,8 @@ def print_result(build: Build, quality: Quality, quiet: bool, state: str) -> Non
     if not quiet:
         _print_tables(quality, screen)
         for name in build.spec.exporters:
-            screen.print(f"{name}: {build.run.export_folder(name)}", highlight=False, soft_wrap=True)
-        screen.print(f"report: {build.run.report_file}", highlight=False, soft_wrap=True)
+            screen.print(f"{name}: {build.run.paths.export(name)}", highlight=False, soft_wrap=True)
+        screen.print(f"report: {build.run.paths.report}", highlight=False, soft_wrap=True)
         if build.run.is_mirror:
             screen.print(f"store: {build.run.address}", highlight=False, soft_wrap=True)
     screen.print(f"{state}: {headline(quality)}", highlight=False, soft_wrap=True)

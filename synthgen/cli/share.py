@@ -22,4 +22,4 @@ def export(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> N
         written = export_run(build)
     if not quiet:
         for name, files in written.items():
-            print(f"{name}: {files} files in {build.run.export_folder(name)}")
+            print(f"{name}: {files} files in {build.run.paths.export(name)}")

@@ -161,13 +161,13 @@ class Merge:
 
     def measures(self, member: Build, name: str) -> bool:
         """Whether a member's numbers of a filter are those that this spec would take."""
-        own, asked = (measured_by(b.spec, b.run.read_facts().get("models", {})).get(name) for b in (member, self.build))
+        own, asked = (measured_by(b.spec, b.run.facts.read().get("models", {})).get(name) for b in (member, self.build))
         return own == asked
 
     @cached_property
     def info(self) -> DatasetInfo:
         spec = self.build.spec
-        models = [model for m in self.members for model in m.run.read_facts().get("models", {}).values()]
+        models = [model for m in self.members for model in m.run.facts.read().get("models", {}).values()]
         licences = {(name, url) for model in models for name, url in model["licences"]}
         return DatasetInfo(spec.name, spec.description, spec.categories, tuple(spec.splits), tuple(sorted(licences)))
 
@@ -238,14 +238,14 @@ def grow(build: Build) -> Growth:
             merge = Merge.of(build)
             inputs = {name: merge.inputs(name) for name in build.spec.exporters}
             everything = digest([inputs, merge.left_out])
-            done = {name: folder.is_done("export", name, own) for name, own in inputs.items()}
+            done = {name: folder.marks.is_done("export", name, own) for name, own in inputs.items()}
             growth = Growth.read(file)
             if growth and growth.inputs == everything and all(done.values()):
                 return growth
-            folder.remove([file])
-            folder.sweep()
+            folder.files.remove([file])
+            folder.marks.sweep()
             for member in merge.members:
-                member.run.look(files=True)
+                member.run.refresh(files=True)
             alike = merge.alike()
             records = Merged(merge.members, {i for ids in alike.values() for i in ids})
             growth = merge.numbers(records, alike, everything)
@@ -255,7 +255,7 @@ def grow(build: Build) -> Growth:
             # Another process may have judged a run anew meanwhile.
             if {name: Merge.of(build).inputs(name) for name in inputs} == inputs:
                 write_sealed(file, asdict(growth))
-                folder.publish(file)
+                folder.files.publish(file)
                 return growth
 
 
@@ -279,7 +279,7 @@ def _numbers(build: Build, name: str, f: Filter[Any], gone: Collection[int]) -> 
     rows = judged_images(run, "accepted")
     tables = []
     for shard in np.unique(rows["shard"].to_numpy()).tolist():
-        measures = run.read_table(run.table_file("measures", shard)).select(["image_id", "instance", name])
+        measures = run.tables.read(run.paths.table("measures", shard)).select(["image_id", "instance", name])
         tables.append(measures.filter(pc.field("instance").is_null() & pc.field("image_id").isin(rows["image_id"])))
     if not tables:
         return np.zeros(0, np.int64), np.zeros(0, f.dtype)

@@ -32,8 +32,8 @@ _IDLE = {"version", "description", "count", "budget", "splits", "exporters", "sh
 def runs_of(folder: Path) -> list[Run]:
     """The run folders of a dataset's folder that have a spec, by number; of a mirror, all that its store has."""
     for path in runs_in_store(folder):
-        Run(path).look()
-    return [run for run in begun_in(folder) if run.spec_file.is_file()]
+        Run(path).refresh()
+    return [run for run in begun_in(folder) if run.paths.spec.is_file()]
 
 
 def begun_in(folder: Path) -> list[Run]:
@@ -45,7 +45,7 @@ def begun_in(folder: Path) -> list[Run]:
 
 def others_of(folder: Path) -> list[str]:
     """A line for each folder that looks like one of the dataset's runs and is none, such as a copy of one."""
-    runs = [run for run in _looking_like_runs(folder) if run.spec_file.is_file()]
+    runs = [run for run in _looking_like_runs(folder) if run.paths.spec.is_file()]
     copies = {run.root.name: run.recorded_number for run in runs if run.is_another}
     lines = [f"{name} holds the images of run {number}: a copy?" for name, number in copies.items()]
     foreign = [run.root.name for run in runs if run.named_number is None]
@@ -60,8 +60,8 @@ def is_finished(build: Build) -> bool:
     """Whether a run has come to its end, by the spec in its folder: reported, and every export made of the labels and
     verdicts that there are. It stays so when people review it: what they said waits for the next judging."""
     return (
-        build.run.mark("report") is not None
-        and build.run.mark("judge") is not None
+        build.run.marks.read("report") is not None
+        and build.run.marks.read("judge") is not None
         and all(build.is_done("export", name) for name in build.spec.exporters)
     )
 
@@ -91,9 +91,9 @@ class Past:
         try:
             build = Build.read(run.root)
             state: State = "at work" if run.holder() else "finished" if is_finished(build) else "unfinished"
-            if not run.quality_file.is_file():
+            if not run.paths.quality.is_file():
                 return cls(run.number, state, None, None, None, build.spec.dump())
-            numbers = Numbers.read(run.quality_file)
+            numbers = Numbers.read(run.paths.quality)
         except (SynthgenError, OSError):
             return cls(run.number, "damaged", None, None, None, {})
         seconds, hourly = numbers.timings["seconds"], numbers.timings["accepted_per_hour"]

@@ -177,7 +177,7 @@ class _Part:
     def read(cls, run: Run, shard: int, filters: Mapping[str, Filter[Any]], shown: bool) -> _Part:
         def table(kind: Any) -> pa.Table:
             left = _UNUSED[kind] | (set() if shown else _SHOWN[kind])
-            return run.read_table(run.table_file(kind, shard), without=left).combine_chunks()
+            return run.tables.read(run.paths.table(kind, shard), without=left).combine_chunks()
 
         jobs, labels, measures = table("jobs"), table("labels"), table("measures")
         key = [("image_id", "ascending"), ("instance", "ascending")]

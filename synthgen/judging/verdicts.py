@@ -21,7 +21,7 @@ from synthgen.judging.reviews import VERDICTS, Reviews, reason
 from synthgen.judging.tables import Lists, Tables, pairs
 from synthgen.planning.plan import split_of
 from synthgen.spec import REASONS, DatasetSpec
-from synthgen.store.run import VERDICT_SCHEMA
+from synthgen.store.tables import VERDICT_SCHEMA
 
 if TYPE_CHECKING:
     import pandas as pd

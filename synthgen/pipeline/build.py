@@ -22,7 +22,8 @@ from synthgen.pipeline.stages import Stages
 from synthgen.planning.plan import Round, next_round, retry_seed, split_of
 from synthgen.spec import DatasetSpec, differences
 from synthgen.spec.unloaded import record
-from synthgen.store.run import Run, StageName
+from synthgen.store.paths import StageName
+from synthgen.store.run import Run
 from synthgen.types import Job
 
 
@@ -44,14 +45,14 @@ class Build:
         if run.is_another:
             other = f"{run.address} holds the images of run {run.recorded_number}, as of a copy"
             raise RunError(f"{other}; take another --run or --out")
-        facts = run.read_facts()
+        facts = run.facts.read()
         models = stages.models(facts.get("models", {}))
         fingerprint = made_from(spec, models)
         if facts:
             changed = differences(facts["made_from"], fingerprint)
         else:  # the folder is new; or `run.json` is damaged, and then the marks of the plan know
             inputs = hash_of(fingerprint)
-            planned = (run.mark("plan", shard) for shard in run.shards())
+            planned = (run.marks.read("plan", shard) for shard in run.marks.shards())
             is_other = any(mark and mark.inputs != inputs for mark in planned)
             changed = ["what, is not known, since run.json is damaged"] if is_other else []
         if changed:
@@ -59,30 +60,30 @@ class Build:
                 f"{run.address} holds images made otherwise ({'; '.join(changed[:5])}); "
                 "put the spec back, or take another name, --out or --run"
             )
-        run.sweep()
-        run.mend_rounds()
-        run.write_spec(spec.dump())
+        run.marks.sweep()
+        run.rounds.repair()
+        run.facts.write_spec(spec.dump())
         facts = {"run": run.number, "synthgen": __version__, "made_from": fingerprint, "models": models}
         modules = {
             key: record(stage, str(models.get(key, {}).get("weights", "")))
             for key, stage in stages.named().items()
             if is_own(stage.config.use)
         }
-        run.write_facts({**facts, **({"modules": modules} if modules else {}), "spec": sha256(run.spec_file)})
+        run.facts.write({**facts, **({"modules": modules} if modules else {}), "spec": sha256(run.paths.spec)})
         return cls(run, spec, stages)
 
     @classmethod
     def open(cls, root: Path) -> Build:
         """A run folder with the spec that it holds."""
         run = Run.existing(root)
-        spec = DatasetSpec.parse(run.read_spec())
+        spec = DatasetSpec.parse(run.facts.read_spec())
         return cls(run, spec, Stages.of(spec))
 
     @classmethod
     def read(cls, root: Path) -> Build:
         """`open`, for those who only read: it imports no module that the spec names, see `unloaded`."""
         run = Run.existing(root)
-        spec = DatasetSpec.parse(run.read_spec(), run.read_facts().get("modules", {}))
+        spec = DatasetSpec.parse(run.facts.read_spec(), run.facts.read().get("modules", {}))
         return cls(run, spec, Stages.of(spec))
 
     # What is done
@@ -90,7 +91,7 @@ class Build:
     @cached_property
     def models(self) -> Models:
         """Key in the spec -> name, revision and weights of its model, see `Stages.models`."""
-        return self.stages.models(self.run.read_facts().get("models", {}))
+        return self.stages.models(self.run.facts.read().get("models", {}))
 
     @cached_property
     def _fingerprints(self) -> dict[tuple[StageName, str], Mapping[str, Any]]:
@@ -113,7 +114,7 @@ class Build:
         """What a stage has to be done for: the shards, the exporters, or [None] for the run as a whole."""
         match DEPENDENCIES[stage].per:
             case "shard":
-                return self.run.shards()
+                return self.run.marks.shards()
             case "exporter":
                 return list(self.spec.exporters)
             case "run":
@@ -121,11 +122,11 @@ class Build:
 
     def is_done(self, stage: StageName, piece: int | str | None = None) -> bool:
         inputs = self.inputs(stage, piece)
-        return inputs is not None and self.run.is_done(stage, piece, inputs)
+        return inputs is not None and self.run.marks.is_done(stage, piece, inputs)
 
     def pending(self) -> list[int]:
         """The shards that some stage has still to be done for."""
-        return [s for s in self.run.shards() if not all(self.is_done(stage, s) for stage in PER_SHARD)]
+        return [s for s in self.run.marks.shards() if not all(self.is_done(stage, s) for stage in PER_SHARD)]
 
     def is_complete(self) -> bool:
         """Whether running would do nothing: everything is made, exported and reported, and no round can be added."""
@@ -137,19 +138,21 @@ class Build:
 
     def counts(self, stage: StageName, shard: int) -> Mapping[str, int]:
         """What the mark of a stage has counted; nothing where there is no mark."""
-        mark = self.run.mark(stage, shard)
+        mark = self.run.marks.read(stage, shard)
         return mark.counts if mark else {}
 
     def remarks(self) -> list[str]:
         """What the models' libraries remarked while the shards were made, on whichever machine: each remark once."""
-        remarks = (remark for _, _, mark in self.run.marks() if mark for remark in mark.notes.get("remarks", ()))
+        remarks = (
+            remark for _, _, mark in self.run.marks.read_all() if mark for remark in mark.notes.get("remarks", ())
+        )
         return list(dict.fromkeys(remarks))
 
     # Rounds
 
     def rounds(self) -> list[Round]:
         """The rounds that are recorded, in order."""
-        return [Round(**record) for record in self.run.read_rounds()]
+        return [Round(**record) for record in self.run.rounds.read()]
 
     def shards_of(self, round: Round) -> int:
         """How many shards the jobs of a round fill."""
@@ -158,7 +161,7 @@ class Build:
     def has_its_rounds(self) -> bool:
         """Whether every shard of the recorded rounds is planned."""
         rounds = self.rounds()
-        return bool(rounds) and len(self.run.shards()) == sum(map(self.shards_of, rounds))
+        return bool(rounds) and len(self.run.marks.shards()) == sum(map(self.shards_of, rounds))
 
     def next_round(self, quality: Quality | None) -> Round | None:
         """The round that would make up what judging threw away; None if nothing is missing or the budget is spent."""
@@ -182,9 +185,9 @@ class Build:
         Raises:
             RunError: a job is damaged, or of another spec.
         """
-        jobs, mark = [], self.run.mark("generate", shard)
+        jobs, mark = [], self.run.marks.read("generate", shard)
         attempts = mark.notes.get("again", {}) if mark else {}
-        for row in self.run.read_jobs(shard, image_ids):
+        for row in self.run.tables.read_jobs(shard, image_ids):
             row["id"] = row.pop("image_id")
             row["slots"] = dict(row["slots"])
             row["asked"] = tuple(row["asked"])
@@ -210,7 +213,7 @@ class Build:
         Raises:
             RunError: they are damaged.
         """
-        file = self.run.quality_file
+        file = self.run.paths.quality
         quality = Numbers.read(file).quality if file.is_file() else None
         if quality and quality.classes.keys() != {c.name for c in self.spec.categories}:
             raise RunError(DAMAGED)

@@ -9,7 +9,7 @@ from synthgen.backends import ModelConfig, Stage
 from synthgen.errors import RunError
 from synthgen.pipeline.build import Build
 from synthgen.spec import differences
-from synthgen.store.run import StageName
+from synthgen.store.paths import StageName
 from synthgen.types import Job
 
 
@@ -27,7 +27,7 @@ def environment(
     """
     configs = {kind: backend.config for kind, backend in backends.items()}
     now: dict[str, Any] = {kind: c.environment() for kind, c in configs.items() if isinstance(c, ModelConfig)}
-    done = (build.run.mark(stage, shard) for shard in build.run.shards() if build.is_done(stage, shard))
+    done = (build.run.marks.read(stage, shard) for shard in build.run.marks.shards() if build.is_done(stage, shard))
     earlier = next((mark for mark in done if mark), None)
     if earlier and dict(earlier.environment) != now and not allow_mixed:
         changed = "; ".join(differences(earlier.environment, now))

@@ -27,10 +27,10 @@ def export_run(build: Build) -> dict[str, int]:
         inputs = build.inputs("export", name)
         if inputs is None:
             raise RunError(f"{run.root} has not been judged yet; run the spec first")
-        if not run.is_done("export", name, inputs):
+        if not run.marks.is_done("export", name, inputs):
             with exporting(run, name, inputs) as folder:
                 exporter.export(info, accepted_images(build), folder)
-        mark = run.mark("export", name)
+        mark = run.marks.read("export", name)
         files[name] = mark.counts.get("files", len(mark.files)) if mark else 0
     return files
 
@@ -42,7 +42,7 @@ def accepted_images(build: Build, first_annotation: int = 1, without: Collection
         RunError: there are verdicts on labels of classes that the spec does not have.
     """
     run = build.run
-    for rows in run.read_parts(run.verdicts_file, ["instance", "category_id"]):
+    for rows in run.tables.read_batches(run.paths.verdicts, ["instance", "category_id"]):
         ids = rows.filter(pc.is_valid(rows["instance"]))["category_id"]
         if ids.null_count or not build.has_classes(*pc.unique(ids).to_pylist()):
             raise RunError(f"{run.address} has verdicts on labels of no class of its spec; judge it again")

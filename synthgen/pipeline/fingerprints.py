@@ -14,7 +14,9 @@ from typing import Any, Literal, Protocol
 from synthgen.base.files import digest
 from synthgen.judging.reviews import read_reviews
 from synthgen.spec import DatasetSpec
-from synthgen.store.run import Mark, Run, StageName
+from synthgen.store.marks import Mark
+from synthgen.store.paths import StageName
+from synthgen.store.run import Run
 
 FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
 JUDGE_FORMAT = 2  # of what judging writes: a change here judges every existing run again
@@ -74,11 +76,11 @@ class Dependencies:
             fingerprint: what `Dependencies.fingerprint` gives.
             piece: number of the shard, name of the exporter, or None for the run as a whole.
         """
-        reviews = read_reviews(run.reviews_file).digest() if self.reads_reviews else ""
-        shards = [piece] if self.per == "shard" else run.shards()
+        reviews = read_reviews(run.paths.reviews).digest() if self.reads_reviews else ""
+        shards = [piece] if self.per == "shard" else run.marks.shards()
         of_shards = [u for u in self.upstream if DEPENDENCIES[u.stage].per == "shard"]
-        checksums = [u.checksum(run.mark(u.stage)) for u in self.upstream if u not in of_shards]
-        checksums += [u.checksum(run.mark(u.stage, shard)) for shard in shards for u in of_shards]
+        checksums = [u.checksum(run.marks.read(u.stage)) for u in self.upstream if u not in of_shards]
+        checksums += [u.checksum(run.marks.read(u.stage, shard)) for shard in shards for u in of_shards]
         there = [checksum for checksum in checksums if checksum is not None]
         if len(there) < len(checksums):
             return None

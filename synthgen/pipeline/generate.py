@@ -17,7 +17,7 @@ from synthgen.pipeline.build import Build
 from synthgen.pipeline.environment import batches, environment
 from synthgen.pipeline.fingerprints import hash_of
 from synthgen.pipeline.plan import shard_of
-from synthgen.store.run import Mark
+from synthgen.store.marks import Mark
 from synthgen.types import Job
 
 
@@ -29,7 +29,7 @@ def generate_shard(build: Build, shard: int, allow_mixed: bool = False, strict: 
         strict: see `Attempts`.
     """
     run, inputs = build.run, build.inputs("generate", shard)
-    if inputs is None or run.is_done("generate", shard, inputs):
+    if inputs is None or run.marks.is_done("generate", shard, inputs):
         return build.counts("generate", shard)
     generator = build.stages.generator
     where = environment(build, "generate", {"generator": generator}, allow_mixed)
@@ -39,16 +39,16 @@ def generate_shard(build: Build, shard: int, allow_mixed: bool = False, strict: 
     marks: dict[int, Mark] = {}
 
     def write(number: int, batch: Sequence[Job], images: Sequence[NDArray[np.uint8]], notes: dict[str, Any]) -> None:
-        run.forget_exports()  # they may hold links to what these images were
-        files = [run.write_image(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
-        marks[number] = run.commit_batch(shard, number, batch_inputs, files, notes)
+        run.marks.withdraw_exports()  # they may hold links to what these images were
+        files = [run.images.write(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
+        marks[number] = run.marks.commit_batch(shard, number, batch_inputs, files, notes)
 
     with Behind() as behind:
         for number, batch in enumerate(batches(jobs, where, "generator")):
-            if mark := run.batch_done(shard, number, batch_inputs):
+            if mark := run.marks.read_batch(shard, number, batch_inputs):
                 marks[number] = mark
                 continue
-            run.require_room((1 + DEPTH) * len(batch) * batch[0].height * batch[0].width * 3)
+            run.files.require_room((1 + DEPTH) * len(batch) * batch[0].height * batch[0].width * 3)
             behind.do(write, number, batch, attempts.make(batch), attempts.notes(batch))
             checkpoint()
     entries: dict[str, tuple[int, str]] = {}
@@ -57,18 +57,18 @@ def generate_shard(build: Build, shard: int, allow_mixed: bool = False, strict: 
         entries |= mark.files
         for name, values in mark.notes.items():
             notes.setdefault(name, {}).update(values)
-    run.commit(
+    run.marks.commit(
         "generate",
         shard,
         inputs,
-        [run.image_file(shard, job.id) for job in jobs],
+        [run.paths.image(shard, job.id) for job in jobs],
         seconds=time.monotonic() - started,
         counts={"images": len(jobs)},
         environment=where,
         notes=notes | ({"smaller_batches": attempts.smaller} if attempts.smaller else {}) | remarks.notes(),
         known=entries,
     )
-    run.clear_batches(shard)
+    run.marks.clear_batches(shard)
     return {"images": len(jobs)}
 
 
@@ -76,11 +76,11 @@ def remake_image(build: Build, image_id: int) -> tuple[NDArray[np.uint8], NDArra
     """Makes an image's batch again, and writes nothing; -> the image as it was made, and as it is made now, each uint8
     (H, W, 3), RGB."""
     run, shard = build.run, shard_of(build, image_id)
-    mark = run.mark("generate", shard)
+    mark = run.marks.read("generate", shard)
     of_shard = batches(build.jobs(shard), mark.environment if mark else {}, "generator")
     batch = next(b for b in of_shard if any(job.id == image_id for job in b))
     if mark and str(image_id) in mark.notes.get("again", {}):  # it was made alone
         batch = [job for job in batch if job.id == image_id]
     images = build.stages.generator.generate(batch)
     index = [job.id for job in batch].index(image_id)
-    return run.read_image(shard, image_id, mark), images[index]
+    return run.images.read(shard, image_id, mark), images[index]

@@ -34,12 +34,12 @@ def judge_run(build: Build) -> Quality:
     run, inputs = build.run, build.inputs("judge")
     if inputs is None:
         raise RunError(f"{run.root} has images without measures; run the spec to make them")
-    if not run.is_done("judge", None, inputs):
-        run.withdraw("judge")
+    if not run.marks.is_done("judge", None, inputs):
+        run.marks.withdraw("judge")
         started = time.monotonic()
-        tables = Tables.read(run, run.shards(), build.stages.filters, shown=True)
+        tables = Tables.read(run, run.marks.shards(), build.stages.filters, shown=True)
         verdicts = _verdicts(build, tables)
-        table = run.write_table(run.verdicts_file, verdicts.table())
+        table = run.tables.write(run.paths.verdicts, verdicts.table())
         quality = verdicts.quality()
         notes = list(shortfall(quality, build.next_round(quality) is None))
         numbers = asdict(quality) | {"yield": quality.passed, "notes": notes}
@@ -47,11 +47,11 @@ def judge_run(build: Build) -> Quality:
         _describe(build, numbers["samples"], verdicts.images)
         numbers["models"] = [{"stage": key, **model} for key, model in build.models.items()]
         numbers["timings"] = timings(run, numbers["accepted"])
-        with run.writing(run.quality_file) as file:
+        with run.files.writing(run.paths.quality) as file:
             file.write(orjson.dumps(numbers, option=orjson.OPT_INDENT_2))
-        reviews = read_reviews(run.reviews_file).extent()
+        reviews = read_reviews(run.paths.reviews).extent()
         seconds = time.monotonic() - started
-        run.commit("judge", None, inputs, [table, run.quality_file], seconds=seconds, notes={"reviews": reviews})
+        run.marks.commit("judge", None, inputs, [table, run.paths.quality], seconds=seconds, notes={"reviews": reviews})
     quality_now = build.quality()
     assert quality_now is not None
     return quality_now
@@ -66,14 +66,14 @@ def _verdicts(build: Build, tables: Tables) -> Verdicts:
     categories = (tables.asked.values, tables.labels["category_id"])
     if not all(build.has_classes(values.min(), values.max()) for values in categories if len(values)):
         raise RunError(f"{build.run.address} has labels of classes that its spec has not; label the run anew")
-    marks = (build.run.mark("generate", int(shard)) for shard in np.unique(tables.images["shard"]))
+    marks = (build.run.marks.read("generate", int(shard)) for shard in np.unique(tables.images["shard"]))
     failed = {int(image_id) for mark in marks if mark for image_id in mark.notes.get("failed", ())}
     return judge(build.spec, build.stages.filters, tables, _reviews(build, tables), failed)
 
 
 def _reviews(build: Build, tables: Tables) -> Reviews:
     """What people said of these images, if the labels are still those that they saw."""
-    reviews = read_reviews(build.run.reviews_file)
+    reviews = read_reviews(build.run.paths.reviews)
     ids = tables.images["image_id"]
     is_reviewed = np.isin(ids, list(reviews.image_ids()))
     shards, labels = tables.images["shard"][is_reviewed], dict[int, str]()
@@ -84,7 +84,7 @@ def _reviews(build: Build, tables: Tables) -> Reviews:
         rows = tables.labels_of(review.image_id)
         is_label = review.instance is None or review.instance < rows.stop - rows.start
         if not (is_label and (review.category_id is None or build.has_classes(review.category_id))):
-            raise RunError(f"{build.run.reviews_file.name} has a verdict on a label, or a class, that there is not")
+            raise RunError(f"{build.run.paths.reviews.name} has a verdict on a label, or a class, that there is not")
     return reviews
 
 

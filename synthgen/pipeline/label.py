@@ -28,18 +28,18 @@ def label_shard(build: Build, shard: int, allow_mixed: bool = False) -> Mapping[
         allow_mixed: see `environment`.
     """
     run, inputs = build.run, build.inputs("label", shard)
-    if inputs is None or run.is_done("label", shard, inputs):
+    if inputs is None or run.marks.is_done("label", shard, inputs):
         return build.counts("label", shard)
     grounder, segmenter = build.stages.grounder, build.stages.segmenter
     where = environment(build, "label", {"grounder": grounder, "segmenter": segmenter}, allow_mixed)
-    run.withdraw("label", shard)
+    run.marks.withdraw("label", shard)
     jobs, started = build.jobs(shard), time.monotonic()
-    generated = run.mark("generate", shard)
+    generated = run.marks.read("generate", shard)
     rows: list[dict[str, Any]] = []
 
     def read() -> Iterator[tuple[Sequence[Job], list[NDArray[np.uint8]]]]:
         for batch in batches(jobs, where, "segmenter"):
-            yield batch, [run.read_image(shard, job.id, generated) for job in batch]
+            yield batch, [run.images.read(shard, job.id, generated) for job in batch]
 
     def collect(batch: Sequence[Job], labels: Sequence[Instances]) -> None:
         for job, instances in zip(batch, labels, strict=True):
@@ -49,10 +49,12 @@ def label_shard(build: Build, shard: int, allow_mixed: bool = False) -> Mapping[
         for batch, images in ahead(read()):
             checkpoint()
             behind.do(collect, batch, segmenter.segment(images, grounder.ground(batch, images)))
-    file = run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
+    file = run.tables.write(run.paths.table("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
     counts = {"images": len(jobs), "instances": len(rows)}
     seconds = time.monotonic() - started
-    run.commit("label", shard, inputs, [file], seconds=seconds, counts=counts, environment=where, notes=remarks.notes())
+    run.marks.commit(
+        "label", shard, inputs, [file], seconds=seconds, counts=counts, environment=where, notes=remarks.notes()
+    )
     return counts
 
 
@@ -63,11 +65,11 @@ def labelled_samples(build: Build, shard: int, image_ids: set[int] | None = None
         RunError: an image or its labels are damaged.
     """
     run = build.run
-    labels = run.read_table(run.table_file("labels", shard), image_ids=image_ids).to_pandas()
+    labels = run.tables.read(run.paths.table("labels", shard), image_ids=image_ids).to_pandas()
     by_image = dict(iter(labels.groupby("image_id"))) if len(labels) else {}
-    generated = run.mark("generate", shard)
+    generated = run.marks.read("generate", shard)
     for job in build.jobs(shard, image_ids):
-        image = run.read_image(shard, job.id, generated)
+        image = run.images.read(shard, job.id, generated)
         try:
             sample = Sample(job, image, instances_of(by_image.get(job.id), job.height, job.width))
         except ValueError as error:
@@ -79,7 +81,7 @@ def labelled_samples(build: Build, shard: int, image_ids: set[int] | None = None
 def labels_digests(build: Build, shard: int, image_ids: set[int]) -> dict[int, str]:
     """Image id -> `labels_digest` of its labels as they are now."""
     rows: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in image_ids}
-    table = build.run.read_table(build.run.table_file("labels", shard), image_ids=image_ids)
+    table = build.run.tables.read(build.run.paths.table("labels", shard), image_ids=image_ids)
     for row in table.select(["image_id", "instance", "category_id", "rle"]).to_pylist():
         rows[row["image_id"]].append(row)
     return {image_id: labels_digest(labels) for image_id, labels in rows.items()}

@@ -18,11 +18,11 @@ from synthgen.pipeline.label import labelled_samples
 def measure_shard(build: Build, shard: int) -> Mapping[str, int]:
     """Writes every filter's raw numbers: a row for each image (`instance` is null), and one for each instance."""
     run, inputs = build.run, build.inputs("measure", shard)
-    if inputs is None or run.is_done("measure", shard, inputs):
+    if inputs is None or run.marks.is_done("measure", shard, inputs):
         return build.counts("measure", shard)
     filters = build.stages.filters
     started, rows, images = time.monotonic(), list[dict[str, Any]](), 0
-    run.withdraw("measure", shard)
+    run.marks.withdraw("measure", shard)
     for sample in ahead(labelled_samples(build, shard)):
         images += 1
         of_image: dict[str, Any] = {"image_id": sample.job.id, "instance": None}
@@ -40,8 +40,8 @@ def measure_shard(build: Build, shard: int) -> Mapping[str, int]:
     types = {name: pa.from_numpy_dtype(f.dtype) for name, f in filters.items()}
     fields = [(name, pa.list_(types[name]) if f.vector else types[name]) for name, f in filters.items()]
     schema = pa.schema([("image_id", pa.int64()), ("instance", pa.int32()), *fields])
-    file = run.write_table(run.table_file("measures", shard), pa.Table.from_pylist(rows, schema))
+    file = run.tables.write(run.paths.table("measures", shard), pa.Table.from_pylist(rows, schema))
     counts = {"images": images, "instances": len(rows) - images}
     seconds = time.monotonic() - started
-    run.commit("measure", shard, inputs, [file], seconds=seconds, counts=counts, notes=remarks.notes())
+    run.marks.commit("measure", shard, inputs, [file], seconds=seconds, counts=counts, notes=remarks.notes())
     return counts

@@ -15,20 +15,20 @@ def plan_shards(build: Build) -> None:
     run, spec, inputs = build.run, build.spec, build.inputs("plan")
     assert inputs is not None  # a plan is made from nothing that a run holds
     if not build.rounds():
-        run.write_round(1, asdict(first_round(spec)))
+        run.rounds.write(1, asdict(first_round(spec)))
     end = 0
     for round in build.rounds():
         shards = range(end, end + build.shards_of(round))
         end = shards.stop
-        missing = {shard for shard in shards if not run.is_done("plan", shard, inputs)}
+        missing = {shard for shard in shards if not run.marks.is_done("plan", shard, inputs)}
         if not missing:
             continue
         jobs = plan_round(spec, run.number, round, build.stages.generator.aspect_ratios())
         for shard in shards:  # also of those that are there: a job's choices depend on those before it
             of_shard = list(islice(jobs, spec.shard_size))
             if shard in missing:
-                run.commit(
-                    "plan", shard, inputs, [run.write_jobs(shard, of_shard)],
+                run.marks.commit(
+                    "plan", shard, inputs, [run.tables.write_jobs(shard, of_shard)],
                     counts={"images": len(of_shard), "round": round.number}, environment=asdict(round),
                 )  # fmt: skip
 
@@ -37,7 +37,7 @@ def add_round(build: Build) -> bool:
     """Records a further round for what judging threw away; False if nothing is missing or the budget is spent."""
     round = build.next_round(build.quality())
     if round:
-        build.run.write_round(round.number, asdict(round))
+        build.run.rounds.write(round.number, asdict(round))
     return round is not None
 
 
@@ -47,8 +47,8 @@ def shard_of(build: Build, image_id: int) -> int:
     Raises:
         RunError: the run has no image of that id.
     """
-    for shard in build.run.shards():
-        ids = build.run.read_table(build.run.table_file("jobs", shard)).column("image_id").to_pylist()
+    for shard in build.run.marks.shards():
+        ids = build.run.tables.read(build.run.paths.table("jobs", shard)).column("image_id").to_pylist()
         if image_id in ids:
             return shard
     raise RunError(f"no image of {build.run.root} has the id {image_id}")

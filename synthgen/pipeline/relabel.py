@@ -23,7 +23,7 @@ def relabel(build: Build, allow_mixed: bool = False, on_shard: Callable[[int], o
     Raises:
         RunError: some shards have no images yet.
     """
-    shards = build.run.shards()
+    shards = build.run.marks.shards()
     if unmade := [s for s in shards if not build.is_done("generate", s)]:
         raise RunError(f"{len(unmade)} shards have no images yet; run the spec to make them")
     pending = set(build.pending())

@@ -12,7 +12,7 @@ def stage_seconds(run: Run) -> dict[str, tuple[float, int]]:
     """Stage -> (seconds, images) of the shards that are done. The estimate for the next run is made from it."""
     totals: dict[str, tuple[float, int]] = {}
     for stage in PER_SHARD:
-        marks = [mark for shard in run.shards() if (mark := run.mark(stage, shard))]
+        marks = [mark for shard in run.marks.shards() if (mark := run.marks.read(stage, shard))]
         totals[stage] = (sum(mark.seconds for mark in marks), sum(mark.counts.get("images", 0) for mark in marks))
     return totals
 

@@ -19,7 +19,10 @@ from synthgen.judging.reviews import read_reviews
 from synthgen.masks import decode_rle, mask_areas, mask_boxes
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, hash_of
-from synthgen.store.run import LABEL_COLUMNS, Mark, Run, StageName
+from synthgen.store.marks import Mark
+from synthgen.store.paths import StageName, is_commit
+from synthgen.store.run import Run
+from synthgen.store.tables import LABEL_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +55,28 @@ def inspect(build: Build) -> Verified:
     run = build.run
     found = list(_files(build))
     found += _records(build, {d.file for d in found})
-    known = {name for _, _, mark in run.marks() if mark for name, _ in run.files_of(mark)}
+    known = {name for _, _, mark in run.marks.read_all() if mark for name, _ in run.marks.files_of(mark)}
     known |= {d.file for d in found}
     there = [p for p in sorted(run.root.rglob("*")) if p.is_file()]
     own = (".lock", "run.json", "spec.yaml", "reviews.jsonl")
     names = [p.relative_to(run.root).as_posix() for p in there]
-    stray = [n for n in names if n not in known and n not in own and not (n.startswith("commits/") and run.is_own(n))]
+    stray = [n for n in names if n not in known and n not in own and not (n.startswith("commits/") and is_commit(n))]
     return Verified(len(there), tuple(found), tuple(stray), tuple(_missing(build)))
 
 
 def _missing(build: Build) -> Iterator[str]:
     """What no mark says is done. Whether work that is done would be done the same way today, by other weights say, is
     another question."""
-    run, shards = build.run, build.run.shards()
+    run, shards = build.run, build.run.marks.shards()
     if not shards:
         yield "nothing is planned"
     for stage in PER_SHARD:
-        if without := [s for s in shards if run.mark(stage, s) is None]:
+        if without := [s for s in shards if run.marks.read(stage, s) is None]:
             yield f"{stage}: {len(without)} of {len(shards)} shards, the first of them shard {without[0]}"
     later = [
         (stage, piece) for stage, row in DEPENDENCIES.items() if row.per != "shard" for piece in build.pieces(stage)
     ]
-    gone = [_work(*work) for work in later if not ((mark := run.mark(*work)) and mark.inputs)]
+    gone = [_work(*work) for work in later if not ((mark := run.marks.read(*work)) and mark.inputs)]
     yield from gone
     with suppress(RunError):  # the log of verdicts is damaged, and that is told
         stale = [_work(*work) for work in later if not build.is_done(*work)]
@@ -90,33 +93,33 @@ def withdraw(build: Build, damages: Iterable[Damage]) -> None:
     """Counts what is damaged as not done, so that the next run makes it anew. Call it holding the lock."""
     for damage in damages:
         if damage.stage:
-            build.run.withdraw(damage.stage, damage.shard)
+            build.run.marks.withdraw(damage.stage, damage.shard)
 
 
 def _files(build: Build) -> Iterator[Damage]:
     """Files that are not what their marks say, and records that do not bear their own seals."""
     run = build.run
-    for file in run.damaged_records():
+    for file in (*run.facts.damaged(), *run.rounds.damaged()):
         yield Damage(_name(run, file), "its checksum differs")
-    facts = run.read_facts()
+    facts = run.facts.read()
     own = hash_of(facts["made_from"]) if facts else ""
-    if not run.spec_is_as_recorded():
+    if not run.facts.spec_is_unchanged():
         yield Damage("spec.yaml", "its checksum differs")
     if facts and (planned := run.planned_number) not in {None, run.number}:
         yield Damage("run.json", f"says that this is run {run.number}, and its jobs are of run {planned}")
     yield from _reviews(run)
-    for stage, shard, mark in run.marks():
+    for stage, shard, mark in run.marks.read_all():
         if mark is None:
-            yield Damage(_name(run, run.mark_file(stage, shard)), "the mark is damaged", stage, shard)
+            yield Damage(_name(run, run.paths.mark(stage, shard)), "the mark is damaged", stage, shard)
             continue
         if stage == "export" and not mark.inputs:
             continue  # to be made anew in any case
         if own and mark.inputs != (_made_from(run, own, stage, shard) or mark.inputs):
             yield Damage(
-                _name(run, run.mark_file(stage, shard)), "is of another run, or of another shard", stage, shard
+                _name(run, run.paths.mark(stage, shard)), "is of another run, or of another shard", stage, shard
             )
-        for name, (size, checksum) in run.files_of(mark):
-            if stage != "export" and run.leads_out(run.root / name):  # an export's folder may have been moved
+        for name, (size, checksum) in run.marks.files_of(mark):
+            if stage != "export" and run.files.leads_out(run.root / name):  # an export's folder may have been moved
                 yield Damage(name, "a link on its way leads out of the run folder", stage, shard)
             elif what := _difference(run.root / name, size, checksum):
                 yield Damage(name, what, stage, shard)
@@ -124,11 +127,11 @@ def _files(build: Build) -> Iterator[Damage]:
 
 def _reviews(run: Run) -> Iterator[Damage]:
     """A log of verdicts of which a line is damaged, or has gone."""
-    name, data = run.reviews_file.name, run.reviews_file.read_bytes() if run.reviews_file.is_file() else b""
+    name, data = run.paths.reviews.name, run.paths.reviews.read_bytes() if run.paths.reviews.is_file() else b""
     if data and not data.endswith(b"\n"):
         yield Damage(name, "its last line is cut short, and counts as no verdict")
     try:
-        said, judged = read_reviews(run.reviews_file), run.mark("judge")
+        said, judged = read_reviews(run.paths.reviews), run.marks.read("judge")
     except RunError as error:
         yield Damage(name, str(error).partition(", ")[2])
         return
@@ -146,7 +149,7 @@ def _made_from(run: Run, own: str, stage: StageName, shard: int | str | None) ->
     """
     if stage == "plan":
         return own
-    planned = run.mark("plan", shard) if stage == "generate" else None
+    planned = run.marks.read("plan", shard) if stage == "generate" else None
     return hash_of({"own": own}, planned.outputs) if planned else None
 
 
@@ -163,30 +166,32 @@ def _difference(path: Path, size: int, checksum: str) -> str:
 
 def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
     """Records that do not agree with each other, of shards none of whose tables is among the `damaged` files."""
-    run, every = build.run, build.run.shards()
-    whole = [s for s in every if all(_is_whole(run, run.mark(stage, s), damaged) for stage in ("plan", *PER_SHARD))]  # type: ignore[arg-type]
+    run, every = build.run, build.run.marks.shards()
+    whole = [
+        s for s in every if all(_is_whole(run, run.marks.read(stage, s), damaged) for stage in ("plan", *PER_SHARD))
+    ]  # type: ignore[arg-type]
     for shard in whole:
         try:
             yield from _shard(build, shard)
         except SynthgenError as error:
             yield Damage(f"labels/{shard:05d}.parquet", str(error), "label", shard)
-    if whole == every and _is_whole(run, run.mark("judge"), damaged):
+    if whole == every and _is_whole(run, run.marks.read("judge"), damaged):
         for name in build.spec.exporters:
-            if _is_whole(run, run.mark("export", name), damaged) and build.is_done("export", name):
+            if _is_whole(run, run.marks.read("export", name), damaged) and build.is_done("export", name):
                 yield from _export(build, name)
 
 
 def _is_whole(run: Run, mark: Mark | None, damaged: Set[str]) -> bool:
     """Whether the tables of a piece of work are; of images, other records say nothing."""
     tables = (".parquet", ".json", LIST)
-    return mark is not None and not any(n in damaged for n, _ in run.files_of(mark) if n.endswith(tables))
+    return mark is not None and not any(n in damaged for n, _ in run.marks.files_of(mark) if n.endswith(tables))
 
 
 def _shard(build: Build, shard: int) -> Iterator[Damage]:
     """Ids of jobs, images, labels and measures; masks against their areas and boxes."""
     run, jobs = build.run, {job.id: job for job in build.jobs(shard)}
-    labels = run.read_table(run.table_file("labels", shard)).to_pylist()
-    measures = run.read_table(run.table_file("measures", shard)).select(["image_id", "instance"]).to_pylist()
+    labels = run.tables.read(run.paths.table("labels", shard)).to_pylist()
+    measures = run.tables.read(run.paths.table("measures", shard)).select(["image_id", "instance"]).to_pylist()
     keys = [(row["image_id"], row["instance"]) for row in labels]
     place = f"labels/{shard:05d}.parquet"
     if len(set(keys)) < len(keys) or not {image_id for image_id, _ in keys} <= jobs.keys():
@@ -235,7 +240,7 @@ _COCO = TypeAdapter(_Coco)
 def _export(build: Build, name: str) -> Iterator[Damage]:
     """A COCO export against the verdicts and labels: the same images, labels, masks and classes."""
     run = build.run
-    rows = run.read_table(run.verdicts_file).to_pylist()
+    rows = run.tables.read(run.paths.verdicts).to_pylist()
     accepted = {row["image_id"] for row in rows if row["instance"] is None and row["verdict"] == "accepted"}
     own_ids = {category.id: category.exported_id for category in build.spec.categories}
     kept = {
@@ -243,7 +248,7 @@ def _export(build: Build, name: str) -> Iterator[Damage]:
         for row in rows
         if row["instance"] is not None and row["image_id"] in accepted and row["verdict"] in {"kept", "ignored"}
     }
-    files = sorted((run.export_folder(name) / "annotations").glob("instances_*.json"))
+    files = sorted((run.paths.export(name) / "annotations").glob("instances_*.json"))
     if not files:
         return  # of another format, whose files have the checksums that they were written with
     images: list[int] = []
@@ -259,8 +264,8 @@ def _export(build: Build, name: str) -> Iterator[Damage]:
         ids += [annotation["id"] for annotation in content["annotations"]]
         labels += [(a["image_id"], a["category_id"], a["area"]) for a in content["annotations"]]
     expected: list[tuple[Any, ...]] = []
-    for shard in run.shards():
-        table = run.read_table(run.table_file("labels", shard)).select([n for n in LABEL_COLUMNS if n != "rle"])
+    for shard in run.marks.shards():
+        table = run.tables.read(run.paths.table("labels", shard)).select([n for n in LABEL_COLUMNS if n != "rle"])
         for row in table.to_pylist():
             key = row["image_id"], row["instance"]
             if key in kept:

@@ -52,22 +52,22 @@ def write(build: Build) -> Path:
     run, inputs = build.run, build.inputs("report")
     if inputs is None:
         raise RunError(f"{run.root} has not been judged yet; run the spec first")
-    if not run.is_done("report", None, inputs):
+    if not run.marks.is_done("report", None, inputs):
         try:
-            quality = orjson.loads(read_bytes(run.quality_file))
+            quality = orjson.loads(read_bytes(run.paths.quality))
             # Other runs are no part of what a report is made from: this is how things stood when it was written.
             if behind := drop([past for past in history(run.root.parent) if past.number <= run.number]):
                 quality["notes"].append(behind)
-            texts = ((run.report_file, page(build, quality)), (run.card_file, dataset_card(build, quality)))
+            texts = ((run.paths.report, page(build, quality)), (run.paths.card, dataset_card(build, quality)))
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, jinja2.UndefinedError) as error:
             why = plain(" ".join(str(error).split()), 200)
             raise RunError(f"{DAMAGED} ({type(error).__name__}: {why})") from error
-        run.withdraw("report")
+        run.marks.withdraw("report")
         for path, text in texts:
-            with run.writing(path) as file:
+            with run.files.writing(path) as file:
                 file.write(text.encode())
-        run.commit("report", None, inputs, [run.report_file, run.card_file])
-    return run.report_file
+        run.marks.commit("report", None, inputs, [run.paths.report, run.paths.card])
+    return run.paths.report
 
 
 def page(build: Build, quality: dict[str, Any]) -> str:

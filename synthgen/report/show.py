@@ -31,7 +31,7 @@ def draw(build: Build, path: Path, *, images: int, columns: int, tile_px: int, r
     if path.suffix.lower() not in FORMATS:
         raise RunError(f"{str(path)!r} cannot be written; its name takes one of the endings {listed(FORMATS)}")
     state: Literal["rejected", "accepted"] = "rejected" if rejected else "accepted"
-    if not build.run.verdicts_file.is_file():
+    if not build.run.paths.verdicts.is_file():
         raise RunError(f"{build.run.root} has not been judged yet; run the spec first")
     found = judged_images(build.run, state)
     chosen = found.sort_by("image_id").slice(0, images).to_pandas()

@@ -51,7 +51,7 @@ class Thumbnail:
 
 def thumbnails(build: Build, image_ids: set[int]) -> dict[int, Thumbnail]:
     """Image id -> thumbnail; shards without any of these are not read."""
-    rows = build.run.read_table(build.run.verdicts_file, image_ids=image_ids).to_pandas()
+    rows = build.run.tables.read(build.run.paths.verdicts, image_ids=image_ids).to_pandas()
     judged = judged_labels(rows)
     names = {c.id: c.name for c in build.spec.categories}
     found = {}

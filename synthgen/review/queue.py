@@ -39,11 +39,11 @@ class ReviewQueue:
 
     def __init__(self, build: Build, queue: Queue, count: int | None, log: ReviewLog) -> None:
         run = build.run
-        if not run.verdicts_file.is_file():
+        if not run.paths.verdicts.is_file():
             raise RunError(f"{run.root} has not been judged yet; run the spec first")
         self.build, self.queue, self._log = build, queue, log
-        passed = run.read_rows(
-            run.verdicts_file,
+        passed = run.tables.read_rows(
+            run.paths.verdicts,
             ["image_id", "instance", "passed"],
             lambda rows: pc.and_(pc.is_valid(rows["instance"]), rows["passed"]),
         )
@@ -55,9 +55,9 @@ class ReviewQueue:
             chosen = shuffled(image_ids * INSTANCES + instances, build.spec.seed)[:most]
             asked = [(i, n, n) for i, n in zip(image_ids[chosen].tolist(), instances[chosen].tolist(), strict=True)]
         else:
-            listed = Numbers.read(run.quality_file).samples["borderline"][:count]
+            listed = Numbers.read(run.paths.quality).samples["borderline"][:count]
             asked = [(row["image_id"], None, row["nearest"]["instance"]) for row in listed]
-        rows = run.read_table(run.verdicts_file, image_ids={image_id for image_id, _, _ in asked}).to_pandas()
+        rows = run.tables.read(run.paths.verdicts, image_ids={image_id for image_id, _, _ in asked}).to_pandas()
         shards = dict(zip(rows["image_id"], rows["shard"].astype(int), strict=True))
         whole = rows[rows["instance"].isna()].set_index("image_id")
         said = zip(whole.index, whole["verdict"], whole["reasons"], strict=True)
@@ -74,7 +74,7 @@ class ReviewQueue:
         for shard in {item.shard for item in self.items}:
             self._labels |= labels_digests(build, shard, {i.image_id for i in self.items if i.shard == shard})
         self._names = {c.id: c.name for c in build.spec.categories}
-        self._made = {item.shard: run.mark("label", item.shard) for item in self.items}
+        self._made = {item.shard: run.marks.read("label", item.shard) for item in self.items}
 
     def said(self) -> list[Review | None]:
         """The verdict that stands on each item: from this queue, and on the labels as they are. On an image: the last
@@ -97,7 +97,7 @@ class ReviewQueue:
             SynthgenError: it cannot be written down.
         """
         item = self.items[place]
-        if self.build.run.mark("label", item.shard) != self._made[item.shard]:
+        if self.build.run.marks.read("label", item.shard) != self._made[item.shard]:
             raise ValueError(
                 "The labels of this image have been made anew meanwhile. End this review and open it again."
             )
@@ -165,5 +165,5 @@ class ReviewQueue:
         """
         for item in self.items:
             if item.image_id == image_id:
-                return self.build.run.read_image_file(item.shard, image_id)
+                return self.build.run.images.read_bytes(item.shard, image_id)
         return None

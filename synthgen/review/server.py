@@ -51,8 +51,8 @@ def serve(build: Build, queue: Queue, count: int | None, port: int, browser: boo
     import uvicorn
 
     run = build.run
-    log_file = run.inside(run.reviews_file)
-    with run.reviewing(), ReviewLog.open(log_file, run.publish) as log, socket.socket() as bound:
+    log_file = run.files.inside(run.paths.reviews)
+    with run.reviewing(), ReviewLog.open(log_file, run.files.publish) as log, socket.socket() as bound:
         before, token = len(log.made), secrets.token_urlsafe(24)
         application = app(ReviewQueue(build, queue, count, log), token)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

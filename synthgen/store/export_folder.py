@@ -18,6 +18,7 @@ import numpy as np
 from synthgen.base.files import Entry, list_line, listed, read_bytes, sha256, sweep
 from synthgen.base.pictures import require_png
 from synthgen.errors import RunError
+from synthgen.store.images import committed_images
 from synthgen.store.run import Run
 
 
@@ -25,19 +26,19 @@ from synthgen.store.run import Run
 def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
     """The folder of an export that is not done until the block has ended well; then, what an earlier one wrote and
     this one did not is removed, and the mark is written."""
-    run.confirm()
-    started, mark, list_file = time.monotonic(), run.mark("export", exporter), run.list_file(exporter)
+    run.files.confirm()
+    started, mark, list_file = time.monotonic(), run.marks.read("export", exporter), run.paths.export_list(exporter)
     if mark and mark.inputs:
-        run.withdraw("export", exporter)
-    with run.writing(list_file) as file:
+        run.marks.withdraw("export", exporter)
+    with run.files.writing(list_file) as file:
         written = ExportFolder(run, exporter, file)
-        for folder, _, _ in os.walk(run.export_folder(exporter)):
+        for folder, _, _ in os.walk(run.paths.export(exporter)):
             sweep(Path(folder))  # of an export that was killed
         yield written
         written.remove_others(chain(mark.files.items() if mark else (), listed(list_file)))
         written.require_names_of_their_own()
     counts = {"files": len(written)}
-    run.commit("export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts=counts)
+    run.marks.commit("export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts=counts)
 
 
 class ExportFolder:
@@ -47,7 +48,7 @@ class ExportFolder:
     def __init__(self, run: Run, exporter: str, list_file: IO[bytes]) -> None:
         self._run, self._list = run, list_file
         # As the run folder names it, for the list; and where it is: a person may have moved it, and linked it back.
-        self._named, self._root = run.export_folder(exporter), run.export_folder(exporter).resolve()
+        self._named, self._root = run.paths.export(exporter), run.paths.export(exporter).resolve()
         self._is_moved = not self._root.is_relative_to(run.root)
         if self._root != self._named and (not self._is_moved or run.root.is_relative_to(self._root)):
             raise RunError(f"{self._named} is a link to {self._root}, which is no folder of its own; remove the link")
@@ -64,7 +65,7 @@ class ExportFolder:
         if named and folder not in self._folders:
             place = (self._root / folder).resolve()
             if place == self._root or self._is_inside(place):
-                self._run.confirm()
+                self._run.files.confirm()
                 place.mkdir(parents=True, exist_ok=True)
                 # By the name that it has in the run folder, whatever links there are on the way.
                 self._folders[folder] = self._named / place.relative_to(self._root)
@@ -73,25 +74,25 @@ class ExportFolder:
         return self._folders[folder] / last
 
     def _note(self, path: Path, entry: Entry | None) -> None:
-        name = self._run.name_of(path)
+        name = self._run.paths.name(path)
         self._list.write(list_line(name, entry or (path.stat().st_size, sha256(path))))
         self._written.append(hash(name))
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         path = self._path(name)
-        with self._run.writing(path) as file:
+        with self._run.files.writing(path) as file:
             yield file
         self._note(path, None)
 
     def image(self, source: Path, name: str, *, copy: bool = False) -> None:
         path = self._path(name)
-        self._run.confirm()
+        self._run.files.confirm()
         if copy or not _linked(source, path):
-            with self._run.writing(path) as file:
+            with self._run.files.writing(path) as file:
                 file.write(read_bytes(source))
         if source.parent != self._made[0]:
-            self._made = source.parent, Run.made_in(source.parent)
+            self._made = source.parent, committed_images(source.parent)
         self._note(path, self._made[1].get(source.name))
 
     def _is_inside(self, path: Path) -> bool:
@@ -105,7 +106,7 @@ class ExportFolder:
         Args:
             files: name, and what an export wrote under it.
         """
-        self._run.confirm()
+        self._run.files.confirm()
         written = array("q", np.sort(self._written).tobytes())
 
         def is_other(name: str) -> bool:
@@ -124,10 +125,10 @@ class ExportFolder:
                 # folders may have become links, where the export's folder was moved.
                 if self._is_inside(place):
                     own = self._named / place.relative_to(self._root)
-                    if is_other(self._run.name_of(own)) and (not self._is_moved or _holds(place, entry)):
+                    if is_other(self._run.paths.name(own)) and (not self._is_moved or _holds(place, entry)):
                         yield own
 
-        self._run.remove(others())
+        self._run.files.remove(others())
 
     def require_names_of_their_own(self) -> None:
         """
@@ -145,7 +146,7 @@ class ExportFolder:
 
     def read(self, source: Path) -> bytes:
         if source.parent != self._made[0]:
-            self._made = source.parent, Run.made_in(source.parent)
+            self._made = source.parent, committed_images(source.parent)
         try:
             data, made = source.read_bytes(), self._made[1].get(source.name)
         except OSError as error:

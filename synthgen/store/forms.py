@@ -41,7 +41,7 @@ class _Notes(TypedDict):
 
 @with_config(_NO_MORE)
 class _Mark(TypedDict):
-    """`store.Mark`."""
+    """`marks.Mark`."""
 
     inputs: str
     files: dict[FileName, tuple[Size, str]]

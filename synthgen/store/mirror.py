@@ -45,14 +45,11 @@ from synthgen.errors import RunError
 from synthgen.models import cache_folder
 from synthgen.store.lease import FileSlot
 from synthgen.store.objects import STORES, Objects, ObjectSlot, is_inside, require_store
+from synthgen.store.paths import REVIEWS, Paths, is_export_mark, is_image, is_record, run_number, run_order, shard_of
 
 Entries = Mapping[str, Entry]  # name in the run folder -> [size in bytes, sha256]
 
 ABOUT = "mirror.json"  # in a folder of run folders: what it mirrors
-REVIEWS = "reviews.jsonl"
-_RUN = re.compile(r"run-\d{4,5}")
-_RECORD = re.compile(r"spec\.yaml|run\.json|reviews\.jsonl|dataset\.json|commits/(partial/)?[a-z]+[\w-]*\.json")
-_OF_SHARD = re.compile(r"commits/(?:partial/)?[a-z]+-(\d{5,})[-.]")
 
 
 def is_url(text: str | Path) -> bool:
@@ -88,7 +85,7 @@ def run_place(run: str | Path) -> Path:
     if not is_url(run):
         return _path(run)
     out, name, number = ("", "", *str(run).rstrip("/").rsplit("/", 2))[-3:]
-    if not is_url(out) or not _RUN.fullmatch(number):
+    if not is_url(out) or run_number(number) is None:
         raise RunError(
             f"{plain(str(run))!r} is no run folder; it takes one such as s3://bucket/datasets/fruit/run-0001"
         )
@@ -117,7 +114,7 @@ def runs_in_store(folder: Path) -> list[Path]:
     if not (about := _about(folder.resolve().parent)):
         return []
     names = Objects(f"{about['url']}/{folder.name}").beside()
-    return [folder / name for name in sorted(names) if _RUN.fullmatch(name)]
+    return [folder / name for name in sorted(names, key=run_order) if run_number(name) is not None]
 
 
 @cache
@@ -166,7 +163,7 @@ class Mirror:
 
     # From the store
 
-    def take_up(
+    def sync(
         self, shards: Collection[int] | None, files: bool, drop: bool, unless: Callable[[], bool] = lambda: False
     ) -> None:
         """Brings the folder in line with the store; what is here already is not fetched again.
@@ -191,10 +188,10 @@ class Mirror:
                 """Of them, those that nobody has removed, as far as the listing tells."""
                 return {n: e for n, e in entries.items() if not every or (n in listing and listing[n]["size"] == e[0])}
 
-            records = {name: info for name, info in listing.items() if _RECORD.fullmatch(name)}
+            records = {name: info for name, info in listing.items() if is_record(name)}
             if drop:
-                for name in self._records_here() - records.keys():
-                    if shards is None or _shard_of(name) in shards:
+                for name in Paths(self.root).records() - records.keys():
+                    if shards is None or shard_of(name) in shards:
                         (self.root / name).unlink(missing_ok=True)
             for name, data in self.objects.read(n for n, info in records.items() if not self._is_same(n, info)).items():
                 self._replace(name, data)
@@ -206,14 +203,9 @@ class Mirror:
                 self.fetch(n for n in named if n.endswith(LIST))
                 entries = there(_with_listed(named, lambda n: self.root / n))
                 self._note(entries)
-                if shards is None or _shard_of(name) in shards:
+                if shards is None or shard_of(name) in shards:
                     wanted += [n for n in entries if files or "/" not in n]
             self.fetch(wanted)
-
-    def _records_here(self) -> set[str]:
-        folders = (self.root, self.root / "commits", self.root / "commits" / "partial")
-        names = {p.relative_to(self.root).as_posix() for folder in folders for p in folder.glob("*.*")}
-        return {name for name in names if _RECORD.fullmatch(name)}
 
     def _is_same(self, name: str, info: Mapping[str, Any]) -> bool:
         """Whether a record here is the store's, as far as a listing tells: an object's ETag is mostly its MD5 (Amazon
@@ -233,7 +225,7 @@ class Mirror:
         lists = self.objects.read(n for n in after if n.endswith(LIST) and before.get(n) != after[n])
         earlier = _with_listed(before, lambda n: self.root / n)
         now = _with_listed(after, lambda n: lists.get(n, self.root / n))
-        if name.startswith("commits/export-"):
+        if is_export_mark(name):
             for file in earlier.keys() - now.keys():
                 (self.root / file).unlink(missing_ok=True)
         # Before the mark is here: else a file of an earlier making would pass for what the mark names.
@@ -249,7 +241,7 @@ class Mirror:
         """Fetches those of these files that the store has and that are not here, many at once."""
         with self._mutex:
             missing = {n: e for n in names if (e := self._stored.get(n)) and _size(self.root / n) != e[0]}
-            images = {n: e for n, e in missing.items() if n.startswith("images/")}
+            images = {n: e for n, e in missing.items() if is_image(n)}
             self._get(images)
             # An export's images are links to the run's.
             others = {n: e for n, e in missing.items() if n not in images}
@@ -263,7 +255,7 @@ class Mirror:
                 if (_size(temporary), sha256(temporary)) != entries[name]:
                     self._stored.pop(name)  # damaged there
                     continue
-                if name.startswith("images/"):
+                if is_image(name):
                     protect(temporary)
                 temporary.replace(self.root / name)
         except FileNotFoundError as error:
@@ -317,7 +309,7 @@ class Mirror:
     def _note(self, entries: Entries) -> None:
         """That the store has files."""
         self._stored |= entries
-        self._images |= {e[1]: n for n, e in entries.items() if n.startswith("images/")}
+        self._images |= {e[1]: n for n, e in entries.items() if is_image(n)}
 
     def _image(self, entry: tuple[int, str]) -> str | None:
         """The image in the store that is of this size and checksum."""
@@ -332,12 +324,6 @@ class Mirror:
             with suppress(OSError):  # a file system without locks
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def _shard_of(name: str) -> int | None:
-    """The shard that a mark is of."""
-    found = _OF_SHARD.match(name)
-    return int(found[1]) if found else None
 
 
 def _named(mark: Path | bytes, done: bool = True) -> dict[str, Entry]:

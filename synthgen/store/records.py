@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 from synthgen.backends import Filter
 from synthgen.errors import BackendError, RunError
 from synthgen.masks import decode_rle, encode_rle
-from synthgen.store.run import LABEL_COLUMNS, VERDICT_SCHEMA, Run
+from synthgen.store.run import Run
+from synthgen.store.tables import LABEL_COLUMNS, VERDICT_SCHEMA
 from synthgen.types import Annotation, Instances, Job, Record
 
 _VERDICT = pa.schema(
@@ -69,8 +70,8 @@ def instances_of(rows: Any, height: int, width: int) -> Instances:
 
 def judged_images(run: Run, verdict: Literal["accepted", "rejected"]) -> pa.Table:
     """The images of a run with this verdict: image_id, shard, split and reasons, a row each."""
-    return run.read_rows(
-        run.verdicts_file,
+    return run.tables.read_rows(
+        run.paths.verdicts,
         ["image_id", "shard", "split", "reasons", "instance", "verdict"],
         lambda rows: pc.and_(pc.is_null(rows["instance"]), pc.equal(rows["verdict"], verdict)),
     )
@@ -113,14 +114,14 @@ class Accepted:
             held = dict(zip(images.tolist(), counts.tolist(), strict=True))
             labels = self._labels(shard, kept, first)
             first += len(kept)
-            rows = run.read_table(run.table_file("measures", shard), without=self._unused)
+            rows = run.tables.read(run.paths.table("measures", shard), without=self._unused)
             rows = rows.filter(pc.is_null(rows["instance"]))
             measures = dict(zip(rows["image_id"].to_pylist(), rows.select(self._measures).to_pylist(), strict=True))
             for job in self._jobs(shard):
                 if job.id in held:
                     annotations = tuple(islice(labels, held[job.id]))
                     if split in {None, job.split}:
-                        image = run.inside(run.image_file(shard, job.id))
+                        image = run.files.inside(run.paths.image(shard, job.id))
                         yield Record(job, image, annotations, measures[job.id])
 
     def _verdicts(self) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
@@ -142,7 +143,7 @@ class Accepted:
         """Such verdicts, on images or on labels, as `of` tells by their instance; shard by shard, in which order they
         are in the file."""
         rest, wanted = _VERDICT.empty_table(), pa.array(verdicts)
-        for rows in self._run.read_parts(self._run.verdicts_file, _VERDICT.names):
+        for rows in self._run.tables.read_batches(self._run.paths.verdicts, _VERDICT.names):
             # Not by an expression: that has threads of its own, which keep memory until the process ends.
             rows = rows.filter(pc.and_(of(rows["instance"]), pc.is_in(rows["verdict"], wanted)))
             rows = pa.concat_tables([rest, rows])
@@ -156,7 +157,7 @@ class Accepted:
 
     def _labels(self, shard: int, kept: pa.Table, first: int) -> Iterator[Annotation]:
         """The labels that are kept of a shard; `first`: the id of the first."""
-        table = self._run.read_table(self._run.table_file("labels", shard))
+        table = self._run.tables.read(self._run.paths.table("labels", shard))
         holders = table["image_id"].to_numpy()
         order = np.lexsort((table["instance"].to_numpy(), holders))
         # An image's instances are numbered from 0 without gaps, see `label_rows`.

@@ -131,12 +131,12 @@ def test_status_counts_the_images_of_finished_batches(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = Build.open(copied / "fruit" / "run-0001").run
-    mark = run.mark("generate", 0)
+    mark = run.marks.read("generate", 0)
     assert mark
     files = [run.root / name for name in mark.files]
-    run.withdraw("generate", 0)
-    run.commit_batch(0, 0, mark.inputs, files[:1])
-    run.commit_batch(0, 1, mark.inputs, files[1:3])
+    run.marks.withdraw("generate", 0)
+    run.marks.commit_batch(0, 0, mark.inputs, files[:1])
+    run.marks.commit_batch(0, 1, mark.inputs, files[1:3])
     (run.root / "commits" / "partial" / "generate-00000-copy.json").write_text("no mark")
     monkeypatch.setattr("sys.argv", ["synthgen", "status", str(run.root)])
     with pytest.raises(SystemExit) as stop:

@@ -48,7 +48,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, run_through: Callable[..., Any
     """A dataset's folder with two finished runs of `quick`, not merged. Only for reading."""
     out = tmp_path_factory.mktemp("two")
     for number in (1, 2):
-        run_through(finished.run.read_spec(), out, number)
+        run_through(finished.run.facts.read_spec(), out, number)
     return out / "fruit"
 
 
@@ -91,15 +91,15 @@ def judge_anew(build: Build) -> None:
 def with_hashes(folder: Path, number: int, hashes: dict[int, int]) -> Build:
     """A run with other numbers of `near_duplicate`: image id -> hash."""
     build = opened(folder, number)
-    for shard in build.run.shards():
-        mark, file = build.run.mark("measure", shard), build.run.table_file("measures", shard)
-        table = build.run.read_table(file)
+    for shard in build.run.marks.shards():
+        mark, file = build.run.marks.read("measure", shard), build.run.paths.table("measures", shard)
+        table = build.run.tables.read(file)
         column = table.column_names.index("near_duplicate")
         keys = zip(table["image_id"].to_pylist(), table["near_duplicate"].to_pylist(), strict=True)
         values = pa.array([old if old is None else hashes.get(i, old) for i, old in keys], pa.uint64())
-        build.run.write_table(file, table.set_column(column, "near_duplicate", values))
+        build.run.tables.write(file, table.set_column(column, "near_duplicate", values))
         assert mark
-        build.run.commit("measure", shard, mark.inputs, [file], counts=mark.counts)
+        build.run.marks.commit("measure", shard, mark.inputs, [file], counts=mark.counts)
     build = opened(folder, number)
     judge_anew(build)
     return build
@@ -107,11 +107,11 @@ def with_hashes(folder: Path, number: int, hashes: dict[int, int]) -> Build:
 
 def hashes_of(build: Build) -> dict[int, int]:
     """Image id -> hash, of accepted images."""
-    verdicts = build.run.read_table(build.run.verdicts_file)
+    verdicts = build.run.tables.read(build.run.paths.verdicts)
     accepted = verdicts.filter(pc.field("instance").is_null() & (pc.field("verdict") == "accepted"))["image_id"]
     found = {}
-    for shard in build.run.shards():
-        table = build.run.read_table(build.run.table_file("measures", shard))
+    for shard in build.run.marks.shards():
+        table = build.run.tables.read(build.run.paths.table("measures", shard))
         pairs = zip(table["image_id"].to_pylist(), table["near_duplicate"].to_pylist(), strict=True)
         found.update({i: h for i, h in pairs if h is not None and i in accepted.to_pylist()})
     return found
@@ -227,7 +227,7 @@ def test_what_is_merged_already_is_left_alone(folder: Path) -> None:
 
 
 def test_runs_that_are_no_part_of_it_are_named(folder: Path, run_through: Callable[..., Any]) -> None:
-    raw = opened(folder, 1).run.read_spec()
+    raw = opened(folder, 1).run.facts.read_spec()
     run_through({**raw, "classes": ["apple", "tree", "orange"], "count": 2}, folder.parent, 3)
     (folder / "run-0001" / "commits" / "report.json").unlink()
     (folder / "run-0004").mkdir()
@@ -243,13 +243,17 @@ def test_runs_that_are_no_part_of_it_are_named(folder: Path, run_through: Callab
 
 def test_a_run_that_was_split_otherwise_is_split_as_this_spec_says(folder: Path) -> None:
     first = opened(folder, 1)
-    raw = first.run.read_spec() | {"splits": {"train": 0.5, "val": 0.5}}
+    raw = first.run.facts.read_spec() | {"splits": {"train": 0.5, "val": 0.5}}
     with first.run.lock():
         judge_anew(Build.start(first.run, DatasetSpec.parse(raw), Stages.of(DatasetSpec.parse(raw))))
     assert {split for split, _ in rows(folder / "run-0001")[0].values()} <= {"train", "val"}
     grow(opened(folder, 2))
     families = {
-        job.id: job.family for n in (1, 2) for b in [opened(folder, n)] for s in b.run.shards() for job in b.jobs(s)
+        job.id: job.family
+        for n in (1, 2)
+        for b in [opened(folder, n)]
+        for s in b.run.marks.shards()
+        for job in b.jobs(s)
     }
     shares = {"train": 0.8, "val": 0.1, "test": 0.1}
     images, _ = rows(folder / "dataset")
@@ -258,7 +262,7 @@ def test_a_run_that_was_split_otherwise_is_split_as_this_spec_says(folder: Path)
 
 def test_numbers_of_another_kind_are_not_compared(folder: Path, run_through: Callable[..., Any]) -> None:
     first = opened(folder, 1)
-    raw = first.run.read_spec()
+    raw = first.run.facts.read_spec()
     del raw["filters"]["near_duplicate"]
     run_through(raw, folder.parent, 1)
     said = grow(opened(folder, 2))
@@ -270,7 +274,7 @@ def test_numbers_of_another_kind_are_not_compared(folder: Path, run_through: Cal
 def test_images_that_a_run_gives_no_longer_are_taken_out(folder: Path) -> None:
     grow(opened(folder, 2))
     first = opened(folder, 1)
-    raw = first.run.read_spec() | {"count": 2}
+    raw = first.run.facts.read_spec() | {"count": 2}
     with first.run.lock():
         judge_anew(Build.start(first.run, DatasetSpec.parse(raw), Stages.of(DatasetSpec.parse(raw))))
     said = grow(opened(folder, 2))
@@ -282,7 +286,7 @@ def test_images_that_a_run_gives_no_longer_are_taken_out(folder: Path) -> None:
 def test_a_review_that_waits_for_its_judging_takes_nothing_out(folder: Path) -> None:
     said = grow(opened(folder, 2))
     first = opened(folder, 1)
-    first.run.reviews_file.write_bytes(b"no line that can be read\n")
+    first.run.paths.reviews.write_bytes(b"no line that can be read\n")
     assert is_finished(opened(folder, 1))
     assert grow(opened(folder, 2)) == said
 
@@ -313,7 +317,7 @@ def test_one_who_merges_is_waited_for(folder: Path, monkeypatch: pytest.MonkeyPa
 
 def test_the_key_is_no_part_of_any_fingerprint(folder: Path) -> None:
     build = opened(folder, 1)
-    raw = build.run.read_spec()
+    raw = build.run.facts.read_spec()
     assert raw["grow"] is False and build.is_complete()
     spec = DatasetSpec.parse(raw | {"grow": True})
     with build.run.lock():
@@ -363,10 +367,10 @@ def test_a_copy_is_known_by_its_record_though_its_first_jobs_are_damaged(
     shutil.copytree(folder / "run-0001", copy)
     (copy / "jobs" / "00000.parquet").write_bytes(b"nothing")
     if of_an_earlier_version:  # which did not write the number into run.json: the next shard's jobs know it
-        facts = Run(copy).read_facts()
+        facts = Run(copy).facts.read()
         assert facts.pop("run") == 1
-        Run(copy).write_facts(facts)
-        assert len(Run(copy).shards()) > 1
+        Run(copy).facts.write(facts)
+        assert len(Run(copy).marks.shards()) > 1
     assert Run(copy).is_another
     assert [part.run for part in grow(opened(folder, 2)).runs] == [1, 2]
 
@@ -374,7 +378,7 @@ def test_a_copy_is_known_by_its_record_though_its_first_jobs_are_damaged(
 def test_a_copy_that_says_it_is_another_run_is_left_out(folder: Path) -> None:
     """Each of its images would be there twice, under one id."""
     copy = Run(Path(shutil.copytree(folder / "run-0001", folder / "run-0003")))
-    copy.write_facts({**copy.read_facts(), "run": 3})
+    copy.facts.write({**copy.facts.read(), "run": 3})
     found = grow(opened(folder, 2))
     assert [part.run for part in found.runs] == [1, 2]
     assert found.left_out[0] == "run 3 holds the images of run 1: a copy?"
@@ -447,5 +451,5 @@ def test_names_that_are_none_of_the_store_s_are_passed_over_and_listed(folder: P
     assert seen.damages == ()
     assert set(FOREIGN) <= set(seen.stray)
     assert [past.state for past in history(folder)] == ["finished", "finished"]
-    build.run.forget_exports()
-    assert build.run.shards() == list(range(len(list((root / "jobs").glob("[0-9]*[0-9].parquet")))))
+    build.run.marks.withdraw_exports()
+    assert build.run.marks.shards() == list(range(len(list((root / "jobs").glob("[0-9]*[0-9].parquet")))))

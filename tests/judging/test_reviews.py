@@ -27,7 +27,7 @@ from synthgen.pipeline.verification import inspect
 from synthgen.report.page import write
 from synthgen.review.queue import ReviewQueue
 from synthgen.review.server import app
-from synthgen.store.run import Run
+from synthgen.store.marks import Marks
 
 WRITER = """
 import sys
@@ -156,7 +156,7 @@ def test_a_verdict_that_was_refused_does_not_come_back(
 
 def test_the_judge_says_which_verdicts_it_took(copied: Path) -> None:
     build = Build.open(copied / "fruit" / "run-0001")
-    path = build.run.reviews_file
+    path = build.run.paths.reviews
     with ReviewLog.open(path) as log:
         for i in range(1, 5):
             log.add(said(i, 0, "accept"))
@@ -215,7 +215,7 @@ def test_a_log_that_goes_before_it_is_locked_is_opened_anew(tmp_path: Path, monk
 
 def test_an_empty_log_is_whole(copied: Path) -> None:
     build = Build.open(copied / "fruit" / "run-0001")
-    build.run.reviews_file.touch()
+    build.run.paths.reviews.touch()
     assert "reviews.jsonl" not in {damage.file for damage in inspect(build).damages}
 
 
@@ -296,16 +296,16 @@ def test_near_duplicates_stay_so_whoever_accepts_them() -> None:
 
 def test_the_next_judging_honours_them(copied: Path, quick, run_through) -> None:
     build = run_through(quick, copied)
-    rows = build.run.read_table(build.run.verdicts_file).to_pandas()
+    rows = build.run.tables.read(build.run.paths.verdicts).to_pandas()
     labels = rows[rows["instance"].notna()]
     image_id, instance, shard = (int(labels.iloc[0][n]) for n in ("image_id", "instance", "shard"))
     digest = labels_digests(build, shard, {image_id})[image_id]
     before = {p: p.stat().st_mtime_ns for p in build.run.root.rglob("*.png")}
-    with ReviewLog.open(build.run.reviews_file) as log:
+    with ReviewLog.open(build.run.paths.reviews) as log:
         log.add(said(image_id, instance, "wrong_class", category_id=3, labels=digest))
     assert not Build.open(build.run.root).is_complete()
     again = run_through(quick, copied)
-    now = again.run.read_table(again.run.verdicts_file).to_pandas()
+    now = again.run.tables.read(again.run.paths.verdicts).to_pandas()
     label = now[(now["image_id"] == image_id) & (now["instance"] == instance)].iloc[0]
     assert (label["category_id"], label["verdict"]) == (3, "kept")
     exported = b"".join(p.read_bytes() for p in sorted(again.run.root.glob("coco/annotations/*.json")))
@@ -317,18 +317,18 @@ def test_the_next_judging_honours_them(copied: Path, quick, run_through) -> None
 
 def test_a_verdict_on_other_labels_does_not_count(copied: Path, quick, run_through) -> None:
     build = run_through(quick, copied)
-    with ReviewLog.open(build.run.reviews_file) as log:
+    with ReviewLog.open(build.run.paths.reviews) as log:
         log.add(said(1, None, "reject", "borderline", labels="0" * 16))
     again = run_through(quick, copied)
-    assert "review_reject" not in again.run.quality_file.read_text()
-    assert again.run.reviews_file.stat().st_size > 0
+    assert "review_reject" not in again.run.paths.quality.read_text()
+    assert again.run.paths.reviews.stat().st_size > 0
 
 
 @pytest.fixture
 def asked(copied: Path) -> Iterator[tuple[Build, TestClient]]:
     """The review page of a run."""
     build = Build.open(copied / "fruit" / "run-0001")
-    with ReviewLog.open(build.run.reviews_file) as log:
+    with ReviewLog.open(build.run.paths.reviews) as log:
         client = TestClient(app(ReviewQueue(build, "random", None, log), "secret"), base_url="http://127.0.0.1")
         client.headers["X-Token"] = "secret"
         yield build, client
@@ -339,13 +339,13 @@ def test_a_verdict_on_labels_that_were_made_anew_meanwhile_is_refused(asked: tup
     build, client = asked
     verdict = {"item": 0, "verdict": "accept"}
     assert client.post("/verdicts", json=verdict).status_code == 200
-    for shard in build.run.shards():  # as `synthgen label` does in another terminal
-        build.run.commit("label", shard, "other inputs", [build.run.table_file("labels", shard)])
+    for shard in build.run.marks.shards():  # as `synthgen label` does in another terminal
+        build.run.marks.commit("label", shard, "other inputs", [build.run.paths.table("labels", shard)])
     answer = client.post("/verdicts", json={**verdict, "item": 1})
     assert (answer.status_code, answer.text) == (
         422, "The labels of this image have been made anew meanwhile. End this review and open it again.",
     )  # fmt: skip
-    assert len(read_reviews(build.run.reviews_file)) == 1
+    assert len(read_reviews(build.run.paths.reviews)) == 1
 
 
 def test_the_page_says_that_a_verdict_could_not_be_written(
@@ -357,7 +357,7 @@ def test_the_page_says_that_a_verdict_could_not_be_written(
         answer = client.post("/verdicts", json={"item": 0, "verdict": "reject"})
         assert answer.status_code == 422 and answer.text.endswith("; the verdict was not taken")
     assert client.post("/verdicts", json={"item": 1, "verdict": "accept"}).status_code == 200
-    assert [r.verdict for r in read_reviews(build.run.reviews_file).of.values()] == ["accept"]
+    assert [r.verdict for r in read_reviews(build.run.paths.reviews).of.values()] == ["accept"]
 
 
 def test_a_report_that_was_killed_half_way_is_to_be_done(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -367,7 +367,7 @@ def test_a_report_that_was_killed_half_way_is_to_be_done(copied: Path, monkeypat
     with build.run.lock():
         export_run(build)
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(Run, "commit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+            patched.setattr(Marks, "commit", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
             write(build)
     found = inspect(build)
     assert found.damages == () and found.missing == ("report",)

@@ -22,7 +22,7 @@ def build(copied: Path) -> Build:
 
 
 def read(build: Build, **options: Any) -> Tables:
-    return Tables.read(build.run, build.run.shards(), build.stages.filters, **options)
+    return Tables.read(build.run, build.run.marks.shards(), build.stages.filters, **options)
 
 
 def test_columns_are_those_of_the_files(build: Build) -> None:
@@ -60,7 +60,7 @@ def test_what_only_figures_need_is_not_read_for_verdicts(build: Build) -> None:
 
 
 def test_order_of_rows_decides_nothing(build: Build) -> None:
-    before = judge_shards(build, build.run.shards()).table()
+    before = judge_shards(build, build.run.marks.shards()).table()
     rng = np.random.default_rng(0)
     for file in build.run.root.glob("*/0*.parquet"):
         rows = pq.read_table(file)
@@ -69,7 +69,7 @@ def test_order_of_rows_decides_nothing(build: Build) -> None:
 
 
 def test_a_score_that_some_shards_lack(build: Build) -> None:
-    file = build.run.table_file("labels", 0)
+    file = build.run.paths.table("labels", 0)
     rows = pq.read_table(file)
     pq.write_table(rows.drop_columns(["box_iou"]), file)
     found = read(build, shown=True)
@@ -81,18 +81,18 @@ def test_vectors_are_rows_of_one_array(build: Build) -> None:
         scope, dtype, vector, whole_dataset = "image", np.float16, True, True
 
     expected = []
-    for shard in build.run.shards():
-        file = build.run.table_file("measures", shard)
+    for shard in build.run.marks.shards():
+        file = build.run.paths.table("measures", shard)
         rows = pq.read_table(file)
         vectors = [[row["image_id"], 0.5] if row["instance"] is None else None for row in rows.to_pylist()]
         expected += [v for v in vectors if v]
         pq.write_table(rows.append_column("vector", pa.array(vectors, pa.list_(pa.float16()))), file)
-    found = Tables.read(build.run, build.run.shards(), {"vector": Vector()})  # type: ignore[dict-item]
+    found = Tables.read(build.run, build.run.marks.shards(), {"vector": Vector()})  # type: ignore[dict-item]
     assert found.measures["vector"].dtype == np.float16 and found.measures["vector"].tolist() == expected
 
 
 def test_measures_of_other_labels_are_refused(build: Build) -> None:
-    shutil.copy(build.run.table_file("measures", 0), build.run.table_file("measures", 1))
+    shutil.copy(build.run.paths.table("measures", 0), build.run.paths.table("measures", 1))
     with pytest.raises(RunError, match="the measures of shard 1 are not those of its labels; run the spec"):
         read(build)
 

@@ -48,7 +48,7 @@ def test_a_run_tells_them_and_not_for_each_shard(
     (model / "unet" / "config.json").write_text(json.dumps({**settings, "surprise": 1}))
     quick["generator"]["model"] = str(model)
     build = run_through(quick, tmp_path / "out")
-    assert len(build.run.shards()) == 2
+    assert len(build.run.marks.shards()) == 2
     capsys.readouterr()
     print_remarks(build)
     (line,) = capsys.readouterr().err.splitlines()

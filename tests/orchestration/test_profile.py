@@ -64,5 +64,12 @@ def test_two_workers_make_what_one_makes_and_one_may_be_killed(
     other = Run.at(tmp_path / "many", "fruit", 1)
     assert results(other.root) == results(alone.run.root)
     assert (
-        len({mark.environment["generator"]["threads"] for s, _, mark in other.marks() if s == "generate" and mark}) == 1
+        len(
+            {
+                mark.environment["generator"]["threads"]
+                for s, _, mark in other.marks.read_all()
+                if s == "generate" and mark
+            }
+        )
+        == 1
     )

@@ -127,7 +127,7 @@ def test_in_a_run(quick: Any, run_through: Any, tmp_path: Any, monkeypatch: Any,
     """Image 2 is blank once; image 3 cannot be made at all; the others are those of a run without faults, unless they
     were in a batch with one that raised."""
     generate = diffusion.Backend.generate
-    plan = {job.id: job.seed for shard in finished.run.shards() for job in finished.jobs(shard)}
+    plan = {job.id: job.seed for shard in finished.run.marks.shards() for job in finished.jobs(shard)}
     hopeless = {plan[3], *(retry_seed(plan[3], n) for n in range(1, RETRIES + 1))}
 
     def faulty(self: Any, batch: Sequence[Job]) -> Any:
@@ -141,20 +141,21 @@ def test_in_a_run(quick: Any, run_through: Any, tmp_path: Any, monkeypatch: Any,
 
     monkeypatch.setattr(diffusion.Backend, "generate", faulty)
     build = run_through(quick, tmp_path)
-    rows = build.run.read_table(build.run.verdicts_file).to_pylist()
+    rows = build.run.tables.read(build.run.paths.verdicts).to_pylist()
     images = {row["image_id"]: row for row in rows if row["instance"] is None}
     assert images[3]["reasons"] == [NOT_MADE] and images[2]["verdict"] == "accepted"
-    made = {job.id: job.seed for shard in build.run.shards() for job in build.jobs(shard)}
+    made = {job.id: job.seed for shard in build.run.marks.shards() for job in build.jobs(shard)}
     assert made == {**plan, 2: retry_seed(plan[2], 1)}
     old, new = remake_image(build, 2)
     np.testing.assert_array_equal(old, new)
     for image_id in (1, 5, 6, 7, 8):
         np.testing.assert_array_equal(
-            build.run.read_image((image_id - 1) // 4, image_id), finished.run.read_image((image_id - 1) // 4, image_id)
+            build.run.images.read((image_id - 1) // 4, image_id),
+            finished.run.images.read((image_id - 1) // 4, image_id),
         )
     exported = b"".join(f.read_bytes() for f in sorted(build.run.root.glob("coco/annotations/*.json")))
     assert b'"seed":%d' % made[2] in exported and b'"id":3,"file_name"' not in exported
-    steps = {s["step"]: s for s in orjson.loads(build.run.quality_file.read_bytes())["funnel"]}
+    steps = {s["step"]: s for s in orjson.loads(build.run.paths.quality.read_bytes())["funnel"]}
     assert steps[NOT_MADE]["first"] == 1
     assert build.is_complete()
 

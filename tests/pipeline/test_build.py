@@ -35,6 +35,8 @@ from synthgen.pipeline.judge import judge_shards
 from synthgen.pipeline.label import labelled_samples
 from synthgen.pipeline.plan import add_round
 from synthgen.planning.plan import IMAGES_PER_RUN
+from synthgen.store.marks import Marks
+from synthgen.store.rounds import Rounds
 from synthgen.store.run import Run
 
 Raw = dict[str, Any]
@@ -289,17 +291,17 @@ def test_the_generators_batches_are_not_those_of_the_labels(copied, finished, qu
 
 @pytest.mark.parametrize("stage", ["label", "measure", "judge", "export"])
 def test_killed_before_a_mark(finished, quick, run_through, tmp_path, monkeypatch, stage, generated):
-    commit = Run.commit
+    commit = Marks.commit
 
     def dies(self, name, *arguments, **options):
         if name == stage:
             raise Killed
         return commit(self, name, *arguments, **options)
 
-    monkeypatch.setattr(Run, "commit", dies)
+    monkeypatch.setattr(Marks, "commit", dies)
     with pytest.raises(Killed):
         run_through(quick, tmp_path)
-    monkeypatch.setattr(Run, "commit", commit)
+    monkeypatch.setattr(Marks, "commit", commit)
     build = run_through(quick, tmp_path)
     assert generated == list(range(1, 9))
     assert results(build.run.root) == results(finished.run.root)
@@ -362,7 +364,7 @@ def test_half_written_files_of_a_killed_process_are_no_part_of_anything(copied, 
     (root / "images" / "00000" / ".000000000001.png.999.tmp").write_bytes(b"half")
     remove("commits/generate-00000.json")(root)
     build = run_through(quick, copied)
-    assert build.run.images_made(0) == 4
+    assert build.run.images.count(0) == 4
     assert images(root) == images(finished.run.root)
 
 
@@ -480,7 +482,7 @@ def test_more_images_are_new_shards(copied, quick, run_through, generated):
     assert {n for n in rewritten(root, before) if n.endswith(("-00000", "-00001"))} == set()
     quality = build.quality()
     assert quality is not None and (quality.made, quality.wanted) == (11, 11)
-    assert [r["start"] for r in build.run.read_rounds()] == [0, 8]
+    assert [r["start"] for r in build.run.rounds.read()] == [0, 8]
 
 
 def test_fewer_images_are_a_smaller_export(copied, quick, run_through, generated):
@@ -597,14 +599,14 @@ def test_the_same_dataset_however_often_it_was_stopped(quick, run_through, tmp_p
             kills += 1
     assert kills >= 2
     assert results(build.run.root) == results(whole.run.root)
-    assert len(build.run.read_rounds()) > 1
+    assert len(build.run.rounds.read()) > 1
 
 
 @pytest.mark.parametrize("fault", ["cannot be read", "is another"])
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_round_that_does_not_read_back_ends_the_run(parts, run_through, tmp_path, monkeypatch, number, fault):
     """And does not let it plan the same round for ever."""
-    read, write, written = Path.read_bytes, Run.write_round, []
+    read, write, written = Path.read_bytes, Rounds.write, []
 
     def broken(path):
         if path.name != f"round-{number:04d}.json":
@@ -620,14 +622,14 @@ def test_a_round_that_does_not_read_back_ends_the_run(parts, run_through, tmp_pa
 
     with monkeypatch.context() as patch, pytest.raises((OSError, RunError)) as stop:
         patch.setattr(Path, "read_bytes", broken)
-        patch.setattr(Run, "write_round", counted)
+        patch.setattr(Rounds, "write", counted)
         run_through(changed(parts, {"segmenter.apples": 0}), tmp_path)
     file = tmp_path / "parts" / "run-0001" / "commits" / f"round-{number:04d}.json"
     told = of_system(stop.value) if isinstance(stop.value, OSError) else stop.value
     assert told.exit_code == 2
     assert str(told).startswith({"is another": f"{file} does not read back"}.get(fault, f"{file}: input/output error"))
     build = run_through(changed(parts, {"segmenter.apples": 0}), tmp_path)
-    assert build.is_complete() and len(build.run.read_rounds()) > 1
+    assert build.is_complete() and len(build.run.rounds.read()) > 1
 
 
 def test_budget_spent(quick, run_through, tmp_path):
@@ -732,7 +734,7 @@ def test_rounds_meet_a_quota(parts, run_through, tmp_path, monkeypatch, capsys):
     """Every third apple or so passes. What is accepted is worked out anew, by hand."""
     raw = with_quota(parts, 9, budget=9, segmenter={"use": "parts.boxes", "apples": 90})
     build = run_through(raw, tmp_path)
-    jobs = [job for shard in build.run.shards() for job in build.jobs(shard)]
+    jobs = [job for shard in build.run.marks.shards() for job in build.jobs(shard)]
     accepted, surplus, apples = [], [], 0
     for job in jobs:
         apple = job.asked == (1,)
@@ -741,7 +743,7 @@ def test_rounds_meet_a_quota(parts, run_through, tmp_path, monkeypatch, capsys):
         take = len(accepted) < 8 or (apple and apples < 9)
         (accepted if take else surplus).append(job.id)
         apples += take and apple
-    rows = pq.read_table(build.run.verdicts_file).to_pandas()
+    rows = pq.read_table(build.run.paths.verdicts).to_pandas()
     rows = rows[rows["instance"].isna()]
     assert rows.loc[rows["verdict"] == "accepted", "image_id"].tolist() == accepted
     assert rows.loc[rows["verdict"] == "surplus", "image_id"].tolist() == surplus
@@ -749,7 +751,7 @@ def test_rounds_meet_a_quota(parts, run_through, tmp_path, monkeypatch, capsys):
     quality = build.quality()
     assert quality.classes["apple"].accepted == apples == 9
     assert len(accepted) > 8 and quality.made == len(jobs) < 72 and not quality.is_short
-    rounds = build.run.read_rounds()
+    rounds = build.run.rounds.read()
     assert len(rounds) >= 2 and rounds[0]["classes"] == {1: 1.0, 2: 1.0}
     for round in rounds[1:]:  # trees had their share in the first
         assert round["classes"][1] > 0 and round["classes"][2] == 0
@@ -766,13 +768,13 @@ def test_a_quota_that_cannot_be_met(parts, run_through, tmp_path, monkeypatch, c
     filters = {"predicted_iou": {"min": 0.5, "on_fail": on_fail}}
     raw = with_quota(parts, 3, segmenter={"use": "parts.boxes", "apples": 0}, filters=filters)
     build = run_through(raw, tmp_path)
-    assert [r["count"] for r in build.run.read_rounds()] == [
+    assert [r["count"] for r in build.run.rounds.read()] == [
         8,
         16,
     ]  # at the least yield there is, 35 are to be asked for
     exported = 4 if on_fail == "reject" else 8  # without its apple, an image that was dropped from is a background
     assert sum(len(load(build.run.root, split).imgs) for split in build.spec.splits) == exported
-    stored = orjson.loads(build.run.quality_file.read_bytes())
+    stored = orjson.loads(build.run.paths.quality.read_bytes())
     assert stored["made"] == 24 and stored["accepted"] == exported
     assert stored["classes"]["apple"] == {
         "asked": 20, "accepted": 0, "quota": 3, "lost": 20, "reasons": {"predicted_iou": 20}
@@ -808,7 +810,7 @@ def test_quotas_of_a_folder_may_change(parts, run_through, tmp_path, monkeypatch
     made = images(root)
     again = run_through(parts, tmp_path)  # without quotas, it is as it was; what is made stays
     assert images(root) == made
-    rows = pq.read_table(again.run.verdicts_file).to_pandas()
+    rows = pq.read_table(again.run.paths.verdicts).to_pandas()
     rows = rows[rows["instance"].isna() & (rows["verdict"] == "accepted")]
     assert rows["image_id"].tolist() == list(range(1, 9))
     assert {p.name for p in root.glob("coco/*/*.png")} == set(pictures)
@@ -818,7 +820,7 @@ def test_quotas_of_a_folder_may_change(parts, run_through, tmp_path, monkeypatch
 def test_the_same_quotas_however_often_it_was_stopped(parts, run_through, tmp_path, monkeypatch):
     raw = with_quota(parts, 9, budget=9, segmenter={"use": "parts.boxes", "apples": 90})
     whole = run_through(raw, tmp_path / "whole")
-    commit, calls = Run.commit, 0
+    commit, calls = Marks.commit, 0
 
     def dies(self, *arguments, **options):
         nonlocal calls
@@ -827,7 +829,7 @@ def test_the_same_quotas_however_often_it_was_stopped(parts, run_through, tmp_pa
             raise Killed
         return commit(self, *arguments, **options)
 
-    monkeypatch.setattr(Run, "commit", dies)
+    monkeypatch.setattr(Marks, "commit", dies)
     kills = 0
     while True:
         try:
@@ -836,8 +838,8 @@ def test_the_same_quotas_however_often_it_was_stopped(parts, run_through, tmp_pa
         except Killed:
             kills += 1
     assert kills >= 4
-    assert build.run.read_rounds() == whole.run.read_rounds()
-    assert len(build.run.read_rounds()) > 1
+    assert build.run.rounds.read() == whole.run.rounds.read()
+    assert len(build.run.rounds.read()) > 1
     assert results(build.run.root) == results(whole.run.root)
 
 
@@ -845,14 +847,14 @@ def test_the_same_quotas_however_often_it_was_stopped(parts, run_through, tmp_pa
 
 
 def test_quality_agrees_with_the_tables(finished):
-    stored = orjson.loads(finished.run.quality_file.read_bytes())
-    counted = orjson.loads(orjson.dumps(asdict(judge_shards(finished, finished.run.shards()).quality())))
+    stored = orjson.loads(finished.run.paths.quality.read_bytes())
+    counted = orjson.loads(orjson.dumps(asdict(judge_shards(finished, finished.run.marks.shards()).quality())))
     assert {name: stored[name] for name in counted} == counted
-    rows = pq.read_table(finished.run.verdicts_file).to_pandas()
+    rows = pq.read_table(finished.run.paths.verdicts).to_pandas()
     whole = rows[rows["instance"].isna()]
     assert stored["made"] == len(whole) == 8
     assert stored["accepted"] == (whole["verdict"] == "accepted").sum()
-    asked = [c for shard in finished.run.shards() for job in finished.jobs(shard) for c in job.asked]
+    asked = [c for shard in finished.run.marks.shards() for job in finished.jobs(shard) for c in job.asked]
     assert [c["asked"] for c in stored["classes"].values()] == [asked.count(i) for i in (1, 2, 3)]
     assert sum(stored["splits"].values()) == sum(stored["objects"].values()) == stored["accepted"]
 
@@ -887,7 +889,7 @@ def test_a_rejected_image_leaves_the_export_and_nothing_else_does(copied, quick,
         file.parent.mkdir(exist_ok=True)
         file.write_text("mine")
     build = run_through(changed(quick, {"filters.sharpness.min": median}), copied)
-    rows = pq.read_table(build.run.verdicts_file).to_pandas()
+    rows = pq.read_table(build.run.paths.verdicts).to_pandas()
     accepted = rows[rows["instance"].isna() & (rows["verdict"] == "accepted")]["image_id"]
     left = {p.name for p in root.glob("coco/*/0*.png")}
     assert left == {f"{i:012d}.png" for i in accepted} < exported
@@ -919,7 +921,7 @@ def test_jobs_come_back_as_planned(finished):
     from synthgen.planning.plan import first_round, plan_round
 
     planned = plan_round(finished.spec, 1, first_round(finished.spec), finished.stages.generator.aspect_ratios())
-    assert [job for shard in finished.run.shards() for job in finished.jobs(shard)] == list(planned)
+    assert [job for shard in finished.run.marks.shards() for job in finished.jobs(shard)] == list(planned)
 
 
 def test_labels_come_back_as_segmented(finished):

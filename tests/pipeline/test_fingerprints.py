@@ -12,7 +12,8 @@ from synthgen.pipeline.build import Build
 from synthgen.pipeline.fingerprints import DEPENDENCIES, reported_by
 from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
-from synthgen.store.run import Run, StageName
+from synthgen.store.paths import StageName
+from synthgen.store.run import Run
 
 # No model of it lies here: its weights are those that the run has recorded.
 MODEL = {"model": "nobody/nothing", "revision": "0123456789abcdef0123456789abcdef01234567"}
@@ -55,8 +56,8 @@ def build(tmp_path: Path) -> Build:
     run, spec = Run.at(tmp_path, "fixed", 1), DatasetSpec.parse(SPEC)
     model = {**MODEL, "weights": "the weights", "licences": [["none", "about:blank"]]}
     keys = ("generator", "segmenter", "filters.prompt_agreement")
-    run.write_spec(spec.dump())
-    run.write_facts(
+    run.facts.write_spec(spec.dump())
+    run.facts.write(
         {
             "run": 1,
             "synthgen": "1",
@@ -76,7 +77,7 @@ def commit(run: Run, stage: Any, shard: int | None, *names: str) -> None:
     for name in names:
         (run.root / name).parent.mkdir(exist_ok=True)
         (run.root / name).write_text(f"the content of {name}")
-    run.commit(stage, shard, "", [run.root / name for name in names])
+    run.marks.commit(stage, shard, "", [run.root / name for name in names])
 
 
 INPUTS = {
@@ -110,7 +111,7 @@ def test_hashes_are_those_of_runs_in_peoples_hands(build: Build, stage: StageNam
 
 
 def test_hashes_with_reviews_are_those_of_runs_in_peoples_hands(build: Build) -> None:
-    with ReviewLog.open(build.run.reviews_file) as log:
+    with ReviewLog.open(build.run.paths.reviews) as log:
         log.add(Review(1, None, "reject", None, "random", "0" * 16))
     assert build.inputs("judge") == AFTER_A_REVIEW
     assert build.inputs("export", "coco") == INPUTS["export", "coco"]  # not before they are judged
@@ -119,7 +120,10 @@ def test_hashes_with_reviews_are_those_of_runs_in_peoples_hands(build: Build) ->
 def test_the_hash_of_a_report_is_that_of_runs_in_peoples_hands(build: Build) -> None:
     """But for the templates, which may change."""
     fingerprint = reported_by(build.spec)
-    marks = [build.run.mark("judge"), *(build.run.mark(stage, s) for s in (0, 1) for stage in ("label", "measure"))]
+    marks = [
+        build.run.marks.read("judge"),
+        *(build.run.marks.read(stage, s) for s in (0, 1) for stage in ("label", "measure")),
+    ]
     assert build.inputs("report") == digest([fingerprint, *(mark.outputs for mark in marks if mark)])
     assert fingerprint.pop("templates").keys() == {"card.md.j2", "report.css", "report.html.j2", "report.js"}
     assert digest(fingerprint) == REPORT_WITHOUT_TEMPLATES
@@ -136,34 +140,34 @@ def test_a_stage_is_made_from_the_stages_upstream_and_no_others(build: Build, st
     for other in DEPENDENCIES:
         for shard in (0, 1) if DEPENDENCIES[other].per == "shard" else (None,):
             is_read = other in upstream and (DEPENDENCIES[stage].per != "shard" or shard == piece)
-            mark = build.run.mark(other, shard)
+            mark = build.run.marks.read(other, shard)
             if other == stage or mark is None:
                 continue
             changed = [build.run.root / name for name in mark.files]
             for file in changed:
                 file.write_text("other content")
-            build.run.commit(other, shard, "", changed)
+            build.run.marks.commit(other, shard, "", changed)
             assert (build.inputs(stage, piece) != before) == is_read
-            build.run.withdraw(other, shard)
+            build.run.marks.withdraw(other, shard)
             if other != "plan":  # without whose mark there is no such shard
                 assert (build.inputs(stage, piece) is None) == is_read
             for file in changed:
                 file.write_text(f"the content of {file.relative_to(build.run.root).as_posix()}")
-            build.run.commit(other, shard, "", changed)
+            build.run.marks.commit(other, shard, "", changed)
             assert build.inputs(stage, piece) == before
 
 
 def test_an_export_does_not_depend_on_the_numbers_of_the_report(build: Build) -> None:
     before = {stage: build.inputs(stage, piece) for stage, piece in (("export", "coco"), ("report", None))}
-    build.run.quality_file.write_text("other times")
-    build.run.commit("judge", None, "", [build.run.verdicts_file, build.run.quality_file])
+    build.run.paths.quality.write_text("other times")
+    build.run.marks.commit("judge", None, "", [build.run.paths.verdicts, build.run.paths.quality])
     assert build.inputs("export", "coco") == before["export"]
     assert build.inputs("report") != before["report"]
 
 
 def test_no_model_is_looked_up_for_a_stage_that_uses_none(build: Build) -> None:
     """So a run is judged, exported and reported where its models are not."""
-    build.run.facts_file.unlink()  # the weights are not known any more
+    build.run.paths.facts.unlink()  # the weights are not known any more
     assert build.inputs("judge") == INPUTS["judge", None]
     assert build.inputs("export", "coco") == INPUTS["export", "coco"]
     assert build.inputs("report")

@@ -26,7 +26,7 @@ from synthgen.pipeline.stages import Stages
 from synthgen.pipeline.verification import inspect, withdraw
 from synthgen.report.page import write
 from synthgen.spec import DatasetSpec
-from synthgen.store import run as store
+from synthgen.store import facts, marks
 from synthgen.store.run import Run
 
 Tamper = Callable[[Path, Path], None]  # changes a run folder, given another run of the same spec
@@ -114,11 +114,11 @@ def test_a_damaged_mark_has_the_name_of_its_file(copied: Path) -> None:
 
 def test_every_file_is_read_for_its_checksum_once(finished: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Path] = []
-    for module in (verification, store):
+    for module in (verification, facts, marks):
         monkeypatch.setattr(module, "sha256", lambda path: seen.append(path) or sha256(path))
     assert inspect(finished).damages == ()
-    known = {name for _, _, mark in finished.run.marks() for name, _ in finished.run.files_of(mark)}
-    assert sorted(seen) == sorted([finished.run.spec_file, *(finished.run.root / name for name in known)])
+    known = {name for _, _, mark in finished.run.marks.read_all() for name, _ in finished.run.marks.files_of(mark)}
+    assert sorted(seen) == sorted([finished.run.paths.spec, *(finished.run.root / name for name in known)])
 
 
 def test_records_that_disagree(copied: Path) -> None:
@@ -126,18 +126,18 @@ def test_records_that_disagree(copied: Path) -> None:
     import pyarrow as pa
 
     build = Build.open(copied / "fruit" / "run-0001")
-    run, file = build.run, build.run.table_file("labels", 0)
-    mark, rows = run.mark("label", 0), run.read_table(build.run.table_file("labels", 0)).to_pylist()
+    run, file = build.run, build.run.paths.table("labels", 0)
+    mark, rows = run.marks.read("label", 0), run.tables.read(build.run.paths.table("labels", 0)).to_pylist()
     assert mark is not None and len(rows) > 1
-    schema = run.read_table(file).schema
+    schema = run.tables.read(file).schema
     for change, what in (
         ({"area": rows[0]["area"] + 1}, "the mask's area differs"),
         ({"bbox_xyxy": [0.0, 0.0, 5.0, 5.0]}, "the mask's box differs"),
         ({"image_id": 999}, "not in the plan"),
         ({"image_id": rows[1]["image_id"], "instance": rows[1]["instance"]}, "one twice"),
     ):
-        run.write_table(file, pa.Table.from_pylist([{**rows[0], **change}, *rows[1:]], schema))
-        run.commit("label", 0, mark.inputs, [file], counts=mark.counts, environment=mark.environment)
+        run.tables.write(file, pa.Table.from_pylist([{**rows[0], **change}, *rows[1:]], schema))
+        run.marks.commit("label", 0, mark.inputs, [file], counts=mark.counts, environment=mark.environment)
         assert any(what in str(d) for d in inspect(build).damages), what
 
 
@@ -147,10 +147,10 @@ def test_an_export_that_disagrees(copied: Path) -> None:
     content = orjson.loads(file.read_bytes())
     content["annotations"][0]["category_id"] = content["annotations"][0]["category_id"] % 3 + 1
     file.write_bytes(orjson.dumps(content))
-    mark = build.run.mark("export", "coco")
+    mark = build.run.marks.read("export", "coco")
     assert mark is not None
-    build.run.commit(
-        "export", "coco", mark.inputs, [build.run.root / n for n, _ in listed(build.run.list_file("coco"))]
+    build.run.marks.commit(
+        "export", "coco", mark.inputs, [build.run.root / n for n, _ in listed(build.run.paths.export_list("coco"))]
     )
     assert "does not have the labels that were kept" in str([*map(str, inspect(build).damages)])
 
@@ -181,7 +181,7 @@ def test_a_folder_of_an_earlier_format_is_refused(copied: Path, quick: Any, run_
 def test_a_folder_of_a_later_format_is_refused(copied: Path, quick: Any, run_through: Any) -> None:
     from synthgen.base.files import write_sealed
 
-    facts = Run(copied / "fruit" / "run-0001").facts_file
+    facts = Run(copied / "fruit" / "run-0001").paths.facts
     write_sealed(facts, {**(read_sealed(facts) or {}), "format": 99})
     with pytest.raises(RunError, match="run folder of format 99"):
         run_through(quick, copied)
@@ -376,9 +376,9 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
 def pair(tmp_path_factory: pytest.TempPathFactory, run_through: Any, finished: Any) -> Path:
     """A dataset's folder with two runs of one spec, the first of them with three verdicts. Only for reading."""
     out = tmp_path_factory.mktemp("pair")
-    build = run_through(finished.run.read_spec(), out, 1)
-    run_through(finished.run.read_spec(), out, 2)
-    with ReviewLog.open(build.run.reviews_file) as log:
+    build = run_through(finished.run.facts.read_spec(), out, 1)
+    run_through(finished.run.facts.read_spec(), out, 2)
+    with ReviewLog.open(build.run.paths.reviews) as log:
         for i in (1, 2, 3):
             log.add(Review(i, 0, "accept", None, "random", "0" * 16))
     with build.run.lock():

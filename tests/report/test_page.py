@@ -28,7 +28,7 @@ def run(finished: Any, run_through: Any, tmp_path_factory: pytest.TempPathFactor
     """A run with accepted, rejected and near-duplicate images."""
     files = sorted(finished.run.root.glob("measures/*.parquet"))
     sharp = sorted(
-        row["sharpness"] for f in files for row in finished.run.read_table(f).to_pylist() if row["instance"] is None
+        row["sharpness"] for f in files for row in finished.run.tables.read(f).to_pylist() if row["instance"] is None
     )
     filters = {**QUICK["filters"], "sharpness": {"min": sharp[2]}, "near_duplicate": {"max_distance": 16}}
     return run_through({**QUICK, "filters": filters, "seed": 0}, tmp_path_factory.mktemp("report"))
@@ -68,7 +68,7 @@ def texts(html: str) -> Texts:
 
 
 def test_every_number_is_in_quality_json(run: Build) -> None:
-    found, quality = texts(run.run.report_file.read_text("utf-8")), orjson.loads(run.run.quality_file.read_bytes())
+    found, quality = texts(run.run.paths.report.read_text("utf-8")), orjson.loads(run.run.paths.quality.read_bytes())
     assert len(found.data) > 100
     for attributes, text in found.data:
         value: Any = quality
@@ -81,7 +81,7 @@ def test_every_number_is_in_quality_json(run: Build) -> None:
 
 
 def test_it_loads_nothing(run: Build) -> None:
-    html = run.run.report_file.read_text("utf-8")
+    html = run.run.paths.report.read_text("utf-8")
     assert "default-src 'none'" in html
     addresses = re.findall(r"""(?:src|href|url|action)\s*[=(]\s*["']?([^"'\s)>]+)""", html)
     assert {a.split(":")[0] if a.startswith("data:") else a[0] for a in addresses} <= {"data", "#"}
@@ -89,9 +89,9 @@ def test_it_loads_nothing(run: Build) -> None:
 
 
 def test_it_is_written_once(run: Build) -> None:
-    before = run.run.report_file.stat().st_mtime_ns
-    assert page.write(run) == run.run.report_file
-    assert run.run.report_file.stat().st_mtime_ns == before
+    before = run.run.paths.report.stat().st_mtime_ns
+    assert page.write(run) == run.run.paths.report
+    assert run.run.paths.report.stat().st_mtime_ns == before
 
 
 def test_a_run_that_was_not_judged_has_none(tmp_path: Path, good: dict[str, Any]) -> None:
@@ -106,10 +106,10 @@ def test_a_run_that_was_not_judged_has_none(tmp_path: Path, good: dict[str, Any]
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
 def test_in_a_browser(run: Build, width: int) -> None:
-    quality = orjson.loads(run.run.quality_file.read_bytes())
+    quality = orjson.loads(run.run.paths.quality.read_bytes())
     samples = quality["samples"]
     with opened(width) as (tab, complaints, asked):
-        tab.goto(run.run.report_file.as_uri())
+        tab.goto(run.run.paths.report.as_uri())
         assert overflow(tab) <= 0
 
         def shown() -> set[int]:
@@ -128,7 +128,7 @@ def test_in_a_browser(run: Build, width: int) -> None:
         assert shown() == {row["image_id"] for row in samples["random"] if row["split"] == "train"}
         tab.select_option("[name=split]", "")
         tab.select_option("[name=class]", "1")
-        rows = run.run.read_table(run.run.verdicts_file).to_pylist()
+        rows = run.run.tables.read(run.run.paths.verdicts).to_pylist()
         apples = {row["image_id"] for row in rows if row["category_id"] == 1}
         assert shown() == apples & {row["image_id"] for row in samples["random"]}
         assert tab.locator("#shown").inner_text() == (f"{len(shown())} image" + "s" * (len(shown()) != 1))
@@ -179,7 +179,7 @@ def test_hostile_words_are_shown_as_text(hostile: Build) -> None:
     for width in (1280, 390):
         with opened(width) as (tab, complaints, asked):
             tab.on("dialog", lambda dialog: complaints.append(dialog.message))
-            tab.goto(hostile.run.report_file.as_uri())
+            tab.goto(hostile.run.paths.report.as_uri())
             assert overflow(tab) <= 0
             assert complaints == [] and len(asked) >= 1
             assert tab.locator("script").count() == 1 and tab.locator("i i, b b").count() == 0
@@ -190,25 +190,25 @@ def test_hostile_words_are_shown_as_text(hostile: Build) -> None:
 
 
 def test_hostile_words_in_the_card(hostile: Build) -> None:
-    text = hostile.run.card_file.read_text("utf-8")
+    text = hostile.run.paths.card.read_text("utf-8")
     assert "<script>" not in text and "<b>" not in text
-    card = DatasetCard.load(hostile.run.card_file)
+    card = DatasetCard.load(hostile.run.paths.card)
     assert card.data.to_dict()["pretty_name"] == "fruit"
 
 
 def test_the_card_is_hugging_faces(run: Build) -> None:
-    card = DatasetCard.load(run.run.card_file)
+    card = DatasetCard.load(run.run.paths.card)
     found = card.data.to_dict()
     assert found["license"] == "apache-2.0"
     assert found["size_categories"] == ["n<1K"]
     assert set(found["task_categories"]) == {"object-detection", "image-segmentation"}
-    quality = orjson.loads(run.run.quality_file.read_bytes())
+    quality = orjson.loads(run.run.paths.quality.read_bytes())
     assert f"| images | {quality['accepted']} |" in card.text
     assert "label precision | not reviewed" in card.text
 
 
 def test_the_card_says_how_the_labels_are_loaded(run: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = DatasetCard.load(run.run.card_file)
+    card = DatasetCard.load(run.run.paths.card)
     assert card.data.to_dict()["viewer"] is False
     code = card.text.partition("```python\n")[2].partition("```")[0]
     monkeypatch.chdir(run.run.root)
@@ -284,7 +284,7 @@ def test_hostile_words_in_a_review(hostile: Build) -> None:
 
 def test_a_run_that_fell_behind_says_so(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build = Build.open(copied / "fruit" / "run-0001")
-    build.run.report_file.unlink()
+    build.run.paths.report.unlink()
     line = "run 1: yield 12.5 %, after 97.1 % in the 3 runs before it (p = 1e-09)"
     asked: list[list[int]] = []
     monkeypatch.setattr(page, "drop", lambda past: asked.append([p.number for p in past]) or line)

@@ -36,13 +36,13 @@ def quality(**changes):
 @pytest.fixture
 def half(copied, quick, run_through, finished) -> Build:
     """A run of which some images are rejected."""
-    values = [v for shard in finished.run.shards() for v in sharpness(finished, shard)]
+    values = [v for shard in finished.run.marks.shards() for v in sharpness(finished, shard)]
     quick["filters"]["sharpness"] = {"min": float(np.median(values))}
     return run_through(quick, copied)
 
 
 def sharpness(build, shard):
-    table = build.run.read_table(build.run.table_file("measures", shard)).to_pylist()
+    table = build.run.tables.read(build.run.paths.table("measures", shard)).to_pylist()
     return [row["sharpness"] for row in table if row["instance"] is None]
 
 
@@ -86,7 +86,7 @@ def test_nothing_to_show(copied, quick, run_through, tmp_path):
     build = run_through(quick, copied)
     with pytest.raises(RunError, match="has no accepted images"):
         draw(build, tmp_path / "x.png", images=4, columns=2, tile_px=96, rejected=False)
-    build.run.verdicts_file.unlink()
+    build.run.paths.verdicts.unlink()
     with pytest.raises(RunError, match="has not been judged yet"):
         draw(build, tmp_path / "x.png", images=4, columns=2, tile_px=96, rejected=False)
     assert not (tmp_path / "x.png").exists()

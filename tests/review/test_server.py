@@ -41,7 +41,7 @@ def made(run_through: Any, tmp_path_factory: pytest.TempPathFactory) -> Build:
 @pytest.fixture
 def build(made: Build) -> Iterator[Build]:
     yield made
-    made.run.reviews_file.unlink(missing_ok=True)
+    made.run.paths.reviews.unlink(missing_ok=True)
 
 
 @needs_browser
@@ -63,11 +63,11 @@ def test_twenty_verdicts_by_keyboard_and_a_kill(build: Build) -> None:
         process.send_signal(signal.SIGKILL)
         assert complaints == [] and overflow(tab) <= 0
         assert all(url.startswith(address.partition("?")[0]) for url in asked)
-    found = list(read_reviews(build.run.reviews_file).of.values())
+    found = list(read_reviews(build.run.paths.reviews).of.values())
     names = {"a": "accept", "r": "reject", "m": "bad_mask", "c": "wrong_class"}
     assert [r.verdict for r in found] == [names[key] for key in "aramracaaaaamaaaaaar"]
     assert [r.category_id for r in found if r.verdict == "wrong_class"] == [3]
-    with ReviewLog.open(build.run.reviews_file) as log:
+    with ReviewLog.open(build.run.paths.reviews) as log:
         assert ReviewQueue(build, "random", 22, log).state()["next"] == 20  # goes on where it was
 
 
@@ -90,7 +90,7 @@ def test_borderline_images_with_a_label_chosen(build: Build, width: int) -> None
         assert process.wait(20) == 0
         assert process.stdout is not None and "2 verdicts made" in process.stdout.read()
         assert complaints == []
-    said = list(read_reviews(build.run.reviews_file).of.values())
+    said = list(read_reviews(build.run.paths.reviews).of.values())
     assert [(r.verdict, r.queue, r.instance is None) for r in said] == [
         ("bad_mask", "borderline", False), ("accept", "borderline", True),
     ]  # fmt: skip
@@ -98,7 +98,7 @@ def test_borderline_images_with_a_label_chosen(build: Build, width: int) -> None
 
 @pytest.fixture
 def client(build: Build) -> Iterator[TestClient]:
-    with ReviewLog.open(build.run.reviews_file) as log:
+    with ReviewLog.open(build.run.paths.reviews) as log:
         yield TestClient(app(ReviewQueue(build, "random", None, log), "secret"), base_url="http://127.0.0.1")
 
 
@@ -119,7 +119,7 @@ def test_strangers_are_refused(
     content = orjson.dumps({"item": 0, "verdict": "accept"})
     answer = client.request(method, path, headers=headers, content=content if method == "POST" else None)
     assert answer.status_code == status
-    assert len(read_reviews(build.run.reviews_file)) == 0
+    assert len(read_reviews(build.run.paths.reviews)) == 0
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_strangers_are_refused(
 def test_a_verdict_that_is_none_is_refused(client: TestClient, build: Build, said: Any) -> None:
     assert client.post("/verdicts", headers=TOKEN, content=orjson.dumps(said)).status_code == 422
     assert client.post("/verdicts", headers=TOKEN, content=b"{").status_code == 422
-    assert len(read_reviews(build.run.reviews_file)) == 0
+    assert len(read_reviews(build.run.paths.reviews)) == 0
 
 
 def test_only_images_of_the_queue_are_given(client: TestClient, build: Build) -> None:
@@ -222,7 +222,7 @@ def test_what_comes_of_requests_over_a_socket(build: Build) -> None:
             assert "default-src 'none'" in told["Content-Security-Policy"]
             assert "frame-ancestors 'none'" in told["Content-Security-Policy"]
             assert status < 400 or shown.read_bytes() not in content
-        assert len(read_reviews(build.run.reviews_file)) == 0
+        assert len(read_reviews(build.run.paths.reviews)) == 0
         # Of a body without end, no more is read than is a verdict's.
         with socket.create_connection(("127.0.0.1", int(port))) as line:
             lines = ["POST /verdicts HTTP/1.1", f"Host: {host}", f"X-Token: {token}", "Transfer-Encoding: chunked"]
@@ -230,7 +230,7 @@ def test_what_comes_of_requests_over_a_socket(build: Build) -> None:
             assert line.recv(100).startswith(b"HTTP/1.1 413")
         got, _, _ = asked(address, "POST", "/verdicts", {**ours, "Origin": f"http://{host}"}, said)
         assert got == 200
-        assert len(read_reviews(build.run.reviews_file)) == 1
+        assert len(read_reviews(build.run.paths.reviews)) == 1
 
 
 @pytest.mark.parametrize("what", ["file", "folder"])
@@ -357,23 +357,23 @@ def test_coverage_on_planted_faults(run_through: Any, tmp_path: Path) -> None:
     raw = {**MANY, "count": 160, "shard_size": 160, "filters": {"predicted_iou": {"min": 0.0}}}
     raw["generator"] = {"num_inference_steps": 1, "batch_size": 8}
     build = run_through(raw, tmp_path)
-    run, file = build.run, build.run.table_file("labels", 0)
-    rows = run.read_table(file).to_pylist()
+    run, file = build.run, build.run.paths.table("labels", 0)
+    rows = run.tables.read(file).to_pylist()
     wrong = {(row["image_id"], row["instance"]) for row in rows[::8]}
     for row in rows[::8]:
         row["category_id"] = row["category_id"] % 3 + 1
-    mark = run.mark("label", 0)
-    run.write_table(file, pa.Table.from_pylist(rows, run.read_table(file).schema))
-    run.commit("label", 0, mark.inputs, [file], counts=mark.counts, environment=mark.environment)
+    mark = run.marks.read("label", 0)
+    run.tables.write(file, pa.Table.from_pylist(rows, run.tables.read(file).schema))
+    run.marks.commit("label", 0, mark.inputs, [file], counts=mark.counts, environment=mark.environment)
     build = run_through(raw, tmp_path)
-    table = run.read_table(run.verdicts_file).to_pandas()
+    table = run.tables.read(run.paths.verdicts).to_pandas()
     passed = table[table["instance"].notna() & table["passed"]]
     about = list(zip(passed["image_id"], passed["instance"].astype(int), strict=True))
     truth = 1 - len(wrong & set(about)) / len(about)
     assert len(about) > 200
 
     held = 0
-    with ReviewLog.open(run.reviews_file) as log:
+    with ReviewLog.open(run.paths.reviews) as log:
         for seed in range(1000):
             shuffled = replace(build, spec=build.spec.model_copy(update={"seed": seed}))
             count = 60 + seed % 100  # reviewers stop where they like

@@ -564,7 +564,7 @@ def test_names_that_prompts_should_hardly_say_are_noted(good: dict[str, Any]) ->
 def test_names_that_a_run_folder_has_are_kept_from_exporters_and_filters(finished: Build) -> None:
     run, spec = finished.run, finished.spec
     assert {p.name for p in run.root.iterdir() if p.is_dir()} - set(spec.exporters) == set(RUN_FOLDERS)
-    columns = run.read_table(run.table_file("measures", 0)).column_names
+    columns = run.tables.read(run.paths.table("measures", 0)).column_names
     assert set(columns) - set(spec.filters) == set(MEASURE_COLUMNS)
 
 

@@ -11,7 +11,8 @@ import pytest
 from synthgen.base.files import list_line, listed, sha256
 from synthgen.errors import RunError
 from synthgen.store.export_folder import exporting
-from synthgen.store.run import Mark, Run
+from synthgen.store.marks import Mark, Marks
+from synthgen.store.run import Run
 
 
 @pytest.fixture
@@ -31,8 +32,8 @@ def names(folder: Path) -> list[str]:
 
 def made(run: Run, *ids: int) -> list[Path]:
     """A finished shard of images, of which no two are equal."""
-    files = [run.write_image(0, i, np.full((8, 8, 3), i, np.uint8)) for i in ids]
-    run.commit("generate", 0, "inputs", files)
+    files = [run.images.write(0, i, np.full((8, 8, 3), i, np.uint8)) for i in ids]
+    run.marks.commit("generate", 0, "inputs", files)
     return files
 
 
@@ -44,7 +45,7 @@ def exported(run: Run, **contents: bytes) -> None:
 
 
 def list_of(run: Run) -> dict[str, tuple[int, str]]:
-    return dict(listed(run.list_file("coco")))
+    return dict(listed(run.paths.export_list("coco")))
 
 
 @pytest.mark.parametrize(
@@ -132,28 +133,28 @@ def test_a_link_becomes_a_copy_and_the_image_stays_as_it_is(run: Run) -> None:
 
 def test_an_export_is_done_once_its_files_and_their_list_are_there(run: Run) -> None:
     exported(run, a=b"1", b=b"22")
-    mark = run.mark("export", "coco")
+    mark = run.marks.read("export", "coco")
     assert mark and mark.counts == {"files": 2} and list(mark.files) == ["commits/export-coco.files"]
-    assert [name for name, _ in run.files_of(mark)] == [*mark.files, "coco/a.json", "coco/b.json"]
-    assert run.is_done("export", "coco", "inputs") and not run.is_done("export", "coco", "others")
-    for file in (run.root / "coco" / "b.json", run.list_file("coco")):
+    assert [name for name, _ in run.marks.files_of(mark)] == [*mark.files, "coco/a.json", "coco/b.json"]
+    assert run.marks.is_done("export", "coco", "inputs") and not run.marks.is_done("export", "coco", "others")
+    for file in (run.root / "coco" / "b.json", run.paths.export_list("coco")):
         exported(run, a=b"1", b=b"22")
-        assert run.is_done("export", "coco", "inputs")
+        assert run.marks.is_done("export", "coco", "inputs")
         file.write_bytes(file.read_bytes()[:-1])
-        assert not run.is_done("export", "coco", "inputs")
+        assert not run.marks.is_done("export", "coco", "inputs")
         file.unlink()
-        assert not run.is_done("export", "coco", "inputs")
+        assert not run.marks.is_done("export", "coco", "inputs")
 
 
 def test_an_export_that_fails_is_not_done_and_leaves_what_was_there(run: Run) -> None:
     exported(run, a=b"1", b=b"2")
-    before = run.list_file("coco").read_bytes()
+    before = run.paths.export_list("coco").read_bytes()
     with pytest.raises(ValueError, match="no"), exporting(run, "coco", "inputs") as folder:
         with folder.open("a.json") as file:
             file.write(b"3")
         raise ValueError("no")
-    assert not run.is_done("export", "coco", "inputs")
-    assert run.list_file("coco").read_bytes() == before
+    assert not run.marks.is_done("export", "coco", "inputs")
+    assert run.paths.export_list("coco").read_bytes() == before
     assert names(run.root) == ["coco/a.json", "coco/b.json", "commits/export-coco.files", "commits/export-coco.json"]
 
 
@@ -170,8 +171,8 @@ def test_only_what_an_earlier_export_wrote_is_removed(run: Run) -> None:
 def test_what_a_mark_without_a_list_names_is_removed_too(run: Run) -> None:
     """As earlier versions wrote them."""
     files = [write(run.root / "coco" / name) for name in ("old.json", "kept.json")]
-    run.commit("export", "coco", "inputs", files)
-    assert run.is_done("export", "coco", "inputs")
+    run.marks.commit("export", "coco", "inputs", files)
+    assert run.marks.is_done("export", "coco", "inputs")
     exported(run, kept=b"2")
     assert names(run.root / "coco") == ["kept.json"]
 
@@ -183,9 +184,9 @@ def test_a_list_that_was_written_without_its_mark_counts(run: Run, monkeypatch: 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Run, "commit", killed)
+        patched.setattr(Marks, "commit", killed)
         exported(run, new=b"2")
-    assert not run.is_done("export", "coco", "inputs")
+    assert not run.marks.is_done("export", "coco", "inputs")
     exported(run, newest=b"3")
     assert names(run.root / "coco") == ["newest.json"]
 
@@ -199,15 +200,15 @@ def test_two_files_of_one_name_are_an_error(run: Run) -> None:
     ):
         for source, name in ((first, "1.png"), (first, "cup.png"), (second, "cup.png")):
             folder.image(source, name)
-    assert not run.is_done("export", "coco", "inputs")
+    assert not run.marks.is_done("export", "coco", "inputs")
 
 
 @pytest.mark.parametrize("name", ["../../mine.txt", "/etc/hosts", "images/00000/1.png", "spec.yaml"])
 def test_records_that_were_tampered_with_remove_nothing_elsewhere(name: str, run: Run, tmp_path: Path) -> None:
-    for path in (tmp_path / "mine.txt", run.root / "images" / "00000" / "1.png", run.spec_file):
+    for path in (tmp_path / "mine.txt", run.root / "images" / "00000" / "1.png", run.paths.spec):
         write(path)
     before = names(tmp_path)
-    write(run.list_file("coco"), f"{'0' * 64} 4 {name}\nno line\n".encode())
+    write(run.paths.export_list("coco"), f"{'0' * 64} 4 {name}\nno line\n".encode())
     with exporting(run, "coco", "inputs") as folder:
         folder.remove_others(Mark("x", {name: (4, "y")}).files.items())
     assert [n for n in names(tmp_path) if "/commits/" not in n] == before
@@ -282,8 +283,8 @@ def test_beyond_a_link_only_what_an_export_wrote_is_removed(run: Run, tmp_path: 
     own, changed = write(home / "photo.png", b"mine"), write(home / ".notes.tmp", b"mine too")
     (run.root / "coco").parent.mkdir(parents=True, exist_ok=True)
     (run.root / "coco").symlink_to(home)
-    run.list_file("coco").parent.mkdir(exist_ok=True)
-    run.list_file("coco").write_bytes(list_line("coco/photo.png", (4, "0" * 64)))
+    run.paths.export_list("coco").parent.mkdir(exist_ok=True)
+    run.paths.export_list("coco").write_bytes(list_line("coco/photo.png", (4, "0" * 64)))
     exported(run, a=b"1", b=b"2")
     (home / "b.json").write_bytes(b"changed by a person")
     exported(run)
@@ -293,7 +294,7 @@ def test_beyond_a_link_only_what_an_export_wrote_is_removed(run: Run, tmp_path: 
 
 def test_whole_paths_on_the_list_of_an_earlier_version_remove_nothing(run: Run) -> None:
     exported(run, a=b"1")
-    list_file = run.list_file("coco")
+    list_file = run.paths.export_list("coco")
     list_file.write_bytes(list_line(str(run.root / "coco" / "a.json"), (1, "0" * 64)))
     exported(run, a=b"2")
     assert (run.root / "coco" / "a.json").read_bytes() == b"2"

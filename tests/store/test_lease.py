@@ -38,9 +38,9 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def aged(run: Run, content: str, seconds: float) -> None:
     """The folder's lease as another process has left it, so long ago."""
-    run.lock_file.write_text(content)
+    run.paths.lock.write_text(content)
     then = time.time() - seconds
-    os.utime(run.lock_file, (then, then))
+    os.utime(run.paths.lock, (then, then))
 
 
 def without_locks(*_: Any) -> None:
@@ -56,7 +56,7 @@ def test_a_lease_of_another_host_keeps_us_out(run: Run, seconds: float) -> None:
     ):
         pytest.fail("two hosts in one folder")
     assert run.holder() == "pid 7 on elsewhere"
-    assert run.lock_file.read_text() == THEIRS
+    assert run.paths.lock.read_text() == THEIRS
     assert [p.name for p in run.root.iterdir()] == [".lock"]
 
 
@@ -76,8 +76,8 @@ def test_a_lease_that_has_ended_is_taken_over(run: Run, content: str, seconds: f
     aged(run, content, seconds)
     assert run.holder() == ""
     with run.lock():
-        assert run.lock_file.read_text().startswith(f"pid {os.getpid()} on {platform.node()}\n")
-    assert run.lock_file.read_bytes() == b""
+        assert run.paths.lock.read_text().startswith(f"pid {os.getpid()} on {platform.node()}\n")
+    assert run.paths.lock.read_bytes() == b""
 
 
 def test_only_the_clock_of_the_store_counts(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,23 +89,23 @@ def test_only_the_clock_of_the_store_counts(run: Run, monkeypatch: pytest.Monkey
 
 def test_a_holder_gives_signs_of_life(run: Run, quickly: None) -> None:
     with run.lock():
-        content = run.lock_file.read_bytes()
-        os.utime(run.lock_file, (1, 1))
+        content = run.paths.lock.read_bytes()
+        os.utime(run.paths.lock, (1, 1))
         deadline = time.monotonic() + 10
-        while run.lock_file.stat().st_mtime == 1:
+        while run.paths.lock.stat().st_mtime == 1:
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        assert run.lock_file.read_bytes() == content
+        assert run.paths.lock.read_bytes() == content
         assert [p.name for p in run.root.iterdir()] == [".lock"]
         interrupts.checkpoint()
-        run.confirm()
+        run.files.confirm()
 
 
 @pytest.mark.parametrize("content", [THEIRS, None], ids=["another's", "deleted"])
 def test_a_holder_that_has_lost_its_lease_writes_nothing_more(run: Run, quickly: None, content: str | None) -> None:
     with run.lock():
-        run.write_round(1, {"number": 1})
-        run.lock_file.write_text(content) if content else run.lock_file.unlink()
+        run.rounds.write(1, {"number": 1})
+        run.paths.lock.write_text(content) if content else run.paths.lock.unlink()
         deadline = time.monotonic() + 10
         while interrupts._halted is None:
             assert time.monotonic() < deadline
@@ -113,33 +113,33 @@ def test_a_holder_that_has_lost_its_lease_writes_nothing_more(run: Run, quickly:
         lost = "^pid 7 on elsewhere has taken over " if content else f"^{run.root} has been moved or removed, or what "
         for write in (
             interrupts.checkpoint,
-            lambda: run.write_round(2, {"number": 2}),
-            lambda: run.commit("plan", 0, "x", []),
-            lambda: run.commit_batch(0, 0, "x", []),
-            lambda: run.write_spec({"name": "x"}),
-            lambda: run.write_jobs(0, []),
-            lambda: run.withdraw("judge"),
+            lambda: run.rounds.write(2, {"number": 2}),
+            lambda: run.marks.commit("plan", 0, "x", []),
+            lambda: run.marks.commit_batch(0, 0, "x", []),
+            lambda: run.facts.write_spec({"name": "x"}),
+            lambda: run.tables.write_jobs(0, []),
+            lambda: run.marks.withdraw("judge"),
             lambda: exporting(run, "coco", "x").__enter__(),
         ):
             with pytest.raises(RunError, match=f"{lost}.*; it stops and writes nothing more") as stop:
                 write()
             assert stop.value.exit_code == 2
     interrupts.checkpoint()  # that was of that run only
-    assert run.lock_file.exists() == bool(content)
+    assert run.paths.lock.exists() == bool(content)
     if content:
-        assert run.lock_file.read_text() == content
-    assert [p.name for p in run.root.rglob("*") if p.is_file() and p != run.lock_file] == ["round-0001.json"]
+        assert run.paths.lock.read_text() == content
+    assert [p.name for p in run.root.rglob("*") if p.is_file() and p != run.paths.lock] == ["round-0001.json"]
 
 
 def test_who_has_slept_looks_before_it_writes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """However soon after waking, and before the next sign of life."""
     with run.lock():
         aged(run, THEIRS, 0)
-        run.confirm()  # another cannot have come so soon, so nobody looks
+        run.files.confirm()  # another cannot have come so soon, so nobody looks
         now = time.clock_gettime(lease._CLOCK)
         monkeypatch.setattr(time, "clock_gettime", lambda _: now + 3600)
         with pytest.raises(RunError, match=r"^pid 7 on elsewhere has taken over .* no sign of life for 3600 s"):
-            run.commit("plan", 0, "x", [])
+            run.marks.commit("plan", 0, "x", [])
     assert not (run.root / "commits").exists()
 
 

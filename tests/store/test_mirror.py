@@ -203,7 +203,7 @@ def test_a_store_of_files(
     assert build.is_complete() and results(build.run.root) == results(finished.run.root)
     root = tmp_path / "store" / "fruit" / "run-0001"
     named({p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()})
-    build.run.remove([build.run.root / "none", build.run.report_file])
+    build.run.files.remove([build.run.root / "none", build.run.paths.report])
     assert not (root / "report.html").exists()
 
 
@@ -212,7 +212,7 @@ def test_a_changed_threshold_replaces_verdicts_and_export(
 ) -> None:
     build = run_through(quick, place(url))
     before = stored(s3, f"{url}/fruit/run-0001")
-    areas = build.run.read_table(build.run.table_file("measures", 0)).column("sharpness").to_pylist()
+    areas = build.run.tables.read(build.run.paths.table("measures", 0)).column("sharpness").to_pylist()
     quick["filters"]["sharpness"] = {"min": sorted(a for a in areas if a is not None)[2]}  # two of four fall
     machine("second")
     build = run_through(quick, place(url))
@@ -223,7 +223,7 @@ def test_a_changed_threshold_replaces_verdicts_and_export(
     assert named(content) >= images
     assert content["verdicts.parquet"] != before["verdicts.parquet"]
     machine("first")  # where the earlier export is
-    Run.at(place(url), "fruit", 1).look(files=True)
+    Run.at(place(url), "fruit", 1).refresh(files=True)
     assert {p.read_bytes() for p in place(url).glob("*/*/coco/*/*")} == {
         d for n, d in content.items() if n.startswith("coco/")
     }
@@ -238,10 +238,10 @@ def test_an_export_begun_elsewhere_is_replaced_by_one_who_has_nothing_of_it(
 ) -> None:
     """The list of what is in the store is fetched, though its mark says that the export is to be made anew."""
     build = run_through(quick, place(url))
-    areas = build.run.read_table(build.run.table_file("measures", 0)).column("sharpness").to_pylist()
+    areas = build.run.tables.read(build.run.paths.table("measures", 0)).column("sharpness").to_pylist()
     quick["filters"]["sharpness"] = {"min": sorted(a for a in areas if a is not None)[2]}
     with build.run.lock():
-        build.run.forget_exports()
+        build.run.marks.withdraw_exports()
     machine("second")
     build = run_through(quick, place(url))
     images = {n for n in stored(s3, f"{url}/fruit/run-0001") if n.startswith("coco/") and n.endswith(".png")}
@@ -336,7 +336,7 @@ def test_sigkill(
     machine("killed")
     root = Run.at(place(url), "fruit", 1).root
     assert (root / "commits" / "label-00000.json").is_file()
-    Run(root).look()
+    Run(root).refresh()
     assert not (root / "commits" / "label-00000.json").exists()  # the store has not got it
     machine("another")
     build = run_through(quick, place(url))
@@ -400,7 +400,7 @@ def test_a_holder_that_has_lost_its_lease_puts_nothing_more(
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
     run = Run.at(place(url), "fruit", 1)
     with run.lock():
-        run.write_round(1, {"number": 1})
+        run.rounds.write(1, {"number": 1})
         put(s3, run.address, ".lock", THEIRS)
         deadline = time.monotonic() + 10
         while interrupts._halted is None:
@@ -409,10 +409,10 @@ def test_a_holder_that_has_lost_its_lease_puts_nothing_more(
         before = stored(s3, run.address)
         for write in (
             interrupts.checkpoint,
-            lambda: run.write_round(2, {"number": 2}),
-            lambda: run.commit("plan", 0, "x", []),
-            lambda: run.withdraw("judge"),
-            lambda: run.write_spec({"name": "x"}),
+            lambda: run.rounds.write(2, {"number": 2}),
+            lambda: run.marks.commit("plan", 0, "x", []),
+            lambda: run.marks.withdraw("judge"),
+            lambda: run.facts.write_spec({"name": "x"}),
         ):
             with pytest.raises(RunError, match=f"^pid 7 on elsewhere has taken over {run.address}, since this process"):
                 write()
@@ -434,12 +434,12 @@ def test_a_holder_whose_store_was_away_looks_before_it_puts_again(
     away: list[str] = []
     run = Run.at(place(url), "fruit", 1)
     with run.lock():
-        run.quality_file.write_bytes(b"ours")
+        run.paths.quality.write_bytes(b"ours")
         monkeypatch.setattr(aiobotocore.client.AioBaseClient, "_make_api_call", call)
         monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)
         monkeypatch.setattr(objects.time, "sleep", lambda seconds: put(s3, run.address, ".lock", THEIRS))
         with pytest.raises(RunError, match=f"^pid 7 on elsewhere has taken over {run.address}, since this process"):
-            run.commit("judge", None, "inputs", [run.quality_file])
+            run.marks.commit("judge", None, "inputs", [run.paths.quality])
     assert away == ["PutObject"]
     assert stored(s3, run.address) == {".lock": THEIRS}
 
@@ -494,9 +494,9 @@ def test_a_worker_on_another_machine_takes_and_gives_its_shards_only(
         assert flow.work.fn(address, [1], False, False) == 1
         monkeypatch.undo()
         machine("first")
-        head.take_up(files=False, drop=False)
+        head.sync(files=False, drop=False)
         assert build.is_done("measure", 1) and not (head.root / "images" / "00001").exists()
-        head.take_up()
+        head.sync()
         assert len(list(head.root.glob("images/00001/*.png"))) == 4
     named(stored(s3, address))
     build = run_through(quick, place(url))
@@ -692,14 +692,14 @@ def test_a_store_that_goes_away_is_asked_again_and_then_it_is_said(
     monkeypatch.setattr(objects.time, "sleep", lambda seconds: None)
     run = Run.at(place(url), "fruit", 1)
     with run.lock():
-        run.write_round(1, {"number": 1})
+        run.rounds.write(1, {"number": 1})
         assert "commits/round-0001.json" in stored(s3, run.address) and away == [0]
         away[0] = 1000
         monkeypatch.setattr(objects, "RETRY_SECONDS", 0.05)
         with pytest.raises(
             RunError, match=r"cannot be reached \(ConnectionResetError: the line is dead\); what is fin"
         ):
-            run.write_round(1, {"number": 1, "count": 2})
+            run.rounds.write(1, {"number": 1, "count": 2})
 
 
 def test_plain_paths_open_no_store(tmp_path: Path) -> None:
@@ -714,9 +714,9 @@ def test_plain_paths_open_no_store(tmp_path: Path) -> None:
 def test_verdicts_of_people_go_to_the_store(s3: Any, url: str, machine: Any, run_through: Any, quick: Any) -> None:
     run = run_through(quick, place(url)).run
     said = Review(1, None, "reject", None, "borderline", "x")
-    with run.reviewing(), ReviewLog.open(run.reviews_file, run.publish) as log:
+    with run.reviewing(), ReviewLog.open(run.paths.reviews, run.files.publish) as log:
         log.add(said)
-        assert stored(s3, run.address)["reviews.jsonl"] == run.reviews_file.read_bytes()
+        assert stored(s3, run.address)["reviews.jsonl"] == run.paths.reviews.read_bytes()
         machine("second")
         other = Run.at(place(url), "fruit", 1)
         with (
@@ -724,12 +724,12 @@ def test_verdicts_of_people_go_to_the_store(s3: Any, url: str, machine: Any, run
             other.reviewing(),
         ):
             pytest.fail("two reviewers of one run")
-        other.look()
-        assert read_reviews(other.reviews_file).of == {said.about: said}
-    with other.reviewing(), ReviewLog.open(other.reviews_file, other.publish) as log:
+        other.refresh()
+        assert read_reviews(other.paths.reviews).of == {said.about: said}
+    with other.reviewing(), ReviewLog.open(other.paths.reviews, other.files.publish) as log:
         assert log.undo() == said
     with run.reviewing():
-        assert read_reviews(run.reviews_file).of == {}
+        assert read_reviews(run.paths.reviews).of == {}
     assert set(stored(s3, run.address)) & {".review", ".lock"} == set()
 
 
@@ -774,7 +774,7 @@ def test_names_that_lead_out_of_the_folder_are_not_followed(s3: Any, url: str, m
     run = Run.at(place(url), "fruit", 1)
     with run.lock():
         (run.root / "x").write_bytes(b"x")
-        run.commit("judge", None, "inputs", [run.root / "x"])
+        run.marks.commit("judge", None, "inputs", [run.root / "x"])
     content = stored(s3, run.address)
     mark = orjson.loads(content["commits/judge.json"])
     mark.pop("seal")
@@ -791,15 +791,15 @@ def test_files_of_an_earlier_making_do_not_pass_for_the_stores(s3: Any, url: str
     """Of the same size, under the same name, named by a mark that another machine has put."""
     run = Run.at(place(url), "fruit", 1)
     with run.lock():
-        run.quality_file.write_bytes(b"ours")
-        run.commit("judge", None, "inputs", [run.quality_file])
+        run.paths.quality.write_bytes(b"ours")
+        run.marks.commit("judge", None, "inputs", [run.paths.quality])
     machine("second")
     other = Run.at(place(url), "fruit", 1)
     with other.lock():
-        assert other.quality_file.read_bytes() == b"ours"
-        other.withdraw("judge")
-        other.quality_file.write_bytes(b"them")
-        other.commit("judge", None, "inputs", [other.quality_file])
+        assert other.paths.quality.read_bytes() == b"ours"
+        other.marks.withdraw("judge")
+        other.paths.quality.write_bytes(b"them")
+        other.marks.commit("judge", None, "inputs", [other.paths.quality])
         assert stored(s3, run.address)["quality.json"] == b"them"
-    run.look()
-    assert run.quality_file.read_bytes() == b"them"
+    run.refresh()
+    assert run.paths.quality.read_bytes() == b"them"

@@ -66,7 +66,7 @@ def run(tmp_path: Path) -> Run:
     images, labels, more = [], [], {"reasons": [], "passed": True}
     for shard in range(3):
         rows = [row for j in jobs(shard) for row in label_rows(j.id, instances(j.id))]
-        run.write_table(run.table_file("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
+        run.tables.write(run.paths.table("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
         whole = [
             {"image_id": j.id, "instance": None, "sharpness": j.id / 4, "near_duplicate": 2**64 - j.id}
             for j in jobs(shard)
@@ -76,7 +76,7 @@ def run(tmp_path: Path) -> Run:
             [("image_id", pa.int64()), ("instance", pa.int32()), ("sharpness", pa.float32()),
              ("near_duplicate", pa.uint64()), ("stability", pa.float32())]
         )  # fmt: skip
-        run.write_table(run.table_file("measures", shard), pa.Table.from_pylist(each + whole, schema))
+        run.tables.write(run.paths.table("measures", shard), pa.Table.from_pylist(each + whole, schema))
         for j in jobs(shard):
             verdict = "accepted" if j.id % 3 else "rejected"
             images.append({"image_id": j.id, "shard": shard, "split": j.split, "verdict": verdict, **more})
@@ -90,7 +90,7 @@ def run(tmp_path: Path) -> Run:
          ("category_id", pa.int32()), ("verdict", pa.string()), ("reasons", pa.list_(pa.string())),
          ("passed", pa.bool_())]
     )  # fmt: skip
-    run.write_table(run.verdicts_file, pa.Table.from_pylist(images + labels, schema))
+    run.tables.write(run.paths.verdicts, pa.Table.from_pylist(images + labels, schema))
     return run
 
 
@@ -105,7 +105,9 @@ def ids(records: list[Record]) -> list[int]:
 def test_accepted_images_with_their_labels(run: Run) -> None:
     found = list(accepted(run))
     assert [record.job for record in found] == [job(i) for i in IMAGES if i % 3]
-    assert [record.image_path for record in found] == [run.image_file((r.job.id - 1) // SHARD, r.job.id) for r in found]
+    assert [record.image_path for record in found] == [
+        run.paths.image((r.job.id - 1) // SHARD, r.job.id) for r in found
+    ]
     assert [record.measures for record in found] == [{"sharpness": r.job.id / 4} for r in found]
     for record in found:
         i = record.job.id
@@ -151,31 +153,31 @@ def test_verdicts_are_read_a_few_at_a_time(run: Run, monkeypatch: pytest.MonkeyP
 
 def test_tables_in_another_order_are_the_same_records(run: Run) -> None:
     before = list(map(str, accepted(run)))
-    files = [run.table_file(kind, s) for kind in ("labels", "measures") for s in range(3)]  # type: ignore[arg-type]
+    files = [run.paths.table(kind, s) for kind in ("labels", "measures") for s in range(3)]  # type: ignore[arg-type]
     for file in files:
-        table = run.read_table(file)
-        run.write_table(file, table.take(np.random.default_rng(0).permutation(len(table))))
+        table = run.tables.read(file)
+        run.tables.write(file, table.take(np.random.default_rng(0).permutation(len(table))))
     assert list(map(str, accepted(run))) == before
 
 
 def test_scores_that_a_label_has_not(run: Run) -> None:
-    file = run.table_file("labels", 0)
-    table = run.read_table(file)
-    run.write_table(
+    file = run.paths.table("labels", 0)
+    table = run.tables.read(file)
+    run.tables.write(
         file, table.set_column(table.column_names.index("box_iou"), "box_iou", pa.nulls(len(table), "float"))
     )
     scores = [annotation.scores for record in accepted(run) for annotation in record.annotations]
     assert scores[0] == {} and scores[-1] == {"box_iou": float(np.float32(0.4))}
-    run.write_table(file, table.drop_columns(["box_iou"]))
+    run.tables.write(file, table.drop_columns(["box_iou"]))
     assert next(iter(accepted(run))).annotations[0].scores == {}
 
 
 def test_a_run_without_a_label(run: Run) -> None:
     for shard in range(3):
-        file = run.table_file("labels", shard)
-        run.write_table(file, run.read_table(file)[:0])
-    table = run.read_table(run.verdicts_file)
-    run.write_table(run.verdicts_file, table.filter(table["instance"].is_null()))
+        file = run.paths.table("labels", shard)
+        run.tables.write(file, run.tables.read(file)[:0])
+    table = run.tables.read(run.paths.verdicts)
+    run.tables.write(run.paths.verdicts, table.filter(table["instance"].is_null()))
     assert [record.annotations for record in accepted(run)] == [()] * 14
 
 

@@ -24,8 +24,10 @@ from synthgen.base.files import atomic, digest, free_bytes, listed, read_bytes, 
 from synthgen.base.reading import MAX_BYTES
 from synthgen.errors import OutOfRoom, RunError, of_system
 from synthgen.spec import MAX_CLASSES, MAX_VALUES, DatasetSpec
-from synthgen.store import run as store
-from synthgen.store.run import JOB_SCHEMA, Mark, Run
+from synthgen.store.marks import Mark
+from synthgen.store.paths import is_commit
+from synthgen.store.run import Run
+from synthgen.store.tables import JOB_SCHEMA
 from synthgen.types import Job
 
 JOB = Job(
@@ -133,13 +135,13 @@ def test_file_systems_that_know_no_modes_or_sync_no_folders(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", of_files_only)
         with nullcontext() if number != errno.EIO else pytest.raises(OSError, match="output"):
-            run.write_image(0, 1, image)
+            run.images.write(0, 1, image)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "chmod", refused)
         known = number in {errno.EINVAL, errno.EIO}
         with pytest.raises(OSError, match=r"000000000002\.png") if known else nullcontext():
-            run.write_image(0, 2, image)
-    assert run.image_file(0, 2).exists() == (not known)
+            run.images.write(0, 2, image)
+    assert run.paths.image(0, 2).exists() == (not known)
 
 
 def test_a_file_system_that_does_not_say_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +153,7 @@ def test_a_file_system_that_does_not_say_what_is_free(tmp_path: Path, monkeypatc
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
 def test_a_lock_without_room_for_its_holder(run: Run) -> None:
     run.root.mkdir(parents=True, exist_ok=True)
-    run.lock_file.symlink_to("/dev/full")
+    run.paths.lock.symlink_to("/dev/full")
     with pytest.raises(OutOfRoom, match=r"no room left on the disk for .*\.lock; free some"), run.lock():
         pytest.fail("nobody is named")
     with run.reading() as locked:
@@ -192,15 +194,17 @@ def test_digest_does_not_mind_the_order_of_keys() -> None:
 
 def test_work_is_done_once_its_mark_is_there(run: Run) -> None:
     file = write(run.root / "labels" / "00003.parquet")
-    assert not run.is_done("label", 3, "inputs")
-    mark = run.commit("label", 3, "inputs", [file], seconds=1.23456, counts={"images": 2}, environment={"torch": "2"})
-    assert run.is_done("label", 3, "inputs")
-    assert run.mark("label", 3) == mark
+    assert not run.marks.is_done("label", 3, "inputs")
+    mark = run.marks.commit(
+        "label", 3, "inputs", [file], seconds=1.23456, counts={"images": 2}, environment={"torch": "2"}
+    )
+    assert run.marks.is_done("label", 3, "inputs")
+    assert run.marks.read("label", 3) == mark
     assert mark.files == {"labels/00003.parquet": (4, sha256(file))}
     assert (mark.seconds, mark.counts, mark.environment) == (1.235, {"images": 2}, {"torch": "2"})
     assert names(run.root) == ["commits/label-00003.json", "labels/00003.parquet"]
     for stage, shard in (("label", 4), ("measure", 3), ("label", None)):
-        assert not run.is_done(stage, shard, "inputs")  # type: ignore[arg-type]
+        assert not run.marks.is_done(stage, shard, "inputs")  # type: ignore[arg-type]
 
 
 def torn(run: Run, file: Path, mark: Path) -> None:
@@ -249,15 +253,15 @@ DAMAGE = [torn, empty, not_json, a_list, of_another_time, without_files, odd_fil
 @pytest.mark.parametrize("damage", DAMAGE, ids=lambda d: d.__name__)
 def test_a_mark_that_does_not_agree_says_nothing_is_done(damage: Callable[..., None], run: Run) -> None:
     file = write(run.root / "labels" / "00003.parquet")
-    run.commit("label", 3, "inputs", [file])
-    assert run.is_done("label", 3, "inputs")
+    run.marks.commit("label", 3, "inputs", [file])
+    assert run.marks.is_done("label", 3, "inputs")
     damage(run, file, run.root / "commits" / "label-00003.json")
-    assert not run.is_done("label", 3, "inputs")
+    assert not run.marks.is_done("label", 3, "inputs")
 
 
 def test_other_inputs_are_other_work(run: Run) -> None:
-    run.commit("label", 3, "inputs", [write(run.root / "labels" / "00003.parquet")])
-    assert not run.is_done("label", 3, "others")
+    run.marks.commit("label", 3, "inputs", [write(run.root / "labels" / "00003.parquet")])
+    assert not run.marks.is_done("label", 3, "others")
 
 
 def test_outputs_of_a_mark_are_what_its_files_hold() -> None:
@@ -268,74 +272,74 @@ def test_outputs_of_a_mark_are_what_its_files_hold() -> None:
 
 def test_checksums_that_are_known_are_not_computed_again(run: Run) -> None:
     file = write(run.root / "a.bin")
-    mark = run.commit("export", "coco", "inputs", [file], known={"a.bin": (4, "known")})
+    mark = run.marks.commit("export", "coco", "inputs", [file], known={"a.bin": (4, "known")})
     assert mark.files == {"a.bin": (4, "known")}
     assert names(run.root / "commits") == ["export-coco.json"]
 
 
 def test_batches_are_checked_to_the_last_byte(run: Run) -> None:
     files = [write(run.root / "images" / "00001" / f"{i}.png", b"data%d" % i) for i in range(3)]
-    mark = run.commit_batch(1, 0, "inputs", files)
-    run.commit_batch(1, 1, "inputs", [])
-    run.commit_batch(2, 0, "inputs", [])
-    assert run.batch_done(1, 0, "inputs") == mark
-    assert run.batch_done(1, 0, "others") is None
-    assert run.batch_done(1, 2, "inputs") is None
+    mark = run.marks.commit_batch(1, 0, "inputs", files)
+    run.marks.commit_batch(1, 1, "inputs", [])
+    run.marks.commit_batch(2, 0, "inputs", [])
+    assert run.marks.read_batch(1, 0, "inputs") == mark
+    assert run.marks.read_batch(1, 0, "others") is None
+    assert run.marks.read_batch(1, 2, "inputs") is None
     files[1].write_bytes(b"dataX")  # of the same size
-    assert run.batch_done(1, 0, "inputs") is None
-    run.clear_batches(1)
+    assert run.marks.read_batch(1, 0, "inputs") is None
+    run.marks.clear_batches(1)
     assert names(run.root / "commits") == ["partial/generate-00002-0000.json"]
-    run.clear_batches(2)
+    run.marks.clear_batches(2)
     assert not (run.root / "commits" / "partial").exists()
-    run.clear_batches(2)
+    run.marks.clear_batches(2)
 
 
 def test_marks_of_batches_go_once_their_shard_is_done(run: Run) -> None:
     """Though it was killed between the one and the other."""
     for shard in (1, 2):
-        run.commit_batch(shard, 0, "inputs", [])
-    run.commit("generate", 1, "inputs", [])
-    run.sweep()
+        run.marks.commit_batch(shard, 0, "inputs", [])
+    run.marks.commit("generate", 1, "inputs", [])
+    run.marks.sweep()
     assert names(run.root / "commits") == ["generate-00001.json", "partial/generate-00002-0000.json"]
-    torn(run, run.root, run.mark_file("generate", 1))
-    run.commit_batch(1, 0, "inputs", [])
-    run.sweep()  # its batches are all that is known of it
+    torn(run, run.root, run.paths.mark("generate", 1))
+    run.marks.commit_batch(1, 0, "inputs", [])
+    run.marks.sweep()  # its batches are all that is known of it
     assert names(run.root / "commits" / "partial") == ["generate-00001-0000.json", "generate-00002-0000.json"]
 
 
 def test_marks_under_names_that_the_store_gives_to_none_stay_and_count_for_nothing(run: Run) -> None:
     """As copies that a sync tool makes: `plan-000000.json` would be shard 0 once more."""
     files = [write(run.root / "images" / "00000" / f"{i:012d}.png") for i in range(2)]
-    run.commit("plan", 0, "inputs", [])
-    run.commit_batch(0, 1, "inputs", files[:1])
+    run.marks.commit("plan", 0, "inputs", [])
+    run.marks.commit_batch(0, 1, "inputs", files[:1])
     partial = run.root / "commits" / "partial"
     foreign = ["generate-00000-0001 (1).json", "generate-000000-0001.json", "generate-00000-1.json"]
-    shutil.copy(run.mark_file("plan", 0), run.root / "commits" / "plan-000000.json")
-    run.commit_batch(0, 2, "inputs", files[1:])
+    shutil.copy(run.paths.mark("plan", 0), run.root / "commits" / "plan-000000.json")
+    run.marks.commit_batch(0, 2, "inputs", files[1:])
     for name in foreign:
         (partial / "generate-00000-0002.json").rename(partial / name)
-        run.commit_batch(0, 2, "inputs", files[1:])
+        run.marks.commit_batch(0, 2, "inputs", files[1:])
     (partial / "generate-00000-0002.json").unlink()
-    assert run.shards() == [0]
-    assert [(stage, shard) for stage, shard, _ in run.marks()] == [("plan", 0)]
-    assert run.images_kept(0) == 1
-    run.clear_batches(0)
+    assert run.marks.shards() == [0]
+    assert [(stage, shard) for stage, shard, _ in run.marks.read_all()] == [("plan", 0)]
+    assert run.marks.images_in_batches(0) == 1
+    run.marks.clear_batches(0)
     assert names(partial) == sorted(foreign)
-    assert not any(run.is_own(f"commits/partial/{name}") for name in foreign)
-    assert not run.is_own("commits/plan-000000.json")
+    assert not any(is_commit(f"commits/partial/{name}") for name in foreign)
+    assert not is_commit("commits/plan-000000.json")
 
 
 def test_shards_and_rounds_are_read_in_order(run: Run) -> None:
-    assert (run.shards(), run.read_rounds()) == ([], [])
+    assert (run.marks.shards(), run.rounds.read()) == ([], [])
     for shard in (10, 2, 0):
-        run.commit("plan", shard, "inputs", [])
-    assert run.shards() == [0, 2, 10]
+        run.marks.commit("plan", shard, "inputs", [])
+    assert run.marks.shards() == [0, 2, 10]
     rounds = [
         {"number": n, "start": 5, "count": 3, "classes": {1: 0.5, 12: 2.0}, "objects": {0: 1.0}} for n in (1, 2, 3)
     ]
     for round in reversed(rounds):
-        run.write_round(round["number"], round)  # type: ignore[arg-type]
-    assert run.read_rounds() == rounds
+        run.rounds.write(round["number"], round)  # type: ignore[arg-type]
+    assert run.rounds.read() == rounds
 
 
 # The lock
@@ -344,6 +348,7 @@ def test_shards_and_rounds_are_read_in_order(run: Run) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
+from synthgen.store.paths import is_commit
 from synthgen.store.run import Run
 with Run(Path(sys.argv[1])).lock():
     print("held", flush=True)
@@ -363,7 +368,7 @@ def test_the_lock_keeps_others_out_and_dies_with_its_holder(run: Run) -> None:
             holder.send_signal(signal.SIGKILL)
         holder.wait(20)
         with run.lock():
-            assert run.lock_file.read_text().startswith(f"pid {os.getpid()} on ")
+            assert run.paths.lock.read_text().startswith(f"pid {os.getpid()} on ")
     with run.lock():  # and again
         pass
 
@@ -379,20 +384,20 @@ def test_the_lock_is_let_go_if_the_block_fails(run: Run) -> None:
 
 
 def test_spec_and_facts_are_read_back_and_written_only_when_they_change(run: Run) -> None:
-    assert run.read_facts() == {}
+    assert run.facts.read() == {}
     spec, facts = {"name": "früchte", "splits": {"val": 0.5, "a": 0.5}}, {"made_from": {"seed": 7}}
     for _ in range(2):
-        run.write_spec(spec)
-        run.write_facts(facts)
-        assert (run.read_spec(), run.read_facts()) == (spec, facts)
-        assert list(run.read_spec()["splits"]) == ["val", "a"]
-        for path in (run.spec_file, run.root / "run.json"):
+        run.facts.write_spec(spec)
+        run.facts.write(facts)
+        assert (run.facts.read_spec(), run.facts.read()) == (spec, facts)
+        assert list(run.facts.read_spec()["splits"]) == ["val", "a"]
+        for path in (run.paths.spec, run.root / "run.json"):
             os.utime(path, (1, 1))
-    run.write_spec(spec)
-    run.write_facts(facts)
-    assert run.spec_file.stat().st_mtime == (run.root / "run.json").stat().st_mtime == 1
-    run.write_spec({**spec, "count": 1})
-    assert run.read_spec()["count"] == 1
+    run.facts.write_spec(spec)
+    run.facts.write(facts)
+    assert run.paths.spec.stat().st_mtime == (run.root / "run.json").stat().st_mtime == 1
+    run.facts.write_spec({**spec, "count": 1})
+    assert run.facts.read_spec()["count"] == 1
 
 
 def test_a_run_folder_is_known_by_its_spec(tmp_path: Path) -> None:
@@ -402,7 +407,7 @@ def test_a_run_folder_is_known_by_its_spec(tmp_path: Path) -> None:
     assert run.root == tmp_path / "fruit" / "run-0012"
     assert run.number == 12
     assert not run.root.exists()
-    run.write_spec({"name": "fruit"})
+    run.facts.write_spec({"name": "fruit"})
     assert Run.existing(run.root).number == 12
 
 
@@ -424,13 +429,13 @@ BOMB = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     ids=["torn", "twice", "bomb", "code", "no text", "long"],
 )
 def test_a_damaged_spec_is_named_and_written_anew(run: Run, content: bytes, reason: str) -> None:
-    write(run.spec_file, content)
+    write(run.paths.spec, content)
     with pytest.raises(RunError) as stop:
-        run.read_spec()
-    assert str(stop.value).startswith(f"{run.spec_file} cannot be read: ") and reason in str(stop.value)
+        run.facts.read_spec()
+    assert str(stop.value).startswith(f"{run.paths.spec} cannot be read: ") and reason in str(stop.value)
     assert str(stop.value).endswith("; run the spec again to write it anew")
-    run.write_spec({"name": "fruit"})
-    assert run.read_spec() == {"name": "fruit"}
+    run.facts.write_spec({"name": "fruit"})
+    assert run.facts.read_spec() == {"name": "fruit"}
 
 
 def test_a_spec_as_large_as_may_be_is_read_back(run: Run, good: dict[str, Any]) -> None:
@@ -441,8 +446,8 @@ def test_a_spec_as_large_as_may_be_is_read_back(run: Run, good: dict[str, Any]) 
     good["prompts"]["slots"] = {"ground": values[:5000], "light": values[:5000]}
     spec = DatasetSpec.parse(good).dump()
     assert len(yaml.safe_dump(spec, allow_unicode=True)) > MAX_BYTES
-    run.write_spec(spec)
-    assert run.read_spec() == spec
+    run.facts.write_spec(spec)
+    assert run.facts.read_spec() == spec
 
 
 # Images
@@ -450,24 +455,24 @@ def test_a_spec_as_large_as_may_be_is_read_back(run: Run, good: dict[str, Any]) 
 
 def test_images_are_read_back_and_read_only(run: Run) -> None:
     image = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    path = run.write_image(1, 42, image)
+    path = run.images.write(1, 42, image)
     assert path == run.root / "images" / "00001" / "000000000042.png"
     assert path.stat().st_mode & 0o777 == 0o444
-    assert (run.read_image(1, 42) == image).all()
-    mark = run.commit("generate", 1, "inputs", [path])
-    assert (run.read_image(1, 42, mark) == image).all()
-    assert run.images_made(1) == 1 and run.images_made(2) == 0
-    run.write_image(1, 42, image[::-1].copy())  # replaced, as a batch is that is made again
+    assert (run.images.read(1, 42) == image).all()
+    mark = run.marks.commit("generate", 1, "inputs", [path])
+    assert (run.images.read(1, 42, mark) == image).all()
+    assert run.images.count(1) == 1 and run.images.count(2) == 0
+    run.images.write(1, 42, image[::-1].copy())  # replaced, as a batch is that is made again
     with pytest.raises(RunError, match="is not the image that was made: its checksum differs"):
-        run.read_image(1, 42, mark)
+        run.images.read(1, 42, mark)
 
 
 def test_images_that_cannot_be_read_are_named(run: Run) -> None:
     with pytest.raises(RunError, match=r"images/00001/000000000042.png cannot be read: No such file"):
-        run.read_image(1, 42)
-    write(run.image_file(1, 42), b"no image")
+        run.images.read(1, 42)
+    write(run.paths.image(1, 42), b"no image")
     with pytest.raises(RunError, match=r"images/00001/000000000042.png is no readable image"):
-        run.read_image(1, 42)
+        run.images.read(1, 42)
 
 
 # Tables
@@ -483,8 +488,8 @@ JOBS = {
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)
 def test_jobs_are_read_back(job: Job, run: Run) -> None:
-    run.write_jobs(0, [job, JOB])
-    row, other = run.read_jobs(0)
+    run.tables.write_jobs(0, [job, JOB])
+    row, other = run.tables.read_jobs(0)
     assert list(row) == JOB_SCHEMA.names
     row["id"] = row.pop("image_id")
     row["slots"] = dict(row["slots"])
@@ -498,16 +503,16 @@ def test_jobs_are_read_back(job: Job, run: Run) -> None:
 
 def test_the_same_jobs_are_the_same_bytes(run: Run) -> None:
     job = replace(JOB, slots=dict(reversed(JOB.slots.items())))
-    first = run.write_jobs(0, [JOB]).read_bytes()
-    assert run.write_jobs(1, [job]).read_bytes() == first
+    first = run.tables.write_jobs(0, [JOB]).read_bytes()
+    assert run.tables.write_jobs(1, [job]).read_bytes() == first
 
 
 def test_a_damaged_table_is_named(run: Run) -> None:
-    write(run.table_file("jobs", 3), b"PAR1 no table PAR1")
+    write(run.paths.table("jobs", 3), b"PAR1 no table PAR1")
     with pytest.raises(RunError, match=r"^jobs/00003.parquet cannot be read: "):
-        run.read_jobs(3)
+        run.tables.read_jobs(3)
     with pytest.raises(RunError, match=r"^jobs/00004.parquet cannot be read: "):
-        run.read_jobs(4)
+        run.tables.read_jobs(4)
 
 
 # Room
@@ -516,4 +521,4 @@ def test_a_damaged_table_is_named(run: Run) -> None:
 def test_free_bytes_of_a_folder_that_is_not_there_yet(run: Run) -> None:
     assert 0 < free_bytes(run.root) < math.inf
     assert not run.root.exists()
-    assert store.JOB_SCHEMA.field("seed").type == "int64"
+    assert JOB_SCHEMA.field("seed").type == "int64"

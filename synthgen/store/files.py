@@ -1,0 +1,124 @@
+"""The files of a run folder: written whole, removed and read, here and in the object store that the folder mirrors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from synthgen.base.files import Entry, atomic, free_bytes, read_bytes, write_sealed
+from synthgen.errors import OutOfRoom, RunError
+from synthgen.store.mirror import Mirror
+from synthgen.store.paths import Paths
+
+SPARE_BYTES = 1_000_000  # left free for marks, tables and the database that Prefect keeps
+
+
+class Files:
+    """The files of a run folder.
+
+    Attributes:
+        paths: of the folder.
+        mirror: the folder's, if it mirrors one in an object store.
+        confirm: called before anything of the folder is changed. It raises RunError if another process has taken over
+            the lock that this one held.
+    """
+
+    def __init__(self, paths: Paths, mirror: Mirror | None, confirm: Callable[[], None]) -> None:
+        self.paths, self.mirror, self.confirm = paths, mirror, confirm
+        self._leads_out: dict[Path, bool] = {}  # by folder of the run folder
+
+    # Reading
+
+    def local(self, path: Path) -> Path:
+        """A file of the folder, fetched if only the store has it.
+
+        Raises:
+            RunError: see `inside`.
+        """
+        if self.mirror:
+            self.mirror.fetch([self.paths.name(path)])
+        return self.inside(path)
+
+    def inside(self, path: Path) -> Path:
+        """A file of the folder that is to be read: a run that came from elsewhere may hold links to any file here.
+
+        Raises:
+            RunError: a link on its way leads out of the folder. Exports are not asked: their folders may be moved.
+        """
+        if self.leads_out(path):
+            raise RunError(f"{self.paths.name(path)} is not read: a link on its way leads out of {self.paths.root}")
+        return path
+
+    def leads_out(self, path: Path) -> bool:
+        """Whether a link on the way to a file leads out of the folder."""
+        folder = path.parent
+        if folder not in self._leads_out:
+            self._leads_out[folder] = self._is_outside(folder)
+        return self._leads_out[folder] or (path.is_symlink() and self._is_outside(path))
+
+    def _is_outside(self, path: Path) -> bool:
+        try:
+            return not path.resolve().is_relative_to(self.paths.root)
+        except (OSError, RuntimeError):  # the links form a circle
+            return True
+
+    def has(self, name: str, size: int) -> bool:
+        """Whether a file of this size is here or in the store."""
+        try:
+            if (self.paths.root / name).stat().st_size == size:
+                return True
+        except OSError:
+            pass
+        return self.mirror is not None and self.mirror.has(name, size)
+
+    # Writing
+
+    @contextmanager
+    def writing(self, path: Path) -> Iterator[IO[bytes]]:
+        """`atomic`, for a file of this folder."""
+        self.confirm()  # first: `atomic` would make a folder anew that is gone
+        with atomic(path) as file:
+            yield file
+            self.confirm()
+
+    def write_record(self, path: Path, content: Mapping[str, Any], files: Iterable[tuple[str, Entry]] = ()) -> None:
+        """Writes a sealed record. In a store, it comes after the `files` that it answers for.
+
+        Raises:
+            RunError: it does not read back. A record decides what is done next: without it, a run would do the same for
+                ever.
+        """
+        self.confirm()
+        if write_sealed(path, content) != read_bytes(path):
+            raise RunError(f"{path} does not read back as it was written a moment ago; see to the disk that it is on")
+        if self.mirror:
+            self.mirror.put(dict(files))
+            self.confirm()  # putting may have taken long
+            self.publish(path)
+
+    def publish(self, path: Path) -> None:
+        """Puts a file that no mark names into the store, if there is one."""
+        if self.mirror:
+            self.mirror.put_records([self.paths.name(path)])
+
+    def remove(self, paths: Iterable[Path]) -> None:
+        """Removes files of the folder: first from the store, if there is one."""
+        paths = list(paths)
+        if self.mirror:
+            self.mirror.remove(map(self.paths.name, paths))
+        for path in paths:
+            path.unlink(missing_ok=True)
+
+    def require_room(self, size: int) -> None:
+        """Called before `size` bytes more are written.
+
+        Raises:
+            OutOfRoom: they do not fit; nothing of them is written.
+        """
+        if (free := free_bytes(self.paths.root)) < size + SPARE_BYTES:
+            raise OutOfRoom(
+                f"{free / 1e6:.0f} MB are free for {self.paths.root}, too few to go on; what is finished is "
+                "kept: free some and run the same command again"
+            )

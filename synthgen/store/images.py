@@ -1,0 +1,85 @@
+"""The images of a run: PNG files, a folder a shard."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from synthgen.base.files import Entry, protect
+from synthgen.base.pictures import require_png
+from synthgen.errors import RunError
+from synthgen.store.files import Files
+from synthgen.store.marks import Mark, read_mark
+from synthgen.store.paths import IMAGES, Paths
+
+
+class Images:
+    """The images of a run folder."""
+
+    def __init__(self, files: Files) -> None:
+        self._files, self._paths = files, files.paths
+
+    def write(self, shard: int, image_id: int, image: NDArray[np.uint8]) -> Path:
+        """uint8 (H, W, 3), RGB -> PNG, read-only: exports share it as a hard link.
+
+        Raises:
+            RunError: it could not be read again, see `Files.inside`.
+        """
+        path = self._paths.image(shard, image_id)
+        self._files.inside(path.parent)  # the file replaces a link of its name
+        ok, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        if not ok:
+            raise RunError(f"cannot encode {path.name}: {image.dtype} {image.shape}")
+        with self._files.writing(path) as file:
+            file.write(encoded.tobytes())
+            protect(Path(file.name))
+        return path
+
+    def read(self, shard: int, image_id: int, checked_by: Mark | None = None) -> NDArray[np.uint8]:
+        """-> uint8 (H, W, 3), RGB.
+
+        Raises:
+            RunError: it is not there, or not what the mark says was made.
+        """
+        data, name = self.read_bytes(shard, image_id), self._paths.name(self._paths.image(shard, image_id))
+        if checked_by and checked_by.files.get(name, (0, ""))[1] != hashlib.sha256(data).hexdigest():
+            raise RunError(
+                f"{name} is not the image that was made: its checksum differs; delete it and run again to make it anew"
+            )
+        decoded = None
+        with suppress(ValueError):
+            require_png(data)
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if decoded is None:
+            raise RunError(f"{name} is no readable image; delete it and run again to make it anew")
+        return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def read_bytes(self, shard: int, image_id: int) -> bytes:
+        """The file of an image.
+
+        Raises:
+            RunError: it cannot be read, or see `Files.inside`.
+        """
+        path = self._paths.image(shard, image_id)
+        try:
+            return self._files.local(path).read_bytes()
+        except OSError as error:
+            raise RunError(f"{self._paths.name(path)} cannot be read: {error.strerror}") from error
+
+    def count(self, shard: int) -> int:
+        """The number of a shard's images on the disk now, for showing progress."""
+        return sum(1 for _ in self._paths.images(shard).glob("[0-9]*.png"))
+
+
+def committed_images(folder: Path) -> dict[str, Entry]:
+    """The images in a folder of any run's images, as their mark has them: file name -> [size in bytes, sha256]. Nothing
+    for another folder."""
+    if folder.parent.name != IMAGES or not folder.name.isdigit():
+        return {}
+    mark = read_mark(Paths(folder.parent.parent.resolve()).mark("generate", int(folder.name)))
+    return {name.rpartition("/")[2]: entry for name, entry in mark.files.items()} if mark else {}
