@@ -34,12 +34,12 @@ class Config(BackendConfig):
     """Options of `coco`."""
 
     segmentation: Literal["rle", "polygon"] = Field(
-        "rle", description="rle: compressed RLE; polygon: for loaders that read nothing else. Both keep every pixel."
+        "rle", description="rle: compressed RLE; polygon: for loaders that read no RLE. Both keep every pixel."
     )
     images: Literal["link", "copy", "jpeg", "webp"] = Field(
         "link",
         description="link: hard links to the run's images where the disk can; copy: files of their own; jpeg, webp: "
-        "encoded anew, smaller and with a little loss.",
+        "encoded again, smaller and with a little loss.",
     )
     added: ClassVar[frozenset[str]] = frozenset({"images_in"})
 

@@ -1,4 +1,4 @@
-"""Whether what was asked for was found."""
+"""Whether the requested objects were labelled."""
 
 from collections import Counter
 from typing import Any
@@ -14,7 +14,9 @@ from synthgen.types import Sample
 class Config(ThresholdConfig):
     """Options of `asked_found`."""
 
-    min: float | None = Field(1.0, ge=0, le=1, description="Least share of the asked objects that must be found.")
+    min: float | None = Field(
+        1.0, ge=0, le=1, description="Least share of the requested objects that must be labelled."
+    )
     max: float | None = Field(None, ge=0, le=1, description="Greatest share kept.")
 
 

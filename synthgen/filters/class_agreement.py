@@ -1,4 +1,4 @@
-"""Whether what is in a box looks like its class, by a second model."""
+"""Whether the object in a box looks like its class, by a second model."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar
@@ -23,13 +23,17 @@ class Config(ClipConfig, ThresholdConfig):
     execution: ClassVar[frozenset[str]] = ClipConfig.execution
     judged: ClassVar[frozenset[str]] = ThresholdConfig.judged
 
-    min: float | None = Field(0.5, ge=-1, le=1, description="Least cosine kept. It is of one model: see `calibrate`.")
+    min: float | None = Field(
+        0.5, ge=-1, le=1, description="Least cosine kept. It depends on the model: see `calibrate`."
+    )
     max: float | None = Field(None, ge=-1, le=1, description="Greatest cosine kept.")
     prompt: str = Field(
-        "a photo of a {}", pattern=r"^[^{}]*\{\}[^{}]*$", description="What CLIP is asked, {} being a class's name."
+        "a photo of a {}",
+        pattern=r"^[^{}]*\{\}[^{}]*$",
+        description="CLIP is asked this; {} is a class's name or synonym.",
     )
     confusables: dict[str, tuple[str, ...]] = Field(
-        {}, description="Class name -> words for what is taken for it, in the dataset or not: `bottle: [ball, vase]`."
+        {}, description="Words for objects that are mistaken for a class, by its name: `bottle: [ball, vase]`."
     )
 
 

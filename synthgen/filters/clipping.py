@@ -20,7 +20,9 @@ class Config(ThresholdConfig):
         description="all: red, green and blue at the same limit, so black and white only; any: one of them at either "
         "limit, so vivid colours too.",
     )
-    tolerance: int = Field(0, ge=0, le=64, description="Levels of 0..255 from black or white that count as it.")
+    tolerance: int = Field(
+        0, ge=0, le=64, description="Levels of 0..255 from black or white that still count as black or white."
+    )
 
 
 class Backend(ThresholdFilter[Config]):

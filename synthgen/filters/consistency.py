@@ -1,4 +1,4 @@
-"""Whether SAM gives the same mask when it is asked a little otherwise."""
+"""Whether SAM gives the same mask for slightly other boxes and the mirrored image."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar

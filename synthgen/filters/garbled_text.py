@@ -1,4 +1,4 @@
-"""Text in an image that nobody asked for, or that is not spelt as asked."""
+"""Text in an image that nobody requested, or that is spelt otherwise than requested."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Config(ThresholdConfig):
     min: float | None = Field(None, ge=0, description="Least number of wrong words kept.")
     max: float | None = Field(0, ge=0, description="Greatest number of wrong words kept.")
     min_confidence: float = Field(
-        0.5, ge=0, le=1, description="Lines of text that the OCR is less sure of are not counted."
+        0.5, ge=0, le=1, description="Lines of text with a lower confidence of the OCR do not count."
     )
     min_letters: int = Field(
         2,
         ge=1,
         le=100,
-        description="Shorter words are not counted: wheels and eyes are read as 0. Quoted ones always are.",
+        description="Shorter words do not count, unless quoted: the OCR reads wheels and eyes as 0.",
     )
 
 

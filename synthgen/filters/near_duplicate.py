@@ -29,7 +29,9 @@ class Config(FilterConfig):
     judged: ClassVar[frozenset[str]] = frozenset({"on_fail", "max_distance"})
 
     on_fail: Literal["reject"] = Field("reject", description="An image is rejected; it has no other way to fail.")
-    max_distance: int = Field(4, ge=0, le=16, description="Bits of 64 that may differ between images called alike.")
+    max_distance: int = Field(
+        4, ge=0, le=16, description="Images are alike if at most so many of the 64 bits of their hashes differ."
+    )
 
 
 class Backend(Filter[Config]):

@@ -27,7 +27,7 @@ class Config(ClipConfig, FilterConfig):
     judged: ClassVar[frozenset[str]] = frozenset({"on_fail", "max_cosine"})
 
     on_fail: Literal["reject"] = Field("reject", description="An image is rejected; it has no other way to fail.")
-    max_cosine: float = Field(0.98, gt=-1, le=1, description="Images with a greater cosine are called alike.")
+    max_cosine: float = Field(0.98, gt=-1, le=1, description="Images with a greater cosine are alike.")
 
 
 class Backend(Filter[Config]):

@@ -21,7 +21,9 @@ class Config(ClipConfig, ThresholdConfig):
     execution: ClassVar[frozenset[str]] = ClipConfig.execution
     judged: ClassVar[frozenset[str]] = ThresholdConfig.judged
 
-    min: float | None = Field(0.2, ge=-1, le=1, description="Least cosine kept. It is of one model: see `calibrate`.")
+    min: float | None = Field(
+        0.2, ge=-1, le=1, description="Least cosine kept. It depends on the model: see `calibrate`."
+    )
     max: float | None = Field(None, ge=-1, le=1, description="Greatest cosine kept.")
 
 

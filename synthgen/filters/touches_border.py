@@ -15,7 +15,7 @@ class Config(ThresholdConfig):
     """Options of `touches_border`."""
 
     min: float | None = Field(None, ge=0, le=1, description="Least share kept.")
-    max: float | None = Field(None, ge=0, le=1, description="Greatest share kept; 0 keeps whole objects only.")
+    max: float | None = Field(None, ge=0, le=1, description="Greatest share kept; 0 keeps only whole objects.")
 
 
 class Backend(ThresholdFilter[Config]):

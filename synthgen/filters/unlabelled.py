@@ -1,4 +1,4 @@
-"""Things of the dataset's classes that can be seen in an image and have no label."""
+"""Objects of the dataset's classes that are visible in an image and have no label."""
 
 from collections.abc import Iterable
 from typing import Any, ClassVar

@@ -58,7 +58,7 @@ class Config(ThresholdConfig):
             "ANUS_EXPOSED",
         ),
         min_length=1,
-        description="Classes of NudeNet that are looked for.",
+        description="The classes of NudeNet that count.",
     )
 
 

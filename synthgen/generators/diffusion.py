@@ -80,21 +80,29 @@ OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "
 class Config(ModelConfig):
     execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"variant", "compile", "offload"}
 
-    variant: str | None = Field(None, description="Of the weights' files, such as `fp16`.")
-    scheduler: str | None = Field(None, description="Class name in diffusers; default: the model's own.")
-    scheduler_options: dict[str, Any] = Field({}, description="Such as `use_karras_sigmas: true`.")
-    num_inference_steps: int = Field(20, ge=1, le=1000, description="Denoising steps: more are slower and finer.")
-    guidance_scale: float = Field(3.0, ge=0, le=100, description="How closely the prompt is followed; 1 is unguided.")
-    call_options: dict[str, Any] = Field({}, description="Further arguments of the pipeline's call, as it names them.")
+    variant: str | None = Field(None, description="The variant of the weight files, such as `fp16`.")
+    scheduler: str | None = Field(None, description="A scheduler class of diffusers; default: the model's own.")
+    scheduler_options: dict[str, Any] = Field(
+        {}, description="Options of the scheduler, such as `use_karras_sigmas: true`."
+    )
+    num_inference_steps: int = Field(
+        20, ge=1, le=1000, description="Denoising steps: more are slower and give finer images."
+    )
+    guidance_scale: float = Field(
+        3.0, ge=0, le=100, description="How closely the image follows the prompt; 1 is unguided."
+    )
+    call_options: dict[str, Any] = Field(
+        {}, description="Further arguments of the pipeline's call, by their names in diffusers."
+    )
     compile: devices.Compile = Field(
-        "auto", description="The model's repeated blocks, by torch.compile. `auto`: on CUDA, where Triton is installed."
+        "auto", description="Compiles the model's repeated blocks. `auto`: on CUDA where Triton is installed."
     )
     offload: devices.Offload = Field(
         "auto",
-        description="`model`: a part of it is on the device only while it computes. `auto`: where not all of it fits.",
+        description="`model`: a part is on the device only while it computes. `auto`: where the whole does not fit.",
     )
     safety_checker: bool = Field(
-        True, description="Keep the model's own, if it has one: it makes images black that it minds."
+        True, description="Keeps the model's own, if it has one. It replaces images that it flags with black ones."
     )
 
     @field_validator("scheduler")

@@ -45,19 +45,19 @@ class Config(ModelConfig):
     prompt: str = Field(
         "a photo of a {}",
         pattern=r"^[^{}]*\{\}[^{}]*$",
-        description="What OWLv2 is asked, {} being a class's name or synonym. Grounding DINO is asked the bare words.",
+        description="OWLv2 is asked this; {} is a class's name or synonym. Grounding DINO is asked the bare words.",
     )
-    score_threshold: float = Field(0.2, ge=0, le=1, description="Boxes need a `grounding_score` above this.")
+    score_threshold: float = Field(0.2, ge=0, le=1, description="A box needs a `grounding_score` above this.")
     class_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
-        {}, description="Class name -> its own threshold."
+        {}, description="The threshold of a class, by its name."
     )
-    nms_iou: float = Field(0.5, ge=0, le=1, description="Of two boxes of a class that overlap more, the better stays.")
-    cross_class_nms_iou: float = Field(
-        0.8, ge=0, le=1, description="Of two boxes of different classes that overlap more, the better stays."
+    nms_iou: float = Field(
+        0.5, ge=0, le=1, description="If two boxes of a class overlap more than this, only the better one stays."
     )
+    cross_class_nms_iou: float = Field(0.8, ge=0, le=1, description="The same for two boxes of different classes.")
     # 1000 masks of 1024 x 1024 px are a gigabyte.
     max_boxes: int = Field(
-        300, ge=1, le=1000, description="The most boxes of an image, best first: bounds a mask's memory."
+        300, ge=1, le=1000, description="The most boxes of an image; the best stay. It bounds the memory of masks."
     )
 
 

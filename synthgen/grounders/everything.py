@@ -1,4 +1,4 @@
-"""Boxes are those of everything in the image that a class's name fits, whether it was asked for or not."""
+"""Boxes of everything in the image that a class's name fits, requested or not."""
 
 from __future__ import annotations
 

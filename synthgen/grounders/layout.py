@@ -1,4 +1,4 @@
-"""Boxes are those that the job's layout asked for: nothing is looked for, so there is no score."""
+"""The boxes of the job's layout. It looks for nothing, so there is no score."""
 
 from __future__ import annotations
 

@@ -38,23 +38,36 @@ class DiscoveryConfig(ModelConfig):
 
     execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"clip"}
 
-    clip: str = Field("mini", description="The CLIP that names what was found: `mini`, a folder, or a model id.")
-    points_per_side: int = Field(12, ge=1, le=128, description="Points of the grid along a side; SAM's own takes 32.")
-    predicted_iou: float = Field(0.7, ge=0, le=1, description="Least predicted IoU of a mask; SAM's own takes 0.88.")
-    stability_score: float = Field(0.5, ge=0, le=1, description="Least stability of a mask; SAM's own takes 0.95.")
+    clip: str = Field(
+        "mini", description="The CLIP that names the masks: `mini`, a folder, or a Hugging Face model id."
+    )
+    points_per_side: int = Field(
+        12, ge=1, le=128, description="Points on a side of the grid; SAM's own mask generator uses 32."
+    )
+    predicted_iou: float = Field(
+        0.7, ge=0, le=1, description="Least predicted IoU of a mask; SAM's own mask generator uses 0.88."
+    )
+    stability_score: float = Field(
+        0.5, ge=0, le=1, description="Least stability of a mask; SAM's own mask generator uses 0.95."
+    )
     nms_iou: float = Field(
-        0.85, ge=0, le=1, description="Of two masks that overlap more, the better stays; SAM's own takes 0.7."
+        0.85,
+        ge=0,
+        le=1,
+        description="If two masks overlap more, only the better one stays; SAM's own mask generator uses 0.7.",
     )
     proposals: Literal["things", "official"] = Field(
         "things",
         description="`official`: the masks of SamAutomaticMaskGenerator. `things`: also those that lie on others.",
     )
     prompt: str = Field(
-        "a photo of a {}", pattern=r"^[^{}]*\{\}[^{}]*$", description="What CLIP is asked, {} being a class's name."
+        "a photo of a {}",
+        pattern=r"^[^{}]*\{\}[^{}]*$",
+        description="CLIP is asked this; {} is a class's name or synonym.",
     )
     agreement: float = Field(0.5, ge=-1, le=1, description="Least cosine of a crop with its class's text.")
     others: tuple[str, ...] = Field(
-        (), description="Texts of what else there may be; a crop that agrees better with one of them is left out."
+        (), description="Texts for other objects; a crop that agrees better with one of them is left out."
     )
 
 

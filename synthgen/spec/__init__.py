@@ -71,27 +71,28 @@ class ClassSpec(_Strict):
 
     name: str = Field(min_length=1, max_length=200, description="Used in prompts, and as the COCO category's name.")
     synonyms: tuple[Word, ...] = Field(
-        (), max_length=100, description="Other words for it; a grounder asks for them too."
+        (), max_length=100, description="Other words for it; grounders look for them too."
     )
     prompt: dict[str, float] = Field(
         {},
         max_length=MAX_ENTRIES,
-        description="How prompts name one of it, article and all: text, a list, or text: weight. Default: its name "
-        "after `a` or `an`.",
+        description="How prompts name one, with the article: text, a list, or text: weight. Default: `a` or `an` and "
+        "the name.",
     )
     id: int | None = Field(
-        None, strict=True, ge=1, lt=2**31, description="Its category id in exports. Default: its place, from 1."
+        None, strict=True, ge=1, lt=2**31, description="Its category id in exports. Default: its position, from 1."
     )
-    supercategory: str = Field("", max_length=200, description="Of its category in exports.")
+    supercategory: str = Field("", max_length=200, description="The supercategory of its category in exports.")
     aspect_ratio: tuple[float, float] | None = Field(
-        None, description="Least and greatest width over height of its layout boxes; default: what the model declares."
+        None,
+        description="Least and greatest width over height of its layout boxes, from 0.05 to 20. Default: the model's.",
     )
     min_instances: int | None = Field(
         None,
         strict=True,
         ge=0,
         le=1_000_000_000,
-        description="Its own quota: the least number of its instances kept in accepted images; 0 is none. Default: "
+        description="Its own quota: the least number of its instances in accepted images; 0 is no quota. Default: "
         "the dataset's `min_instances_per_class`.",
     )
 
@@ -126,9 +127,11 @@ class Template(_Strict):
     text: str = Field(
         min_length=1,
         max_length=20_000,
-        description="`{objects}` stands for the things asked for; any other name is a slot.",
+        description="`{objects}` stands for the requested objects; every other name in braces is a slot.",
     )
-    weight: float = Field(1.0, gt=0, le=MAX_WEIGHT, description="How often it is taken, beside the others.")
+    weight: float = Field(
+        1.0, gt=0, le=MAX_WEIGHT, description="How often it is used, compared with the other templates."
+    )
 
     @field_validator("text")
     @classmethod
@@ -141,15 +144,17 @@ class PromptSpec(_Strict):
     """Prompts: templates with slots, each choice made in proportion to its weight."""
 
     templates: tuple[Template, ...] = Field(
-        (), max_length=MAX_ENTRIES, description="For images with objects; each has `{objects}`."
+        (), max_length=MAX_ENTRIES, description="For images with objects; each contains `{objects}`."
     )
     background_templates: tuple[Template, ...] = Field(
         (), max_length=MAX_ENTRIES, description="For images without objects."
     )
     slots: dict[str, dict[str, float]] = Field(
-        {}, max_length=MAX_ENTRIES, description="Slot -> its values, as a list or as value: weight."
+        {}, max_length=MAX_ENTRIES, description="The values of each slot, as a list or as value: weight."
     )
-    negative_prompt: str = Field("", max_length=20_000, description="What images should not show; the same for all.")
+    negative_prompt: str = Field(
+        "", max_length=20_000, description="What images should not show; the same for all images."
+    )
 
     @field_validator("templates", "background_templates", mode="before")
     @classmethod
@@ -236,10 +241,11 @@ class LayoutSpec(_Strict):
     """Where objects are put, before the image is made."""
 
     size: tuple[float, float] = Field(
-        (0.3, 0.55), description="Least and greatest long side of a box, as a share of the image's shorter side."
+        (0.3, 0.55),
+        description="Least and greatest long side of a box, as shares of the image's shorter side, from 0.02 to 1.",
     )
     max_overlap: float = Field(
-        0.0, ge=0, le=1, description="Most of a box that another may cover, as a share of the smaller."
+        0.0, ge=0, le=1, description="How much two boxes may overlap, as a share of the smaller one."
     )
     margin: float = Field(0.02, ge=0, lt=0.5, description="Kept free at the image's borders, as a share of its side.")
 
@@ -254,46 +260,51 @@ class LayoutSpec(_Strict):
 class DatasetSpec(_Strict):
     """A dataset: what is in it, how it is made, labelled, filtered, split and exported."""
 
-    version: Literal[1] = Field(1, description="Of this format.")
-    name: Name = Field(description="The dataset's name, and its folder's.")
-    description: str = Field("", max_length=10_000, description="Goes into the exports; default: the name.")
+    version: Literal[1] = Field(1, description="The version of this format.")
+    name: Name = Field(description="Names the dataset and its folder.")
+    description: str = Field("", max_length=10_000, description="Exports show it; default: the name.")
     seed: int = Field(0, strict=True, ge=0, lt=2**63, description="Another seed makes another dataset.")
-    count: int = Field(strict=True, ge=1, le=9_999_999, description="Accepted images wanted.")
-    budget: float = Field(4.0, ge=1, le=1000, description="At most this many images are made for each one wanted.")
+    count: int = Field(strict=True, ge=1, le=9_999_999, description="The number of accepted images.")
+    budget: float = Field(4.0, ge=1, le=1000, description="At most `count` times `budget` images are made.")
     min_instances_per_class: int = Field(
         0,
         strict=True,
         ge=0,
         le=1_000_000_000,
-        description="The quota of every class that has none of its own: the least number of instances kept in accepted "
-        "images, of which there are then more than `count` if need be; 0 is none.",
+        description="The quota of every class that has none of its own: the least number of its instances in accepted "
+        "images. A quota may accept more than `count` images. 0 is no quota.",
     )
-    height: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="px")
-    width: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="px")
+    height: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="The images' height in px.")
+    width: int = Field(strict=True, ge=64, le=4096, multiple_of=8, description="The images' width in px.")
     classes: tuple[ClassSpec, ...] = Field(
-        min_length=1, max_length=MAX_CLASSES, description="Names, or mappings with `name`."
+        min_length=1, max_length=MAX_CLASSES, description="Each class is a name, or a mapping with `name`."
     )
     objects_per_image: dict[int, float] = Field(
-        {1: 1.0}, description="A number; [least, most], all as likely; or number: weight. 0 makes background images."
+        {1: 1.0},
+        description="A number; [least, most], all equally likely; or number: weight. 0 makes background images.",
     )
-    prompts: PromptSpec = Field(description="What the generator is asked for, in words.")
-    layout: LayoutSpec | None = Field(None, description="Null: the prompt alone places things.")
-    generator: SerializeAsAny[Config] = Field(description="Makes images of prompts; default: `diffusion`.")
+    prompts: PromptSpec = Field(description="Templates of the prompts.")
+    layout: LayoutSpec | None = Field(
+        None, description="Places objects before the image is made. Null: the prompt alone places them."
+    )
+    generator: SerializeAsAny[Config] = Field(description="Makes an image of each prompt; default: `diffusion`.")
     grounder: SerializeAsAny[Config] = Field(description="Says which object is where; default: `layout`.")
-    segmenter: SerializeAsAny[Config] = Field(description="Makes masks of boxes; default: `sam`.")
+    segmenter: SerializeAsAny[Config] = Field(description="Makes a mask of each box; default: `sam`.")
     filters: dict[Name, SerializeAsAny[FilterConfig]] = Field(
         max_length=MAX_FILTERS,
-        description="Name -> options, each with its threshold. Those given replace the default ones.",
+        description="The options of each filter, by its name. Given filters replace the default ones.",
     )
     splits: dict[Name, float] = Field(
-        {"train": 0.8, "val": 0.1, "test": 0.1}, max_length=MAX_ENTRIES, description="Shares, summing to 1."
+        {"train": 0.8, "val": 0.1, "test": 0.1},
+        max_length=MAX_ENTRIES,
+        description="The share of each split; the shares sum to 1.",
     )
     exporters: dict[Name, SerializeAsAny[Config]] = Field(
-        max_length=MAX_ENTRIES, description="Name -> options; default: `coco`."
+        max_length=MAX_ENTRIES, description="The options of each exporter, by its name; default: `coco`."
     )
     shard_size: int = Field(64, strict=True, ge=1, le=4096, description="Images committed together.")
     grow: bool = Field(
-        False, strict=True, description="At its end, every run merges all finished ones into one dataset."
+        False, strict=True, description="Every run, at its end, merges all finished runs into one dataset."
     )
 
     @property
