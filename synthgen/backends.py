@@ -27,8 +27,6 @@ from synthgen import devices
 from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, PromptForm, Record, Sample
 
-KINDS = ("generator", "grounder", "segmenter", "filter", "exporter")
-
 
 class Config(BaseModel):
     """A backend's options. `use` names the backend. Those named in `execution` say where and how it is computed (the
@@ -277,9 +275,52 @@ class Exporter(Stage[C]):
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of backend.
+
+    Attributes:
+        base: the class that backends of this kind extend.
+        defaults: the built-in backends that a spec has if it names none.
+        many: True: a spec has any number of them, each with a name. False: it has exactly one.
+    """
+
+    name: str
+    base: type[Stage[Any]]
+    defaults: tuple[str, ...]
+    many: bool = False
+
+    @property
+    def key(self) -> str:
+        """The key of the spec under which backends of this kind stand."""
+        return f"{self.name}s" if self.many else self.name
+
+    @property
+    def package(self) -> str:
+        """The package that holds the built-in backends."""
+        return f"synthgen.{self.name}s"
+
+
+DEFAULT_FILTERS = (
+    "asked_found", "predicted_iou", "stability", "box_agreement", "mask_area", "mask_overlap", "class_agreement",
+    "sharpness", "near_duplicate",
+)  # fmt: skip
+# A new kind is a row here, a package of its name, and a field of `DatasetSpec` and of `Stages` that bears its key.
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind("generator", Generator, ("diffusion",)),
+        Kind("grounder", Grounder, ("layout",)),
+        Kind("segmenter", Segmenter, ("sam",)),
+        Kind("filter", Filter, DEFAULT_FILTERS, many=True),
+        Kind("exporter", Exporter, ("coco",), many=True),
+    )
+}
+
+
 def builtin(kind: str) -> list[str]:
-    """Names of the built-in backends of a kind. Modules whose names start with `_` are none: they help backends."""
-    package = importlib.import_module(f"synthgen.{kind}s")
+    """Names of the built-in backends of a kind. A module whose name starts with `_` is a helper, and no backend."""
+    package = importlib.import_module(KINDS[kind].package)
     return sorted(m.name for m in pkgutil.iter_modules(package.__path__) if not m.name.startswith("_"))
 
 
@@ -319,7 +360,7 @@ def backend_module(kind: str, use: str) -> ModuleType:
         except Exception as error:  # whatever a user's module does when it is imported
             raise LookupError(f"cannot import your module {use!r}: {error}") from error
     elif use in builtin(kind):
-        module = importlib.import_module(f"synthgen.{kind}s.{use}")
+        module = importlib.import_module(f"{KINDS[kind].package}.{use}")
     else:
         known = builtin(kind)
         raise LookupError(f"no {kind} is called {use!r}{nearest(use, known)}; there are: {listed(known)}")

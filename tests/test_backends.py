@@ -1,12 +1,13 @@
 """What every backend owes: the built-in ones, all of them, and a user's own."""
 
 import contextlib
+import importlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from synthgen.backends import KINDS, Filter, ModelConfig, Request, backend_modul
 from synthgen.errors import BackendError, Problem, SpecError
 from synthgen.models import ModelMissing
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Sample
 
@@ -60,13 +62,27 @@ def test_there_are_backends_of_every_kind():
             ("filter", "near_duplicate"), ("exporter", "coco")} <= set(EVERY)  # fmt: skip
 
 
+def test_specs_and_stages_have_a_field_for_each_kind():
+    keys = {kind.key for kind in KINDS.values()}
+    assert keys <= set(DatasetSpec.model_fields) and keys == {field.name for field in fields(Stages)}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_that_starts_with_an_underscore_is_a_helper(kind, tmp_path, monkeypatch):
+    package = importlib.import_module(KINDS[kind].package)
+    for name in ("_shared", "another"):
+        (tmp_path / f"{name}.py").write_text("Config = Backend = object")
+    monkeypatch.setattr(package, "__path__", [*package.__path__, str(tmp_path)])
+    assert "another" in builtin(kind) and "_shared" not in builtin(kind)
+    with pytest.raises(LookupError, match=f"no {kind} is called '_shared'"):
+        backend_module(kind, "_shared")
+
+
 @every
 def test_module_says_what_it_is(kind, name):
     module = backend_module(kind, name)
     assert module.__doc__ and module.__doc__.strip()
-    base = {"generator": "Generator", "grounder": "Grounder", "segmenter": "Segmenter", "filter": "Filter",
-            "exporter": "Exporter"}[kind]  # fmt: skip
-    assert base in {c.__name__ for c in module.Backend.__mro__}
+    assert issubclass(module.Backend, KINDS[kind].base)
     assert module.Backend.__doc__ and module.Backend.__module__ == module.__name__
     assert module.Backend.__doc__ not in {c.__doc__ for c in module.Backend.__mro__[1:]}
 
@@ -123,9 +139,8 @@ def test_fingerprint_leaves_out_what_decides_nothing(kind, name):
 @every
 def test_specs_take_it(kind, name, good):
     """By name, with its options, and back from the plain data that a run folder keeps."""
-    key = {"filter": "filters", "exporter": "exporters"}.get(kind)
     options = {"use": name, **REQUIRED.get((kind, name), {})}
-    good = {**good, key: {"mine": options}} if key else {**good, kind: options}
+    good = {**good, KINDS[kind].key: {"mine": options} if KINDS[kind].many else options}
     spec = DatasetSpec.parse(good)
     assert DatasetSpec.parse(spec.dump()) == spec
 

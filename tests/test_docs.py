@@ -16,7 +16,7 @@ from synthgen.backends import KINDS, backend_module, builtin
 from synthgen.base.reading import load_yaml
 from synthgen.cli import app
 from synthgen.orchestration.profile import Profile, load_profile
-from synthgen.spec import DEFAULTS, ClassSpec, DatasetSpec, LayoutSpec, PromptSpec, Template, load_spec
+from synthgen.spec import ClassSpec, DatasetSpec, LayoutSpec, PromptSpec, Template, load_spec
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "specs" / "quickstart.yaml"
@@ -182,7 +182,7 @@ def test_scripts_that_are_named_exist() -> None:
 def test_the_filters_table_names_every_filter_with_its_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", TEXTS["docs/filters.md"], re.MULTILINE))
     assert set(rows) == set(builtin("filter"))
-    assert tuple(rows)[: len(DEFAULTS["filters"])] == DEFAULTS["filters"]
+    assert tuple(rows)[: len(KINDS["filter"].defaults)] == KINDS["filter"].defaults
     for name, said in rows.items():
         config = backend_module("filter", name).Config(use=name)
         limits = [getattr(config, key, None) for key in ("min", "max", "max_distance", "max_cosine")]

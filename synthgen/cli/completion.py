@@ -25,12 +25,13 @@ def _paths(incomplete: str, patterns: list[str]) -> list[str]:
 
 def spec_keys(incomplete: str) -> list[str]:
     """Keys of a spec for `--set`, and the names of built-in backends that stand in keys or as `use`."""
-    from synthgen.backends import builtin
+    from synthgen.backends import KINDS, builtin
     from synthgen.spec import DatasetSpec
 
     keys = [f"{name}=" for name in DatasetSpec.model_fields]
-    keys += [f"{kind}.use={name}" for kind in ("generator", "grounder", "segmenter") for name in builtin(kind)]
-    keys += [f"{kind}s.{name}." for kind in ("filter", "exporter") for name in builtin(kind)]
+    for kind in KINDS.values():
+        begin, end = (f"{kind.key}.", ".") if kind.many else (f"{kind.key}.use=", "")
+        keys += [f"{begin}{name}{end}" for name in builtin(kind.name)]
     return sorted(key for key in keys if key.startswith(incomplete))
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthgen.backends import Exporter, Filter, Generator, Grounder, Segmenter, Stage, backend_module, is_own
+from synthgen.backends import KINDS, Exporter, Filter, Generator, Grounder, Segmenter, Stage, backend_module, is_own
 from synthgen.errors import Problem, SpecError
 from synthgen.models import ModelMissing
-from synthgen.spec import STAGES, DatasetSpec
+from synthgen.spec import DatasetSpec
 from synthgen.spec.unloaded import UnloadedConfig
 from synthgen.spec.unloaded import backend as unloaded
 
@@ -32,23 +32,18 @@ class Stages:
                 return unloaded(kind, config, spec.categories)
             return backend_module(kind, config.use).Backend(config, spec.categories)
 
-        return cls(
-            build("generator", spec.generator),
-            build("grounder", spec.grounder),
-            build("segmenter", spec.segmenter),
-            {name: build("filter", config) for name, config in spec.filters.items()},
-            {name: build("exporter", config) for name, config in spec.exporters.items()},
-        )
+        stages: dict[str, Any] = {}
+        for kind in KINDS.values():
+            config = getattr(spec, kind.key)
+            if kind.many:
+                stages[kind.key] = {name: build(kind.name, one) for name, one in config.items()}
+            else:
+                stages[kind.key] = build(kind.name, config)
+        return cls(**stages)
 
     def named(self) -> dict[str, Stage[Any]]:
         """Key in the spec -> backend."""
-        return {
-            "generator": self.generator,
-            "grounder": self.grounder,
-            "segmenter": self.segmenter,
-            **{f"filters.{name}": f for name, f in self.filters.items()},
-            **{f"exporters.{name}": e for name, e in self.exporters.items()},
-        }
+        return _by_key(self)
 
     def models(self, recorded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Key in the spec -> model, revision, exact weights and licences, of the backends that have a model.
@@ -75,12 +70,16 @@ class Stages:
         return models
 
 
+def _by_key(owner: Stages | DatasetSpec) -> dict[str, Any]:
+    """Key in the spec, such as `generator` or `filters.sharpness` -> what the owner has there."""
+    found: dict[str, Any] = {}
+    for kind in KINDS.values():
+        value = getattr(owner, kind.key)
+        found |= {f"{kind.key}.{name}": one for name, one in value.items()} if kind.many else {kind.key: value}
+    return found
+
+
 def own_modules(spec: DatasetSpec) -> dict[str, str]:
     """Key in the spec -> file, of the user's own modules that it names and that are imported."""
-    configs = {
-        **{kind: getattr(spec, kind) for kind in STAGES},
-        **{f"filters.{name}": config for name, config in spec.filters.items()},
-        **{f"exporters.{name}": config for name, config in spec.exporters.items()},
-    }
-    named = {key: config.use for key, config in configs.items() if is_own(config.use)}
+    named = {key: config.use for key, config in _by_key(spec).items() if is_own(config.use)}
     return {key: str(getattr(sys.modules.get(use), "__file__", use)) for key, use in named.items()}

@@ -26,22 +26,13 @@ from pydantic import (
     model_validator,
 )
 
-from synthgen.backends import Config, FilterConfig, backend_module, is_own
+from synthgen.backends import KINDS, Config, FilterConfig, backend_module, is_own
 from synthgen.base.files import at_home
 from synthgen.base.reading import as_written, load_yaml, read_text
 from synthgen.base.wording import folded, looked_at, plain, shown, takes
 from synthgen.errors import Problem, SpecError, listed, nearest
 from synthgen.spec.unloaded import Recorded, UnloadedConfig, UnloadedFilterConfig
 from synthgen.types import Category
-
-STAGES = {"generator": "diffusion", "grounder": "layout", "segmenter": "sam"}
-DEFAULTS = {
-    "filters": (
-        "asked_found", "predicted_iou", "stability", "box_agreement", "mask_area", "mask_overlap", "class_agreement",
-        "sharpness", "near_duplicate",
-    ),
-    "exporters": ("coco",),
-}  # fmt: skip
 
 # Far above what anybody needs, and low enough that a spec of this size is checked in a moment.
 MAX_CLASSES = 2000
@@ -439,13 +430,15 @@ class DatasetSpec(_Strict):
         data = dict(raw)
         problems: list[Problem] = []
         failed: set[tuple[str, ...]] = set()
-        for kind, default in STAGES.items():
-            data[kind] = _parse_stage(kind, (kind,), data.get(kind), default, unloaded, problems, failed)
-        for key, kind in (("filters", "filter"), ("exporters", "exporter")):
-            given = data.get(key, dict.fromkeys(DEFAULTS[key]))
-            if isinstance(given, dict) and len(given) <= MAX_ENTRIES:  # else it is told so below, in a moment
+        for kind in KINDS.values():
+            key = kind.key
+            if not kind.many:
+                data[key] = _parse_stage(kind.name, (key,), data.get(key), kind.defaults[0], unloaded, problems, failed)
+                continue
+            given = data.get(key, dict.fromkeys(kind.defaults))
+            if isinstance(given, dict) and len(given) <= MAX_ENTRIES:  # the model's own checks report a longer one
                 data[key] = {
-                    n: _parse_stage(kind, (key, str(n)), v, str(n), unloaded, problems, failed)
+                    n: _parse_stage(kind.name, (key, str(n)), v, str(n), unloaded, problems, failed)
                     for n, v in given.items()
                 }
         try:
@@ -635,8 +628,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
         raise SpecError([Problem("", f"a spec is a mapping of keys to values, got {got}")])
     for override in overrides:
         set_value(raw, override)
-    for kind in STAGES:
-        options = raw.get(kind)
+    for kind in KINDS.values():
+        options = raw.get(kind.key) if not kind.many else None
         if isinstance(options, dict) and str(options.get("model", "")).startswith(("./", "../")):
             # What is no path at all stays as it is, and `check` says that it does not exist.
             with suppress(OSError, ValueError, RuntimeError):
@@ -656,12 +649,13 @@ def set_value(raw: dict[str, Any], override: str) -> None:
         value, place = load_yaml(text), raw
     except SpecError as error:
         raise SpecError([Problem("--set", f"got {shown(override)}; {error}")]) from error
+    kinds = {kind.key: kind for kind in KINDS.values()}
     for depth, key in enumerate(keys[:-1]):
-        inner = place.get(key)
+        inner, kind = place.get(key), kinds.get(key)
         if inner is None:
             # One filter changed is no reason to lose the others, which were there by default.
-            inner = place[key] = dict.fromkeys(DEFAULTS.get(key, ()) if depth == 0 else ())
-        elif isinstance(inner, str) and key in STAGES:
+            inner = place[key] = dict.fromkeys(kind.defaults if kind and kind.many and depth == 0 else ())
+        elif isinstance(inner, str) and kind and not kind.many:
             inner = place[key] = {"use": inner}
         if not isinstance(inner, dict):
             raise SpecError([Problem("--set", f"got {shown(override)}; {shown(key)} is no mapping of options")])

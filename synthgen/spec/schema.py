@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from synthgen.backends import backend_module, builtin
-from synthgen.spec import STAGES, DatasetSpec
+from synthgen.backends import KINDS, backend_module, builtin
+from synthgen.spec import DatasetSpec
 
 
 def json_schema() -> dict[str, Any]:
@@ -27,27 +27,28 @@ def json_schema() -> dict[str, Any]:
         return {"anyOf": [*forms, {**own, "title": f"a {kind} of yours"}]}
 
     properties = schema["properties"]
-    for kind, default in STAGES.items():
-        properties[kind] = {"description": properties[kind]["description"], **options(kind, default)}
-    for key, kind in (("filters", "filter"), ("exporters", "exporter")):
+    for kind in KINDS.values():
+        described = {"description": properties[kind.key]["description"]}
+        if not kind.many:
+            properties[kind.key] = {**described, **options(kind.name, kind.defaults[0])}
+            continue
         named = {}
-        for name in builtin(kind):
+        for name in builtin(kind.name):
             named[name] = {
-                "description": (backend_module(kind, name).__doc__ or "").partition("\n")[0],
+                "description": (backend_module(kind.name, name).__doc__ or "").partition("\n")[0],
                 "anyOf": [
                     {"type": "null"},
-                    *(f for f in options(kind, name)["anyOf"] if f.get("title") == f"{kind} {name}"),
+                    *(f for f in options(kind.name, name)["anyOf"] if f.get("title") == f"{kind.name} {name}"),
                 ],
             }
-        properties[key] = {
-            "description": properties[key]["description"],
+        properties[kind.key] = {
+            **described,
             "type": "object",
             "properties": named,
-            "additionalProperties": options(kind),
+            "additionalProperties": options(kind.name),
         }
-    schema["required"] = [
-        r for r in schema["required"] if r not in properties or r not in {*STAGES, "filters", "exporters"}
-    ]
+    keys = {kind.key for kind in KINDS.values()}
+    schema["required"] = [r for r in schema["required"] if r not in keys]
     text, number = {"type": "string"}, {"type": "integer", "minimum": 0, "maximum": 64}
     properties["classes"]["items"] = {"anyOf": [text, properties["classes"]["items"]]}
     properties["objects_per_image"]["anyOf"] = [

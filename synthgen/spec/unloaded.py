@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from pydantic import ConfigDict, PrivateAttr
 
-from synthgen.backends import Config, Exporter, Filter, FilterConfig, Generator, Grounder, Segmenter, Stage
+from synthgen.backends import KINDS, Config, Filter, FilterConfig, Stage
 from synthgen.base.wording import shown
 from synthgen.errors import BackendError
 
@@ -91,42 +91,22 @@ class _Unloaded(Stage[UnloadedConfig]):
         )
 
 
-class _Generator(_Unloaded, Generator[UnloadedConfig]):
-    generate = _Unloaded._refuse
-
-
-class _Grounder(_Unloaded, Grounder[UnloadedConfig]):
-    ground = _Unloaded._refuse
-
-
-class _Segmenter(_Unloaded, Segmenter[UnloadedConfig]):
-    segment = _Unloaded._refuse
-
-
-class _Exporter(_Unloaded, Exporter[UnloadedConfig]):
-    export = _Unloaded._refuse
-
-
-class _Filter(_Unloaded, Filter[Any]):
-    measure = fails = _Unloaded._refuse
-
-
 def backend(kind: str, config: UnloadedConfig, categories: Sequence[Any]) -> Stage[Any]:
     """A backend that knows what is recorded of it, and can do nothing.
 
     Raises:
         BackendError: the record of a filter is not one.
     """
-    if kind != "filter":
-        kinds = {"generator": _Generator, "grounder": _Grounder, "segmenter": _Segmenter, "exporter": _Exporter}
-        return kinds[kind](config, categories)
-    known = config.recorded
-    scope, numbers = known.get("scope"), str(known.get("dtype"))
-    if scope not in {"image", "instance"} or numbers not in _NUMBERS:
-        raise BackendError(f"the run folder's record of {config.use!r} is damaged; `synthgen judge` writes it anew")
-    shape = {name: bool(known.get(name)) for name in ("vector", "whole_dataset")}
-    made: type[Any] = type("Unloaded", (_Filter,), {"scope": scope, "dtype": np.dtype(numbers).type, **shape})
-    return made(config, categories)  # type: ignore[no-any-return]
+    base = KINDS[kind].base
+    known: dict[str, Any] = dict.fromkeys(base.__abstractmethods__, _Unloaded._refuse)
+    if issubclass(base, Filter):
+        scope, numbers = config.recorded.get("scope"), str(config.recorded.get("dtype"))
+        if scope not in {"image", "instance"} or numbers not in _NUMBERS:
+            raise BackendError(f"the run folder's record of {config.use!r} is damaged; `synthgen judge` writes it anew")
+        known |= {name: bool(config.recorded.get(name)) for name in ("vector", "whole_dataset")}
+        known |= {"scope": scope, "dtype": np.dtype(numbers).type}
+    made: type[Stage[Any]] = type("Unloaded", (_Unloaded, base), known)
+    return made(config, categories)
 
 
 _NUMBERS = {np.dtype(code).name for code in "?bBhHiIqQefd"}

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from synthgen import cli, spec
-from synthgen.backends import backend_module, builtin
-from synthgen.spec import DEFAULTS, ClassSpec, DatasetSpec, LayoutSpec, PromptSpec, Template, load_spec
+from synthgen.backends import KINDS, backend_module, builtin
+from synthgen.spec import ClassSpec, DatasetSpec, LayoutSpec, PromptSpec, Template, load_spec
 
 TEXT = (Path(spec.__file__).parent / "template.yaml").read_text(encoding="utf-8")
 RAW = yaml.safe_load(TEXT)
@@ -87,13 +87,10 @@ def wanted() -> list[tuple[str, str]]:
     pairs += [("classes", key) for key in ClassSpec.model_fields]
     pairs += [("prompts", key) for model in (PromptSpec, Template) for key in model.model_fields]
     pairs += [("layout", key) for key in LayoutSpec.model_fields]
-    for section, kind in [(k, k) for k in ("generator", "grounder", "segmenter")] + [
-        ("filters", "filter"),
-        ("exporters", "exporter"),
-    ]:
-        for name in builtin(kind):
-            pairs += [(section, name)]
-            pairs += [(section, key) for key in backend_module(kind, name).Config.model_fields]
+    for kind in KINDS.values():
+        for name in builtin(kind.name):
+            pairs += [(kind.key, name)]
+            pairs += [(kind.key, key) for key in backend_module(kind.name, name).Config.model_fields]
     return sorted(set(pairs))
 
 
@@ -111,7 +108,7 @@ def test_what_is_called_a_default_is_one() -> None:
     fields = {**LayoutSpec.model_fields, **DatasetSpec.model_fields}
     assert fields["size"].default == (0.3, 0.55) and fields["shard_size"].default == 64  # said in comments
     assert fields["objects_per_image"].default == {1: 1.0}
-    assert tuple(RAW["filters"]) == DEFAULTS["filters"]
+    assert tuple(RAW["filters"]) == KINDS["filter"].defaults
 
 
 def test_the_detector_that_is_commented_out_has_its_defaults() -> None:
