@@ -1,6 +1,5 @@
 """The flow on a real Prefect server, and `synthgen run` as a person starts it."""
 
-import io
 import os
 import resource
 import subprocess
@@ -12,12 +11,9 @@ from typing import Any
 import orjson
 import pytest
 import yaml
-from rich.console import Console
 
-from synthgen.cli import display
 from synthgen.errors import RunError
 from synthgen.generators import diffusion
-from synthgen.pipeline.judge import judge_shards
 from synthgen.store.run import Run
 
 SYNTHGEN = [sys.executable, "-m", "synthgen.cli"]
@@ -238,88 +234,6 @@ def test_a_finished_run_is_known_before_prefect_or_torch_is(spec, copied, finish
     assert "nothing to do: " in done.stdout
     assert now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime < 5
     assert {p: p.stat().st_mtime_ns for p in copied.rglob("*") if p.is_file() and p.name != ".lock"} == before
-
-
-# What is shown meanwhile
-
-
-def test_progress_of_a_finished_run(finished):
-    progress = display.Progress(finished.run)
-    now = progress.look()
-    found = finished.quality()
-    judged = [
-        judge_shards(finished, [s]).images for s in finished.run.marks.shards()
-    ]  # near-duplicates are of a shard only
-    accepted = sum(int((images["verdict"] != "rejected").sum()) for images in judged)
-    assert (now.wanted, now.planned, now.made, now.labelled, now.accepted) == (8, 8, 8, 8, accepted)
-    assert accepted >= found.accepted
-    assert sum(now.reasons.values()) >= 8 - accepted
-    assert progress.words(now).startswith(f"8/8 images made (0.0/s), 8 labelled, {accepted} of 8 accepted")
-    console = Console(file=io.StringIO(), width=120)
-    console.print(progress.drawn(now))
-    drawn = console.file.getvalue()
-    assert "8/8" in drawn and f"{accepted}/8" in drawn and "0.0 images/s" in drawn
-
-
-def test_progress_before_anything_is_there(tmp_path):
-    progress = display.Progress(Run.at(tmp_path, "none", 1))
-    now = progress.look()
-    assert progress.words(now) == "starting"
-    assert progress.drawn(now).row_count >= 1
-    assert progress.seconds_left(now) is None
-
-
-@pytest.mark.parametrize(
-    ("judged", "accepted", "seconds"),
-    [
-        (0, 0, 4.0),  # one a second, and 4 to go; nothing is known of the yield
-        (4, 4, 4.0),
-        (4, 2, 12.0),  # half of them pass: the 6 that are wanted still are 12
-        (2, 1, 12.0),  # two more are made, and expected to give one: 6 wanted still
-    ],
-)
-def test_time_left(finished, judged, accepted, seconds):
-    progress = display.Progress(finished.run)
-    progress._seen.extend([(100.0, 0), (104.0, 4)])
-    now = display.Snapshot(wanted=8, planned=8, made=4, labelled=judged, judged=judged, accepted=accepted)
-    assert progress.speed() == 1.0
-    assert progress.seconds_left(now) == pytest.approx(seconds)
-
-
-def test_speed_is_of_making_and_not_of_loading(finished, monkeypatch):
-    progress, clock = display.Progress(finished.run), iter([0.0, 50.0, 60.0, 62.0])
-    monkeypatch.setattr(display.time, "monotonic", lambda: next(clock))
-    for made in (0, 0, 0, 8):
-        progress._remember(made)
-    assert progress.speed() == 4.0
-
-
-@pytest.mark.parametrize(
-    ("seconds", "shown"), [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599.9, "1:00:00"), (7322, "2:02:02")]
-)
-def test_clock(seconds, shown):
-    assert display._clock(seconds) == shown
-
-
-def test_lines_where_there_is_no_terminal(finished, monkeypatch):
-    import time
-
-    monkeypatch.setattr(display, "PLAIN_SECONDS", 0.02)
-    console = Console(file=io.StringIO(), width=200)
-    with display.watching(finished.run, console):
-        time.sleep(0.5)
-    lines = console.file.getvalue().splitlines()
-    assert lines and all("8/8 images made" in line for line in lines)
-    assert "\x1b" not in console.file.getvalue()
-
-
-def test_a_live_drawing_on_a_terminal(finished):
-    import time
-
-    console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    with display.watching(finished.run, console):
-        time.sleep(1.2)
-    assert "8/8" in console.file.getvalue()
 
 
 def test_a_server_of_the_users_profile_is_used(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a run would make, shown before anything is made."""
+"""What a run would make, before anything is made."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 def preview(spec: DatasetSpec, stages: Stages, run: Run) -> Iterator[RenderableType]:
-    """Counts per class, slot and split, example prompts, shards, disk, and the time, if a run here has told it."""
+    """What `synthgen plan` prints: images per class, slot and split, some prompts, shards, disk space, and the time if an
+    earlier run tells the speed."""
     names = {c.id: c.name for c in spec.categories}
     classes: Counter[str] = Counter(dict.fromkeys(names.values(), 0))
     slots: dict[str, Counter[str]] = {name: Counter() for name in spec.prompts.slots}
@@ -59,7 +60,7 @@ def preview(spec: DatasetSpec, stages: Stages, run: Run) -> Iterator[RenderableT
 
 
 def last_run(run: Run) -> Run:
-    """The run itself if it has shards, else the newest other run of the dataset."""
+    """The run if it has shards, else the newest run of the dataset that has."""
     return next((r for r in (run, *reversed(runs_of(run.root.parent))) if r.marks.shards()), run)
 
 
