@@ -1,4 +1,4 @@
-"""Datasets made by the clock: a Prefect deployment whose every firing makes the next run."""
+"""Schedules: a Prefect deployment that makes the next run of a dataset with every firing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal, cast
 
-# Before anything of Prefect, whose settings it puts right.
+# This import comes before those of Prefect, because it prepares Prefect's settings.
 from synthgen.flow import flow_of, served  # isort: skip
 
 import prefect
@@ -31,7 +31,8 @@ from synthgen.errors import RunError, SpecError, SynthgenError
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import headline
 from synthgen.orchestration.connection import answers, check_api
-from synthgen.orchestration.timetable import MOST, Log, Timetable, in_utc, now
+from synthgen.orchestration.firings import FiringLog
+from synthgen.orchestration.timetable import MAX_TIMES, Timetable, in_utc, now
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.fingerprints import made_from
 from synthgen.pipeline.request import BuildRequest
@@ -47,10 +48,11 @@ POLL_SECONDS = 5.0
 
 
 def number_of_next(folder: Path, spec: DatasetSpec) -> int:
-    """The run that a firing makes: the last one, if that is not finished and of this spec's images, else the next."""
+    """The number of the run that a firing makes: the last run if it is unfinished and has images of this spec, else the
+    next one."""
     runs = runs_of(folder)
     free = runs[-1].number + 1 if runs else 1
-    while Run(folder / run_name(free)).is_another:  # the copy of a run, which is not touched
+    while Run(folder / run_name(free)).is_another:  # It is a copy of another run.
         free += 1
     if not runs:
         return free
@@ -59,7 +61,7 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
         if is_finished(Build.read(last.root)):
             return free
     except (RunError, SpecError):
-        pass  # its spec is damaged, and the run writes it anew
+        pass  # Its spec is damaged. The run writes it again.
     facts = last.facts.read()
     models = Stages.of(spec).models(facts.get("models", {}))
     other = bool(facts) and facts["made_from"] != made_from(spec, models)
@@ -67,7 +69,7 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
 
 
 def at_work(folder: Path) -> str:
-    """Who is at work in the last run, and in which; "" for nobody."""
+    """The last run and who is at work in it, such as `run 3 (pid 7 on host)`. "" for nobody."""
     stored = [run for run in map(Run, runs_in_store(folder)) if run.named_number is not None]
     runs = [*begun_in(folder), *stored]
     if not runs:
@@ -85,15 +87,15 @@ def build_next(
     overlap: Overlap = "skip",
     profile: Path | None = None,
 ) -> State[Any]:
-    """One firing: makes the next run of a dataset, or goes on with the last one where that is not finished.
+    """One firing: makes the next run of a dataset, or resumes the last one if it is not finished.
 
     Args:
         spec, out, overrides, profile: as `build_dataset` takes them.
-        overlap: what becomes of a firing while the last run is going.
+        overlap: what a firing does while the last run is going: skip, or wait for its end.
 
     Returns:
-        Completed; with the name Skipped (the last run was going), Missed (too late to be made up for) or Short (images
-        or instances are missing) where one fits.
+        Completed. Its name is Skipped if the last run was going, Missed if the firing is too late to be made up for,
+        and Short if images or instances are missing.
 
     Raises:
         SynthgenError: the run cannot be made.
@@ -101,50 +103,50 @@ def build_next(
     request = BuildRequest(Path(spec), out, overrides=tuple(overrides), profile_file=Path(profile) if profile else None)
     name, folder, log = request.spec.name, request.folder / request.spec.name, get_run_logger()
     _ = request.profile  # Its problems are told even if this firing is skipped.
-    book, (due, timetable) = Log(folder), _asked_for()
+    firings, (due, timetable) = FiringLog(folder), _due()
     if timetable:
-        missed = book.account(timetable, due)
+        missed = firings.account(timetable, due)
         if missed:
-            log.warning(tell(name, timetable, missed))
-            announce("synthgen.firings.missed", name, {"times": [t.isoformat() for t in missed]})
-        busy = book.was_at_work(due)
-        if missed is None or (timetable.is_past(due, now()) and not busy):
-            book.note(due, outcome="missed")
-            return Completed(name="Missed", message=f"{timetable.shown(due)} is past, and is not made up for")
+            log.warning(missed_line(name, timetable, missed))
+            emit("synthgen.firings.missed", name, {"times": [t.isoformat() for t in missed]})
+        busy = firings.was_busy(due)
+        if missed is None or (timetable.is_too_late(due, now()) and not busy):
+            firings.record(due, outcome="missed")
+            return Completed(name="Missed", message=f"{timetable.local(due)} is past, and is not made up for")
         if busy and overlap == "skip":
-            book.note(due, outcome="skipped")
-            return Completed(name="Skipped", message=f"another run was going at {timetable.shown(due)}")
+            firings.record(due, outcome="skipped")
+            return Completed(name="Skipped", message=f"another run was going at {timetable.local(due)}")
     while True:
         if other := at_work(folder):
             if overlap == "skip":
-                book.note(due, outcome="skipped", why=other)
+                firings.record(due, outcome="skipped", why=other)
                 return Completed(name="Skipped", message=f"{other} is still going")
             time.sleep(POLL_SECONDS)
             continue
         number = number_of_next(folder, request.spec)
-        book.note(due, run=number, started=now().isoformat())
+        firings.record(due, run=number, started=now().isoformat())
         try:
             numbered = request.numbered(number)
             quality = Quality.read(flow_of(numbered)(**numbered.parameters()))
         except RunError:
             if at_work(folder):
-                continue  # another was quicker
-            book.note(due, outcome="failed", ended=now().isoformat())
+                continue  # Another process has started the run.
+            firings.record(due, outcome="failed", ended=now().isoformat())
             raise
         except BaseException:
-            book.note(due, outcome="failed", ended=now().isoformat())
+            firings.record(due, outcome="failed", ended=now().isoformat())
             raise
         break
-    book.note(due, outcome="made", ended=now().isoformat())
+    firings.record(due, outcome="made", ended=now().isoformat())
     if behind := drop([p for p in history(folder) if p.number <= number]):
         log.warning(behind)
-        announce("synthgen.run.fell-behind", name, {"message": behind})
+        emit("synthgen.run.fell-behind", name, {"message": behind})
     return Completed(name="Short" if quality.is_short else None, message=f"run {number}: {headline(quality)}")
 
 
-def _asked_for() -> tuple[datetime.datetime, Timetable | None]:
-    """When this flow run should start, and the timetable that says so; None for one that a person started, or one of a
-    deployment with several schedules."""
+def _due() -> tuple[datetime.datetime, Timetable | None]:
+    """When this flow run was due, and by which timetable. The timetable is None if a person started the run, or if its
+    deployment has several schedules."""
     context = FlowRunContext.get()
     run = context.flow_run if context else None
     if run is None or run.deployment_id is None or not run.auto_scheduled or run.expected_start_time is None:
@@ -161,19 +163,19 @@ def _asked_for() -> tuple[datetime.datetime, Timetable | None]:
     return due, None
 
 
-def announce(event: str, name: str, payload: Mapping[str, Any]) -> None:
-    """An event that Prefect's automations can act on."""
+def emit(event: str, name: str, payload: Mapping[str, Any]) -> None:
+    """Emits an event that Prefect's automations can act on."""
     resource = {"prefect.resource.id": f"synthgen.dataset.{name}", "prefect.resource.name": name}
     emit_event(event, resource=resource, payload=dict(payload))
 
 
-def tell(name: str, timetable: Timetable, missed: Sequence[datetime.datetime]) -> str:
-    """What was missed, in a line."""
-    first, last = timetable.shown(missed[0]), timetable.shown(missed[-1])
+def missed_line(name: str, timetable: Timetable, missed: Sequence[datetime.datetime]) -> str:
+    """The firings that were missed, in a line."""
+    first, last = timetable.local(missed[0]), timetable.local(missed[-1])
     if len(missed) == 1:
         return f"{name}: a firing was missed, {first}; nothing was made then"
-    if len(missed) >= MOST - 1:
-        return f"{name}: {MOST:,} firings and more were missed, from {first} on; nothing was made then"
+    if len(missed) >= MAX_TIMES - 1:
+        return f"{name}: {MAX_TIMES:,} firings and more were missed, from {first} on; nothing was made then"
     return f"{name}: {len(missed)} firings were missed, {first} to {last}; nothing was made then"
 
 
@@ -186,11 +188,11 @@ def serve(request: BuildRequest, timetable: Timetable, overlap: Overlap) -> None
     """
     name, _, profile = request.spec.name, request.stages, request.profile_file
     _ = request.profile
-    book = Log(request.folder / name)
-    earlier = book.timetable
-    if missed := book.account(timetable, now()):
-        print(tell(name, earlier or timetable, missed), file=sys.stderr)
-    soon = ", ".join(map(timetable.shown, timetable.after(now(), 3)))
+    firings = FiringLog(request.folder / name)
+    earlier = firings.timetable
+    if missed := firings.account(timetable, now()):
+        print(missed_line(name, earlier or timetable, missed), file=sys.stderr)
+    soon = ", ".join(map(timetable.local, timetable.after(now(), 3)))
     print(f"{name}: {timetable}; next {soon}; Ctrl-C ends it", flush=True)
     parameters = {
         "spec": str(request.spec_file.resolve()), "out": address(request.folder),
@@ -203,7 +205,7 @@ def serve(request: BuildRequest, timetable: Timetable, overlap: Overlap) -> None
 
 
 def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) -> bool:
-    """-> whether it was stopped; False: its server has gone."""
+    """Serves a schedule until it is stopped. Returns False if the server has gone away instead."""
     with served(services=True):
         check_api()
         try:
@@ -211,8 +213,8 @@ def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) 
                 name, schedule=timetable.schedule, parameters=dict(parameters), paused=False,
                 entrypoint_type=EntrypointType.MODULE_PATH,
             )  # fmt: skip
-            # One that is to wait stays on the server until there is room for it; one that is skipped says so itself,
-            # one at a time: each is a process, and where they start more slowly than they come there would be no end.
+            # A firing that waits stays on the server until the runner has room. A firing that is skipped needs a
+            # process to record it. One such process at a time is enough: more would pile up on a quick schedule.
             limit = 1 if parameters["overlap"] == "wait" else 2
             with ended_by_ctrl_c():
                 prefect.serve(cast(RunnerDeployment, deployment), limit=limit, print_starting_message=False)
@@ -228,12 +230,12 @@ def _serve_once(name: str, timetable: Timetable, parameters: Mapping[str, Any]) 
 
 @contextmanager
 def ended_by_ctrl_c() -> Iterator[None]:
-    """In it, Ctrl-C ends Prefect's runner as SIGTERM does. By itself, as asyncio has it, it cancels the task that
-    serves; where a firing comes to its end just then, that has been seen to be lost, and the schedule to go on."""
+    """In its block, Ctrl-C ends Prefect's runner as SIGTERM does. asyncio's own handler cancels the task that serves.
+    If a firing ends just then, the cancellation gets lost, and the schedule goes on."""
 
     def end(number: int, frame: FrameType | None) -> None:
         handler = signal.getsignal(signal.SIGTERM)
-        if not isinstance(getattr(handler, "__self__", None), Runner):  # it has not begun
+        if not isinstance(getattr(handler, "__self__", None), Runner):  # The runner has not begun.
             raise KeyboardInterrupt
         cast(Callable[[int, FrameType | None], None], handler)(number, frame)
 

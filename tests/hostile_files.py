@@ -42,8 +42,9 @@ from synthgen.dataset import growth, history
 from synthgen.errors import SpecError, SynthgenError, of_system
 from synthgen.judging.reviews import AFTER, Review, ReviewLog
 from synthgen.masks import decode_rle
+from synthgen.orchestration.firings import FiringLog
 from synthgen.orchestration.profile import load_profile
-from synthgen.orchestration.timetable import Log, Timetable, now
+from synthgen.orchestration.timetable import Timetable, now
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.label import labels_digests
 from synthgen.pipeline.plan import plan_shards
@@ -361,9 +362,9 @@ class World:
             assert made
             run.marks.commit_batch(1, 0, "batch", [run.root / name for name in made.files])
         growth.grow(build)
-        log = Log(run.root.parent)
+        log = FiringLog(run.root.parent)
         log.account(Timetable("UTC", "0 2 * * *"), now())
-        log.note(now(), run=1, started=now().isoformat(), ended=now().isoformat(), outcome="made")
+        log.record(now(), run=1, started=now().isoformat(), ended=now().isoformat(), outcome="made")
         (root / "spec.yaml").write_text(yaml.safe_dump(build.spec.dump()), encoding="utf-8")
         return cls(root)
 
@@ -555,13 +556,13 @@ def runs(root: Path) -> None:
 
 def fire(root: Path) -> None:
     """What a firing asks of the folder."""
-    log = Log(root.parent)
+    log = FiringLog(root.parent)
     schedule.at_work(root.parent)
     schedule.number_of_next(root.parent, load_spec(root.parents[2] / "spec.yaml"))
     Timetable.every(60, "UTC", log.timetable)
-    log.was_at_work(now())
+    log.was_busy(now())
     log.account(Timetable("UTC", "0 3 * * *"), now())
-    log.note(now(), run=1)
+    log.record(now(), run=1)
 
 
 COMMANDS: dict[str, Callable[[Path], Any]] = {

@@ -1,7 +1,5 @@
 """Datasets made by the clock: when a schedule fires, what a firing makes, and what was missed."""
 
-import errno
-import fcntl
 import inspect
 import os
 import re
@@ -23,13 +21,13 @@ import pytest
 import yaml
 
 from synthgen import flow as _flow  # noqa: F401  # before Prefect: its settings
-from synthgen.base.files import write_sealed
 from synthgen.dataset.growth import Growth
 from synthgen.dataset.history import is_finished
 from synthgen.errors import SpecError
 from synthgen.orchestration import timetable as clock
+from synthgen.orchestration.firings import FiringLog
 from synthgen.orchestration.profile import Profile
-from synthgen.orchestration.timetable import LATE, Log, Timetable
+from synthgen.orchestration.timetable import Timetable
 from synthgen.pipeline.build import Build
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run
@@ -42,178 +40,23 @@ def utc(text: str) -> datetime:
     return datetime.fromisoformat(text).replace(tzinfo=UTC)
 
 
-def clocks(timetable: Timetable, start: str, count: int) -> list[str]:
-    return [t.strftime("%m-%d %H:%M") for t in timetable.after(utc(start), count)]
-
-
-# When it fires
-
-
-@pytest.mark.parametrize(
-    ("cron", "start", "expected"),
-    [
-        # Clocks go from 02:00 to 03:00 (UTC+1 to UTC+2) on 2026-03-29: half past two is not there, and an hour later.
-        ("30 2 * * *", "2026-03-27 12:00", ["03-28 01:30", "03-29 01:30", "03-30 00:30"]),
-        ("0 9 * * *", "2026-03-27 12:00", ["03-28 08:00", "03-29 07:00", "03-30 07:00"]),
-        # They go from 03:00 to 02:00 on 2026-10-25: half past two is there twice, and fires once.
-        ("30 2 * * *", "2026-10-23 12:00", ["10-24 00:30", "10-25 00:30", "10-26 01:30"]),
-        ("0 9 * * *", "2026-10-23 12:00", ["10-24 07:00", "10-25 08:00", "10-26 08:00"]),
-    ],
-)
-def test_a_named_zone_over_its_summer_time(cron: str, start: str, expected: list[str]) -> None:
-    assert clocks(Timetable("Europe/Berlin", cron), start, 3) == expected
-
-
-def test_the_southern_summer_is_the_other_way_round() -> None:
-    # Sydney goes back from UTC+11 to UTC+10 on 2026-04-05, and on again on 2026-10-04.
-    assert clocks(Timetable("Australia/Sydney", "0 9 * * *"), "2026-04-04 00:00", 2) == ["04-04 23:00", "04-05 23:00"]
-    assert clocks(Timetable("Australia/Sydney", "0 9 * * *"), "2026-10-02 00:00", 2) == ["10-02 23:00", "10-03 22:00"]
-
-
-def test_an_interval_of_a_day_keeps_its_hour_and_one_of_hours_does_not() -> None:
-    anchor = "2026-01-01T08:00:00+00:00"  # nine in Berlin
-    day = Timetable("Europe/Berlin", interval=86400, anchor=anchor)
-    assert clocks(day, "2026-03-28 00:00", 3) == ["03-28 08:00", "03-29 07:00", "03-30 07:00"]
-    hours = Timetable("Europe/Berlin", interval=6 * 3600, anchor=anchor)
-    assert clocks(hours, "2026-03-28 20:00", 4) == ["03-29 02:00", "03-29 08:00", "03-29 14:00", "03-29 20:00"]
-
-
-def test_the_machine_s_own_zone_does_not_matter() -> None:
-    code = (
-        "from datetime import UTC, datetime\n"
-        "from synthgen.orchestration.timetable import Timetable\n"
-        "start = datetime(2026, 3, 27, 12, tzinfo=UTC)\n"
-        "for t in (Timetable('Europe/Berlin', '30 2 * * *'), Timetable('UTC', '30 2 * * *'),\n"
-        "          Timetable('UTC', interval=7200, anchor='2026-01-01T00:00:00+00:00')):\n"
-        "    print([int(at.timestamp()) for at in t.after(start, 5)], [t.shown(at) for at in t.after(start, 5)])\n"
-    )
-    said = [
-        subprocess.run(
-            [sys.executable, "-c", code], env={**os.environ, "TZ": zone}, capture_output=True, text=True, check=True
-        ).stdout
-        for zone in ("America/New_York", "Asia/Tokyo", "UTC")
-    ]
-    assert said[0] == said[1] == said[2]
-    assert "2026-03-29 03:30:00 CEST" in said[0] and "2026-03-29 02:30:00 UTC" in said[0]
-
-
-def test_an_interval_goes_on_in_the_same_step_after_a_restart() -> None:
-    first = Timetable.every(60, "UTC", None)
-    assert Timetable.every(60, "UTC", first) is first
-    assert Timetable.every(90, "UTC", first).interval == 90
-    (soon,) = first.after(clock.now(), 1)
-    assert timedelta(0) < soon - clock.now() <= timedelta(seconds=60)
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        ({"timezone": "Mars/Olympus", "cron": "0 2 * * *"}, "--timezone: got 'Mars/Olympus'; takes a name of"),
-        ({"timezone": "UTC", "cron": "2 o'clock"}, '--cron: got "2 o\'clock"; takes minute, hour'),
-        ({"timezone": "UTC", "cron": "0 0 30 2 *"}, "--cron: got '0 0 30 2 *'; takes minute, hour"),
-        ({"timezone": "UTC"}, "--cron: give it or --interval"),
-        ({"timezone": "UTC", "cron": "0 2 * * *", "interval": 60.0}, "--cron: give it or --interval"),
-    ],
-)
-def test_what_is_no_timetable_is_told_in_a_line(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(SpecError) as caught:
-        Timetable(**options)
-    assert str(caught.value).startswith(words) and "\n" not in str(caught.value)
-
-
 # What was missed
 
 
-HOURLY = Timetable("UTC", "0 * * * *")
-
-
-def test_times_that_nobody_fired_for_are_missed(tmp_path: Path) -> None:
-    log = Log(tmp_path / "fruit")
-    assert log.timetable is None
-    assert log.account(HOURLY, utc("2026-05-01 10:20")) == []  # it begins; nothing was due before
-    assert log.account(HOURLY, utc("2026-05-01 11:00")) == []
-    assert log.account(HOURLY, utc("2026-05-01 12:00")) == []
-    # The server is down for three hours.
-    assert log.account(HOURLY, utc("2026-05-01 16:00")) == [utc(f"2026-05-01 {h}:00") for h in (13, 14, 15)]
-    assert log.account(HOURLY, utc("2026-05-01 17:00")) == []
-    # The machine is off for the night, and `schedule` is started in the morning.
-    assert len(log.account(HOURLY, utc("2026-05-02 07:30")) or []) == 14
-    assert log.account(HOURLY, utc("2026-05-02 08:00")) == []
-    assert log.timetable == HOURLY
-    missed = [f["time"] for f in log.read()["firings"] if f["outcome"] == "missed"]
-    assert len(missed) == 17 and missed == sorted(missed)
-
-
-def test_a_firing_of_a_time_that_was_told_of_is_none_any_more(tmp_path: Path) -> None:
-    log = Log(tmp_path)
-    log.account(HOURLY, utc("2026-05-01 10:20"))
-    log.account(HOURLY, utc("2026-05-01 13:30"))
-    assert log.account(HOURLY, utc("2026-05-01 12:00")) is None
-    assert log.account(HOURLY, utc("2026-05-01 14:00")) == []
-
-
-def test_missed_times_are_those_of_the_timetable_that_held_then(tmp_path: Path) -> None:
-    log = Log(tmp_path)
-    log.account(HOURLY, utc("2026-05-01 10:20"))
-    nightly = Timetable("UTC", "0 2 * * *")
-    assert log.account(nightly, utc("2026-05-01 12:30")) == [utc("2026-05-01 11:00"), utc("2026-05-01 12:00")]
-    assert log.account(nightly, utc("2026-05-03 02:00")) == [utc("2026-05-02 02:00")]
-
-
-def test_too_late_is_when_the_next_is_due_and_minutes_have_gone_by() -> None:
-    due, minutely = utc("2026-05-01 10:00"), Timetable("UTC", "* * * * *")
-    assert not HOURLY.is_past(due, due)
-    assert not HOURLY.is_past(due, due + timedelta(minutes=59))  # late, and still the last that was due
-    assert HOURLY.is_past(due, due + timedelta(minutes=60))
-    assert not minutely.is_past(due, due + LATE)
-    assert minutely.is_past(due, due + LATE + timedelta(seconds=1))
-
-
-def test_who_was_at_work_when_a_firing_was_due(tmp_path: Path) -> None:
-    log, nine, ten = Log(tmp_path), utc("2026-05-01 09:00"), utc("2026-05-01 10:00")
-    log.note(nine, run=1, started="2026-05-01T09:00:05+00:00")
-    assert not log.was_at_work(ten)  # it may have been killed: the run's lock knows
-    log.note(nine, ended="2026-05-01T11:15:00+00:00")
-    assert log.was_at_work(ten) and not log.was_at_work(utc("2026-05-01 12:00"))
-    assert not log.was_at_work(nine)  # it is itself no other
-    log.note(nine, ended="2026-05-01T09:59:00+00:00")
-    assert not log.was_at_work(ten)
-
-
-def test_a_log_where_the_file_system_has_no_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def without_locks(*_: Any) -> None:
-        raise OSError(errno.ENOLCK, "no locks available")
-
-    monkeypatch.setattr(fcntl, "flock", without_locks)
-    Log(tmp_path).note(utc("2026-05-01 09:00"), outcome="made")
-    assert Log(tmp_path).read()["firings"] == [{"time": "2026-05-01T09:00:00+00:00", "outcome": "made"}]
-
-
-def test_the_log_is_bounded_and_a_damaged_one_begins_anew(tmp_path: Path) -> None:
-    log = Log(tmp_path)
-    log.account(Timetable("UTC", "* * * * *"), utc("2026-05-01 00:00"))
-    log.account(Timetable("UTC", "* * * * *"), utc("2026-05-01 12:00"))
-    assert len(log.read()["firings"]) == clock.FIRINGS
-    assert log.read()["firings"][-1]["time"] == "2026-05-01T11:59:00+00:00"
-    log.file.write_bytes(log.file.read_bytes().replace(b"11:59", b"11:58"))
-    assert log.read()["firings"] == []
-    assert log.account(HOURLY, utc("2026-05-01 13:00")) == []
-
-
 def test_what_was_missed_is_told_in_a_line() -> None:
-    from synthgen.schedule import tell
+    from synthgen.schedule import missed_line
 
     berlin = Timetable("Europe/Berlin", "0 2 * * *")
     nights = berlin.after(utc("2026-03-28 12:00"), 2)
-    assert tell("fruit", berlin, nights) == (
+    assert missed_line("fruit", berlin, nights) == (
         "fruit: 2 firings were missed, 2026-03-29 03:00:00 CEST to 2026-03-30 02:00:00 CEST; nothing was made then"
     )
-    assert tell("fruit", berlin, nights[1:]) == (
+    assert missed_line("fruit", berlin, nights[1:]) == (
         "fruit: a firing was missed, 2026-03-30 02:00:00 CEST; nothing was made then"
     )
     minutely = Timetable("UTC", "* * * * *")
     week = minutely.between(utc("2026-05-01 00:00"), utc("2026-05-08 00:00"))
-    assert tell("fruit", minutely, week) == (
+    assert missed_line("fruit", minutely, week) == (
         "fruit: 1,000 firings and more were missed, from 2026-05-01 00:01:00 UTC on; nothing was made then"
     )
 
@@ -298,7 +141,7 @@ def test_a_firing_makes_the_next_run_and_grows_the_dataset(server: str, spec: Pa
     assert state.message is not None and state.message.startswith(f"run 2: {quality.accepted} of 8 images accepted")
     said = Growth.read(copied / "fruit" / "dataset" / "dataset.json")
     assert said and [part.run for part in said.runs] == [1, 2]
-    (firing,) = Log(copied / "fruit").read()["firings"]
+    (firing,) = FiringLog(copied / "fruit").read()["firings"]
     assert (firing["run"], firing["outcome"]) == (2, "made")
     assert firing["time"] <= firing["started"] < firing["ended"]
 
@@ -319,7 +162,7 @@ def test_a_firing_into_an_object_store(
         assert address(place(url)) == url and address(tmp_path) == str(tmp_path)
     runs = sorted(p.name for p in (tmp_path / "store" / "fruit").iterdir())
     assert runs == ["dataset", "run-0001", "run-0002", "run-0003"]
-    assert [f["run"] for f in Log(place(url) / "fruit").read()["firings"]] == [3]
+    assert [f["run"] for f in FiringLog(place(url) / "fruit").read()["firings"]] == [3]
     said = Growth.read(place(url) / "fruit" / "dataset" / "dataset.json")
     assert said and [part.run for part in said.runs] == [1, 2, 3]
     monkeypatch.setenv("SYNTHGEN_HOME", str(tmp_path / "first"))
@@ -359,7 +202,7 @@ def test_a_firing_while_the_last_run_is_going_is_skipped(server: str, spec: Path
     with Run.at(copied, "fruit", 1).lock():
         state = build_next(spec, copied, return_state=True)
     assert (state.name, state.is_completed()) == ("Skipped", True)
-    assert state.message == f"{Log(copied / 'fruit').read()['firings'][0]['why']} is still going"
+    assert state.message == f"{FiringLog(copied / 'fruit').read()['firings'][0]['why']} is still going"
     assert not (copied / "fruit" / "run-0002").exists()
 
 
@@ -381,7 +224,7 @@ def test_or_waits(server: str, spec: Path, copied: Path, monkeypatch: pytest.Mon
     state = schedule.build_next(spec, copied, overlap="wait", return_state=True)
     thread.join()
     assert state.is_completed() and state.name != "Skipped"
-    (firing,) = Log(copied / "fruit").read()["firings"]
+    (firing,) = FiringLog(copied / "fruit").read()["firings"]
     assert (firing["run"], firing["outcome"]) == (2, "made")
     assert datetime.fromisoformat(firing["started"]) >= freed[0]
 
@@ -393,7 +236,7 @@ def test_a_firing_that_fails_says_so_and_is_on_record(server: str, spec: Path, c
     assert state.is_failed()
     with pytest.raises(SpecError, match=r"^generator\.model: "):
         state.result()
-    (firing,) = Log(copied / "fruit").read()["firings"]
+    (firing,) = FiringLog(copied / "fruit").read()["firings"]
     assert (firing["run"], firing["outcome"]) == (2, "failed")
 
 
@@ -414,7 +257,7 @@ def test_schedule_needs_no_server_and_leaves_none_behind(
     spec: Path, copied: Path, tmp_path: Path, migrated: Any
 ) -> None:
     """On a laptop: it starts a server that looks after schedules, fires, and ends it with itself."""
-    log = Log(copied / "fruit")
+    log = FiringLog(copied / "fruit")
     log.account(Timetable("UTC", interval=7200, anchor="2026-01-01T00:00:00+00:00"), clock.now() - timedelta(hours=5))
     home = migrated(tmp_path / "prefect")
     process = start("schedule", spec, "--interval", "20", "--out", copied, PREFECT_HOME=str(home))
@@ -474,7 +317,7 @@ def test_a_server_that_goes_away_is_waited_for(spec: Path, copied: Path, tmp_pat
     try:
         assert process.stderr.readline() == silent
         server = start_server()
-        served = Log(copied / "fruit")
+        served = FiringLog(copied / "fruit")
         deadline = time.monotonic() + 600
         while not any(f.get("outcome") == "made" for f in served.read()["firings"]):
             assert process.poll() is None and time.monotonic() < deadline
@@ -611,24 +454,3 @@ def test_the_image_has_what_its_commands_need() -> None:
     assert ignored[0] == "*"
     assert names == {line.removeprefix("!") for line in ignored if line.startswith("!")}
     assert {"flows", "specs", "synthgen", "pyproject.toml"} <= names
-
-
-@pytest.mark.parametrize("cron", ["0 0 2 * * *", "0 2 * * * 30", "0 2 * * * 2030 1", "0 2 * *", "", "* * * * * *"])
-def test_a_cron_line_has_five_fields(cron: str) -> None:
-    """Of six, seconds come first in Quartz and last in croniter, which would fire every second."""
-    with pytest.raises(SpecError, match="takes minute, hour, day, month and weekday, such as '0 2"):
-        Timetable("UTC", cron=cron)
-    assert Timetable("UTC", cron=" 0 2 * * 1-5 ").cron
-
-
-def test_a_timetable_that_is_refused_now_does_not_stop_a_new_one(tmp_path: Path) -> None:
-    """Earlier versions took cron lines of six fields, and their logs say so."""
-    log, good = Log(tmp_path), Timetable("UTC", cron="0 2 * * *")
-    start = datetime(2026, 1, 1, tzinfo=UTC)
-    log.account(good, start)
-    raw = log.read()
-    raw["timetable"]["cron"] = "0 0 2 * * *"
-    write_sealed(log.file, raw)
-    assert log.timetable is None
-    assert log.account(good, start + timedelta(days=3)) == []
-    assert log.timetable == good

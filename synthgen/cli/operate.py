@@ -42,13 +42,14 @@ def schedule(
     Takes --cron or --interval. Each firing makes the next run, or resumes the last one if that is not finished.
     """
     from synthgen import schedule
-    from synthgen.orchestration.timetable import Log, Timetable
+    from synthgen.orchestration.firings import FiringLog
+    from synthgen.orchestration.timetable import Timetable
     from synthgen.pipeline.request import BuildRequest
 
     request = BuildRequest(spec, out, overrides=tuple(overrides), profile_file=profile)
     note_modules(request.spec)
     if interval is not None and cron is None:
-        timetable = Timetable.every(interval, timezone, Log(out / request.spec.name).timetable)
+        timetable = Timetable.every(interval, timezone, FiringLog(out / request.spec.name).timetable)
     else:
         timetable = Timetable(timezone, cron, interval)
     schedule.serve(request, timetable, overlap)

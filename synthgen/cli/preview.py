@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 
 def preview(spec: DatasetSpec, stages: Stages, run: Run) -> Iterator[RenderableType]:
-    """What `synthgen plan` prints: images per class, slot and split, some prompts, shards, disk space, and the time if an
-    earlier run tells the speed."""
+    """What `synthgen plan` prints: images per class, slot and split, some prompts, shards, disk space, and the time if
+    an earlier run tells the speed."""
     names = {c.id: c.name for c in spec.categories}
     classes: Counter[str] = Counter(dict.fromkeys(names.values(), 0))
     slots: dict[str, Counter[str]] = {name: Counter() for name in spec.prompts.slots}

@@ -15,7 +15,9 @@ def test_progress_of_a_finished_run(finished):
     progress = display.Progress(finished.run)
     now = progress.refresh()
     found = finished.quality()
-    judged = [judge_shards(finished, [s]).images for s in finished.run.marks.shards()]  # near-duplicates are of a shard only
+    judged = [
+        judge_shards(finished, [s]).images for s in finished.run.marks.shards()
+    ]  # near-duplicates are of a shard only
     accepted = sum(int((images["verdict"] != "rejected").sum()) for images in judged)
     assert (now.wanted, now.planned, now.made, now.labelled, now.accepted) == (8, 8, 8, 8, accepted)
     assert accepted >= found.accepted
