@@ -20,7 +20,7 @@ from synthgen.orchestration.profile import Profile
 from synthgen.spec.schema import json_schema
 
 MARKER = re.compile(r"<!-- generated: ([a-z]+) -->")
-TEMPLATE = Path(__file__).parent.parent / "synthgen" / "spec" / "template.yaml"
+ROOT = Path(__file__).parent.parent
 # The mappings inside a spec: name in the JSON Schema -> heading of its section.
 MAPPINGS = {"ClassSpec": "A class", "PromptSpec": "Prompts", "Template": "A prompt template", "LayoutSpec": "Layout"}
 SCALARS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
@@ -92,12 +92,20 @@ def profile() -> str:
     return _keys(Profile.model_json_schema())
 
 
+def quickstart() -> str:
+    """The spec that `make demo` runs."""
+    return f"```yaml\n{(ROOT / 'specs' / 'quickstart.yaml').read_text(encoding='utf-8')}```"
+
+
 def template() -> str:
     """The spec that `synthgen new fruit` writes."""
-    return f"```yaml\n{TEMPLATE.read_text(encoding='utf-8').replace('NAME', 'fruit', 1)}```"
+    text = (ROOT / "synthgen" / "spec" / "template.yaml").read_text(encoding="utf-8")
+    return f"```yaml\n{text.replace('NAME', 'fruit', 1)}```"
 
 
-PARTS: Mapping[str, Callable[[], str]] = {"commands": commands, "keys": keys, "profile": profile, "template": template}
+PARTS: Mapping[str, Callable[[], str]] = {
+    part.__name__: part for part in (commands, keys, profile, quickstart, template)
+}
 
 
 def _described(schema: Mapping[str, Any]) -> str:
