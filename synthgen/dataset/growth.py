@@ -173,14 +173,17 @@ class Merge:
 
     def inputs(self, exporter: str) -> str:
         """Hash of all that an export is made from."""
-        spec = self.build.spec
+        spec, info = self.build.spec, asdict(self.info)
+        # `exported_by` has them, where a spec sets any; datasets that were merged before there were any stay merged.
+        for category in info["categories"]:
+            del category["supercategory"], category["own_id"]
         own = {
             "format": FORMAT,
             "export": exported_by(spec, exporter),
             "splits": list(spec.splits.items()),
             "alike": {name: f.config.model_dump(mode="json") for name, f in self.filters.items()},
             "measured": [[self.measures(m, name) for name in self.filters] for m in self.members],
-            "info": asdict(self.info),
+            "info": info,
         }
         return hash_of(own, *map(digest, self.states))
 

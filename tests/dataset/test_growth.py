@@ -20,7 +20,7 @@ from pycocotools.coco import COCO
 
 from synthgen.cli.preview import last_run
 from synthgen.dataset import growth
-from synthgen.dataset.growth import ANNOTATIONS_PER_RUN, Growth, grow
+from synthgen.dataset.growth import ANNOTATIONS_PER_RUN, Growth, Merge, grow
 from synthgen.dataset.history import history, is_finished, runs_of
 from synthgen.errors import RunError
 from synthgen.pipeline.build import Build
@@ -148,6 +148,25 @@ def test_its_numbers(folder: Path) -> None:
     assert [p.accepted for p in said.runs] == [opened(folder, n).quality().accepted for n in (1, 2)]  # type: ignore[union-attr]
     assert said.left_out == ()
     assert Growth.read(folder / "dataset" / "dataset.json") == said
+
+
+def test_a_dataset_of_an_earlier_version_is_not_merged_anew(tmp_path: Path) -> None:
+    """The hash is the one that the first version that merged runs has computed."""
+    raw = {
+        "name": "fruit", "count": 8, "height": 128, "width": 128, "classes": ["apple", "orange", "tree"],
+        "prompts": {
+            "templates": ["a photo of {objects} on {ground}"], "slots": {"ground": ["grass", "sand", "snow"]},
+        },
+        "layout": {"size": [0.34, 0.5]}, "grow": True,
+    }  # fmt: skip
+
+    def inputs(raw: dict[str, Any]) -> str:
+        spec = DatasetSpec.parse(raw)
+        build = Build(Run(tmp_path / "fruit" / "run-0001"), spec, Stages.of(spec))
+        return Merge(build, (), (), ()).inputs("coco")
+
+    assert inputs(raw) == "3279af7c52fb7bec64c42ad62142b7087a8dd187492c1251a87f94d38c6642bc"
+    assert inputs(raw | {"classes": [{"name": "apple", "id": 7}, "orange", "tree"]}) != inputs(raw)
 
 
 def test_what_was_there_stays_as_it_was_when_runs_are_added(folder: Path) -> None:
