@@ -150,7 +150,7 @@ def _takes(schema: Mapping[str, Any]) -> str:
         return _with_limits("list of " + _takes(schema["items"]), schema)
     if kinds == "object":
         values = schema.get("additionalProperties")
-        return _with_limits("mapping" + (f" of name to {_takes(values)}" if isinstance(values, dict) else ""), schema)
+        return _with_limits("mapping" + (f" to {_takes(values)}" if isinstance(values, dict) else ""), schema)
     return _with_limits(SCALARS.get(str(kinds), "anything"), schema)
 
 
