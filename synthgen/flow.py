@@ -13,14 +13,14 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from synthgen.orchestration.user_profile import has_server, own_home
+from synthgen.orchestration.user_profile import has_server, prefect_home
 
 # Prefect reads its settings when it is imported. They hold if they name a server of the user's. Otherwise Prefect keeps
 # its files in our cache folder, and it is imported in a folder without settings files, which the user's may have.
 os.environ.setdefault("DO_NOT_TRACK", "1")
 with ExitStack() as _elsewhere:
     if not has_server():
-        os.environ["PREFECT_HOME"] = str(own_home())
+        os.environ["PREFECT_HOME"] = str(prefect_home())
         _elsewhere.enter_context(chdir("/"))
     import prefect.context  # noqa: F401
 
@@ -69,7 +69,7 @@ def measure(run: Path, shard: int) -> Mapping[str, int]:
 
 
 @task(name="shards", task_run_name="shards-{shards[0]}-and-on", cache_policy=NO_CACHE)
-def work(run: str, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
+def make_on_worker(run: str, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
     """Makes some shards on one worker. `run`: the address of the run folder, a path or a URL."""
     folder = Run(run_place(run))
     folder.sync(shards)
@@ -96,7 +96,7 @@ def hand_out(request: BuildRequest, run: Run, shards: Sequence[int]) -> None:
     profile = request.profile
     lots = [shards[i : i + profile.shards_at_once] for i in range(0, len(shards), profile.shards_at_once)]
     with profile.options():
-        futures = [work.submit(run.address, lot, request.allow_mixed, request.strict) for lot in lots]
+        futures = [make_on_worker.submit(run.address, lot, request.allow_mixed, request.strict) for lot in lots]
     for future in futures:
         while not future.state.is_final():
             checkpoint()

@@ -47,7 +47,7 @@ from synthgen.base.pictures import require_png
 from synthgen.dataset.growth import Growth
 from synthgen.errors import RunError, SpecError
 from synthgen.masks import decode_rle, encode_rle
-from synthgen.orchestration.timetable import Log
+from synthgen.orchestration.firings import FiringLog
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_shards
 from synthgen.pipeline.verification import inspect
@@ -234,7 +234,7 @@ def test_verdicts_on_nothing(world: World, folder: Path, line: int, change: Cont
                                     {"timetable": {"cron": "0 2 * * *"}}, {"timetable": [1]}])  # fmt: skip
 def test_a_log_of_firings_of_another_form_begins_anew(world: World, folder: Path, change: Content) -> None:
     root = world.copy(folder / "copy") / RUN
-    log = Log(root.parent)
+    log = FiringLog(root.parent)
     write(log.file, sealed({**log.read(), **change}))
     assert log.read()["firings"] == []
     COMMANDS["fire"](root)

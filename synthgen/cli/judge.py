@@ -121,7 +121,9 @@ def calibrate(
     stages = calibration.prepared(loaded)
     known = truths.from_coco(loaded, truth, images, count) if truth and images else truths.composed(loaded, count, seed)
     if known.left_out and not quiet:
-        screen.print(f"left out, since none is there: {', '.join(known.left_out)}", highlight=False, markup=False)
+        screen.print(
+            f"classes left out, because no image has them: {', '.join(known.left_out)}", highlight=False, markup=False
+        )
     if known.unusable and not quiet:
         screen.print(truths.objects_left_out(known.unusable), highlight=False, markup=False, soft_wrap=True)
     planted = faults.plant(loaded, stages.segmenter, known, share, seed)
@@ -130,7 +132,7 @@ def calibrate(
     try:
         result = calibration.calibrate(stages.filters, planted, precision)
     except KeyboardInterrupt as stop:
-        raise Interrupted("stopped; a calibration keeps nothing of what it has done") from stop
+        raise Interrupted("stopped; an unfinished calibration keeps nothing") from stop
     if not quiet:
         width = None if screen.is_terminal else max(screen.width, findings.WIDTH)
         for part in findings.tables(result):

@@ -83,12 +83,12 @@ def verify(run: RunFolder) -> None:
     for damage in found.damages:
         print(f"damaged: {damage}", file=sys.stderr)
     for name in found.stray:
-        print(f"of no stage of this run: {plain(name, 300)}")
+        print(f"not part of the run: {plain(name, 300)}")
     for line in found.missing:
         print(f"to be done: {line}", file=sys.stderr)
     print(f"{found.files} files read, {len(found.damages)} damages" + (", and not complete" if found.missing else ""))
     if found.damages:
-        print("run the spec again to make anew what is damaged", file=sys.stderr)
+        print("run the spec again to repair it", file=sys.stderr)
         raise typer.Exit(2)
     if found.missing:
         print("run the spec again to go on", file=sys.stderr)
@@ -166,8 +166,8 @@ def bench(
     middle, least, most = found.spread
     print(f"whole run / bare loop: {found.ratio:.3f} ({found.whole:.1f} s / {sum(found.bare.values()):.1f} s)")
     print(f"shard by shard, in turns: median {middle:.3f}, from {least:.3f} to {most:.3f} ({len(found.pairs)} shards)")
-    print(f"of the whole run, what is of no shard (plan, judge, export, report): {found.rest:.1f} s")
-    print(f"Prefect's start, counted apart: {found.start:.1f} s")
+    print(f"outside the shards (plan, judge, export, report): {found.rest:.1f} s")
+    print(f"start of Prefect, not counted above: {found.start:.1f} s")
     print(f"export of {cost.annotations:,} annotations: {cost.seconds:.1f} s, {cost.peak_mb:.0f} MB at most")
 
 

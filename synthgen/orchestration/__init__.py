@@ -1,1 +1,1 @@
-"""Prefect's server, the user's settings of it, profiles of workers, timetables."""
+"""Prefect's server, its settings and connection, profiles of workers, timetables."""

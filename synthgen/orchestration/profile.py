@@ -1,5 +1,5 @@
-"""Where a run is computed: in this process, or by workers on one machine or many. None of it is part of a spec, and
-none of it changes what is made."""
+"""Where a run is computed: in this process, or by workers on one machine or many. A profile is no part of a spec and
+does not change what is made."""
 
 from __future__ import annotations
 
@@ -18,25 +18,27 @@ from synthgen.spec import problems_of
 
 
 class Profile(BaseModel):
-    """What a profile file may say."""
+    """The keys of a profile file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    runner: Literal["local", "ray"] = Field("local", description="`local`: this process. `ray`: workers of Ray.")
+    runner: Literal["local", "ray"] = Field(
+        "local", description="`local` computes in this process, `ray` on workers of Ray."
+    )
     address: str | None = Field(
         None,
         pattern=r"^(ray://)?[^\s:/]+:\d+$",
-        description="Of a Ray cluster, such as ray://head:10001; null: workers on this machine, for the run.",
+        description="Address of a Ray cluster, such as ray://head:10001. null starts workers on this machine.",
     )
-    workers: int = Field(1, ge=1, le=4096, description="At work at once, where `address` is null.")
-    num_cpus: int = Field(1, ge=1, le=1024, description="Cores of a worker, and threads of its models.")
+    workers: int = Field(1, ge=1, le=4096, description="Number of workers, if `address` is null.")
+    num_cpus: int = Field(1, ge=1, le=1024, description="CPU cores of a worker, and threads of its models.")
     num_gpus: int = Field(0, ge=0, le=64, description="GPUs of a worker.")
     shards_at_once: int = Field(
-        16, ge=1, le=4096, description="Given to a worker together: its models are loaded for each such lot."
+        16, ge=1, le=4096, description="Shards that a worker gets at once. It loads its models once for them."
     )
 
     def task_runner(self) -> Any:
-        """Prefect's task runner for it, or None for the usual one."""
+        """Prefect's task runner for the profile. None for Prefect's default."""
         if self.runner == "local":
             return None
         from prefect_ray import RayTaskRunner
@@ -49,7 +51,7 @@ class Profile(BaseModel):
         return RayTaskRunner(init_kwargs={**options, **here, "include_dashboard": False})
 
     def options(self) -> AbstractContextManager[Any]:
-        """In it, tasks are submitted with what each of them takes."""
+        """In its block, tasks are submitted with the cores and GPUs that each takes."""
         if self.runner == "local":
             return nullcontext()
         from prefect_ray.context import remote_options
@@ -59,10 +61,10 @@ class Profile(BaseModel):
 
 
 def load_profile(path: Path) -> Profile:
-    """A profile from a YAML file.
+    """Reads a profile from a YAML file.
 
     Raises:
-        SpecError: it cannot be read, or it has problems.
+        SpecError: the file cannot be read, or it has problems.
     """
     path = at_home(path)
     try:

@@ -32,7 +32,7 @@ from synthgen.errors import SynthgenError
 from synthgen.orchestration import process
 from synthgen.orchestration.database import damage, set_aside
 from synthgen.orchestration.settings import using_server
-from synthgen.orchestration.user_profile import no_room, own_home
+from synthgen.orchestration.user_profile import no_room, prefect_home
 
 START_SECONDS = 180.0  # A busy laptop needs more than the 20 s that Prefect allows.
 RESTARTS = 5  # of a server that does not last, in a run
@@ -62,7 +62,7 @@ def embedded_server(services: bool = False) -> Iterator[str]:
         ServerError: the server ended at once, or did not answer in time; says what it printed last.
         OutOfRoom: its files cannot be written.
     """
-    home = own_home()
+    home = prefect_home()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -294,7 +294,7 @@ def test_calibrate_prints_tables_and_writes_numbers(
     path = spec_file({**good, "filters": CALIBRATED, "classes": [*good["classes"], "unicorn"]})
     code, out, err = synthgen("calibrate", path, "--count", 24, "--faults", 0.6, "--json", tmp_path / "numbers.json")
     assert (code, err) == (0, "")
-    assert "left out, since none is there: unicorn" in out
+    assert "classes left out, because no image has them: unicorn" in out
     assert re.search(r"(?m)^24/24 images \(\d+\.\d/s\)$", out)
     for name in CALIBRATED:
         assert re.search(rf"(?m)^{name} .*%", out)
@@ -356,7 +356,7 @@ def test_a_stopped_calibration_keeps_nothing(
     monkeypatch.setattr(calibration, "calibrate", stop)
     path = spec_file({**good, "filters": CALIBRATED})
     code, out, err = synthgen("calibrate", path, "--json", tmp_path / "numbers.json")
-    assert (code, out, err) == (130, "", "stopped; a calibration keeps nothing of what it has done\n")
+    assert (code, out, err) == (130, "", "stopped; an unfinished calibration keeps nothing\n")
     assert not (tmp_path / "numbers.json").exists()
 
 

@@ -432,7 +432,7 @@ def test_on_the_command_line(copied: Path) -> None:
     harmed = synthgen("verify", root)
     assert harmed.returncode == 2
     assert harmed.stderr.startswith("damaged: labels/00000.parquet: its checksum differs\n")
-    assert "of no stage of this run: sheet.png" in harmed.stdout
+    assert "not part of the run: sheet.png" in harmed.stdout
     state = synthgen("status", root)
     assert "label: 1 of 2 shards, 4 images" in state.stdout and "not complete; go on with" in state.stdout
 
