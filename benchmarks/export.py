@@ -29,6 +29,7 @@ from synthgen.masks import decode_rle
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_run
 from synthgen.store.records import Accepted
+from synthgen.store.run import Run
 from synthgen.types import DatasetInfo, Record
 
 PER_IMAGE = 5
@@ -44,11 +45,11 @@ def make(folder: Path, annotations: int) -> Path:
 
 
 def run_folder(root: Path, out: Path) -> Callable[[], Any]:
-    return Build.open(root).export
+    return Build.open(Run(root)).export
 
 
 def synthgen(root: Path, out: Path) -> Callable[[], Any]:
-    build = Build.open(root)
+    build = Build.open(Run(root))
     info, records = dataset_info(build), Listed(list(accepted_images(build)))
     return lambda: build.stages.exporters["coco"].export(info, records, AnnotationsOnly(out))
 
@@ -71,7 +72,7 @@ def supervision_rle(root: Path, out: Path) -> Callable[[], Any]:
 def _supervision(root: Path, out: Path, segmentation: Callable[[Record], dict[str, Any]]) -> Callable[[], Any]:
     import supervision as sv
 
-    build, detections = Build.open(root), {}
+    build, detections = Build.open(Run(root)), {}
     for record in accepted_images(build):
         boxes = np.array([a.bbox_xywh for a in record.annotations])
         boxes[:, 2:] += boxes[:, :2]
@@ -84,7 +85,7 @@ def _supervision(root: Path, out: Path, segmentation: Callable[[Record], dict[st
 def datumaro(root: Path, out: Path) -> Callable[[], Any]:
     import datumaro as dm
 
-    build, items = Build.open(root), []
+    build, items = Build.open(Run(root)), []
     for record in accepted_images(build):
         masks = [
             dm.RleMask({**a.rle, "counts": a.rle["counts"].encode()}, id=a.id, label=a.category_id - 1)

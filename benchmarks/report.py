@@ -12,6 +12,7 @@ from synthgen.bench.synthesis import synthesise
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_run
 from synthgen.report.page import write
+from synthgen.store.run import Run
 
 
 def main() -> None:
@@ -23,7 +24,7 @@ def main() -> None:
         root = synthesise(Path(folder), images).run.root
         print(f"{images:,} images, {2 * images:,} labels: records made in {time.perf_counter() - began:.1f} s")
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        build, began = Build.open(root), time.perf_counter()
+        build, began = Build.open(Run(root)), time.perf_counter()
         quality = judge_run(build)
         judged = time.perf_counter() - began
         began = time.perf_counter()

@@ -61,8 +61,9 @@ def plan(images: int, folder: Path) -> dict[str, Any]:
 def judge(images: int, folder: Path) -> dict[str, Any]:
     from synthgen.pipeline.build import Build
     from synthgen.pipeline.judge import judge_run
+    from synthgen.store.run import Run
 
-    build = Build.open(folder)
+    build = Build.open(Run(folder))
     began = time.perf_counter(), time.process_time()
     quality = judge_run(build)
     return took(began) | {"said": f"{images * PER_IMAGE:,} labels, {quality.instances:,} of them accepted"}

@@ -1,6 +1,8 @@
 """The Prefect flow that builds a dataset, and its thin tasks. `synthgen run` is this flow.
 
-Tasks take paths and integers and return counts. The store says what is done, never Prefect.
+Tasks take a run and integers and return counts. A run brings its lock along if this process holds it, so a task stops
+if another process has taken over the folder. Workers get the address of the run folder instead, and hold no lock. The
+store says what is done, never Prefect.
 """
 
 from __future__ import annotations
@@ -54,17 +56,17 @@ from synthgen.store.run import Run
 
 
 @task(name="generate", task_run_name="generate-{shard}", cache_policy=NO_CACHE)
-def generate(run: Path, shard: int, allow_mixed: bool, strict: bool) -> Mapping[str, int]:
+def generate(run: Run, shard: int, allow_mixed: bool, strict: bool) -> Mapping[str, int]:
     return generate_shard(Build.open(run), shard, allow_mixed, strict)
 
 
 @task(name="label", task_run_name="label-{shard}", cache_policy=NO_CACHE)
-def label(run: Path, shard: int, allow_mixed: bool) -> Mapping[str, int]:
+def label(run: Run, shard: int, allow_mixed: bool) -> Mapping[str, int]:
     return label_shard(Build.open(run), shard, allow_mixed)
 
 
 @task(name="measure", task_run_name="measure-{shard}", cache_policy=NO_CACHE)
-def measure(run: Path, shard: int) -> Mapping[str, int]:
+def measure(run: Run, shard: int) -> Mapping[str, int]:
     return measure_shard(Build.open(run), shard)
 
 
@@ -73,10 +75,10 @@ def make_on_worker(run: str, shards: Sequence[int], allow_mixed: bool, strict: b
     """Makes some shards on one worker. `run`: the address of the run folder, a path or a URL."""
     folder = Run(run_place(run))
     folder.sync(shards)
-    return make(folder.root, shards, allow_mixed, strict)
+    return make(folder, shards, allow_mixed, strict)
 
 
-def make(run: Path, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
+def make(run: Run, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
     """Generates, labels and measures shards. Measures a shard while the models make the next one."""
     with Behind(1) as behind:
         for shard in shards:
@@ -107,23 +109,23 @@ def hand_out(request: BuildRequest, run: Run, shards: Sequence[int]) -> None:
 
 
 @task(name="judge", cache_policy=NO_CACHE)
-def judge(run: Path) -> dict[str, int]:
+def judge(run: Run) -> dict[str, int]:
     quality = judge_run(Build.open(run))
     return {"made": quality.made, "accepted": quality.accepted, "rejected": quality.rejected}
 
 
 @task(name="export", cache_policy=NO_CACHE)
-def export(run: Path) -> dict[str, int]:
+def export(run: Run) -> dict[str, int]:
     return export_run(Build.open(run))
 
 
 @task(name="report", cache_policy=NO_CACHE)
-def report(run: Path) -> str:
+def report(run: Run) -> str:
     return str(write(Build.open(run)))
 
 
 @task(name="merge", cache_policy=NO_CACHE)
-def merge(run: Path) -> int:
+def merge(run: Run) -> int:
     return grow(Build.open(run)).images
 
 
@@ -164,7 +166,7 @@ def _build(request: BuildRequest) -> dict[str, Any]:
 
     def make_shards(run: Run, pending: Sequence[int]) -> None:
         if profile.runner == "local":
-            make(run.root, pending, request.allow_mixed, request.strict)
+            make(run, pending, request.allow_mixed, request.strict)
         else:
             hand_out(request, run, pending)
 
@@ -188,15 +190,15 @@ def carry_out(
         while True:
             plan_shards(build)
             make_shards(run, build.pending())
-            judge(run.root)
+            judge(run)
             if not add_round(build):
                 break
-        export(run.root)
-        report(run.root)
+        export(run)
+        report(run)
         quality = build.quality()
     assert quality is not None
     if spec.grow:  # The lock must be free: a run that is being made is no part of the merged dataset.
-        merge(run.root)
+        merge(run)
     publish(quality)
     return quality
 
@@ -233,7 +235,7 @@ def build_here(request: BuildRequest) -> dict[str, Any]:
 
     def finished() -> dict[str, Any] | None:
         with suppress(SynthgenError):  # The folder does not exist yet, or holds another spec.
-            build = Build.open(request.run.root)
+            build = Build.open(request.run)
             quality = build.quality()
             if quality and build.spec == spec and build.is_complete():
                 return asdict(quality)

@@ -58,7 +58,7 @@ def number_of_next(folder: Path, spec: DatasetSpec) -> int:
         return free
     last = runs[-1]
     try:
-        if is_finished(Build.read(last.root)):
+        if is_finished(Build.read(last)):
             return free
     except (RunError, SpecError):
         pass  # Its spec is damaged. The run writes it again.

@@ -139,6 +139,7 @@ def _told(error: BaseException, out: Path) -> tuple[str, str]:
 def _try(disk: Any, case: Case, out: Path, reference: dict[str, bytes]) -> Outcome:
     from synthgen.pipeline.build import Build
     from synthgen.pipeline.verification import inspect
+    from synthgen.store.run import Run
 
     shutil.rmtree(out, ignore_errors=True)
     disk.disk_watch(str(out).encode(), MOST_CALLS)
@@ -161,7 +162,7 @@ def _try(disk: Any, case: Case, out: Path, reference: dict[str, bytes]) -> Outco
         root = made(SPEC, out).run.root
         if results(root) != reference:
             wrong.append("resumed to another dataset")
-        if damages := inspect(Build.open(root)).damages:
+        if damages := inspect(Build.open(Run(root))).damages:
             wrong.append(f"damaged: {damages[0]}")
         if left := [p.name for p in root.rglob(".*.tmp")]:
             wrong.append(f"left: {left[0]}")

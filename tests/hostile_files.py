@@ -345,7 +345,7 @@ class World:
         """`out`: the folder of run folders of a finished run, of which this one gets a copy."""
         shutil.copytree(out, root / "out")
         run = Run(root / RUN)
-        build = Build.open(run.root)
+        build = Build.open(run)
         labels = run.tables.read(run.paths.verdicts).to_pylist()
         with ReviewLog.open(run.paths.reviews) as log:
             for row in [row for row in labels if row["instance"] is not None][:3]:
@@ -523,7 +523,7 @@ def call(*arguments: object) -> None:
 
 def review(root: Path) -> None:
     """Both queues, with their answers to a browser."""
-    build = Build.read(root)
+    build = Build.read(Run(root))
     for queue in ("random", "borderline"):
         with ReviewLog.open(build.run.paths.reviews) as log:
             asked = ReviewQueue(build, queue, None, log)
@@ -540,7 +540,7 @@ def review(root: Path) -> None:
 def start(root: Path) -> None:
     run = Run(root)
     with run.lock():
-        build = Build.read(root)
+        build = Build.read(Run(root))
         build = Build.start(run, build.spec, Stages.of(build.spec))
         plan_shards(build)
         build.is_complete()
@@ -578,7 +578,7 @@ COMMANDS: dict[str, Callable[[Path], Any]] = {
     "start": start,
     "runs": runs,
     "fire": fire,
-    "grow": lambda root: growth.grow(Build.open(root)),
+    "grow": lambda root: growth.grow(Build.open(Run(root))),
 }
 
 
@@ -634,7 +634,7 @@ def check_post(case: tuple[str, str, bytes], client: TestClient) -> None:
 @contextlib.contextmanager
 def served(world: World, folder: Path) -> Iterator[TestClient]:
     """The page of a copy of the run, asked by who may."""
-    build = Build.read(world.copy(folder) / RUN)
+    build = Build.read(Run(world.copy(folder) / RUN))
     with ReviewLog.open(build.run.paths.reviews) as log:
         asked = ReviewQueue(build, "random", None, log)
         yield TestClient(app(asked, "t"), base_url="http://127.0.0.1", headers={"X-Token": "t"})

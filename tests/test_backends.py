@@ -23,6 +23,7 @@ from synthgen.models import ModelMissing
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
+from synthgen.store.run import Run
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Sample
 
 # The examples of docs/extend.md stand among them, as modules of the user's.
@@ -452,7 +453,7 @@ def test_commands_that_only_read_a_run_import_none_of_its_modules(own, own_spec,
     (root / "report.html").unlink()
     assert synthgen("report", root)[0] == 0 and (root / "report.html").is_file()
     with pytest.raises(BackendError, match=r"'ownpack\.redness' is a module of yours, which commands that"):
-        Build.read(root).stages.filters["red"].fails(np.zeros(1, np.float32))
+        Build.read(Run(root)).stages.filters["red"].fails(np.zeros(1, np.float32))
 
     (tmp_path / "evil.py").write_text((own / "colours.py").read_text())
     spec.write_text(spec.read_text().replace("ownpack.colours", "evil.thing"))

@@ -128,6 +128,23 @@ def test_a_run_on_the_server_reads_and_checks_its_spec_once(server, spec, copied
     assert newest.parameters["overrides"] == ["splits={train: 1}"] and newest.parameters["run"] == 1
 
 
+def test_a_task_whose_run_is_taken_from_it_writes_nothing_more(server, spec, tmp_path, monkeypatch):
+    """The lock goes with the run to the tasks: they ask it, not only the flow that took it."""
+    from synthgen.flow import build_dataset
+
+    out, generate = tmp_path / "out", diffusion.Backend.generate
+    lock = out / "fruit" / "run-0001" / ".lock"
+
+    def lose(self: Any, jobs: Any) -> Any:
+        lock.unlink(missing_ok=True)
+        return generate(self, jobs)
+
+    monkeypatch.setattr(diffusion.Backend, "generate", lose)
+    with pytest.raises(RunError, match=r"has been moved or removed, .*; it stops and writes nothing more$"):
+        build_dataset(spec=spec, out=out)
+    assert not list(out.rglob("*.png")) and list(out.rglob("plan-00000.json"))
+
+
 def test_errors_for_people_come_out_of_the_flow_as_they_are(server, spec, copied):
     from synthgen.flow import build_dataset
 

@@ -13,6 +13,7 @@ from synthgen.errors import OutOfRoom
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.verification import inspect
 from synthgen.store import files
+from synthgen.store.run import Run
 
 MOUNT = shutil.which("mount")
 
@@ -47,7 +48,7 @@ def test_a_full_disk(
     assert stopped.value.exit_code == 4 and "\n" not in str(stopped.value)
     root = disk / "out" / "fruit" / "run-0001"
     assert not list(root.rglob(".*.tmp"))
-    assert inspect(Build.open(root)).damages == ()
+    assert inspect(Build.open(Run(root))).damages == ()
     ballast.unlink()
     build = run_through(quick, disk / "out")
     assert build.is_complete() and inspect(build).damages == ()

@@ -214,7 +214,7 @@ def test_numbers_of_another_spec(world: World, folder: Path, change: Content) ->
     content = orjson.loads((world.root / RUN / "quality.json").read_bytes())
     root = changed(world, folder, "quality.json", orjson.dumps({**content, **change}))
     with pytest.raises(RunError, match=r"quality\.json cannot be read"):
-        Build.read(root).quality()
+        Build.read(Run(root)).quality()
 
 
 @pytest.mark.parametrize(
@@ -263,7 +263,7 @@ def test_a_mark_that_names_a_device_is_damaged(world: World, folder: Path) -> No
     name = "commits/report.json"
     content = {k: v for k, v in orjson.loads((world.root / RUN / name).read_bytes()).items() if k != SEAL}
     root = changed(world, folder, name, sealed({**content, "files": {"/dev/zero": [0, "x"]}}))
-    assert any(str(damage).startswith("/dev/zero: ") for damage in inspect(Build.read(root)).damages)
+    assert any(str(damage).startswith("/dev/zero: ") for damage in inspect(Build.read(Run(root))).damages)
 
 
 def values(column: str, change: Callable[[list[Any]], list[Any]]) -> Callable[[pa.Table], pa.Table]:
@@ -342,13 +342,13 @@ def test_measures_of_another_form(world: World, folder: Path) -> None:
     for change in (dropped("sharpness"), words, dropped("instance")):
         data = io.BytesIO()
         pq.write_table(change(pq.read_table(world.root / RUN / MEASURES)), data)
-        build = Build.read(changed(world, folder, MEASURES, data.getvalue()))
+        build = Build.read(Run(changed(world, folder, MEASURES, data.getvalue())))
         with pytest.raises(RunError, match=r"have no numbers of sharpness|cannot be read"):
             judge_shards(build, build.run.marks.shards())
 
 
 def test_labels_are_numbered_from_nought(world: World, folder: Path) -> None:
-    build = Build.read(world.copy(folder / "copy") / RUN)
+    build = Build.read(Run(world.copy(folder / "copy") / RUN))
     for name in (LABELS, MEASURES):
         table = pq.read_table(build.run.root / name)
         build.run.tables.write(build.run.root / name, values("instance", lambda old: [n and n + 1 for n in old])(table))

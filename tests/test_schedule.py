@@ -89,7 +89,7 @@ def spec(finished: Build, tmp_path: Path) -> Path:
 def next_number(folder: Path, **changes: Any) -> int:
     from synthgen.schedule import number_of_next
 
-    raw = Build.open(folder / "run-0001").run.facts.read_spec()
+    raw = Build.open(Run(folder / "run-0001")).run.facts.read_spec()
     return number_of_next(folder, DatasetSpec.parse(raw | changes))
 
 
@@ -134,7 +134,7 @@ def test_a_firing_makes_the_next_run_and_grows_the_dataset(server: str, spec: Pa
     from synthgen.schedule import build_next
 
     state = build_next(spec, copied, return_state=True)
-    second = Build.open(copied / "fruit" / "run-0002")
+    second = Build.open(Run(copied / "fruit" / "run-0002"))
     quality = second.quality()
     assert quality and is_finished(second)
     assert state.is_completed() and state.name == ("Short" if quality.is_short else "Completed")
@@ -158,7 +158,7 @@ def test_a_firing_into_an_object_store(
         monkeypatch.setenv("SYNTHGEN_HOME", str(tmp_path / machine))
         state = build_next(spec, url, return_state=True)
         assert state.is_completed() and state.message and state.message.startswith(f"run {number}: ")
-        assert is_finished(Build.open(place(url) / "fruit" / f"run-{number:04d}"))
+        assert is_finished(Build.open(Run(place(url) / "fruit" / f"run-{number:04d}")))
         assert address(place(url)) == url and address(tmp_path) == str(tmp_path)
     runs = sorted(p.name for p in (tmp_path / "store" / "fruit").iterdir())
     assert runs == ["dataset", "run-0001", "run-0002", "run-0003"]
@@ -191,7 +191,7 @@ def test_a_firing_is_computed_where_the_profile_says(
     profile = tmp_path / "ray.yaml"
     profile.write_text("{runner: ray, workers: 1, shards_at_once: 1}")
     state = build_next(spec, copied, profile=profile, return_state=True)
-    second = Build.open(copied / "fruit" / "run-0002")
+    second = Build.open(Run(copied / "fruit" / "run-0002"))
     assert state.is_completed() and is_finished(second)
     assert len(started) == len(list(second.run.marks.shards()))
 

@@ -111,7 +111,7 @@ def export_cost(annotations: int, folder: Path) -> ExportCost:
 
 
 def _exported(root: Path) -> ExportCost:
-    build = Build.open(root)
+    build = Build.open(Run(root))
     began = time.perf_counter()
     export_run(build)
     seconds = time.perf_counter() - began
@@ -142,8 +142,8 @@ def compare(spec: DatasetSpec, folder: Path) -> Comparison:
     def shards(run: Run, pending: Sequence[int]) -> None:
         nonlocal inside
         began = time.perf_counter()
-        build = Build.open(run.root)
-        pairs.extend(in_turns(build, pending, lambda shard: make(run.root, [shard], False, False), folder / "bare"))
+        build = Build.open(run)
+        pairs.extend(in_turns(build, pending, lambda shard: make(run, [shard], False, False), folder / "bare"))
         inside = time.perf_counter() - began
 
     with served():
@@ -157,7 +157,7 @@ def compare(spec: DatasetSpec, folder: Path) -> Comparison:
         run = Run.at(folder / "outputs", spec.name, 1)
         flow(name="bench")(lambda: carry_out(run, spec, stages, shards))()
         rest = time.perf_counter() - began - inside
-    build = Build.open(run.root)
+    build = Build.open(run)
     quality = build.quality()
     assert quality is not None
     seconds = {name: seconds for name, (seconds, _) in stage_seconds(build.run).items()}

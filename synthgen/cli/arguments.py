@@ -29,15 +29,6 @@ def _run(value: str | Path) -> Path:
     return run_place(value)
 
 
-def _refresh(context: typer.Context, value: Path) -> Path:
-    """Brings the mirror of a run in an object store up to date."""
-    from synthgen.store.run import Run
-
-    if not context.resilient_parsing:  # The shell asks for completions.
-        Run(value).refresh()
-    return value
-
-
 Spec = Annotated[
     Path,
     typer.Argument(
@@ -55,7 +46,6 @@ RunFolder = Annotated[
         metavar="RUN",
         show_default=False,
         parser=_run,
-        callback=_refresh,
         autocompletion=completion.run_folders,
     ),
 ]

@@ -87,7 +87,7 @@ class Progress:
         now = Snapshot()
         if self._build is None:
             try:
-                self._build = Build.open(self._run.root)
+                self._build = Build.open(self._run)
             except SynthgenError:
                 return now
         now.wanted = self._build.spec.count

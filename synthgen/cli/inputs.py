@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from synthgen.pipeline.build import Build
     from synthgen.spec import DatasetSpec
+    from synthgen.store.run import Run
 
 
 def note(text: object) -> None:
@@ -32,17 +33,15 @@ def note_modules(spec: DatasetSpec) -> None:
         note(f"{key}: imported your module from {file}")
 
 
-def reopen(run: Path, overrides: list[str]) -> Build:
+def reopen(run: Run, overrides: list[str]) -> Build:
     """The build of a run folder, with keys of its spec changed."""
     from synthgen.pipeline.build import Build
     from synthgen.pipeline.stages import Stages
     from synthgen.spec import DatasetSpec, set_value
-    from synthgen.store.run import Run
 
-    folder = Run.existing(run)
-    raw = folder.facts.read_spec()
+    raw = run.facts.read_spec()
     for override in overrides:
         set_value(raw, override)
     spec = DatasetSpec.parse(raw)
     note_modules(spec)
-    return Build.start(folder, spec, Stages.of(spec))
+    return Build.start(run, spec, Stages.of(spec))

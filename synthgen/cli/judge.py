@@ -23,8 +23,9 @@ def judge(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> No
     from synthgen.report.page import write
     from synthgen.store.run import Run
 
-    with Run.existing(run).lock():
-        build = reopen(run, overrides)
+    folder = Run.existing(run)
+    with folder.lock():
+        build = reopen(folder, overrides)
         stale = [s for s in build.run.marks.shards() if not build.is_done("label", s)]
         if stale:
             raise RunError(f"{len(stale)} shards have no labels by this spec; label them first: synthgen label {run}")
@@ -62,8 +63,9 @@ def review(
     """
     from synthgen.pipeline.build import Build
     from synthgen.review.server import serve
+    from synthgen.store.run import Run
 
-    build = Build.open(run)
+    build = Build.open(Run.existing(run))
     note_modules(build.spec)
     made = serve(build, queue, count, port, browser)
     print(f"{made} verdicts made; apply them with: synthgen judge {run}" if made else "no verdicts made")

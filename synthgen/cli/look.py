@@ -22,8 +22,9 @@ def status(run: RunFolder) -> None:
     from synthgen.judging.summary import headline
     from synthgen.pipeline.build import Build
     from synthgen.pipeline.fingerprints import PER_SHARD
+    from synthgen.store.run import Run
 
-    build = Build.read(run)
+    build = Build.read(Run.existing(run))
     shards = build.run.marks.shards()
     holder = build.run.holder()
     print(f"{build.spec.name}, {len(shards)} shards planned" + (f"; {holder} is at work" if holder else ""))
@@ -66,8 +67,9 @@ def show(
     """Draw a contact sheet: images with masks, boxes and class names."""
     from synthgen.pipeline.build import Build
     from synthgen.report.show import draw
+    from synthgen.store.run import Run
 
-    build = Build.read(run)
+    build = Build.read(Run.existing(run))
     file = output or build.run.root / ("rejected.png" if rejected else "sheet.png")
     drawn = draw(build, file, images=images, columns=columns, tile_px=tile, rejected=rejected)
     print(f"{file}: {drawn} images")
@@ -82,8 +84,9 @@ def report(run: RunFolder) -> None:
     from synthgen.report.page import write
     from synthgen.store.run import Run
 
-    with Run.existing(run).lock():
-        build = Build.read(run)
+    folder = Run.existing(run)
+    with folder.lock():
+        build = Build.read(folder)
         if not build.is_done("judge"):
             raise RunError(
                 f"{run} has not been judged by its spec and reviews yet; judge it first: synthgen judge {run}"

@@ -125,7 +125,7 @@ def run(
             print_result(build, quality, quiet, "nothing to do")
             return
     _build(request, quiet)
-    build = Build.open(folder.root)
+    build = Build.open(folder)
     quality = build.quality()
     assert quality is not None
     print_remarks(build)
@@ -157,8 +157,9 @@ def label(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False, allow
     from synthgen.report.page import write
     from synthgen.store.run import Run
 
-    with Run.existing(run).lock():
-        build = reopen(run, overrides)
+    folder = Run.existing(run)
+    with folder.lock():
+        build = reopen(folder, overrides)
         quality = relabel(build, allow_mixed, None if quiet else print_shard)
         write(build)
     print_remarks(build)

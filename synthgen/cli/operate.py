@@ -67,11 +67,12 @@ def verify(run: RunFolder) -> None:
     from synthgen.pipeline.verification import inspect, withdraw
     from synthgen.store.run import Run
 
-    with Run.existing(run).reading() as locked:
+    folder = Run.existing(run)
+    with folder.reading() as locked:
         try:
-            build = Build.read(run)
+            build = Build.read(folder)
         except SpecError as error:
-            if Run(run).facts.spec_is_unchanged():  # The spec is whole: this version, or this machine, cannot read it.
+            if folder.facts.spec_is_unchanged():  # The spec is whole: this version, or this machine, cannot read it.
                 raise
             raise RunError(f"damaged: spec.yaml: {error}\nrun the spec again to write it anew") from error
         found = inspect(build)
@@ -119,8 +120,9 @@ def remake(
 
     from synthgen.pipeline.build import Build
     from synthgen.pipeline.generate import remake_image
+    from synthgen.store.run import Run
 
-    build = Build.open(run)
+    build = Build.open(Run.existing(run))
     note_modules(build.spec)
     old, now = remake_image(build, image_id)
     if output:

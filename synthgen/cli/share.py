@@ -15,8 +15,9 @@ def export(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> N
     from synthgen.pipeline.export import export_run
     from synthgen.store.run import Run
 
-    with Run.existing(run).lock():
-        build = reopen(run, overrides)
+    folder = Run.existing(run)
+    with folder.lock():
+        build = reopen(folder, overrides)
         if not build.is_done("judge"):
             raise RunError(f"{run} has not been judged by this spec yet; judge it first: synthgen judge {run}")
         written = export_run(build)

@@ -127,7 +127,7 @@ class Merge:
         members, lines, states = [], others_of(build.run.root.parent), []
         for run in runs_of(build.run.root.parent):
             try:
-                member = Build.open(run.root)
+                member = Build.open(run)
                 if member.spec.categories != build.spec.categories:
                     lines.append(f"run {run.number} has other classes")
                     continue

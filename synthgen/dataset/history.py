@@ -14,6 +14,7 @@ from synthgen.judging.quality import Numbers, Quality
 from synthgen.pipeline.build import Build
 from synthgen.spec import differences
 from synthgen.store.mirror import runs_in_store
+from synthgen.store.paths import run_folders
 from synthgen.store.run import Run
 
 if TYPE_CHECKING:
@@ -30,30 +31,33 @@ _IDLE = {"version", "description", "count", "budget", "splits", "exporters", "sh
 
 
 def runs_of(folder: Path) -> list[Run]:
-    """The run folders of a dataset's folder that have a spec, by number; of a mirror, all that its store has."""
+    """The runs of a dataset's folder that have a spec, by number. If the folder mirrors one in an object store, all
+    that the store has are among them, in line with it."""
+    runs = {path: Run(path) for path in run_folders(folder)}
     for path in runs_in_store(folder):
-        Run(path).refresh()
-    return [run for run in begun_in(folder) if run.paths.spec.is_file()]
+        runs.setdefault(path, Run(path)).refresh()
+    members = [run for run in runs.values() if _is_member(run) and run.paths.spec.is_file()]
+    return sorted(members, key=lambda run: run.number)
 
 
 def begun_in(folder: Path) -> list[Run]:
-    """The run folders of a dataset's folder, by number, those in which nothing is yet among them; no copies, and
-    nothing that is called otherwise."""
-    runs = [run for run in _looking_like_runs(folder) if run.named_number is not None and not run.is_another]
-    return sorted(runs, key=lambda run: run.named_number or 0)
+    """The runs of a dataset's folder on this machine, by number. Runs that have just begun, and have no spec yet, are
+    among them; copies of runs, and folders with other names, are not."""
+    return [run for run in map(Run, run_folders(folder)) if _is_member(run)]
 
 
 def others_of(folder: Path) -> list[str]:
     """A line for each folder that looks like one of the dataset's runs and is none, such as a copy of one."""
-    runs = [run for run in _looking_like_runs(folder) if run.paths.spec.is_file()]
+    runs = [run for run in map(Run, run_folders(folder)) if run.paths.spec.is_file()]
     copies = {run.root.name: run.recorded_number for run in runs if run.is_another}
     lines = [f"{name} holds the images of run {number}: a copy?" for name, number in copies.items()]
     foreign = [run.root.name for run in runs if run.named_number is None]
     return lines + [f"{name} has no name of a run, such as run-0001" for name in foreign]
 
 
-def _looking_like_runs(folder: Path) -> list[Run]:
-    return [Run(path) for path in sorted(folder.glob("run-*")) if path.is_dir()]
+def _is_member(run: Run) -> bool:
+    """Whether a folder is one of the dataset's runs: it is called as a run is, and holds that run."""
+    return run.named_number is not None and not run.is_another
 
 
 def is_finished(build: Build) -> bool:
@@ -89,7 +93,7 @@ class Past:
     @classmethod
     def of(cls, run: Run) -> Past:
         try:
-            build = Build.read(run.root)
+            build = Build.read(run)
             state: State = "at work" if run.holder() else "finished" if is_finished(build) else "unfinished"
             if not run.paths.quality.is_file():
                 return cls(run.number, state, None, None, None, build.spec.dump())

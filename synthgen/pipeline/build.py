@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from synthgen import __version__
@@ -73,16 +72,14 @@ class Build:
         return cls(run, spec, stages)
 
     @classmethod
-    def open(cls, root: Path) -> Build:
+    def open(cls, run: Run) -> Build:
         """A run folder with the spec that it holds."""
-        run = Run.existing(root)
         spec = DatasetSpec.parse(run.facts.read_spec())
         return cls(run, spec, Stages.of(spec))
 
     @classmethod
-    def read(cls, root: Path) -> Build:
+    def read(cls, run: Run) -> Build:
         """`open`, for those who only read: it imports no module that the spec names, see `unloaded`."""
-        run = Run.existing(root)
         spec = DatasetSpec.parse(run.facts.read_spec(), run.facts.read().get("modules", {}))
         return cls(run, spec, Stages.of(spec))
 

@@ -51,14 +51,16 @@ class BuildRequest:
         """The folder of run folders on this machine: `out`, or the mirror of a URL."""
         return place(self.out)
 
-    @property
+    @cached_property
     def run(self) -> Run:
+        """The run folder: one object, so that its lock goes with it to everything that works for this request."""
         return Run.at(self.folder, self.spec.name, self.number)
 
     def numbered(self, number: int) -> BuildRequest:
         """The same request for another run. It keeps what has been read."""
         other = copy(self)
         object.__setattr__(other, "number", number)
+        other.__dict__.pop("run", None)
         return other
 
     def parameters(self) -> dict[str, Any]:

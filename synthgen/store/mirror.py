@@ -20,7 +20,7 @@ import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,10 @@ def _path(text: str | Path) -> Path:
     return at_home(text)
 
 
-def mirror_of(root: Path) -> Mirror | None:
-    """The mirror that a run folder is; None for a folder that stands for itself."""
-    return _opened(root) if _about(root.parent.parent) else None
+def mirror_of(root: Path, confirm: Callable[[], None]) -> Mirror | None:
+    """The mirror that a run folder is; None for a folder that mirrors nothing. `confirm`: see `Objects`."""
+    about = _about(root.parent.parent)
+    return Mirror(root, f"{about['url']}/{root.parent.name}/{root.name}", about["id"], confirm) if about else None
 
 
 def runs_in_store(folder: Path) -> list[Path]:
@@ -115,13 +116,6 @@ def runs_in_store(folder: Path) -> list[Path]:
         return []
     names = Objects(f"{about['url']}/{folder.name}").beside()
     return [folder / name for name in sorted(names, key=run_order) if run_number(name) is not None]
-
-
-@cache
-def _opened(root: Path) -> Mirror:
-    about = _about(root.parent.parent)
-    assert about
-    return Mirror(root, f"{about['url']}/{root.parent.name}/{root.name}", about["id"])
 
 
 def _about(out: Path) -> Mapping[str, str] | None:
@@ -139,19 +133,17 @@ class Mirror:
     Attributes:
         root: the folder here.
         url: the folder in the store.
-        confirm: see `Objects`.
     """
 
-    def __init__(self, root: Path, url: str, identity: str) -> None:
-        self.root, self.url, self._identity = root, url, identity
-        self.confirm: Callable[[], None] = lambda: None
+    def __init__(self, root: Path, url: str, identity: str, confirm: Callable[[], None]) -> None:
+        self.root, self.url, self._identity, self._confirm = root, url, identity, confirm
         self._stored: dict[str, tuple[int, str]] = {}  # files in the store, as its marks say
         self._images: dict[str, str] = {}  # checksum -> name, of the images among them
         self._mutex = threading.RLock()
 
     @cached_property
     def objects(self) -> Objects:
-        return Objects(self.url, self.confirm)
+        return Objects(self.url, self._confirm)
 
     def slot(self, name: str) -> ObjectSlot:
         """An object that names who is at work in the folder in the store."""

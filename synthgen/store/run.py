@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -17,8 +17,6 @@ from synthgen.store.mirror import mirror_of
 from synthgen.store.paths import Paths, run_name, run_number
 from synthgen.store.rounds import Rounds
 from synthgen.store.tables import Tables
-
-_leases: dict[Path, list[lease.Lease]] = {}  # of the run folders that this process holds
 
 
 class Run:
@@ -37,9 +35,8 @@ class Run:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
-        self._mirror = mirror_of(self.root)
-        if self._mirror:
-            self._mirror.confirm = self._confirm
+        self._leases: Sequence[lease.Lease] = ()  # while this object holds the lock
+        self._mirror = mirror_of(self.root, self._confirm)
         self.paths = Paths(self.root)
         self.files = Files(self.paths, self._mirror, self._confirm)
         self.marks = Marks(self.files)
@@ -54,12 +51,13 @@ class Run:
 
     @classmethod
     def existing(cls, root: Path) -> Run:
-        """A run folder that a person named.
+        """A run folder that a person named, in line with its store if it mirrors one.
 
         Raises:
             RunError: it is none.
         """
         run = cls(root)
+        run.refresh()
         if not run.paths.spec.is_file():
             raise RunError(f"{run.address!r} is no run folder; it takes one such as outputs/quickstart/run-0001")
         return run
@@ -135,11 +133,15 @@ class Run:
     def lock(self) -> Iterator[None]:
         """Keeps two processes out of one folder; the lock dies with its holder, however that ends. See `lease`.
 
+        This object is the handle: while it holds the lock, everything that is written by it, or by a part of it, first
+        asks whether the lock is still its own. So whoever works under the lock is given this object, not another one
+        of the same folder.
+
         Raises:
             RunError: another process holds it; or, raised by whatever writes, another process has taken it over or it
                 is gone.
         """
-        with self._held(self.paths.lock, self.paths.lock.name) as _leases[self.root]:
+        with self._held(self.paths.lock, self.paths.lock.name) as self._leases:
             try:
                 self.sync()
                 yield
@@ -147,7 +149,7 @@ class Run:
                 self._confirm()  # if the folder is another's now, or gone, that is the cause of whatever failed
                 raise
             finally:
-                del _leases[self.root]
+                self._leases = ()
 
     @contextmanager
     def reading(self) -> Iterator[bool]:
@@ -201,5 +203,5 @@ class Run:
             yield held
 
     def _confirm(self) -> None:
-        for held in _leases.get(self.root, ()):
+        for held in self._leases:
             held.confirm()

@@ -130,7 +130,7 @@ def test_outside_the_main_thread_nothing_is_set() -> None:
 def test_status_counts_the_images_of_finished_batches(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = Build.open(copied / "fruit" / "run-0001").run
+    run = Build.open(Run(copied / "fruit" / "run-0001")).run
     mark = run.marks.read("generate", 0)
     assert mark
     files = [run.root / name for name in mark.files]

@@ -39,7 +39,8 @@ import sys
 from pathlib import Path
 from synthgen.dataset.growth import grow
 from synthgen.pipeline.build import Build
-grow(Build.open(Path(sys.argv[1])))
+from synthgen.store.run import Run
+grow(Build.open(Run(Path(sys.argv[1]))))
 """
 
 
@@ -59,7 +60,7 @@ def folder(two: Path, tmp_path: Path) -> Path:
 
 
 def opened(folder: Path, number: int) -> Build:
-    return Build.open(folder / f"run-{number:04d}")
+    return Build.open(Run(folder / f"run-{number:04d}"))
 
 
 def rows(root: Path) -> tuple[dict[int, tuple[str, dict[str, Any]]], dict[int, dict[str, Any]]]:
@@ -401,9 +402,7 @@ def test_a_copy_that_says_it_is_another_run_is_left_out(folder: Path) -> None:
     found = grow(opened(folder, 2))
     assert [part.run for part in found.runs] == [1, 2]
     assert found.left_out[0] == "run 3 holds the images of run 1: a copy?"
-    assert "run.json: says that this is run 3, and its jobs are of run 1" in map(
-        str, inspect(Build.open(copy.root)).damages
-    )
+    assert "run.json: says that this is run 3, and its jobs are of run 1" in map(str, inspect(Build.open(copy)).damages)
 
 
 def test_a_copy_is_no_run_that_is_at_work_or_comes_next(folder: Path) -> None:
@@ -421,7 +420,7 @@ def test_a_copy_is_no_run_that_is_at_work_or_comes_next(folder: Path) -> None:
 def test_a_dataset_whose_only_folder_is_of_another_run_has_its_first_run_still_to_make(folder: Path) -> None:
     shutil.rmtree(folder / "run-0001")
     (folder / "run-0002").rename(folder / "run-0001")
-    assert number_of_next(folder, Build.open(folder / "run-0001").spec) == 2
+    assert number_of_next(folder, Build.open(Run(folder / "run-0001")).spec) == 2
 
 
 def test_the_time_of_a_plan_is_by_the_run_of_the_highest_number(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,7 +435,7 @@ def test_the_time_of_a_plan_is_by_the_run_of_the_highest_number(folder: Path, mo
 
 def test_a_run_that_is_called_otherwise_is_judged_as_before(folder: Path) -> None:
     (folder / "run-0002").rename(folder / "final")
-    build = Build.open(folder / "final")
+    build = Build.open(Run(folder / "final"))
     assert build.run.number == 2
     with build.run.lock():
         again = Build.start(build.run, build.spec, build.stages)

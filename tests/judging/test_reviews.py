@@ -28,6 +28,7 @@ from synthgen.report.page import write
 from synthgen.review.queue import ReviewQueue
 from synthgen.review.server import app
 from synthgen.store.marks import Marks
+from synthgen.store.run import Run
 
 WRITER = """
 import sys
@@ -155,7 +156,7 @@ def test_a_verdict_that_was_refused_does_not_come_back(
 
 
 def test_the_judge_says_which_verdicts_it_took(copied: Path) -> None:
-    build = Build.open(copied / "fruit" / "run-0001")
+    build = Build.open(Run(copied / "fruit" / "run-0001"))
     path = build.run.paths.reviews
     with ReviewLog.open(path) as log:
         for i in range(1, 5):
@@ -214,7 +215,7 @@ def test_a_log_that_goes_before_it_is_locked_is_opened_anew(tmp_path: Path, monk
 
 
 def test_an_empty_log_is_whole(copied: Path) -> None:
-    build = Build.open(copied / "fruit" / "run-0001")
+    build = Build.open(Run(copied / "fruit" / "run-0001"))
     build.run.paths.reviews.touch()
     assert "reviews.jsonl" not in {damage.file for damage in inspect(build).damages}
 
@@ -303,7 +304,7 @@ def test_the_next_judging_honours_them(copied: Path, quick, run_through) -> None
     before = {p: p.stat().st_mtime_ns for p in build.run.root.rglob("*.png")}
     with ReviewLog.open(build.run.paths.reviews) as log:
         log.add(said(image_id, instance, "wrong_class", category_id=3, labels=digest))
-    assert not Build.open(build.run.root).is_complete()
+    assert not Build.open(Run(build.run.root)).is_complete()
     again = run_through(quick, copied)
     now = again.run.tables.read(again.run.paths.verdicts).to_pandas()
     label = now[(now["image_id"] == image_id) & (now["instance"] == instance)].iloc[0]
@@ -327,7 +328,7 @@ def test_a_verdict_on_other_labels_does_not_count(copied: Path, quick, run_throu
 @pytest.fixture
 def asked(copied: Path) -> Iterator[tuple[Build, TestClient]]:
     """The review page of a run."""
-    build = Build.open(copied / "fruit" / "run-0001")
+    build = Build.open(Run(copied / "fruit" / "run-0001"))
     with ReviewLog.open(build.run.paths.reviews) as log:
         client = TestClient(app(ReviewQueue(build, "random", None, log), "secret"), base_url="http://127.0.0.1")
         client.headers["X-Token"] = "secret"
@@ -362,7 +363,7 @@ def test_the_page_says_that_a_verdict_could_not_be_written(
 
 def test_a_report_that_was_killed_half_way_is_to_be_done(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And not damaged: its mark is of the report before it."""
-    before = Build.open(copied / "fruit" / "run-0001")
+    before = Build.open(Run(copied / "fruit" / "run-0001"))
     build = replace(before, spec=before.spec.model_copy(update={"description": "other words"}))
     with build.run.lock():
         export_run(build)

@@ -13,12 +13,13 @@ from synthgen.errors import RunError
 from synthgen.judging.tables import Tables
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_shards
+from synthgen.store.run import Run
 
 
 @pytest.fixture
 def build(copied: Path) -> Build:
     (root,) = copied.glob("*/run-0001")
-    return Build.open(root)
+    return Build.open(Run(root))
 
 
 def read(build: Build, **options: Any) -> Tables:

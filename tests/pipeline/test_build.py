@@ -206,9 +206,9 @@ def test_harm_is_mended(copied, finished, quick, run_through, generated, harm, m
 @pytest.mark.parametrize("pattern", ["jobs/*", "labels/*", "measures/*", "verdicts.parquet", "coco/*/*", "report.html"])
 def test_a_run_without_the_results_of_a_stage_is_not_complete(copied, pattern):
     root = copied / "fruit" / "run-0001"
-    assert Build.open(root).is_complete()
+    assert Build.open(Run(root)).is_complete()
     remove(pattern)(root)
-    assert not Build.open(root).is_complete()
+    assert not Build.open(Run(root)).is_complete()
 
 
 def test_harm_to_the_rounds_is_mended(copied, finished, quick, run_through, generated):
@@ -874,7 +874,7 @@ def test_a_harmed_image_is_named(copied):
     data[-20] ^= 1
     file.chmod(0o644)
     file.write_bytes(data)
-    build = Build.open(root)
+    build = Build.open(Run(root))
     with pytest.raises(RunError, match=r"images/00001/000000000006\.png is not the image that was made"):
         remake_image(build, 6)
     with pytest.raises(RunError, match="000000000006"):

@@ -74,6 +74,7 @@ def test_a_schedule_reads_and_checks_its_spec_once(
 def test_what_is_read_is_kept_and_travels_to_another_run(calls: list[str], spec_file: Any, good: Any) -> None:
     request = BuildRequest(spec_file(good), overrides=("count=5",))
     assert request.spec.count == 5 and request.stages is request.stages
+    assert request.run is request.run and request.run.number == 1  # whoever has the run has its lock
     other = request.numbered(7)
     assert (request.number, other.number, other.run.root.name) == (1, 7, "run-0007")
     assert other.stages is request.stages and other.spec is request.spec

@@ -43,7 +43,7 @@ def flip(path: Path, place: int) -> None:
 
 def found_in(root: Path) -> set[str]:
     try:
-        return {damage.file for damage in inspect(Build.open(root)).damages}
+        return {damage.file for damage in inspect(Build.open(Run(root))).damages}
     except SynthgenError as error:  # a spec that cannot be read
         return {"spec.yaml"} if "spec" in str(error) or error.exit_code == 2 else set()
 
@@ -69,7 +69,7 @@ def test_a_flipped_bit_in_any_file_is_found(copied: Path, share: float) -> None:
         name = path.relative_to(root).as_posix()
         assert name in found_in(root), name
         flip(path, place)
-    assert inspect(Build.open(root)).damages == ()
+    assert inspect(Build.open(Run(root))).damages == ()
 
 
 REMADE = [
@@ -86,7 +86,7 @@ def test_what_is_damaged_is_made_anew(copied: Path, finished: Any, quick: Any, r
     root = copied / "fruit" / "run-0001"
     flip(root / name, (root / name).stat().st_size // 3)
     if name != "spec.yaml":
-        build = Build.open(root)
+        build = Build.open(Run(root))
         damages = inspect(build).damages
         assert name in {d.file for d in damages}
         withdraw(build, damages)
@@ -125,7 +125,7 @@ def test_records_that_disagree(copied: Path) -> None:
     """Whole by their checksums, and wrong."""
     import pyarrow as pa
 
-    build = Build.open(copied / "fruit" / "run-0001")
+    build = Build.open(Run(copied / "fruit" / "run-0001"))
     run, file = build.run, build.run.paths.table("labels", 0)
     mark, rows = run.marks.read("label", 0), run.tables.read(build.run.paths.table("labels", 0)).to_pylist()
     assert mark is not None and len(rows) > 1
@@ -142,7 +142,7 @@ def test_records_that_disagree(copied: Path) -> None:
 
 
 def test_an_export_that_disagrees(copied: Path) -> None:
-    build = Build.open(copied / "fruit" / "run-0001")
+    build = Build.open(Run(copied / "fruit" / "run-0001"))
     file = next(f for f in sorted(build.run.root.glob("coco/annotations/*.json")) if b'"area"' in f.read_bytes())
     content = orjson.loads(file.read_bytes())
     content["annotations"][0]["category_id"] = content["annotations"][0]["category_id"] % 3 + 1

@@ -283,7 +283,7 @@ def test_hostile_words_in_a_review(hostile: Build) -> None:
 
 
 def test_a_run_that_fell_behind_says_so(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = Build.open(copied / "fruit" / "run-0001")
+    build = Build.open(Run(copied / "fruit" / "run-0001"))
     build.run.paths.report.unlink()
     line = "run 1: yield 12.5 %, after 97.1 % in the 3 runs before it (p = 1e-09)"
     asked: list[list[int]] = []

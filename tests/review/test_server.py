@@ -26,6 +26,7 @@ from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_shards
 from synthgen.review.queue import ReviewQueue
 from synthgen.review.server import BODY, app, door
+from synthgen.store.run import Run
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=REASON)
 MANY = {**QUICK, "name": "many", "count": 12, "objects_per_image": {2: 1}, "generator": {"num_inference_steps": 1}}
@@ -249,7 +250,7 @@ def test_links_out_of_the_run_folder_are_not_read(copied: Path, tmp_path: Path, 
         (tmp_path / "moved" / image.name).write_bytes(secret)
     named = image.name if what == "file" else "[0-9]+.png"
     said = re.compile(f"images/00000/{named} is not read: a link on its way leads out of {re.escape(str(run))}")
-    build = Build.open(run)
+    build = Build.open(Run(run))
     with ReviewLog.open(run / "reviews.jsonl") as log:
         client = TestClient(app(ReviewQueue(build, "random", None, log), "secret"), base_url="http://127.0.0.1")
         for path in (f"/images/{int(image.stem)}", "/items/0", "/items/1"):

@@ -533,7 +533,7 @@ def test_commands_take_the_url_of_a_run(
     assert (code, err) == (0, "") and "2 images" in out
     assert len(list(root.glob("images/*/*.png"))) == 2
     with ReviewLog.open(tmp_path / "log") as log:
-        queue = ReviewQueue(Build.open(root), "random", None, log)
+        queue = ReviewQueue(Build.open(Run.existing(root)), "random", None, log)
         images = {item.image_id: queue.image(item.image_id) for item in queue.items}
     assert all(data == (root / f"images/{(i - 1) // 4:05d}/{i:012d}.png").read_bytes() for i, data in images.items())
     code, out, err = synthgen("runs", spec_file(quick), "--out", url)
@@ -751,7 +751,7 @@ def test_a_dataset_grows_in_a_store(
     }
     assert named(content) >= {n for n in kept if n.startswith("coco/")}
     machine("third")
-    assert grow(Build.open(run_through(quick, place(url), 1).run.root)).runs == grow(plain).runs
+    assert grow(Build.open(run_through(quick, place(url), 1).run)).runs == grow(plain).runs
 
 
 def test_an_object_that_is_damaged_or_gone_is_made_anew(
