@@ -73,18 +73,20 @@ def _plain(text: str) -> str:
 def keys() -> str:
     """A table of keys for the spec, for each mapping inside it and for each built-in backend."""
     schema = json_schema()
+    for kind in KINDS.values():
+        schema["properties"][kind.key]["default"] = list(kind.defaults) if kind.many else kind.defaults[0]
     sections = [f"## The spec\n\n{_keys(schema)}"]
     sections += [f"## {title}\n\n{_described(schema['$defs'][name])}" for name, title in MAPPINGS.items()]
-    for kind in KINDS:
-        sections.append(f"## {kind.capitalize()}s")
-        sections += [f"### {kind} `{name}`\n\n{_backend(kind, name)}" for name in builtin(kind)]
+    for name in KINDS:
+        sections.append(f"## {name.capitalize()}s")
+        sections += [f"### {name} `{use}`\n\n{_backend(name, use)}" for use in builtin(name)]
     return "\n\n".join(sections)
 
 
-def _backend(kind: str, name: str) -> str:
-    module = backend_module(kind, name)
+def _backend(kind: str, use: str) -> str:
+    module = backend_module(kind, use)
     about = cleandoc(module.__doc__ or "").partition("\n\n")[0]
-    return f"{about}\n\n{_keys(module.Config.model_json_schema(), use=name)}"
+    return f"{about}\n\n{_keys(module.Config.model_json_schema(), use)}"
 
 
 def profile() -> str:
