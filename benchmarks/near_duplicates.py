@@ -17,7 +17,7 @@ from PIL import Image
 
 from synthgen.filters import near_duplicate, near_duplicate_embedding
 from synthgen.mini import scenes
-from synthgen.planning.plan import split_of
+from synthgen.planning.jobs import split_of
 from synthgen.types import Instances, Job, Sample
 
 SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}

@@ -49,7 +49,8 @@ def spec_of(images: int, **changes: Any) -> Any:
 
 
 def plan(images: int, folder: Path) -> dict[str, Any]:
-    from synthgen.planning.plan import first_round, plan_round
+    from synthgen.planning.jobs import plan_round
+    from synthgen.planning.rounds import first_round
 
     spec = spec_of(images, count=images)
     began = time.perf_counter(), time.process_time()

@@ -45,7 +45,8 @@ from synthgen.masks import (
     paired_mask_iou,
     polygon_iou,
 )
-from synthgen.planning.plan import IMAGES_PER_RUN, Round, first_round, next_round, plan_round, split_of
+from synthgen.planning.jobs import plan_round, split_of
+from synthgen.planning.rounds import IMAGES_PER_RUN, Round, first_round, next_round
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run
 from synthgen.store.tables import JOB_SCHEMA
@@ -171,7 +172,8 @@ def test_plan_does_not_hang_on_hash_seed() -> None:
         for seed in range(4)
     ]
     code = (
-        "import sys, json; from synthgen.planning.plan import first_round, plan_round\n"
+        "import sys, json; from synthgen.planning.jobs import plan_round\n"
+        "from synthgen.planning.rounds import first_round\n"
         "from synthgen.spec import DatasetSpec\n"
         "for raw in json.load(sys.stdin):\n"
         "    spec = DatasetSpec.parse(raw)\n"

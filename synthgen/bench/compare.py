@@ -28,7 +28,8 @@ from synthgen.pipeline.export import export_run
 from synthgen.pipeline.judge import judge_run
 from synthgen.pipeline.stages import Stages
 from synthgen.pipeline.timings import stage_seconds
-from synthgen.planning.plan import first_round, plan_round
+from synthgen.planning.jobs import plan_round
+from synthgen.planning.rounds import first_round
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run
 from synthgen.types import Grounding, Instances, Job, Sample

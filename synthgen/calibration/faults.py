@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from synthgen.backends import Segmenter
 from synthgen.calibration.truths import Truths
 from synthgen.masks import box_iou, mask_boxes, paired_mask_iou
-from synthgen.planning.plan import one, phrase
+from synthgen.planning.prompts import enumeration, with_article
 from synthgen.spec import DatasetSpec
 from synthgen.types import Grounding, Instances, Job, Sample
 
@@ -157,7 +157,7 @@ KINDS = (*FAULTS, POOR)
 
 def prompt(names: Sequence[str], ground: str) -> str:
     """`(["cat", "car"], "grass")` -> "a photo of a cat and a car on grass"."""
-    said = " on ".join(part for part in (phrase([one(name) for name in names]), ground) if part)
+    said = " on ".join(part for part in (enumeration([with_article(name) for name in names]), ground) if part)
     return f"a photo of {said}" if said else "a photo"
 
 

@@ -13,7 +13,8 @@ from synthgen.dataset.history import runs_of
 from synthgen.pipeline.check import disk_bytes
 from synthgen.pipeline.stages import Stages
 from synthgen.pipeline.timings import stage_seconds
-from synthgen.planning.plan import first_round, plan_round
+from synthgen.planning.jobs import plan_round
+from synthgen.planning.rounds import first_round
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run
 

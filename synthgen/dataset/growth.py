@@ -24,7 +24,7 @@ from synthgen.errors import RunError, SynthgenError
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import accepted_images
 from synthgen.pipeline.fingerprints import exported_by, hash_of, measured_by
-from synthgen.planning.plan import IMAGES_PER_RUN
+from synthgen.planning.rounds import IMAGES_PER_RUN
 from synthgen.store.export_folder import exporting
 from synthgen.store.records import Accepted, judged_images
 from synthgen.store.run import Run

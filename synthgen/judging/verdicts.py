@@ -19,7 +19,7 @@ from synthgen.judging.quality import ClassCount, Quality, Reason
 from synthgen.judging.reasons import Bits, Reasons, gathered
 from synthgen.judging.reviews import VERDICTS, Reviews, reason
 from synthgen.judging.tables import Lists, Tables, pairs
-from synthgen.planning.plan import split_of
+from synthgen.planning.jobs import split_of
 from synthgen.spec import REASONS, DatasetSpec
 from synthgen.store.tables import VERDICT_SCHEMA
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from synthgen import devices
 from synthgen.errors import BackendError, OutOfRoom, SynthgenError
-from synthgen.planning.plan import retry_seed
+from synthgen.planning.jobs import retry_seed
 from synthgen.types import Job
 
 RETRIES = 3  # with further seeds, of an image that failed

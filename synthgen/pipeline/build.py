@@ -18,7 +18,8 @@ from synthgen.errors import RunError
 from synthgen.judging.quality import DAMAGED, Numbers, Quality
 from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, Models, hash_of, made_from
 from synthgen.pipeline.stages import Stages
-from synthgen.planning.plan import Round, next_round, retry_seed, split_of
+from synthgen.planning.jobs import retry_seed, split_of
+from synthgen.planning.rounds import Round, next_round
 from synthgen.spec import DatasetSpec, differences
 from synthgen.spec.unloaded import record
 from synthgen.store.paths import StageName

@@ -15,7 +15,9 @@ from synthgen.base.wording import shown
 from synthgen.errors import Problem, SpecError
 from synthgen.models import cache_folder
 from synthgen.pipeline.stages import Stages
-from synthgen.planning.plan import Round, first_round, one, phrase, plan_round
+from synthgen.planning.jobs import plan_round
+from synthgen.planning.prompts import enumeration, with_article
+from synthgen.planning.rounds import Round, first_round
 from synthgen.spec import DatasetSpec
 from synthgen.types import PromptForm
 
@@ -48,8 +50,8 @@ def advice(spec: DatasetSpec, stages: Stages) -> list[Problem]:
     notes = [_in_spec(key, note) for key, stage in stages.named().items() for note in stage.advice(request)]
     if odd := [c.name for c in spec.classes if not c.prompt and set(c.name) & set("_/")]:
         more = f", and {len(odd) - 1:,} more of the kind" if len(odd) > 1 else ""
-        text = f"got {shown(odd[0])}{more}, and prompts say {one(odd[0])!r}; a class takes other words as its `prompt`"
-        notes.append(Problem("classes", text))
+        words = f"prompts say {with_article(odd[0])!r}; a class takes other words as its `prompt`"
+        notes.append(Problem("classes", f"got {shown(odd[0])}{more}, and {words}"))
     return notes
 
 
@@ -70,8 +72,10 @@ def request_of(spec: DatasetSpec) -> Request:
 def _form(template: str, spec: DatasetSpec) -> PromptForm:
     """The prompts of a template in pieces. The objects are one of each class, or as many as an image can have, of the
     classes with the longest names."""
-    names = sorted((text for c in spec.classes for text in c.prompt or {one(c.name): 1.0}), key=len, reverse=True)
-    objects = (phrase((names * spec.max_objects)[: spec.max_objects]), *names)
+    names = sorted(
+        (text for c in spec.classes for text in c.prompt or {with_article(c.name): 1.0}), key=len, reverse=True
+    )
+    objects = (enumeration((names * spec.max_objects)[: spec.max_objects]), *names)
     pieces: list[tuple[str, ...]] = []
     needed = 0
     for text, field, _, _ in Formatter().parse(template):

@@ -7,7 +7,8 @@ from itertools import islice
 
 from synthgen.errors import RunError
 from synthgen.pipeline.build import Build
-from synthgen.planning.plan import first_round, plan_round
+from synthgen.planning.jobs import plan_round
+from synthgen.planning.rounds import first_round
 
 
 def plan_shards(build: Build) -> None:

@@ -28,7 +28,8 @@ from synthgen.pipeline.export import export_run
 from synthgen.pipeline.judge import judge_run
 from synthgen.pipeline.stages import Stages
 from synthgen.pipeline.verification import inspect
-from synthgen.planning.plan import IMAGES_PER_RUN, split_of
+from synthgen.planning.jobs import split_of
+from synthgen.planning.rounds import IMAGES_PER_RUN
 from synthgen.report.page import write
 from synthgen.schedule import at_work, number_of_next
 from synthgen.spec import DatasetSpec

@@ -12,7 +12,7 @@ from judged import SPEC, lists, of_images, of_instances, table
 from synthgen.judging.quality import ClassCount, Quality
 from synthgen.judging.summary import headline, shortfall
 from synthgen.judging.verdicts import Verdicts, select
-from synthgen.planning.plan import split_of
+from synthgen.planning.jobs import split_of
 from synthgen.spec import DatasetSpec
 
 

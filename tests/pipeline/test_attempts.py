@@ -15,7 +15,7 @@ from synthgen.judging.verdicts import NOT_MADE
 from synthgen.models import find_model
 from synthgen.pipeline.attempts import RETRIES, Attempts
 from synthgen.pipeline.generate import remake_image
-from synthgen.planning.plan import retry_seed
+from synthgen.planning.jobs import retry_seed
 from synthgen.types import Job
 
 

@@ -34,7 +34,7 @@ from synthgen.pipeline.generate import remake_image
 from synthgen.pipeline.judge import judge_shards
 from synthgen.pipeline.label import labelled_samples
 from synthgen.pipeline.plan import add_round
-from synthgen.planning.plan import IMAGES_PER_RUN
+from synthgen.planning.rounds import IMAGES_PER_RUN
 from synthgen.store.marks import Marks
 from synthgen.store.rounds import Rounds
 from synthgen.store.run import Run
@@ -918,7 +918,8 @@ def test_an_export_follows_the_labels(copied, quick, run_through, perturbed_sam)
 
 
 def test_jobs_come_back_as_planned(finished):
-    from synthgen.planning.plan import first_round, plan_round
+    from synthgen.planning.jobs import plan_round
+    from synthgen.planning.rounds import first_round
 
     planned = plan_round(finished.spec, 1, first_round(finished.spec), finished.stages.generator.aspect_ratios())
     assert [job for shard in finished.run.marks.shards() for job in finished.jobs(shard)] == list(planned)
