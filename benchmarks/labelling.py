@@ -28,7 +28,7 @@ from synthgen.devices import torch_dtype
 from synthgen.masks import decode_rle, encode_rle, mask_iou, paired_mask_iou
 from synthgen.mini import scenes, train_sam
 from synthgen.models import discovery
-from synthgen.models.sam import STABILITY_OFFSET, SamModel
+from synthgen.models.sam.model import STABILITY_OFFSET, SamModel
 from synthgen.segmenters import sam
 from synthgen.types import Category, Grounding
 

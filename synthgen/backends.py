@@ -84,6 +84,26 @@ class Request:
     negative_prompt: str = ""
 
 
+class Model(ABC):
+    """A model that a backend uses, as the spec names it: nothing of it is loaded yet."""
+
+    @abstractmethod
+    def problems(self) -> Iterable[Problem]:
+        """Why it would not load, as far as that can be known without torch. Fields: see `Stage.check`."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """Names the exact weights: a commit, a checksum, or a package's version.
+
+        Raises:
+            ModelMissing: they are not on this machine.
+        """
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        """(name, url) of its licences, as far as they are known."""
+        return ()
+
+
 C = TypeVar("C", bound=Config)
 
 
@@ -94,22 +114,27 @@ class Stage(ABC, Generic[C]):
         self.config = config
         self.categories = tuple(categories)
 
+    def models(self) -> Sequence[Model]:
+        """The models that this backend loads. `check`, `identity` and `licences` go by them."""
+        return ()
+
     def check(self, request: Request) -> Iterable[Problem]:
         """Everything that would fail later and can be known now, without torch. A field that starts with a dot is
         an option of this backend (`.model`); any other is a key of the spec."""
-        return ()
+        for model in self.models():
+            yield from model.problems()
 
     def advice(self, request: Request) -> Iterable[Problem]:
         """What works, and hardly as it was meant: `check` says it, and goes on."""
         return ()
 
     def identity(self) -> str:
-        """Names the exact weights behind this backend (a commit, or a checksum); "" where there are none."""
-        return ""
+        """Names the exact weights of all its models; "" if it has none."""
+        return " ".join(model.identity() for model in self.models())
 
     def licences(self) -> Iterable[tuple[str, str]]:
-        """(name, url) of the licences of the models used."""
-        return ()
+        """(name, url) of the licences of its models."""
+        return [licence for model in self.models() for licence in model.licences()]
 
 
 class Generator(Stage[C]):

@@ -170,7 +170,9 @@ def try_model(kind: str, folder: Path, load: bool = True) -> str:
     from synthgen.errors import SynthgenError
     from synthgen.generators import diffusion
     from synthgen.grounders import detector
-    from synthgen.models import clip, sam
+    from synthgen.models import clip
+    from synthgen.models.sam.checkpoint import SamFiles
+    from synthgen.models.sam.model import SamModel
     from synthgen.segmenters.sam import Config as SamConfig
     from synthgen.types import Category
 
@@ -182,14 +184,14 @@ def try_model(kind: str, folder: Path, load: bool = True) -> str:
     checks: dict[str, Callable[[], Any]] = {
         "pipeline": lambda: generator.check(request),
         "detector": lambda: finder.check(request),
-        "clip": lambda: clip.problems(seer, ["apple"]),
-        "sam": lambda: sam.problems(segmenter),
+        "clip": lambda: clip.ClipFiles(seer, ["apple"]).problems(),
+        "sam": lambda: SamFiles(segmenter).problems(),
     }
     loads: dict[str, Callable[[], Any]] = {
         "pipeline": lambda: generator._pipeline(False),
         "detector": finder._model,
         "clip": lambda: clip.ClipModel.of(seer),
-        "sam": lambda: sam.SamModel.of(segmenter.model, None, "cpu", "float32"),
+        "sam": lambda: SamModel.of(segmenter.model, None, "cpu", "float32"),
     }
     if problems := list(checks[kind]()):
         return str(problems[0])

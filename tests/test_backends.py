@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields, replace
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,37 @@ def test_defaults_can_be_built(kind, name):
     problems = list(backend.check(REQUEST))
     assert all(isinstance(p, Problem) for p in problems)
     assert all(isinstance(n, str) and isinstance(url, str) for n, url in _licences(backend))
+
+
+# They stand in `run.json` and decide what a run has to do again: they change with the weights alone.
+DIFFUSION = "95158903286f5cb28ec605873b31601d694a1d3e3b2d919d460a52f6d6333acd"
+SAM = "41122c49ca2cda8b142a63264d82d5c32d6afa06c11a0882d7f2645ebe997f97"
+CLIP = "f8874f8e0d58e1fe968ab5b13597e987eb7c68b5bd40e7ed5a4508bde6671a8f"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "identity"),
+    [
+        ("generator", "diffusion", DIFFUSION),
+        ("grounder", "layout", ""),
+        ("grounder", "everything", f"{SAM} {CLIP}"),
+        ("segmenter", "sam", SAM),
+        ("filter", "sharpness", ""),
+        ("filter", "class_agreement", CLIP),
+        ("filter", "prompt_agreement", CLIP),
+        ("filter", "near_duplicate_embedding", CLIP),
+        ("filter", "consistency", SAM),
+        ("filter", "unlabelled", f"{SAM} {CLIP}"),
+        ("filter", "faces", "sha256:8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"),
+        ("filter", "garbled_text", f"rapidocr=={version('rapidocr')}"),
+        ("filter", "unsafe", f"nudenet=={version('nudenet')}"),
+        ("exporter", "coco", ""),
+    ],
+)
+def test_identities_are_those_that_runs_have_recorded(kind, name, identity):
+    backend = build(kind, name)
+    assert backend.identity() == identity
+    assert len(list(backend.licences())) == len(re.findall(r"\b[0-9a-f]{64}\b", identity)) * (name != "faces")
 
 
 def _licences(backend: Any) -> Any:

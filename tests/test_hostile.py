@@ -28,9 +28,10 @@ from synthgen.errors import BackendError, Problem, SpecError, SynthgenError
 from synthgen.generators import diffusion
 from synthgen.grounders import detector
 from synthgen.masks import encode_rle, rle_runs
-from synthgen.models import clip, sam, weights
+from synthgen.models import clip, weights
 from synthgen.models.clip import ClipConfig, ClipModel
-from synthgen.models.sam import PATCH_EMBEDDING, SamModel
+from synthgen.models.sam.checkpoint import PATCH_EMBEDDING, SamFiles
+from synthgen.models.sam.model import SamModel
 from synthgen.pipeline.check import check
 from synthgen.segmenters.sam import Config as SamConfig
 from synthgen.spec import DatasetSpec, load_spec
@@ -540,7 +541,7 @@ def test_corrupt_safetensors(content: bytes, tmp_path: Path) -> None:
     put(tmp_path / "detector", {"config.json": {"model_type": "owlv2"}, "model.safetensors": content})
     config = detector.Config(use="detector", model=str(tmp_path / "detector"))
     with harmless():
-        (of_sam,) = sam.problems(SamConfig(use="sam", model=str(tmp_path / "sam.safetensors")))
+        (of_sam,) = SamFiles(SamConfig(use="sam", model=str(tmp_path / "sam.safetensors"))).problems()
         (of_detector,) = detector.Backend(config, (Category(1, "apple"),)).check(REQUEST)
     assert all("is no whole safetensors file" in problem.message for problem in (of_sam, of_detector))
     folder = pipeline(tmp_path / "model")
@@ -734,7 +735,7 @@ def test_sams(make: Callable[[Path], Path], said: str, tmp_path: Path) -> None:
     path = make(tmp_path)
     there = sorted(tmp_path.rglob("*"))
     with harmless():
-        found = list(sam.problems(SamConfig(use="sam", model=str(path))))
+        found = list(SamFiles(SamConfig(use="sam", model=str(path))).problems())
     if found:
         (problem,) = found
         message = problem.message
@@ -896,7 +897,7 @@ def test_other_models(kind: str, files: dict[str, Any], said: str, tmp_path: Pat
     })  # fmt: skip
     with harmless():
         if kind == "clip":
-            (problem,) = clip.problems(ClipConfig(use="clip", model=str(tmp_path)), ["apple"])
+            (problem,) = clip.ClipFiles(ClipConfig(use="clip", model=str(tmp_path)), ["apple"]).problems()
         else:
             config = detector.Config(use="detector", model=str(tmp_path))
             (problem,) = detector.Backend(config, (Category(1, "apple"),)).check(REQUEST)

@@ -22,7 +22,7 @@ from rich.table import Table
 from synthgen.backends import measured
 from synthgen.bench.synthesis import synthesise
 from synthgen.masks import encode_rle, mask_areas, mask_boxes
-from synthgen.models.sam import STABILITY_OFFSET, SamModel
+from synthgen.models.sam.model import STABILITY_OFFSET, SamModel
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import export_run
 from synthgen.pipeline.judge import judge_run

@@ -1,17 +1,16 @@
 """Whether the object in a box looks like its class, by a second model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import models
-from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
+from synthgen.backends import Model, Request, ThresholdConfig, ThresholdFilter
 from synthgen.errors import Problem, listed, nearest
 from synthgen.models import clip
-from synthgen.models.clip import ClipConfig, ClipModel
+from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
 from synthgen.types import Sample
 
 LEAST = -1.0  # of all cosines
@@ -48,21 +47,18 @@ class Backend(ThresholdFilter[Config]):
 
     scope = "instance"
 
+    def models(self) -> Sequence[Model]:
+        words = [word for c in self.categories for word in (c.name, *c.synonyms)]
+        words += [word for others in self.config.confusables.values() for word in others]
+        return [ClipFiles(self.config, words, self.config.prompt)]
+
     def check(self, request: Request) -> Iterable[Problem]:
         names = [category.name for category in self.categories]
         for name in self.config.confusables:
             if name not in names:
                 message = f"no class is called {name!r}{nearest(name, names)}; takes: {listed(names)}"
                 yield Problem(".confusables", message)
-        words = [word for c in self.categories for word in (c.name, *c.synonyms)]
-        words += [word for others in self.config.confusables.values() for word in others]
-        yield from clip.problems(self.config, words, self.config.prompt)
-
-    def identity(self) -> str:
-        return models.model_identity(clip.path_of(self.config))
-
-    def licences(self) -> Iterable[tuple[str, str]]:
-        return clip.licences(self.config)
+        yield from super().check(request)
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (N,): cosines."""

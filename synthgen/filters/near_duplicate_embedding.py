@@ -1,17 +1,14 @@
 """Images that a CLIP can hardly tell from one already kept."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import models
-from synthgen.backends import Filter, FilterConfig, Request
-from synthgen.errors import Problem
-from synthgen.models import clip
-from synthgen.models.clip import ClipConfig, ClipModel
+from synthgen.backends import Filter, FilterConfig, Model
+from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
 from synthgen.types import Sample
 
 _BLOCK, _PART = 1024, 8192  # vectors that are compared with as many kept ones at once
@@ -44,14 +41,8 @@ class Backend(Filter[Config]):
     vector = True
     whole_dataset = True
 
-    def check(self, request: Request) -> Iterable[Problem]:
-        return clip.problems(self.config, ())
-
-    def identity(self) -> str:
-        return models.model_identity(clip.path_of(self.config))
-
-    def licences(self) -> Iterable[tuple[str, str]]:
-        return clip.licences(self.config)
+    def models(self) -> Sequence[Model]:
+        return [ClipFiles(self.config)]
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float16 (D,), of length 1."""

@@ -1,17 +1,15 @@
 """Whether an image looks like its prompt."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import models
-from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
+from synthgen.backends import Model, Request, ThresholdConfig, ThresholdFilter
 from synthgen.errors import Problem
-from synthgen.models import clip
-from synthgen.models.clip import ClipConfig, ClipModel
+from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
 from synthgen.types import Sample
 
 
@@ -34,14 +32,11 @@ class Backend(ThresholdFilter[Config]):
 
     scope = "image"
 
+    def models(self) -> Sequence[Model]:
+        return [ClipFiles(self.config)]
+
     def check(self, request: Request) -> Iterable[Problem]:
-        return clip.problems(self.config, sorted(request.words))
-
-    def identity(self) -> str:
-        return models.model_identity(clip.path_of(self.config))
-
-    def licences(self) -> Iterable[tuple[str, str]]:
-        return clip.licences(self.config)
+        return ClipFiles(self.config, sorted(request.words)).problems()
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): a cosine."""

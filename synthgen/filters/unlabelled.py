@@ -1,14 +1,13 @@
 """Objects of the dataset's classes that are visible in an image and have no label."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
-from synthgen.errors import Problem
+from synthgen.backends import Model, ThresholdConfig, ThresholdFilter
 from synthgen.models.discovery import Discovery, DiscoveryConfig
 from synthgen.types import Sample
 
@@ -32,14 +31,8 @@ class Backend(ThresholdFilter[Config]):
 
     scope = "image"
 
-    def check(self, request: Request) -> Iterable[Problem]:
-        return self._discovery().problems()
-
-    def identity(self) -> str:
-        return self._discovery().identity()
-
-    def licences(self) -> Iterable[tuple[str, str]]:
-        return self._discovery().licences()
+    def models(self) -> Sequence[Model]:
+        return self._discovery().models()
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): a number of things."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from ast import literal_eval
-from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -14,9 +13,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen import devices
-from synthgen.backends import Request, ThresholdConfig, ThresholdFilter
-from synthgen.errors import BackendError, Problem
-from synthgen.models import ModelMissing
+from synthgen.backends import Model, ThresholdConfig, ThresholdFilter
+from synthgen.errors import BackendError
+from synthgen.models.named import PackagedModel
 from synthgen.types import Sample
 
 INSTALL = "pip install 'synthgen[unsafe]'"
@@ -78,32 +77,19 @@ class Backend(ThresholdFilter[Config]):
 
     scope = "image"
 
-    def check(self, request: Request) -> Iterable[Problem]:
-        missing = [name for name in ("nudenet", "onnxruntime") if find_spec(name) is None]
-        if missing:
-            yield Problem(".use", f"{self.config.use!r} needs {' and '.join(missing)}: {INSTALL}")
-
-    def identity(self) -> str:
-        """The package, as its weights come in its wheel.
-
-        Raises:
-            ModelMissing: it is not installed.
-        """
-        try:
-            return f"nudenet=={version('nudenet')}"
-        except PackageNotFoundError as error:
-            raise ModelMissing(f"{self.config.use!r} needs nudenet: {INSTALL}") from error
+    def models(self) -> Sequence[Model]:
+        return [PackagedModel(self.config.use, ("nudenet", "onnxruntime"), INSTALL)]
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): probability."""
-        found = self._probabilities(sample.image)
+        found = self.probabilities(sample.image)
         return np.asarray(max(found[part] for part in self.config.parts), np.float32)
 
-    def _probabilities(self, image: NDArray[np.uint8]) -> dict[str, float]:
+    def probabilities(self, image: NDArray[np.uint8]) -> dict[str, float]:
         """Class -> its greatest probability in any box that the model proposes."""
         import cv2
 
-        session, names = devices.resident("nudenet", _load)
+        session, names = devices.resident("nudenet", load)
         height, width = image.shape[:2]
         long = max(height, width)
         square = np.zeros((long, long, 3), np.uint8)
@@ -114,7 +100,7 @@ class Backend(ThresholdFilter[Config]):
         return dict(zip(names, boxes[0, 4:].max(1).tolist(), strict=True))
 
 
-def _load() -> tuple[Any, list[str]]:
+def load() -> tuple[Any, list[str]]:
     """-> the model, and the names of its classes, which are in the file.
 
     Raises:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synthgen.backends import Grounder, Request
-from synthgen.errors import Problem
+from synthgen.backends import Grounder, Model
 from synthgen.models.discovery import Discovery, DiscoveryConfig
 from synthgen.types import Grounding, Job
 
@@ -21,14 +20,8 @@ class Backend(Grounder[Config]):
     """Masks at a grid of points (SAM), named by CLIP: so what nobody asked for is labelled too. Score:
     `grounding_score`, the cosine of the crop with its class's text."""
 
-    def check(self, request: Request) -> Iterable[Problem]:
-        return self._discovery().problems()
-
-    def identity(self) -> str:
-        return self._discovery().identity()
-
-    def licences(self) -> Iterable[tuple[str, str]]:
-        return self._discovery().licences()
+    def models(self) -> Sequence[Model]:
+        return self._discovery().models()
 
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
         """Images uint8 (H, W, 3), RGB -> boxes of the dataset's classes, xyxy px, the surest first.

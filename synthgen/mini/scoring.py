@@ -25,7 +25,7 @@ from synthgen.mini.scenes import Scene, Thing
 from synthgen.models import MINI, read_card
 from synthgen.models.clip import ClipConfig, ClipModel, crop, phrase
 from synthgen.models.discovery import Discovery, DiscoveryConfig, Found
-from synthgen.models.sam import SamModel
+from synthgen.models.sam.model import SamModel
 from synthgen.segmenters.sam import Backend as Segmenter
 from synthgen.segmenters.sam import Config as SegmenterConfig
 from synthgen.types import Category, Grounding, Instances, Job, Sample

@@ -17,6 +17,7 @@ from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.models import weights
 from synthgen.models.loading import loading
+from synthgen.models.named import ModelFiles
 from synthgen.models.tokens import counter
 
 AT_ONCE = 64  # pictures or texts in one call of the model; bounds the memory
@@ -30,6 +31,65 @@ class ClipConfig(ModelConfig):
     or a Hugging Face id such as `openai/clip-vit-large-patch14`."""
 
     batch_size: int = Field(AT_ONCE, ge=1, le=1024, description="Pictures that go through the model at once.")
+
+
+class ClipFiles(ModelFiles):
+    """The CLIP that a spec names.
+
+    Args:
+        names: what the model will be asked for, each in place of the {} of `prompt`. The model reads one that its
+            card's vocabulary does not have as no word at all, and cuts the end of a text that is too long.
+        field: the option that names the model.
+    """
+
+    def __init__(
+        self, config: ClipConfig, names: Sequence[str] = (), prompt: str = "{}", *, field: str = ".model"
+    ) -> None:
+        self.config, self.names, self.prompt, self.field = config, names, prompt, field
+
+    def path(self) -> Path:
+        return models.find_model(self.config.model, "clip", self.config.revision)
+
+    def inspect(self) -> models.ModelCard:
+        """Its card."""
+        path = self.path()
+        _inspect_clip(path)
+        return models.read_card(path)
+
+    def problems(self) -> Iterable[Problem]:
+        if problems := list(super().problems()):
+            return problems
+        return [*self._long_texts(), *self._unknown_names()]
+
+    def _long_texts(self) -> Iterable[Problem]:
+        reader = counter(self.path(), self.path())
+        if reader is None or not reader.limit:
+            return
+        tokens = reader.counts([phrase(self.prompt, name) for name in self.names])
+        cut = [(name, n) for name, n in zip(self.names, tokens, strict=True) if n > reader.limit]
+        for name, n in cut[:TOLD]:
+            message = f"the text for {shown(name)} has {n} tokens, and {shown(self.config.model)} takes {reader.limit}"
+            yield Problem(self.field, plain(f"{message}; shorten it", 500))
+        if more := cut[TOLD:]:
+            yield Problem(self.field, f"the texts for {len(more):,} more have too many tokens")
+
+    def _unknown_names(self) -> Iterable[Problem]:
+        card, model = models.read_card(self.path()), shown(self.config.model)
+        if card.vocabulary is None:
+            return
+        known = set(card.vocabulary)
+        unknown = [name for name in self.names if not set(name.lower().split()) <= known]
+        for name in unknown[:TOLD]:
+            hint = nearest(name, card.classes or ())
+            mend = "name another model, such as openai/clip-vit-large-patch14, or leave the filter out"
+            yield Problem(self.field, f"{model} does not know {shown(name)}{hint}; {mend}")
+        if more := unknown[TOLD:]:
+            yield Problem(self.field, f"{model} does not know {len(more):,} more")
+
+    def known_licence(self) -> tuple[str, str] | None:
+        # LICENSE of github.com/openai/CLIP
+        is_openai = self.config.model.startswith("openai/clip-")
+        return ("MIT", "https://github.com/openai/CLIP") if is_openai else None
 
 
 class ClipModel:
@@ -48,7 +108,7 @@ class ClipModel:
             BackendError: the folder holds no CLIP, or it cannot be loaded.
             ModelMissing: it is not on this machine.
         """
-        path = path_of(config)
+        path = ClipFiles(config).path()
         device = devices.torch_device(config.device)
         dtype = devices.torch_dtype(config.torch_dtype, device)
         return devices.resident(("clip", path, device, dtype), lambda: cls(*_load(path, device, dtype)))
@@ -84,53 +144,6 @@ class ClipModel:
             vectors = projection(encoder(**moved).pooler_output).float()
             unit: NDArray[np.float32] = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
         return unit
-
-
-def path_of(config: ClipConfig) -> Path:
-    """The model's folder. Raises: ModelMissing."""
-    return models.find_model(config.model, "clip", config.revision)
-
-
-def problems(config: ClipConfig, names: Iterable[str], prompt: str = "{}") -> Iterable[Problem]:
-    """What `check` has to say about the model, without torch. `names`: what it will be asked for, each in place of the
-    {} of `prompt`; one that its card's vocabulary has not would be read as no word at all, and of a text that is too
-    long the end would not be read."""
-    try:
-        path = path_of(config)
-        _inspect_clip(path)
-        card = models.read_card(path)
-    except (models.ModelMissing, BackendError) as error:
-        yield Problem(".model", str(error))
-        return
-    names = list(names)
-    reader = counter(path, path)
-    if reader and reader.limit:
-        texts = [phrase(prompt, name) for name in names]
-        cut = [(name, n) for name, n in zip(names, reader.counts(texts), strict=True) if n > reader.limit]
-        for name, n in cut[:TOLD]:
-            message = f"the text for {shown(name)} has {n} tokens, and {shown(config.model)} takes {reader.limit}"
-            yield Problem(".model", plain(f"{message}; shorten it", 500))
-        if rest := cut[TOLD:]:
-            yield Problem(".model", f"the texts for {len(rest):,} more have too many tokens")
-    if card.vocabulary is None:
-        return
-    known, model = set(card.vocabulary), shown(config.model)
-    unknown = [name for name in names if not set(name.lower().split()) <= known]
-    for name in unknown[:TOLD]:
-        hint = nearest(name, card.classes or ())
-        mend = "name another model, such as openai/clip-vit-large-patch14, or leave the filter out"
-        yield Problem(".model", f"{model} does not know {shown(name)}{hint}; {mend}")
-    if more := unknown[TOLD:]:
-        yield Problem(".model", f"{model} does not know {len(more):,} more")
-
-
-def licences(config: ClipConfig) -> Iterable[tuple[str, str]]:
-    """(name, url) of the model's licence, where it is known."""
-    card = models.read_card(path_of(config))
-    if card.licence:
-        yield card.licence.name, card.licence.url
-    elif config.model.startswith("openai/clip-"):  # LICENSE of github.com/openai/CLIP
-        yield "MIT", "https://github.com/openai/CLIP"
 
 
 def phrase(prompt: str, word: str) -> str:

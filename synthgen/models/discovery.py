@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import models
-from synthgen.backends import ModelConfig
-from synthgen.errors import Problem
+from synthgen.backends import Model, ModelConfig
 from synthgen.masks import box_iou, mask_boxes
-from synthgen.models import clip, sam
-from synthgen.models.clip import ClipConfig, ClipModel
-from synthgen.models.sam import STABILITY_OFFSET, Embedded, SamModel
+from synthgen.models import clip
+from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
+from synthgen.models.sam.checkpoint import SamFiles
+from synthgen.models.sam.model import STABILITY_OFFSET, Embedded, SamModel
 from synthgen.types import Category
 
 # Pieces of a mask below this share of its largest go (`min_mask_region_area` of SamAutomaticMaskGenerator, which is in
@@ -98,22 +97,9 @@ class Discovery:
             use="clip", model=config.clip, device=config.device, torch_dtype=config.torch_dtype
         )
 
-    def problems(self) -> Iterable[Problem]:
-        """What `check` has to say about the models, without torch."""
-        yield from sam.problems(self.config)
+    def models(self) -> Sequence[Model]:
         names = [word for c in self.categories for word in (c.name, *c.synonyms)]
-        for problem in clip.problems(self.clip_config, names):
-            yield Problem(".clip", problem.message)
-
-    def identity(self) -> str:
-        """Names the exact weights of both."""
-        own = models.model_identity(sam.path_of(self.config))
-        return f"{own} {models.model_identity(clip.path_of(self.clip_config))}"
-
-    def licences(self) -> Iterable[tuple[str, str]]:
-        """(name, url) of the licences of both."""
-        yield from sam.licences(sam.path_of(self.config))
-        yield from clip.licences(self.clip_config)
+        return [SamFiles(self.config), ClipFiles(self.clip_config, names, field=".clip")]
 
     def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found]:
         """Images uint8 (H, W, 3), RGB, of any sizes -> what is in each.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from synthgen import masks, models
-from synthgen.backends import ModelConfig, Request, Segmenter
-from synthgen.errors import Problem
-from synthgen.models import sam
+from synthgen import masks
+from synthgen.backends import Model, ModelConfig, Segmenter
+from synthgen.models.sam.checkpoint import SamFiles
+from synthgen.models.sam.model import SamModel
 from synthgen.types import Grounding, Instances
 
 
@@ -28,14 +28,8 @@ class Backend(Segmenter[Config]):
     - `box_iou`: IoU of the mask's tight box with the grounded box; 0 for an empty mask.
     """
 
-    def check(self, request: Request) -> Iterable[Problem]:
-        return sam.problems(self.config)
-
-    def identity(self) -> str:
-        return models.model_identity(sam.path_of(self.config))
-
-    def licences(self) -> Iterable[tuple[str, str]]:
-        return sam.licences(sam.path_of(self.config))
+    def models(self) -> Sequence[Model]:
+        return [SamFiles(self.config)]
 
     def segment(self, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]) -> list[Instances]:
         """Images uint8 (H, W, 3), RGB, of any sizes, with their boxes -> one mask a box, in the same order.
@@ -49,7 +43,7 @@ class Backend(Segmenter[Config]):
         work = [i for i, grounding in enumerate(groundings) if len(grounding)]
         options = self.config
         for start in range(0, len(work), options.batch_size):
-            model = sam.SamModel.of(options.model, options.revision, options.device, options.torch_dtype)
+            model = SamModel.of(options.model, options.revision, options.device, options.torch_dtype)
             batch = work[start : start + options.batch_size]
             asked = [groundings[i] for i in batch]
             for i, instances in zip(batch, _label(model, [images[i] for i in batch], asked), strict=True):
@@ -58,7 +52,7 @@ class Backend(Segmenter[Config]):
 
 
 def _label(
-    model: sam.SamModel, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]
+    model: SamModel, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]
 ) -> Iterator[Instances]:
     """One mask for each box of each image."""
     found: list[list[tuple[NDArray[Any], ...]]] = [[] for _ in images]

@@ -10,7 +10,7 @@ from synthgen.backends import Request
 from synthgen.filters import consistency
 from synthgen.masks import mask_boxes
 from synthgen.mini import scenes
-from synthgen.models import sam
+from synthgen.models.sam import model as sam
 from synthgen.types import Instances, Job, Sample
 
 REQUEST = Request(128, 128, has_layout=True, words=frozenset())

@@ -55,7 +55,7 @@ def test_known_by_hand(
     found: list[tuple[float, float]], options: dict[str, Any], expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes, scores = np.array(found, np.float32).reshape(-1, 2).T
-    monkeypatch.setattr(Backend, "_find", lambda self, image: (sizes, scores))
+    monkeypatch.setattr(Backend, "find", lambda self, image: (sizes, scores))
     assert measure(np.zeros((64, 64, 3), np.uint8), **options) == pytest.approx(expected)
 
 
@@ -130,7 +130,7 @@ def distorted(photo: Image, how: str) -> Image:
 
 def test_a_clear_face(photo: Image) -> None:
     assert measure(photo) > 0.9
-    sizes, scores = backend()._find(photo)
+    sizes, scores = backend().find(photo)
     assert len(sizes) == len(scores) == 1
     assert sizes[0] == pytest.approx(91, abs=5)
 
@@ -138,7 +138,7 @@ def test_a_clear_face(photo: Image) -> None:
 @pytest.mark.parametrize("repeats", [(1, 2), (2, 2)])
 def test_a_group(photo: Image, repeats: tuple[int, int]) -> None:
     group = np.tile(photo, (*repeats, 1))
-    assert len(backend()._find(group)[0]) == np.prod(repeats)
+    assert len(backend().find(group)[0]) == np.prod(repeats)
     assert measure(group) > 0.9
 
 

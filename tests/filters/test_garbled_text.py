@@ -13,7 +13,7 @@ from synthgen.backends import Request
 from synthgen.errors import BackendError
 from synthgen.filters import garbled_text
 from synthgen.filters.garbled_text import Backend, Config
-from synthgen.models import ModelMissing
+from synthgen.models import ModelMissing, named
 from synthgen.types import Instances, Job, Sample
 
 reader = pytest.mark.skipif(
@@ -80,12 +80,12 @@ def sign(*lines: str, size: int = 320, scale: float = 1.5) -> np.ndarray:
     ],
 )
 def test_words(prompt: str, lines: list[str], wrong: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Backend, "_read", lambda self, image: lines)
+    monkeypatch.setattr(Backend, "read_lines", lambda self, image: lines)
     assert measure(np.zeros((8, 8, 3), np.uint8), prompt) == wrong
 
 
 def test_shorter_words_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Backend, "_read", lambda self, image: ["8", "abc"])
+    monkeypatch.setattr(Backend, "read_lines", lambda self, image: ["8", "abc"])
     black = np.zeros((8, 8, 3), np.uint8)
     assert [measure(black, "a cup", min_letters=n) for n in (1, 2, 3, 4)] == [2, 1, 1, 0]
 
@@ -100,20 +100,20 @@ def test_threshold() -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(garbled_text, "find_spec", lambda name: None)
+    monkeypatch.setattr(named, "find_spec", lambda name: None)
     monkeypatch.setitem(sys.modules, "rapidocr", None)  # importing it fails
     (problem,) = backend().check(REQUEST)
     assert problem.field == ".use"
     assert problem.message == "'garbled_text' needs rapidocr and onnxruntime: pip install 'synthgen[text]'"
     with pytest.raises(BackendError, match=r"filter garbled_text: .*pip install 'synthgen\[text\]'"):
-        garbled_text._load()
+        garbled_text.load()
 
 
 def test_identity_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise garbled_text.PackageNotFoundError(name)
+        raise named.PackageNotFoundError(name)
 
-    monkeypatch.setattr(garbled_text, "version", missing)
+    monkeypatch.setattr(named, "version", missing)
     with pytest.raises(ModelMissing, match="needs rapidocr"):
         backend().identity()
 

@@ -13,7 +13,7 @@ from synthgen.backends import Request
 from synthgen.errors import BackendError
 from synthgen.filters import unsafe
 from synthgen.filters.unsafe import Backend, Config, Part
-from synthgen.models import ModelMissing
+from synthgen.models import ModelMissing, named
 from synthgen.types import Instances, Job, Sample
 
 model = pytest.mark.skipif(
@@ -49,7 +49,7 @@ def measure(image: np.ndarray, **options: Any) -> float:
 def test_known_by_hand(
     found: dict[str, float], options: dict[str, Any], expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Backend, "_probabilities", lambda self, image: dict.fromkeys(PARTS, 0.0) | found)
+    monkeypatch.setattr(Backend, "probabilities", lambda self, image: dict.fromkeys(PARTS, 0.0) | found)
     assert measure(np.zeros((8, 8, 3), np.uint8), **options) == pytest.approx(expected)
 
 
@@ -68,19 +68,20 @@ def test_parts_are_checked(parts: list[str]) -> None:
 
 
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unsafe, "find_spec", lambda name: None)
+    for module in (named, unsafe):
+        monkeypatch.setattr(module, "find_spec", lambda name: None)
     (problem,) = backend().check(REQUEST)
     assert problem.field == ".use"
     assert problem.message == "'unsafe' needs nudenet and onnxruntime: pip install 'synthgen[unsafe]'"
     with pytest.raises(BackendError, match=r"pip install 'synthgen\[unsafe\]'"):
-        unsafe._load()
+        unsafe.load()
 
 
 def test_identity_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
-        raise unsafe.PackageNotFoundError(name)
+        raise named.PackageNotFoundError(name)
 
-    monkeypatch.setattr(unsafe, "version", missing)
+    monkeypatch.setattr(named, "version", missing)
     with pytest.raises(ModelMissing, match="needs nudenet"):
         backend().identity()
 
@@ -103,7 +104,7 @@ print(sorted({"nudenet", "onnxruntime", "cv2", "torch"} & set(sys.modules)))
 
 @model
 def test_classes_are_those_of_the_model() -> None:
-    assert tuple(backend()._probabilities(np.zeros((32, 32, 3), np.uint8))) == PARTS
+    assert tuple(backend().probabilities(np.zeros((32, 32, 3), np.uint8))) == PARTS
 
 
 @model

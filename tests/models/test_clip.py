@@ -59,7 +59,7 @@ def test_long_texts_are_cut(tiny):
 def test_check_names_the_texts_that_would_be_cut(tiny):
     most = ClipModel.of(config(str(tiny))).model.config.text_config.max_position_embeddings
     words = [" ".join(["cat"] * n) for n in (1, most - 6, most - 5, most)]  # beside "a photo of a" and two ends
-    problems = list(clip.problems(config(str(tiny)), words, "a photo of a {}"))
+    problems = list(clip.ClipFiles(config(str(tiny)), words, "a photo of a {}").problems())
     assert [p.message.split(" has ")[1].split(" tokens")[0] for p in problems] == [str(most + 1), str(most + 6)]
 
 
@@ -68,24 +68,24 @@ def test_it_is_loaded_once(tiny):
 
 
 def test_folders_that_are_no_clip(tmp_path):
-    (told,) = clip.problems(config("./nowhere"), ())
+    (told,) = clip.ClipFiles(config("./nowhere")).problems()
     assert told.field == ".model" and "does not exist" in told.message
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "siglip"}))
-    (told,) = clip.problems(config(str(tmp_path)), ())
+    (told,) = clip.ClipFiles(config(str(tmp_path))).problems()
     assert "'siglip'; takes a folder of transformers' CLIPModel" in told.message
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    (told,) = clip.problems(config(str(tmp_path)), ())
+    (told,) = clip.ClipFiles(config(str(tmp_path))).problems()
     assert "no .safetensors weights" in told.message
     (tmp_path / "model.safetensors").write_bytes(b"not one")
-    (told,) = clip.problems(config(str(tmp_path)), ())
+    (told,) = clip.ClipFiles(config(str(tmp_path))).problems()
     assert told.field == ".model" and "model.safetensors is no whole safetensors file" in told.message
     with pytest.raises(BackendError, match="no whole safetensors file"):
         ClipModel.of(config(str(tmp_path)))
     (tmp_path / "model.safetensors").write_bytes(EMPTY)
-    (told,) = clip.problems(config(str(tmp_path)), ())
+    (told,) = clip.ClipFiles(config(str(tmp_path))).problems()
     assert "has no tokenizer" in told.message
     (tmp_path / "vocab.json").write_text("{}")
-    assert not list(clip.problems(config(str(tmp_path)), ()))
+    assert not list(clip.ClipFiles(config(str(tmp_path))).problems())
     with pytest.raises(BackendError, match="was not loaded"):
         ClipModel.of(config(str(tmp_path)))
     with pytest.raises(ModelMissing, match=r"1\.7 GB.*synthgen models --download openai/clip-vit-large-patch14"):
@@ -94,7 +94,7 @@ def test_folders_that_are_no_clip(tmp_path):
 
 def test_words_that_it_does_not_know():
     """A word-level tokenizer reads them as nothing; a CLIP without a vocabulary in its card takes any."""
-    told = list(clip.problems(config(), ["sports ball", "aple", "wristwatch"]))
+    told = list(clip.ClipFiles(config(), ["sports ball", "aple", "wristwatch"]).problems())
     assert [p.message.partition(";")[0] for p in told] == [
         "'mini' does not know 'aple' (did you mean 'apple'?)",
         "'mini' does not know 'wristwatch'",

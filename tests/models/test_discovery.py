@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from synthgen import devices, models
+from synthgen.errors import Problem
 from synthgen.masks import mask_boxes, mask_iou
 from synthgen.mini import scenes, train_sam
 from synthgen.models import clip, discovery
 from synthgen.models.discovery import Discovery, DiscoveryConfig
-from synthgen.models.sam import Embedded, SamModel
+from synthgen.models.sam.model import Embedded, SamModel
 from synthgen.types import Category
 
 SHAPE = models.SamShape(
@@ -57,6 +58,11 @@ def drawn(height: int, width: int) -> np.ndarray[Any, Any]:
 
 def config(**options: Any) -> DiscoveryConfig:
     return DiscoveryConfig(use="everything", **options)
+
+
+def problems(*, categories: tuple[Category, ...] = CATEGORIES, **options: Any) -> list[Problem]:
+    both = Discovery(config(**options), categories).models()
+    return [problem for model in both for problem in model.problems()]
 
 
 # The steps
@@ -351,27 +357,27 @@ def test_find_goes_through_batches_of_any_sizes(flat: None, tiny: Path) -> None:
 
 
 def test_models_that_are_not_here() -> None:
-    told = list(Discovery(config(model="vit_h", clip="openai/clip-vit-base-patch32"), CATEGORIES).problems())
+    told = problems(model="vit_h", clip="openai/clip-vit-base-patch32")
     assert [problem.field for problem in told] == [".model", ".clip"]
     assert told[0].message.endswith("fetch it with: synthgen models --download vit_h")
     assert told[1].message.endswith("fetch it with: synthgen models --download openai/clip-vit-base-patch32")
-    told = list(Discovery(config(model="./no", clip="./nowhere"), CATEGORIES).problems())
+    told = problems(model="./no", clip="./nowhere")
     assert [problem.field for problem in told] == [".model", ".clip"]
     assert all("does not exist; it takes `mini`, a folder or file, or a" in problem.message for problem in told)
-    (told,) = Discovery(config(), CATEGORIES).problems()
+    (told,) = problems()
     assert told.field == ".clip" and told.message.startswith("'mini' does not know 'kitten' (did you mean 'kite'?)")
-    assert not list(Discovery(config(), CATEGORIES[1:]).problems())
+    assert not problems(categories=CATEGORIES[1:])
 
 
 def test_folders_that_are_no_models(tmp_path: Path) -> None:
-    told = list(Discovery(config(model=str(tmp_path), clip=str(tmp_path)), CATEGORIES).problems())
+    told = problems(model=str(tmp_path), clip=str(tmp_path))
     assert [problem.field for problem in told] == [".model", ".clip"]
     assert "has no card of a SAM" in told[0].message and "no config.json" in told[1].message
 
 
 def test_identity_is_of_both_weights(tiny: Path, tmp_path: Path) -> None:
     def identity(**options: Any) -> str:
-        return Discovery(config(**options), CATEGORIES).identity()
+        return " ".join(model.identity() for model in Discovery(config(**options), CATEGORIES).models())
 
     other = tmp_path / "clip"
     other.mkdir()
@@ -403,7 +409,7 @@ def test_weights_are_no_part_of_the_fingerprint() -> None:
 
 
 def test_licences_are_of_both() -> None:
-    found = list(Discovery(config(), CATEGORIES).licences())
+    found = [licence for model in Discovery(config(), CATEGORIES).models() for licence in model.licences()]
     assert len(found) == 2 and all(name and url.startswith("https://") for name, url in found)
 
 

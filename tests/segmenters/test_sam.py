@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from synthgen import devices, models
 from synthgen.backends import Request
 from synthgen.errors import BackendError
-from synthgen.models import sam as sam_model
+from synthgen.models.sam import checkpoint
+from synthgen.models.sam import model as sam_model
 from synthgen.segmenters import sam
 from synthgen.types import Category, Grounding
 
@@ -217,7 +218,7 @@ def test_half_precision_encoder_gives_nearly_the_same_masks(dtype, forget):
 
 
 def test_float16_weights_are_computed_in_float32(mini_model):
-    assert load_file(MINI / "model.safetensors")[sam_model.PATCH_EMBEDDING].dtype == torch.float16
+    assert load_file(MINI / "model.safetensors")[checkpoint.PATCH_EMBEDDING].dtype == torch.float16
     assert {p.dtype for p in mini_model.parameters()} == {torch.float32}
 
 
@@ -231,7 +232,7 @@ def test_loading_draws_nothing_from_the_global_generator(forget):
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_bare_checkpoint_is_told_by_its_width(tmp_path, monkeypatch, forget, suffix):
     """The official path with the mini model's weights: its width is entered among the official ones."""
-    monkeypatch.setitem(sam_model.OFFICIAL, 192, models.read_card(MINI).sam)
+    monkeypatch.setitem(checkpoint.OFFICIAL, 192, models.read_card(MINI).sam)
     state = load_file(MINI / "model.safetensors")
     file = tmp_path / f"sam{suffix}"
     torch.save(state, file) if suffix == ".pth" else save_file(state, file)
@@ -246,7 +247,7 @@ def test_official_dimensions_are_those_of_segment_anything(name, width):
     from segment_anything import sam_model_registry
 
     with torch.device("meta"):
-        theirs, ours = sam_model_registry[name](), sam_model._build(sam_model.OFFICIAL[width])
+        theirs, ours = sam_model_registry[name](), checkpoint.build(checkpoint.OFFICIAL[width])
     shapes = [{k: v.shape for k, v in model.state_dict().items()} for model in (theirs, ours)]
     assert shapes[0] == shapes[1]
     # What no shape says.
@@ -262,8 +263,8 @@ def test_vit_b_checkpoint_equals_upstream(tmp_path, forget, monkeypatch):
     """With three of its twelve blocks, of both kinds: that there are as many is tested above."""
     from segment_anything.build_sam import _build_sam
 
-    shape = sam_model.OFFICIAL[768].model_copy(update={"depth": 3, "global_attn_indexes": (1,)})
-    monkeypatch.setitem(sam_model.OFFICIAL, 768, shape)
+    shape = checkpoint.OFFICIAL[768].model_copy(update={"depth": 3, "global_attn_indexes": (1,)})
+    monkeypatch.setitem(checkpoint.OFFICIAL, 768, shape)
     torch.manual_seed(0)
     model = _build_sam(encoder_embed_dim=768, encoder_depth=3, encoder_num_heads=12, encoder_global_attn_indexes=[1])
     torch.save(model.state_dict(), tmp_path / "sam_vit_b_01ec64.pth")
@@ -287,7 +288,7 @@ class Hostile:
 @pytest.mark.parametrize("save", [torch.save, lambda thing, file: file.write_bytes(pickle.dumps(thing, protocol=2))])
 def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, save):
     file, touched = tmp_path / "sam.pth", tmp_path / "touched"
-    save({sam_model.PATCH_EMBEDDING: Hostile(touched)}, file)
+    save({checkpoint.PATCH_EMBEDDING: Hostile(touched)}, file)
     image, _, boxes = scene()
     with pytest.raises(BackendError, match=r"more than tensors.*in which there is no code") as caught:
         backend(model=str(file)).segment([image], [grounding(*boxes)])
@@ -302,8 +303,8 @@ def test_code_in_a_checkpoint_is_refused_and_not_run(tmp_path, save):
         (b"not a checkpoint", "was not loaded"),
         ({"weight": torch.zeros(2)}, "has no 'image_encoder.patch_embed.proj.weight'"),
         ([torch.zeros(2)], "has no 'image_encoder.patch_embed.proj.weight'"),
-        ({sam_model.PATCH_EMBEDDING: torch.zeros(192, 3, 8, 8)}, "width 192; .* an official one: 768, 1024, 1280"),
-        ({sam_model.PATCH_EMBEDDING: torch.zeros(768, 3, 16, 16)}, "does not fit"),
+        ({checkpoint.PATCH_EMBEDDING: torch.zeros(192, 3, 8, 8)}, "width 192; .* an official one: 768, 1024, 1280"),
+        ({checkpoint.PATCH_EMBEDDING: torch.zeros(768, 3, 16, 16)}, "does not fit"),
     ],
 )
 def test_files_that_are_no_sam(tmp_path, content, message):

@@ -9,7 +9,7 @@ from segment_anything.modeling.image_encoder import Attention, ImageEncoderViT
 from segment_anything.modeling.transformer import TwoWayTransformer
 from torch import nn
 
-from synthgen.models.sam_attention import ALIGNED, FusedAttention, FusedCrossAttention, fuse
+from synthgen.models.sam.attention import ALIGNED, FusedAttention, FusedCrossAttention, fuse
 
 
 def official(dim: int, heads: int, size: tuple[int, int]) -> Attention:
@@ -63,7 +63,7 @@ def test_kernels_are_given_widths_that_they_take(monkeypatch: pytest.MonkeyPatch
         seen.append((q.shape[-1], k.shape[-1], v.shape[-1], options))
         return v
 
-    monkeypatch.setattr("synthgen.models.sam_attention.scaled_dot_product_attention", fused)
+    monkeypatch.setattr("synthgen.models.sam.attention.scaled_dot_product_attention", fused)
     with torch.inference_mode():
         FusedAttention(official(80, 1, size))(torch.randn(1, *size, 80))
     ((q, k, v, options),) = seen

@@ -1,0 +1,81 @@
+"""What backends say of the models that a spec names: where the files are, whose they are, whether they would load."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from synthgen.backends import Model
+from synthgen.errors import BackendError, Problem
+from synthgen.models import ModelMissing, model_identity, read_card
+
+
+class ModelFiles(Model):
+    """A model in a folder, or in a single file.
+
+    Attributes:
+        field: the option that names it.
+    """
+
+    field = ".model"
+
+    @abstractmethod
+    def path(self) -> Path:
+        """Where it is. Raises: ModelMissing: it is not on this machine."""
+
+    @abstractmethod
+    def inspect(self) -> Any:
+        """What its files hold, read without torch.
+
+        Raises:
+            ModelMissing: it is not on this machine.
+            BackendError: it would not load, or it must not be loaded.
+        """
+
+    def problems(self) -> Iterable[Problem]:
+        try:
+            self.inspect()
+        except (ModelMissing, BackendError) as error:
+            yield Problem(self.field, str(error))
+
+    def identity(self) -> str:
+        return model_identity(self.path())
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        """Its card's licence, else the one that its publisher gives it."""
+        card = read_card(self.path())
+        licence = (card.licence.name, card.licence.url) if card.licence else self.known_licence()
+        return [licence] if licence else []
+
+    def known_licence(self) -> tuple[str, str] | None:
+        """(name, url) of the licence of a published model that comes without a card."""
+        return None
+
+
+class PackagedModel(Model):
+    """A model whose weights come with a Python package.
+
+    Args:
+        use: the backend that needs it, as the spec names it.
+        packages: what must be installed; the first one has the weights.
+        install: the command that installs them.
+    """
+
+    def __init__(self, use: str, packages: tuple[str, ...], install: str) -> None:
+        self.use, self.packages, self.install = use, packages, install
+
+    def problems(self) -> Iterable[Problem]:
+        if missing := [name for name in self.packages if find_spec(name) is None]:
+            yield Problem(".use", f"{self.use!r} needs {' and '.join(missing)}: {self.install}")
+
+    def identity(self) -> str:
+        """The package's version, which its weights cannot change without."""
+        package = self.packages[0]
+        try:
+            return f"{package}=={version(package)}"
+        except PackageNotFoundError as error:
+            raise ModelMissing(f"{self.use!r} needs {package}: {self.install}") from error

@@ -1,0 +1,1 @@
+"""Segment Anything, in the official implementation `segment_anything`."""

@@ -1,0 +1,199 @@
+"""Segment Anything (arXiv 2304.02643), loaded: it embeds images, and answers boxes and points with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthgen import devices, models
+from synthgen.models.sam.checkpoint import load
+
+STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
+# In one decoder call: as `points_per_batch` of SamAutomaticMaskGenerator, which bounds the memory; on CPUs as many as
+# their caches have room for.
+PROMPTS_AT_ONCE, ON_CPU = 64, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """An image as SAM sees it. `features`: tensor (1, C, h, w); sizes are (height, width) px, `input_size` in the
+    model's frame."""
+
+    features: Any
+    input_size: tuple[int, int]
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Masks for each of N prompts, M = 1 or 3: `logits` tensor (N, M, h, w), at a quarter of the model's side, with the
+    model's padding; `predicted_iou` tensor (N, M)."""
+
+    logits: Any
+    predicted_iou: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Masks:
+    """Masks in an image's own pixels.
+
+    Attributes:
+        masks: bool (N, H, W).
+        stability_score: IoU of the masks at logits `STABILITY_OFFSET` above and below the threshold, float32 (N,); 0
+            where there is none below.
+    """
+
+    masks: NDArray[np.bool_]
+    stability_score: NDArray[np.float32]
+
+
+class SamModel:
+    """A loaded SAM."""
+
+    def __init__(self, sam: Any) -> None:
+        self.sam = sam
+
+    @classmethod
+    def of(cls, model: str, revision: str | None, device: str, torch_dtype: str) -> SamModel:
+        """The model that a spec names, loaded once a process.
+
+        Raises:
+            BackendError: the checkpoint cannot be read, or is no SAM of the dimensions it should have.
+            ModelMissing: it is not on this machine.
+        """
+        path = models.find_model(model, "sam", revision)
+        where = devices.torch_device(device)
+        dtype = devices.torch_dtype(torch_dtype, where)
+        return devices.resident(("sam", path, where, dtype), lambda: cls(load(path, where, dtype)))
+
+    @property
+    def side(self) -> int:
+        """px of the square that images are scaled into."""
+        return int(self.sam.image_encoder.img_size)
+
+    @property
+    def prompts_at_once(self) -> int:
+        return ON_CPU if self.sam.device.type == "cpu" else PROMPTS_AT_ONCE
+
+    def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedded]:
+        """Images uint8 (H, W, 3), RGB, of any sizes, in one batch."""
+        import torch
+        from segment_anything.utils.transforms import ResizeLongestSide
+
+        sam, resize = self.sam, ResizeLongestSide(self.side)
+        dtype = sam.image_encoder.patch_embed.proj.weight.dtype
+        with torch.inference_mode():
+            resized = [torch.as_tensor(resize.apply_image(im), device=sam.device).permute(2, 0, 1) for im in images]
+            padded = torch.stack([sam.preprocess(pixels) for pixels in resized])  # (B, 3, side, side)
+            features = sam.image_encoder(padded.to(dtype)).float()
+        return [
+            Embedded(f[None], (pixels.shape[1], pixels.shape[2]), (image.shape[0], image.shape[1]))
+            for f, pixels, image in zip(features, resized, images, strict=True)
+        ]
+
+    def by_boxes(
+        self, embedded: Sequence[Embedded], boxes: Sequence[NDArray[np.float32]]
+    ) -> Iterator[tuple[int, Masks, NDArray[np.float32]]]:
+        """The boxes of each image, (N, 4), xyxy px, any number -> in parts of bounded size, in their order: the image's
+        place, a mask a box, and its predicted IoU, (n,). The boxes of several images go through the decoder
+        together."""
+        owner = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
+        framed = [self._in_frame(e, own.reshape(-1, 2, 2)) for e, own in zip(embedded, boxes, strict=True)]
+        corners = np.concatenate([np.zeros((0, 2, 2), np.float32), *framed]).reshape(-1, 4)
+        for start in range(0, len(owner), self.prompts_at_once):
+            part = owner[start : start + self.prompts_at_once]
+            asked = corners[start : start + self.prompts_at_once]
+            answer = self._ask([embedded[i] for i in part], asked, None, multimask=False)
+            for i in np.unique(part).tolist():
+                own = slice(int(part.searchsorted(i)), int(part.searchsorted(i, "right")))
+                yield i, self.masks(embedded[i], answer.logits[own, 0]), answer.predicted_iou[own, 0].cpu().numpy()
+
+    def by_points(self, embedded: Embedded, points: NDArray[np.float32], *, multimask: bool = False) -> Answer:
+        """Foreground points (N, 2), (x, y) px of the image, in one decoder call -> a mask for each, or with `multimask`
+        three: a thing, a part of it, a part of that."""
+        return self._ask([embedded] * len(points), None, self._in_frame(embedded, points[:, None]), multimask=multimask)
+
+    def masks(self, embedded: Embedded, logits: Any) -> Masks:
+        """Logits of an answer, (N, h, w) -> masks. As `Sam.postprocess_masks` scales them, which is linear along each
+        side; but only where any of them can be over the lower threshold: no row is greater than what the greatest
+        logits of the rows are scaled to, and no column."""
+        import torch
+
+        threshold, device = self.sam.mask_threshold, logits.device
+        masks, stability = np.zeros((len(logits), *embedded.size), bool), np.zeros(len(logits), np.float32)
+        with torch.inference_mode():
+            rows, columns = (
+                _scaling(logits.shape[1 + axis], self.side, embedded.input_size[axis], embedded.size[axis], device)
+                for axis in (0, 1)
+            )
+            reached = [
+                (logits.amax(2 - axis) @ along.T > threshold - STABILITY_OFFSET).cpu().numpy()
+                for axis, along in enumerate((rows, columns))
+            ]
+            for n, (own, (y, x)) in enumerate(zip(logits, zip(*map(_spans, reached), strict=True), strict=True)):
+                found = rows[y] @ own @ columns[x].T
+                low = int(torch.count_nonzero(found > threshold - STABILITY_OFFSET))
+                high = int(torch.count_nonzero(found > threshold + STABILITY_OFFSET))
+                stability[n] = high / max(low, 1)
+                masks[n, y, x] = (found > threshold).cpu().numpy()
+        return Masks(masks, stability)
+
+    def _in_frame(self, embedded: Embedded, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        from segment_anything.utils.transforms import ResizeLongestSide
+
+        scaled = ResizeLongestSide(self.side).apply_coords(points, embedded.size)
+        return np.asarray(scaled, np.float32)
+
+    def _ask(
+        self,
+        embedded: Sequence[Embedded],
+        boxes: NDArray[np.float32] | None,
+        points: NDArray[np.float32] | None,
+        *,
+        multimask: bool,
+    ) -> Answer:
+        """As SamPredictor.predict_torch, for prompts of different images, of which `embedded` names each prompt's; and
+        without going back to the images' resolution."""
+        import torch
+
+        sam = self.sam
+        with torch.inference_mode():
+            clicked = corners = None
+            if points is not None:
+                ones = torch.ones(len(points), 1, device=sam.device)
+                clicked = (torch.as_tensor(points, device=sam.device), ones)
+            if boxes is not None:
+                corners = torch.as_tensor(boxes, device=sam.device)
+            sparse, dense = sam.prompt_encoder(points=clicked, boxes=corners, masks=None)
+            features = torch.cat([e.features for e in embedded])
+            # The decoder takes one image, whose features it adds to what each prompt has of its own for every place.
+            logits, iou = sam.mask_decoder(
+                image_embeddings=torch.zeros_like(features[:1]),
+                image_pe=sam.prompt_encoder.get_dense_pe(),
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=features + dense,
+                multimask_output=multimask,
+            )
+        return Answer(logits, iou)
+
+
+@lru_cache(maxsize=64)  # images may be of many sizes
+def _scaling(small: int, side: int, framed: int, size: int, device: Any) -> Any:
+    """What `Sam.postprocess_masks` does along one side, as a matrix (size, small): from logits to the model's side, of
+    which `framed` px are image, and to `size` px."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    frame = interpolate(torch.eye(small)[:, None], side, mode="linear")[..., :framed]
+    return interpolate(frame, size, mode="linear")[:, 0].T.contiguous().to(device)
+
+
+def _spans(reached: NDArray[np.bool_]) -> list[slice]:
+    """bool (N, L) -> from the first to the last place that is reached, a slice each."""
+    first, last = reached.argmax(1), reached.shape[1] - reached[:, ::-1].argmax(1)
+    return [slice(*span) if some else slice(0) for *span, some in np.stack([first, last, reached.any(1)], 1).tolist()]
