@@ -210,7 +210,12 @@ KEPT = "stopped; what is finished is kept, and the same command goes on from the
         ("export", signal.SIGHUP, ("export", RUN, "--set", "exporters.lines.version=2"), KEPT),
         ("generate", signal.SIGTERM, ("remake", RUN, 1), KEPT),
         ("read", signal.SIGHUP, ("show", RUN), KEPT),
-        ("measure", signal.SIGTERM, ("calibrate", "spec.yaml", "--count", 2), "stopped; a calibration keeps nothing"),
+        (
+            "measure",
+            signal.SIGTERM,
+            ("calibrate", "spec.yaml", "--count", 2),
+            "stopped; an unfinished calibration keeps nothing",
+        ),
     ],
 )
 def test_a_command_ends_with_a_word(
