@@ -10,7 +10,7 @@ from synthgen.base.files import at_home
 from synthgen.flow import build_dataset, build_here
 from synthgen.pipeline.request import BuildRequest
 from synthgen.schedule import build_next
-from synthgen.store.mirror import is_url
+from synthgen.store.location import is_url
 
 __all__ = ["build_dataset", "build_next"]  # what `prefect.yaml` deploys
 

@@ -51,7 +51,7 @@ from synthgen.pipeline.request import BuildRequest
 from synthgen.pipeline.stages import Stages
 from synthgen.report.page import write
 from synthgen.spec import DatasetSpec
-from synthgen.store.mirror import run_place
+from synthgen.store.location import local_run_folder
 from synthgen.store.run import Run
 
 
@@ -73,7 +73,7 @@ def measure(run: Run, shard: int) -> Mapping[str, int]:
 @task(name="shards", task_run_name="shards-{shards[0]}-and-on", cache_policy=NO_CACHE)
 def make_on_worker(run: str, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
     """Makes some shards on one worker. `run`: the address of the run folder, a path or a URL."""
-    folder = Run(run_place(run))
+    folder = Run(local_run_folder(run))
     folder.sync(shards)
     return make(folder, shards, allow_mixed, strict)
 

@@ -38,7 +38,7 @@ from synthgen.pipeline.fingerprints import made_from
 from synthgen.pipeline.request import BuildRequest
 from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
-from synthgen.store.mirror import address, runs_in_store
+from synthgen.store.location import address, runs_in_store
 from synthgen.store.paths import run_name
 from synthgen.store.run import Run
 

@@ -151,22 +151,22 @@ def test_a_firing_into_an_object_store(
 ) -> None:
     """The next number is that of the store, whatever the machine that fires has of it."""
     from synthgen.schedule import build_next
-    from synthgen.store.mirror import address, place
+    from synthgen.store.location import address, local_folder
 
     url = f"file://{tmp_path}/store"
     for number, machine in enumerate(("first", "first", "second"), 1):
         monkeypatch.setenv("SYNTHGEN_HOME", str(tmp_path / machine))
         state = build_next(spec, url, return_state=True)
         assert state.is_completed() and state.message and state.message.startswith(f"run {number}: ")
-        assert is_finished(Build.open(Run(place(url) / "fruit" / f"run-{number:04d}")))
-        assert address(place(url)) == url and address(tmp_path) == str(tmp_path)
+        assert is_finished(Build.open(Run(local_folder(url) / "fruit" / f"run-{number:04d}")))
+        assert address(local_folder(url)) == url and address(tmp_path) == str(tmp_path)
     runs = sorted(p.name for p in (tmp_path / "store" / "fruit").iterdir())
     assert runs == ["dataset", "run-0001", "run-0002", "run-0003"]
-    assert [f["run"] for f in FiringLog(place(url) / "fruit").read()["firings"]] == [3]
-    said = Growth.read(place(url) / "fruit" / "dataset" / "dataset.json")
+    assert [f["run"] for f in FiringLog(local_folder(url) / "fruit").read()["firings"]] == [3]
+    said = Growth.read(local_folder(url) / "fruit" / "dataset" / "dataset.json")
     assert said and [part.run for part in said.runs] == [1, 2, 3]
     monkeypatch.setenv("SYNTHGEN_HOME", str(tmp_path / "first"))
-    with Run.at(place(url), "fruit", 3).lock():
+    with Run.at(local_folder(url), "fruit", 3).lock():
         monkeypatch.setenv("SYNTHGEN_HOME", str(tmp_path / "third"))  # has nothing of it
         assert build_next(spec, url, return_state=True).name == "Skipped"
 

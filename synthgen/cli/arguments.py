@@ -18,15 +18,15 @@ def path(value: str | Path) -> Path:
 
 
 def _out(value: str | Path) -> Path:
-    from synthgen.store.mirror import place
+    from synthgen.store.location import local_folder
 
-    return place(value)
+    return local_folder(value)
 
 
 def _run(value: str | Path) -> Path:
-    from synthgen.store.mirror import run_place
+    from synthgen.store.location import local_run_folder
 
-    return run_place(value)
+    return local_run_folder(value)
 
 
 Spec = Annotated[

@@ -26,12 +26,12 @@ from synthgen.pipeline.export import accepted_images
 from synthgen.pipeline.fingerprints import exported_by, hash_of, measured_by
 from synthgen.planning.rounds import IMAGES_PER_RUN
 from synthgen.store.export_folder import exporting
+from synthgen.store.paths import MERGED
 from synthgen.store.records import Accepted, judged_images
 from synthgen.store.run import Run
 from synthgen.types import DatasetInfo, Record
 
 FORMAT = 1  # of merged datasets: a change here merges every one anew
-FOLDER = "dataset"
 # Of a run, so that its ids hang on no other run; those of the last run there may be are exact in a float64, too.
 ANNOTATIONS_PER_RUN = 1000 * IMAGES_PER_RUN
 WAIT_SECONDS = 600.0  # for another run that is just merging
@@ -233,8 +233,8 @@ def grow(build: Build) -> Growth:
     Raises:
         RunError: another process has been merging for ten minutes, or a run's records are damaged.
     """
-    folder = Run(build.run.root.parent / FOLDER)  # it has what a run folder has: a lock, exports and their marks
-    file = folder.root / "dataset.json"
+    folder = Run(build.run.root.parent / MERGED)  # it has what a run folder has: a lock, exports and their marks
+    file = folder.paths.merged
     with ExitStack() as stack:
         _take(folder, stack)
         while True:

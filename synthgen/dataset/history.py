@@ -13,7 +13,7 @@ from synthgen.errors import SynthgenError
 from synthgen.judging.quality import Numbers, Quality
 from synthgen.pipeline.build import Build
 from synthgen.spec import differences
-from synthgen.store.mirror import runs_in_store
+from synthgen.store.location import runs_in_store
 from synthgen.store.paths import run_folders
 from synthgen.store.run import Run
 

@@ -197,7 +197,8 @@ class Build:
                 if (job.height, job.width) != (self.spec.height, self.spec.width) or not self.has_classes(*job.asked):
                     raise ValueError("it is of another spec")
             except (TypeError, ValueError) as error:
-                raise RunError(f"jobs/{shard:05d}.parquet has a damaged job, {row['id']}: {error}") from error
+                file = self.run.paths.name(self.run.paths.table("jobs", shard))
+                raise RunError(f"{file} has a damaged job, {row['id']}: {error}") from error
             jobs.append(job)
         return jobs
 

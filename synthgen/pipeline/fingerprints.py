@@ -15,7 +15,7 @@ from synthgen.base.files import digest
 from synthgen.judging.reviews import read_reviews
 from synthgen.spec import DatasetSpec
 from synthgen.store.marks import Mark
-from synthgen.store.paths import StageName
+from synthgen.store.paths import VERDICTS, StageName
 from synthgen.store.run import Run
 
 FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
@@ -203,7 +203,7 @@ DEPENDENCIES: dict[StageName, Dependencies] = {
         "exporter",
         lambda its, exporter: exported_by(its.spec, exporter),
         # Of judging, the verdicts alone: `quality.json` holds times, which differ between equal runs.
-        (Upstream("judge", "verdicts.parquet"), Upstream("label"), Upstream("measure")),
+        (Upstream("judge", VERDICTS), Upstream("label"), Upstream("measure")),
     ),
     "report": Dependencies(
         "run",

@@ -73,7 +73,7 @@ def labelled_samples(build: Build, shard: int, image_ids: set[int] | None = None
         try:
             sample = Sample(job, image, instances_of(by_image.get(job.id), job.height, job.width))
         except ValueError as error:
-            what = f"the labels of image {job.id} in labels/{shard:05d}.parquet do not fit it"
+            what = f"the labels of image {job.id} in {run.paths.name(run.paths.table('labels', shard))} do not fit it"
             raise RunError(f"{what}: {error}; label the run anew") from error
         yield sample
 

@@ -12,7 +12,7 @@ from synthgen.orchestration.profile import Profile, load_profile
 from synthgen.pipeline.check import check
 from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec, load_spec
-from synthgen.store.mirror import place
+from synthgen.store.location import local_folder
 from synthgen.store.run import Run
 
 
@@ -49,7 +49,7 @@ class BuildRequest:
     @property
     def folder(self) -> Path:
         """The folder of run folders on this machine: `out`, or the mirror of a URL."""
-        return place(self.out)
+        return local_folder(self.out)
 
     @cached_property
     def run(self) -> Run:

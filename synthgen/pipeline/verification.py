@@ -20,7 +20,7 @@ from synthgen.masks import decode_rle, mask_areas, mask_boxes
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, hash_of
 from synthgen.store.marks import Mark
-from synthgen.store.paths import StageName, is_commit
+from synthgen.store.paths import StageName
 from synthgen.store.run import Run
 from synthgen.store.tables import LABEL_COLUMNS
 
@@ -58,9 +58,8 @@ def inspect(build: Build) -> Verified:
     known = {name for _, _, mark in run.marks.read_all() if mark for name, _ in run.marks.files_of(mark)}
     known |= {d.file for d in found}
     there = [p for p in sorted(run.root.rglob("*")) if p.is_file()]
-    own = (".lock", "run.json", "spec.yaml", "reviews.jsonl")
     names = [p.relative_to(run.root).as_posix() for p in there]
-    stray = [n for n in names if n not in known and n not in own and not (n.startswith("commits/") and is_commit(n))]
+    stray = [n for n in names if n not in known and not run.paths.is_unmarked(n)]
     return Verified(len(there), tuple(found), tuple(stray), tuple(_missing(build)))
 
 
@@ -104,9 +103,9 @@ def _files(build: Build) -> Iterator[Damage]:
     facts = run.facts.read()
     own = hash_of(facts["made_from"]) if facts else ""
     if not run.facts.spec_is_unchanged():
-        yield Damage("spec.yaml", "its checksum differs")
+        yield Damage(run.paths.spec.name, "its checksum differs")
     if facts and (planned := run.planned_number) not in {None, run.number}:
-        yield Damage("run.json", f"says that this is run {run.number}, and its jobs are of run {planned}")
+        yield Damage(run.paths.facts.name, f"says that this is run {run.number}, and its jobs are of run {planned}")
     yield from _reviews(run)
     for stage, shard, mark in run.marks.read_all():
         if mark is None:
@@ -174,7 +173,7 @@ def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
         try:
             yield from _shard(build, shard)
         except SynthgenError as error:
-            yield Damage(f"labels/{shard:05d}.parquet", str(error), "label", shard)
+            yield Damage(run.paths.name(run.paths.table("labels", shard)), str(error), "label", shard)
     if whole == every and _is_whole(run, run.marks.read("judge"), damaged):
         for name in build.spec.exporters:
             if _is_whole(run, run.marks.read("export", name), damaged) and build.is_done("export", name):
@@ -193,14 +192,15 @@ def _shard(build: Build, shard: int) -> Iterator[Damage]:
     labels = run.tables.read(run.paths.table("labels", shard)).to_pylist()
     measures = run.tables.read(run.paths.table("measures", shard)).select(["image_id", "instance"]).to_pylist()
     keys = [(row["image_id"], row["instance"]) for row in labels]
-    place = f"labels/{shard:05d}.parquet"
+    place = run.paths.name(run.paths.table("labels", shard))
     if len(set(keys)) < len(keys) or not {image_id for image_id, _ in keys} <= jobs.keys():
         yield Damage(place, "has labels of images that are not in the plan, or one twice", "label", shard)
         return
     if sorted(keys) != sorted((m["image_id"], m["instance"]) for m in measures if m["instance"] is not None) or (
         sorted(jobs) != sorted(m["image_id"] for m in measures if m["instance"] is None)
     ):
-        yield Damage(f"measures/{shard:05d}.parquet", "does not measure what there is", "measure", shard)
+        table = run.paths.name(run.paths.table("measures", shard))
+        yield Damage(table, "does not measure what there is", "measure", shard)
     for row in labels:
         job = jobs[row["image_id"]]
         rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}

@@ -17,7 +17,7 @@ from typing import Any
 from synthgen.base.files import LIST, Entry, digest, formed, listed, read_sealed, sha256, sweep
 from synthgen.store.files import Files
 from synthgen.store.forms import MARK
-from synthgen.store.paths import StageName
+from synthgen.store.paths import JOBS, LABELS, MEASURES, StageName
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class Marks:
     def sweep(self) -> None:
         """Removes what killed processes left unfinished, where work is still to be done. Call it holding the lock."""
         root = self._paths.root
-        folders = [root, *(root / name for name in ("jobs", "labels", "measures")), self._paths.commits]
+        folders = [root, *(root / name for name in (JOBS, LABELS, MEASURES)), self._paths.commits]
         folders.append(self._paths.partial)
         folders += [f for shard, f in self._paths.image_folders() if not self._paths.mark("generate", shard).exists()]
         for folder in folders:

@@ -15,8 +15,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-import re
-import secrets
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,101 +28,19 @@ from synthgen.base.files import (
     LIST,
     SEAL,
     Entry,
-    at_home,
     atomic,
     digest,
     is_locked,
     listed,
     protect,
-    read_sealed,
     sha256,
-    write_sealed,
 )
-from synthgen.base.wording import plain
 from synthgen.errors import RunError
-from synthgen.models import cache_folder
 from synthgen.store.lease import FileSlot
-from synthgen.store.objects import STORES, Objects, ObjectSlot, is_inside, require_store
-from synthgen.store.paths import REVIEWS, Paths, is_export_mark, is_image, is_record, run_number, run_order, shard_of
+from synthgen.store.objects import Objects, ObjectSlot, is_inside
+from synthgen.store.paths import COMMITS, REVIEWS, Paths, is_export_mark, is_image, is_record, shard_of
 
 Entries = Mapping[str, Entry]  # name in the run folder -> [size in bytes, sha256]
-
-ABOUT = "mirror.json"  # in a folder of run folders: what it mirrors
-
-
-def is_url(text: str | Path) -> bool:
-    return "://" in str(text)
-
-
-def place(out: str | Path) -> Path:
-    """Where the run folders of `--out` are on this machine: a path stays what it is, but for a `~`; a URL becomes the
-    folder of its mirror, which is made if it is not there. No store is asked.
-
-    Raises:
-        RunError: there is no such store, or the package for it is not installed.
-    """
-    if not is_url(out):
-        return _path(out)
-    require_store(str(out))
-    url = str(out).rstrip("/")
-    readable = re.sub(r"[^A-Za-z0-9.]+", "-", url).strip("-.")[-60:]
-    folder = _mirrors() / f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"
-    if read_sealed(folder / ABOUT) is None:
-        write_sealed(folder / ABOUT, {"url": url, "id": secrets.token_hex(8)})
-    return folder
-
-
-def address(out: Path) -> str:
-    """A folder of run folders as other processes may be told it: the URL that it mirrors, else its path."""
-    about = _about(out.resolve())
-    return about["url"] if about else str(out.resolve())
-
-
-def run_place(run: str | Path) -> Path:
-    """`place`, of one run folder."""
-    if not is_url(run):
-        return _path(run)
-    out, name, number = ("", "", *str(run).rstrip("/").rsplit("/", 2))[-3:]
-    if not is_url(out) or run_number(number) is None:
-        raise RunError(
-            f"{plain(str(run))!r} is no run folder; it takes one such as s3://bucket/datasets/fruit/run-0001"
-        )
-    return place(out) / name / number
-
-
-def _path(text: str | Path) -> Path:
-    """
-    Raises:
-        RunError: it is a URL that lacks a slash, and would be a folder called `s3:`.
-    """
-    scheme, colon, rest = str(text).partition(":")
-    if colon and scheme in STORES and rest.startswith("/"):
-        raise RunError(f"got {plain(str(text))!r}; takes a folder, or a URL such as {scheme}:/{rest}")
-    return at_home(text)
-
-
-def mirror_of(root: Path, confirm: Callable[[], None]) -> Mirror | None:
-    """The mirror that a run folder is; None for a folder that mirrors nothing. `confirm`: see `Objects`."""
-    about = _about(root.parent.parent)
-    return Mirror(root, f"{about['url']}/{root.parent.name}/{root.name}", about["id"], confirm) if about else None
-
-
-def runs_in_store(folder: Path) -> list[Path]:
-    """The run folders that the store has of a dataset's folder, whether they are here or not; none for a folder that
-    stands for itself."""
-    if not (about := _about(folder.resolve().parent)):
-        return []
-    names = Objects(f"{about['url']}/{folder.name}").beside()
-    return [folder / name for name in sorted(names, key=run_order) if run_number(name) is not None]
-
-
-def _about(out: Path) -> Mapping[str, str] | None:
-    """What a folder of run folders mirrors."""
-    return read_sealed(out / ABOUT) if out.parent.name == "mirrors" and out.parent == _mirrors() else None
-
-
-def _mirrors() -> Path:
-    return cache_folder().resolve() / "mirrors"
 
 
 class Mirror:
@@ -174,7 +90,7 @@ class Mirror:
             if unless():
                 return
             every = files and shards is None
-            listing = self.objects.below() if every else {**self.objects.below("commits"), **self.objects.beside()}
+            listing = self.objects.below() if every else {**self.objects.below(COMMITS), **self.objects.beside()}
 
             def there(entries: Entries) -> Entries:
                 """Of them, those that nobody has removed, as far as the listing tells."""

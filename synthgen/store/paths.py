@@ -20,6 +20,7 @@ TableName = Literal["jobs", "labels", "measures"]
 COMMITS, IMAGES, JOBS, LABELS, MEASURES = RUN_FOLDERS
 PARTIAL = f"{COMMITS}/partial"  # marks of finished batches
 REVIEWS = "reviews.jsonl"
+VERDICTS = "verdicts.parquet"
 MERGED = "dataset"  # the folder beside the runs of a dataset that holds them merged
 
 _SHARD_MARK = re.compile(r"(plan|generate|label|measure)-(\d{5,})")
@@ -60,7 +61,7 @@ class Paths:
         self.lock = root / ".lock"
         self.spec = root / "spec.yaml"
         self.facts = root / "run.json"
-        self.verdicts = root / "verdicts.parquet"
+        self.verdicts = root / VERDICTS
         self.quality = root / "quality.json"
         self.reviews = root / REVIEWS
         self.report = root / "report.html"
@@ -116,6 +117,11 @@ class Paths:
 
     def rounds(self) -> list[Path]:
         return sorted(file for file in self.commits.glob("round-*.json") if _ROUND.fullmatch(file.stem))
+
+    def is_unmarked(self, name: str) -> bool:
+        """Whether a file is the run's although no mark names it: a lock, a spec, `run.json`, reviews or commits."""
+        unmarked = (self.lock.name, self.spec.name, self.facts.name, self.reviews.name)
+        return name in unmarked or (name.startswith(f"{COMMITS}/") and is_commit(name))
 
     def image_folders(self) -> Iterator[tuple[int, Path]]:
         """The folders of images that are there: shard and folder."""

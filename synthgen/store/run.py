@@ -12,8 +12,8 @@ from synthgen.store import lease
 from synthgen.store.facts import Facts
 from synthgen.store.files import Files
 from synthgen.store.images import Images
+from synthgen.store.location import mirror_of
 from synthgen.store.marks import Marks
-from synthgen.store.mirror import mirror_of
 from synthgen.store.paths import Paths, run_name, run_number
 from synthgen.store.rounds import Rounds
 from synthgen.store.tables import Tables

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from synthgen.base.wording import plain
 from synthgen.errors import RunError
+from synthgen.spec import MEASURE_COLUMNS
 from synthgen.store.files import Files
 from synthgen.types import Job
 
@@ -63,7 +64,7 @@ VERDICT_SCHEMA = pa.schema(
 TABLES = {
     "jobs": (JOB_SCHEMA, {"layout"}),
     "labels": (pa.schema(LABEL_COLUMNS), set()),
-    "measures": (pa.schema([("image_id", pa.int64()), ("instance", pa.int32())]), {"instance"}),
+    "measures": (pa.schema(zip(MEASURE_COLUMNS, (pa.int64(), pa.int32()), strict=True)), {"instance"}),
     "verdicts": (VERDICT_SCHEMA, {"instance", "split", "category_id"}),
 }
 

@@ -418,6 +418,21 @@ def test_a_copy_is_no_run_that_is_at_work_or_comes_next(folder: Path) -> None:
         assert at_work(folder).startswith("run 3 (pid")
 
 
+def test_runs_are_taken_by_number_also_from_10000_on(
+    quick: Any, run_through: Callable[..., Any], tmp_path: Path
+) -> None:
+    for number in (9_999, 10_000):
+        build = run_through(quick, tmp_path, number)
+    folder = build.run.root.parent
+    assert [part.run for part in grow(build).runs] == [9_999, 10_000]
+    ids = [int(path.stem) for path in sorted((folder / "dataset").glob("coco/*/*.png"))]
+    assert {(i - 1) // IMAGES_PER_RUN + 1 for i in ids} == {9_999, 10_000}
+    assert [past.number for past in history(folder)] == [9_999, 10_000]
+    assert number_of_next(folder, build.spec) == 10_001
+    with build.run.lock():
+        assert at_work(folder).startswith("run 10000 (pid")
+
+
 def test_a_dataset_whose_only_folder_is_of_another_run_has_its_first_run_still_to_make(folder: Path) -> None:
     shutil.rmtree(folder / "run-0001")
     (folder / "run-0002").rename(folder / "run-0001")

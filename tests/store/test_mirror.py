@@ -31,7 +31,7 @@ from synthgen.pipeline.plan import plan_shards
 from synthgen.pipeline.verification import inspect
 from synthgen.review.queue import ReviewQueue
 from synthgen.store import lease, mirror, objects
-from synthgen.store.mirror import place, run_place
+from synthgen.store.location import address, local_folder, local_run_folder, runs_in_store
 from synthgen.store.run import Run
 
 WRITES = {"PutObject", "CopyObject", "DeleteObject", "DeleteObjects"}
@@ -164,7 +164,7 @@ def put(s3: Any, url: str, name: str, content: bytes) -> None:
 def test_a_run_in_a_store_is_what_a_run_in_a_folder_is(
     s3: Any, url: str, machine: Any, quick: Any, run_through: Any, finished: Build
 ) -> None:
-    build = run_through(quick, place(url))
+    build = run_through(quick, local_folder(url))
     assert results(build.run.root) == results(finished.run.root)
     content = stored(s3, f"{url}/fruit/run-0001")
     assert set(content) == named(content) | {n for n in content if n.startswith("commits/")} | {"spec.yaml", "run.json"}
@@ -176,9 +176,9 @@ def test_a_run_in_a_store_is_what_a_run_in_a_folder_is(
 def test_another_machine_finds_all_of_it(
     url: str, machine: Any, requests: Requests, quick: Any, run_through: Any, finished: Build
 ) -> None:
-    first = run_through(quick, place(url)).run
+    first = run_through(quick, local_folder(url)).run
     machine("second")
-    again = run_through(quick, place(url))
+    again = run_through(quick, local_folder(url))
     assert again.run.root != first.root and again.is_complete()
     assert results(again.run.root) == results(first.root) == results(finished.run.root)
     assert inspect(again).damages == ()
@@ -187,7 +187,7 @@ def test_another_machine_finds_all_of_it(
     assert exported and all(p.stat().st_ino == links[p.name] for p in exported)
     assert all(p.stat().st_mode & 0o222 == 0 for p in exported)
     requests.seen.clear()
-    run_through(quick, place(url))  # and nothing twice
+    run_through(quick, local_folder(url))  # and nothing twice
     operations = {operation for operation, key in requests.seen if ".lock" not in key}
     assert operations == {"ListObjectsV2"}
 
@@ -197,9 +197,9 @@ def test_a_store_of_files(
 ) -> None:
     """Another protocol: one whose listings have no checksums, and whose removals say what was not there."""
     url = f"file://{tmp_path}/store"
-    run_through(quick, place(url))
+    run_through(quick, local_folder(url))
     machine("second")
-    build = run_through(quick, place(url))
+    build = run_through(quick, local_folder(url))
     assert build.is_complete() and results(build.run.root) == results(finished.run.root)
     root = tmp_path / "store" / "fruit" / "run-0001"
     named({p.relative_to(root).as_posix(): p.read_bytes() for p in root.rglob("*") if p.is_file()})
@@ -207,15 +207,23 @@ def test_a_store_of_files(
     assert not (root / "report.html").exists()
 
 
+def test_the_runs_of_a_store_come_by_number(machine: Any, tmp_path: Path) -> None:
+    for name in ("run-10000", "run-9999", "run-0001", "run-1", "run-0002 copy", "dataset"):
+        (tmp_path / "store" / "fruit" / name).mkdir(parents=True)
+    folder = local_folder(f"file://{tmp_path}/store") / "fruit"
+    assert [path.name for path in runs_in_store(folder)] == ["run-0001", "run-9999", "run-10000"]
+    assert runs_in_store(tmp_path / "store" / "fruit") == []
+
+
 def test_a_changed_threshold_replaces_verdicts_and_export(
     s3: Any, url: str, machine: Any, quick: Any, run_through: Any
 ) -> None:
-    build = run_through(quick, place(url))
+    build = run_through(quick, local_folder(url))
     before = stored(s3, f"{url}/fruit/run-0001")
     areas = build.run.tables.read(build.run.paths.table("measures", 0)).column("sharpness").to_pylist()
     quick["filters"]["sharpness"] = {"min": sorted(a for a in areas if a is not None)[2]}  # two of four fall
     machine("second")
-    build = run_through(quick, place(url))
+    build = run_through(quick, local_folder(url))
     content = stored(s3, f"{url}/fruit/run-0001")
     images = {n for n in content if n.startswith("coco/") and n.endswith(".png")}
     assert images < {n for n in before if n.startswith("coco/")}
@@ -223,11 +231,11 @@ def test_a_changed_threshold_replaces_verdicts_and_export(
     assert named(content) >= images
     assert content["verdicts.parquet"] != before["verdicts.parquet"]
     machine("first")  # where the earlier export is
-    Run.at(place(url), "fruit", 1).refresh(files=True)
-    assert {p.read_bytes() for p in place(url).glob("*/*/coco/*/*")} == {
+    Run.at(local_folder(url), "fruit", 1).refresh(files=True)
+    assert {p.read_bytes() for p in local_folder(url).glob("*/*/coco/*/*")} == {
         d for n, d in content.items() if n.startswith("coco/")
     }
-    assert len(list(place(url).glob("*/*/coco/*/*.png"))) == len(images)
+    assert len(list(local_folder(url).glob("*/*/coco/*/*.png"))) == len(images)
     assert {n: d for n, d in content.items() if n.startswith("images/")} == {
         n: d for n, d in before.items() if n.startswith("images/")
     }
@@ -237,13 +245,13 @@ def test_an_export_begun_elsewhere_is_replaced_by_one_who_has_nothing_of_it(
     s3: Any, url: str, machine: Any, quick: Any, run_through: Any
 ) -> None:
     """The list of what is in the store is fetched, though its mark says that the export is to be made anew."""
-    build = run_through(quick, place(url))
+    build = run_through(quick, local_folder(url))
     areas = build.run.tables.read(build.run.paths.table("measures", 0)).column("sharpness").to_pylist()
     quick["filters"]["sharpness"] = {"min": sorted(a for a in areas if a is not None)[2]}
     with build.run.lock():
         build.run.marks.withdraw_exports()
     machine("second")
-    build = run_through(quick, place(url))
+    build = run_through(quick, local_folder(url))
     images = {n for n in stored(s3, f"{url}/fruit/run-0001") if n.startswith("coco/") and n.endswith(".png")}
     assert images == {p.relative_to(build.run.root).as_posix() for p in build.run.root.glob("coco/*/*.png")}
     assert 0 < len(images) < 8
@@ -262,7 +270,7 @@ def test_killed_after_any_request_and_gone_on_elsewhere(
         machine(f"machine-{attempt}")
         requests.kill(2 + attempt, heard=attempt % 2 == 0)
         try:
-            build = run_through(quick, place(url))
+            build = run_through(quick, local_folder(url))
         except SynthgenError:
             assert requests.is_dead
             kills += 1
@@ -286,7 +294,7 @@ from pathlib import Path
 import aiobotocore.client
 from synthgen.store import lease
 from synthgen.store import objects
-from synthgen.store.mirror import place
+from synthgen.store.location import local_folder
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.generate import generate_shard
 from synthgen.pipeline.label import label_shard
@@ -303,7 +311,7 @@ async def call(self, operation, arguments):
     return await send(self, operation, arguments)
 aiobotocore.client.AioBaseClient._make_api_call = call
 
-spec, out = load_spec(Path(sys.argv[1])), place(sys.argv[2])
+spec, out = load_spec(Path(sys.argv[1])), local_folder(sys.argv[2])
 folder = Run.at(out, spec.name, 1)
 with folder.lock():
     build = Build.start(folder, spec, check(spec, out))
@@ -334,12 +342,12 @@ def test_sigkill(
         assert {n for n in made if not n.startswith(("plan", "round"))} == marks
         assert content[".lock"].startswith(b"pid ")
     machine("killed")
-    root = Run.at(place(url), "fruit", 1).root
+    root = Run.at(local_folder(url), "fruit", 1).root
     assert (root / "commits" / "label-00000.json").is_file()
     Run(root).refresh()
     assert not (root / "commits" / "label-00000.json").exists()  # the store has not got it
     machine("another")
-    build = run_through(quick, place(url))
+    build = run_through(quick, local_folder(url))
     assert results(build.run.root) == results(finished.run.root)
     named(stored(s3, f"{url}/fruit/run-0001"))
 
@@ -351,7 +359,7 @@ def test_another_machine_keeps_us_out_until_its_lease_ends(
     s3: Any, url: str, machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(objects, "SETTLE_SECONDS", 0.0)
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     put(s3, run.address, ".lock", THEIRS)
     said = rf"^another process \(pid 7 on elsewhere\) is at work in {run.address}; if .* the folder is free 60 s after"
     with pytest.raises(RunError, match=said), run.lock():
@@ -370,7 +378,7 @@ def test_another_machine_keeps_us_out_until_its_lease_ends(
 
 def test_who_was_quicker_has_the_folder(s3: Any, url: str, machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However close: its name comes between our look and our put, or our removal of one that had ended."""
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     monkeypatch.setattr(lease, "_read", lambda slot: b"")
     put(s3, run.address, ".lock", THEIRS)
     with pytest.raises(RunError, match=f"^another process is at work in {run.address}$"), run.lock():
@@ -385,7 +393,7 @@ def test_who_was_quicker_has_the_folder(s3: Any, url: str, machine: Any, monkeyp
 def test_who_takes_over_at_the_same_moment_finds_the_others_name(
     s3: Any, url: str, machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     put(s3, run.address, ".lock", b"pid 9 on elsewhere\nx y\n")
     monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)
     monkeypatch.setattr(objects.time, "sleep", lambda seconds: put(s3, run.address, ".lock", THEIRS))
@@ -398,7 +406,7 @@ def test_a_holder_that_has_lost_its_lease_puts_nothing_more(
     s3: Any, url: str, machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lease, "HEARTBEAT_SECONDS", 0.05)
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     with run.lock():
         run.rounds.write(1, {"number": 1})
         put(s3, run.address, ".lock", THEIRS)
@@ -432,7 +440,7 @@ def test_a_holder_whose_store_was_away_looks_before_it_puts_again(
         return await send(self, operation, arguments)
 
     away: list[str] = []
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     with run.lock():
         run.paths.quality.write_bytes(b"ours")
         monkeypatch.setattr(aiobotocore.client.AioBaseClient, "_make_api_call", call)
@@ -448,7 +456,7 @@ def test_the_same_machine_does_not_wait_for_itself(
     s3: Any, url: str, machine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process of ours that was killed has left its name; the lock beside the mirror says that it is gone."""
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     with run.lock():
         left = stored(s3, run.address)[".lock"]
         with pytest.raises(RunError, match=rf"^another process \(pid {os.getpid()} on "), run.lock():
@@ -460,7 +468,7 @@ def test_the_same_machine_does_not_wait_for_itself(
             pass
     put(s3, run.address, ".lock", left)
     machine("second")  # another user, or another container, of the same host: its lock is another
-    with pytest.raises(RunError, match="is at work in s3://"), Run.at(place(url), "fruit", 1).lock():
+    with pytest.raises(RunError, match="is at work in s3://"), Run.at(local_folder(url), "fruit", 1).lock():
         pytest.fail("two in one folder")
 
 
@@ -477,7 +485,7 @@ def test_a_worker_on_another_machine_takes_and_gives_its_shards_only(
     for name in ("generate", "label", "measure"):  # without Prefect's server
         monkeypatch.setattr(flow, name, getattr(flow, name).fn)
     spec = DatasetSpec.parse(quick)
-    head = Run.at(place(url), spec.name, 1)
+    head = Run.at(local_folder(url), spec.name, 1)
     with head.lock():
         build = Build.start(head, spec, Stages.of(spec))
         plan_shards(build)
@@ -485,7 +493,7 @@ def test_a_worker_on_another_machine_takes_and_gives_its_shards_only(
         address = head.address
         machine("worker")
         assert flow.work.fn(address, [1], False, False) == 1
-        there = Run(run_place(address)).root
+        there = Run(local_run_folder(address)).root
         assert there != head.root
         assert {p.parent.name for p in there.glob("images/*/*.png")} == {"00001"}
         assert {p.name for p in there.glob("jobs/*")} == {"00001.parquet"}
@@ -499,7 +507,7 @@ def test_a_worker_on_another_machine_takes_and_gives_its_shards_only(
         head.sync()
         assert len(list(head.root.glob("images/00001/*.png"))) == 4
     named(stored(s3, address))
-    build = run_through(quick, place(url))
+    build = run_through(quick, local_folder(url))
     assert results(build.run.root) == results(finished.run.root)
 
 
@@ -513,7 +521,7 @@ def test_workers_of_ray_are_given_the_url(
     done = run(spec, url, profile, tmp_path / "home", migrated)
     assert done.returncode in {0, 3}, done.stderr
     machine("home")
-    assert results(Run.at(place(url), "fruit", 1).root) == results(finished.run.root)
+    assert results(Run.at(local_folder(url), "fruit", 1).root) == results(finished.run.root)
 
 
 # People
@@ -523,9 +531,9 @@ def test_commands_take_the_url_of_a_run(
     s3: Any, url: str, machine: Any, quick: Any, spec_file: Any, run_through: Any, synthgen: Any, tmp_path: Path
 ) -> None:
     """On a machine that has nothing of it: what is read is fetched, and no more."""
-    run_through(quick, place(url))
+    run_through(quick, local_folder(url))
     machine("second")
-    run, root = f"{url}/fruit/run-0001", Run.at(place(url), "fruit", 1).root
+    run, root = f"{url}/fruit/run-0001", Run.at(local_folder(url), "fruit", 1).root
     code, out, err = synthgen("status", run)
     assert (code, err) == (0, "") and "generate: 2 of 2 shards, 8 images" in out and "go on" not in out
     assert not list(root.glob("images/*/*.png"))
@@ -614,8 +622,8 @@ def test_a_url_is_read_without_a_store(url: str, machine: Any, monkeypatch: pyte
     """gcsfs and adlfs connect as soon as they are made."""
     monkeypatch.setattr("fsspec.url_to_fs", lambda *_, **__: pytest.fail("opened"))
     monkeypatch.setattr(objects, "find_spec", lambda name: name)
-    assert mirror.address(place(url)) == url
-    assert run_place(f"{url}/fruit/run-0001") == place(url) / "fruit" / "run-0001"
+    assert address(local_folder(url)) == url
+    assert local_run_folder(f"{url}/fruit/run-0001") == local_folder(url) / "fruit" / "run-0001"
 
 
 @pytest.mark.parametrize("run", ["s3://bucket/fruit", "s3://run-0001", "s3://bucket/x/fruit/run-1", "s3://b/x/fruit/"])
@@ -672,7 +680,7 @@ def test_a_store_that_does_not_look_at_conditions(
         return await send(self, operation, {k: v for k, v in arguments.items() if k != "IfNoneMatch"})
 
     monkeypatch.setattr(aiobotocore.client.AioBaseClient, "_make_api_call", call)
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     with pytest.raises(RunError, match=f"^{run.address} cannot be used: its store puts without looking"), run.lock():
         pytest.fail("a lock that is none")
 
@@ -690,7 +698,7 @@ def test_a_store_that_goes_away_is_asked_again_and_then_it_is_said(
 
     monkeypatch.setattr(aiobotocore.client.AioBaseClient, "_make_api_call", call)
     monkeypatch.setattr(objects.time, "sleep", lambda seconds: None)
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     with run.lock():
         run.rounds.write(1, {"number": 1})
         assert "commits/round-0001.json" in stored(s3, run.address) and away == [0]
@@ -712,13 +720,13 @@ def test_plain_paths_open_no_store(tmp_path: Path) -> None:
 
 
 def test_verdicts_of_people_go_to_the_store(s3: Any, url: str, machine: Any, run_through: Any, quick: Any) -> None:
-    run = run_through(quick, place(url)).run
+    run = run_through(quick, local_folder(url)).run
     said = Review(1, None, "reject", None, "borderline", "x")
     with run.reviewing(), ReviewLog.open(run.paths.reviews, run.files.publish) as log:
         log.add(said)
         assert stored(s3, run.address)["reviews.jsonl"] == run.paths.reviews.read_bytes()
         machine("second")
-        other = Run.at(place(url), "fruit", 1)
+        other = Run.at(local_folder(url), "fruit", 1)
         with (
             pytest.raises(RunError, match=rf"^another process \(pid {os.getpid()} .* is at work in s3://"),
             other.reviewing(),
@@ -738,7 +746,7 @@ def test_a_dataset_grows_in_a_store(
 ) -> None:
     for number in (1, 2):
         machine(f"machine-{number}")  # each knows only its own run until it merges
-        build = run_through(quick, place(url), number)
+        build = run_through(quick, local_folder(url), number)
         plain = run_through(quick, tmp_path / "plain", number)
     assert [run.number for run in runs_of(build.run.root.parent)] == [1, 2]
     assert grow(build) == grow(plain)
@@ -751,19 +759,19 @@ def test_a_dataset_grows_in_a_store(
     }
     assert named(content) >= {n for n in kept if n.startswith("coco/")}
     machine("third")
-    assert grow(Build.open(run_through(quick, place(url), 1).run)).runs == grow(plain).runs
+    assert grow(Build.open(run_through(quick, local_folder(url), 1).run)).runs == grow(plain).runs
 
 
 def test_an_object_that_is_damaged_or_gone_is_made_anew(
     s3: Any, url: str, machine: Any, quick: Any, run_through: Any, finished: Build
 ) -> None:
-    run = run_through(quick, place(url)).run
+    run = run_through(quick, local_folder(url)).run
     before = stored(s3, run.address)
     image = sorted(n for n in before if n.startswith("images/"))
     put(s3, run.address, image[0], before[image[0]][:-1] + b"\0")
     s3.delete_object(Bucket="bucket", Key=f"{run.address.removeprefix('s3://bucket/')}/{image[5]}")
     machine("second")
-    build = run_through(quick, place(url))
+    build = run_through(quick, local_folder(url))
     assert results(build.run.root) == results(finished.run.root)
     content = stored(s3, run.address)
     assert named(content) == named(before)
@@ -771,7 +779,7 @@ def test_an_object_that_is_damaged_or_gone_is_made_anew(
 
 
 def test_names_that_lead_out_of_the_folder_are_not_followed(s3: Any, url: str, machine: Any, tmp_path: Path) -> None:
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     with run.lock():
         (run.root / "x").write_bytes(b"x")
         run.marks.commit("judge", None, "inputs", [run.root / "x"])
@@ -781,7 +789,7 @@ def test_names_that_lead_out_of_the_folder_are_not_followed(s3: Any, url: str, m
     mark["files"] = {"../../../outside": mark["files"]["x"], "/outside": mark["files"]["x"]}
     put(s3, run.address, "commits/judge.json", orjson.dumps({**mark, "seal": mirror.digest(mark)}))
     machine("second")
-    other = Run.at(place(url), "fruit", 1)
+    other = Run.at(local_folder(url), "fruit", 1)
     with other.lock():
         assert {p.name for p in other.root.rglob("*") if p.is_file()} == {".lock", "judge.json"}
     assert not list(tmp_path.rglob("outside"))
@@ -789,12 +797,12 @@ def test_names_that_lead_out_of_the_folder_are_not_followed(s3: Any, url: str, m
 
 def test_files_of_an_earlier_making_do_not_pass_for_the_stores(s3: Any, url: str, machine: Any) -> None:
     """Of the same size, under the same name, named by a mark that another machine has put."""
-    run = Run.at(place(url), "fruit", 1)
+    run = Run.at(local_folder(url), "fruit", 1)
     with run.lock():
         run.paths.quality.write_bytes(b"ours")
         run.marks.commit("judge", None, "inputs", [run.paths.quality])
     machine("second")
-    other = Run.at(place(url), "fruit", 1)
+    other = Run.at(local_folder(url), "fruit", 1)
     with other.lock():
         assert other.paths.quality.read_bytes() == b"ours"
         other.marks.withdraw("judge")
