@@ -1,4 +1,4 @@
-"""The images of a batch, whatever the model does with some of them: out of memory, an error, a black picture."""
+"""Makes the images of a batch, also if the model runs out of memory, fails, or gives a black image for some of them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synthgen.errors import BackendError, OutOfRoom, SynthgenError
 from synthgen.planning.jobs import retry_seed
 from synthgen.types import Job
 
-RETRIES = 3  # with further seeds, of an image that failed
+RETRIES = 3  # seeds that are tried for an image that failed, after its own
 
 Image = NDArray[np.uint8]
 Generate = Callable[[Sequence[Job]], NDArray[np.uint8]]
@@ -23,14 +23,14 @@ Generate = Callable[[Sequence[Job]], NDArray[np.uint8]]
 
 @dataclass
 class Attempts:
-    """Makes batches, and remembers what went wrong.
+    """Makes batches, and records what went wrong.
 
     Attributes:
-        strict: refuse to make smaller batches where memory does not do, since they have slightly other pixels.
-        again: image id -> how many further seeds it took.
-        failed: image id -> why there is no image of it: a black one stands in its place.
-        most: images that memory does for at once; None: whatever was asked for.
-        smaller: batches that were made in parts, for memory.
+        strict: refuses to make smaller batches if memory is short, since their pixels differ slightly.
+        again: image id -> number of the further seed that made it.
+        failed: image id -> why it could not be made. A black image takes its place.
+        most: images that memory is enough for at once; None: no limit is known.
+        smaller: number of batches that were made in smaller ones, for want of memory.
     """
 
     generate: Generate
@@ -41,51 +41,51 @@ class Attempts:
     smaller: int = 0
 
     def make(self, batch: Sequence[Job]) -> list[Image]:
-        """An image, uint8 (H, W, 3), for each job. Those that fail are tried alone with their next seeds; the others
-        of their batch are kept.
+        """An image, uint8 (H, W, 3), for each job. The images that fail are made again, each alone and with its next
+        seeds; the others of their batch are kept.
 
         Raises:
-            OutOfRoom: memory does not do for one image, or, if strict, for the batch.
-            BackendError: no image of the batch can be made, so it is not the images' fault.
+            OutOfRoom: memory is not enough for one image, or, if strict, for the batch.
+            BackendError: no image of the batch can be made, so the cause is not in the images.
         """
-        made, wrong = self._together(batch)
-        if len(batch) == len(wrong) and not any(isinstance(error, _Black) for error in wrong.values()):
-            raise BackendError(f"generator: no image of this batch can be made: {_words(next(iter(wrong.values())))}")
-        for place in wrong:
-            made[place] = self._again(batch[place], wrong[place])
-        return [image for image in made if image is not None]
+        images, errors = self._together(batch)
+        if len(batch) == len(errors) and not any(isinstance(error, _Black) for error in errors.values()):
+            raise BackendError(f"generator: no image of this batch can be made: {_words(next(iter(errors.values())))}")
+        for i, error in errors.items():
+            images[i] = self._again(batch[i], error)
+        return [image for image in images if image is not None]
 
     def _together(self, batch: Sequence[Job]) -> tuple[list[Image | None], dict[int, Exception]]:
-        """An image for each job or, by its place, what is wrong with it."""
+        """An image for each job; and index -> error, for the jobs whose image is missing or black."""
         if self.most and len(batch) > self.most:
-            return self._in_parts(batch, self.most)
+            return self._in_smaller(batch, self.most)
         try:
             images: list[Image | None] = list(self._shaped(batch))
         except SynthgenError:
             raise
         except Exception as error:
-            full = devices.is_out_of_memory(error)
-            if full:
+            is_memory = devices.is_out_of_memory(error)
+            if is_memory:
                 traceback.clear_frames(error.__traceback__)  # they hold what was computed so far
-                if devices.release(keep=1):  # the models of other stages were in the way
+                if devices.release(keep=1):  # the models of other stages took the memory
                     return self._together(batch)
-            if full and (self.strict or len(batch) == 1):
+            if is_memory and (self.strict or len(batch) == 1):
                 raise OutOfRoom(_too_large(batch, error)) from error
             if len(batch) == 1:
                 return [None], {0: error}
-            if not full:
-                return self._in_parts(batch, 1)  # to find which of them it is
+            if not is_memory:
+                return self._in_smaller(batch, 1)  # one by one, to find the images that fail
             self.most = (len(batch) + 1) // 2
             self.smaller += 1
-            return self._in_parts(batch, self.most)
+            return self._in_smaller(batch, self.most)
         return images, {i: _Black() for i, image in enumerate(images) if image is not None and not image.any()}
 
     def _shaped(self, batch: Sequence[Job]) -> NDArray[np.uint8]:
-        """What the model makes of a batch.
+        """The model's images of a batch, uint8 (B, H, W, 3).
 
         Raises:
-            BackendError: images of another number, size or dtype than was asked for. Some models round sizes, and
-                labels of such images would fit no job.
+            BackendError: the model gave another number, size or dtype. Some models round sizes, and the labels of such
+                images would not fit the jobs.
         """
         images = np.asarray(self.generate(batch))
         wanted = (len(batch), batch[0].height, batch[0].width, 3)
@@ -96,36 +96,36 @@ class Attempts:
             )
         return images
 
-    def _in_parts(self, batch: Sequence[Job], size: int) -> tuple[list[Image | None], dict[int, Exception]]:
-        images, wrong = list[Image | None](), dict[int, Exception]()
+    def _in_smaller(self, batch: Sequence[Job], size: int) -> tuple[list[Image | None], dict[int, Exception]]:
+        images, errors = list[Image | None](), dict[int, Exception]()
         for start in range(0, len(batch), size):
-            part, bad = self._together(batch[start : start + size])
-            images += part
-            wrong |= {start + place: why for place, why in bad.items()}
-        return images, wrong
+            some_images, some_errors = self._together(batch[start : start + size])
+            images += some_images
+            errors |= {start + i: error for i, error in some_errors.items()}
+        return images, errors
 
     def _again(self, job: Job, error: Exception) -> Image:
         for attempt in range(1, RETRIES + 1):
-            (image,), wrong = self._together([replace(job, seed=retry_seed(job.seed, attempt))])
-            if image is not None and not wrong:
+            (image,), errors = self._together([replace(job, seed=retry_seed(job.seed, attempt))])
+            if image is not None and not errors:
                 self.again[job.id] = attempt
                 return image
-            error = wrong[0]
+            error = errors[0]
         self.failed[job.id] = _words(error)
         return np.zeros((job.height, job.width, 3), np.uint8)
 
     def notes(self, batch: Sequence[Job]) -> dict[str, Any]:
-        """What went wrong with a batch, for its mark; nothing if nothing did."""
+        """What went wrong with a batch, as notes of its mark; empty if nothing did."""
         ids = {job.id for job in batch}
-        found = {
-            "again": {str(i): n for i, n in self.again.items() if i in ids},
-            "failed": {str(i): why for i, why in self.failed.items() if i in ids},
+        notes = {
+            "again": {str(i): attempt for i, attempt in self.again.items() if i in ids},
+            "failed": {str(i): words for i, words in self.failed.items() if i in ids},
         }
-        return {name: value for name, value in found.items() if value}
+        return {name: values for name, values in notes.items() if values}
 
 
 class _Black(Exception):
-    """A black picture: not a number went through the model, or its safety checker minded the picture."""
+    """A black image: the model computed NaN, or its safety checker replaced an image it flagged."""
 
     def __str__(self) -> str:
         return "the picture is black"
@@ -137,6 +137,6 @@ def _too_large(batch: Sequence[Job], error: Exception) -> str:
 
 
 def _words(error: Exception) -> str:
-    """In one line, and not too long a one."""
+    """An error in one line of at most 200 characters."""
     text = " ".join(str(error).split())[:200]
     return text if isinstance(error, _Black) else f"{type(error).__name__}: {text}"
