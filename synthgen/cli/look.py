@@ -21,7 +21,7 @@ def status(run: RunFolder) -> None:
     """
     from synthgen.judging.summary import headline
     from synthgen.pipeline.build import Build
-    from synthgen.pipeline.fingerprints import PER_SHARD
+    from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD
     from synthgen.store.run import Run
 
     build = Build.read(Run.existing(run))
@@ -34,10 +34,9 @@ def status(run: RunFolder) -> None:
         begun = sum(build.run.marks.images_in_batches(s) for s in shards if s not in done) if stage == "generate" else 0
         more = f", and {begun} in unfinished shards" if begun else ""
         print(f"{stage}: {len(done)} of {len(shards)} shards, {images} images{more}")
-    print(f"judge: {'done' if build.is_done('judge') else 'to be done'}")
-    for name in build.spec.exporters:
-        print(f"export {name}: {'done' if build.is_done('export', name) else 'to be done'}")
-    print(f"report: {'done' if build.is_done('report') else 'to be done'}")
+    for work in build.work():
+        if DEPENDENCIES[work.stage].per != "shard":
+            print(f"{work}: {'done' if build.is_done(*work) else 'to be done'}")
     if build.is_done("judge") and (quality := build.quality()):
         print(headline(quality))
     if not build.is_complete():

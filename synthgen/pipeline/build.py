@@ -6,7 +6,7 @@ Each is a function of a `Build`, and leaves alone what is done already. Nothing 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from synthgen.backends import is_own
 from synthgen.base.files import sha256
 from synthgen.errors import RunError
 from synthgen.judging.quality import DAMAGED, Numbers, Quality
-from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, Models, hash_of, made_from
+from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, Models, Work, hash_of, made_from
 from synthgen.pipeline.stages import Stages
 from synthgen.planning.jobs import retry_seed, split_of
 from synthgen.planning.rounds import Round, next_round
@@ -118,6 +118,12 @@ class Build:
             case "run":
                 return [None]
 
+    def work(self) -> Iterator[Work]:
+        """Everything that has to be done, stage by stage, whether or not it is done."""
+        for stage in DEPENDENCIES:
+            for piece in self.pieces(stage):
+                yield Work(stage, piece)
+
     def is_done(self, stage: StageName, piece: int | str | None = None) -> bool:
         inputs = self.inputs(stage, piece)
         return inputs is not None and self.run.marks.is_done(stage, piece, inputs)
@@ -130,7 +136,7 @@ class Build:
         """Whether running would do nothing: everything is made, exported and reported, and no round can be added."""
         return (
             self.has_its_rounds()
-            and all(self.is_done(stage, piece) for stage in DEPENDENCIES for piece in self.pieces(stage))
+            and all(self.is_done(*work) for work in self.work())
             and self.next_round(self.quality()) is None
         )
 

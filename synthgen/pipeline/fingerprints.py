@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from synthgen.base.files import digest
 from synthgen.judging.reviews import read_reviews
@@ -22,6 +22,20 @@ FORMAT = 1  # of fingerprints: a change here makes every existing run another da
 JUDGE_FORMAT = 2  # of what judging writes: a change here judges every existing run again
 
 Models = Mapping[str, Mapping[str, Any]]  # key in the spec -> name, revision and weights of its model
+
+
+class Work(NamedTuple):
+    """A piece of a stage's work: what has a mark of its own.
+
+    Attributes:
+        piece: number of the shard, name of the exporter, or None for the run as a whole.
+    """
+
+    stage: StageName
+    piece: int | str | None
+
+    def __str__(self) -> str:
+        return self.stage if self.piece is None else f"{self.stage} {self.piece}"
 
 
 class SpecWithModels(Protocol):

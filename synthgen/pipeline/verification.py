@@ -72,20 +72,14 @@ def _missing(build: Build) -> Iterator[str]:
     for stage in PER_SHARD:
         if without := [s for s in shards if run.marks.read(stage, s) is None]:
             yield f"{stage}: {len(without)} of {len(shards)} shards, the first of them shard {without[0]}"
-    later = [
-        (stage, piece) for stage, row in DEPENDENCIES.items() if row.per != "shard" for piece in build.pieces(stage)
-    ]
-    gone = [_work(*work) for work in later if not ((mark := run.marks.read(*work)) and mark.inputs)]
+    later = [work for work in build.work() if DEPENDENCIES[work.stage].per != "shard"]
+    gone = [str(work) for work in later if not ((mark := run.marks.read(*work)) and mark.inputs)]
     yield from gone
     with suppress(RunError):  # the log of verdicts is damaged, and that is told
-        stale = [_work(*work) for work in later if not build.is_done(*work)]
+        stale = [str(work) for work in later if not build.is_done(*work)]
         yield from (f"{name}, of what there is now" for name in stale if name not in gone)
     if shards and not gone and not build.has_its_rounds():
         yield "shards of a round that was begun"
-
-
-def _work(stage: StageName, piece: int | str | None) -> str:
-    return stage if piece is None else f"{stage} {piece}"
 
 
 def withdraw(build: Build, damages: Iterable[Damage]) -> None:

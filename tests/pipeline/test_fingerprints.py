@@ -129,6 +129,13 @@ def test_the_hash_of_a_report_is_that_of_runs_in_peoples_hands(build: Build) -> 
     assert digest(fingerprint) == REPORT_WITHOUT_TEMPLATES
 
 
+def test_the_store_knows_the_marks_of_every_row(build: Build) -> None:
+    for work in build.work():
+        if build.run.marks.read(*work) is None:
+            build.run.marks.commit(*work, "", [])
+    assert {(stage, piece) for stage, piece, mark in build.run.marks.read_all() if mark} == set(build.work())
+
+
 def test_every_row_of_the_table_is_tested() -> None:
     assert UPSTREAM.keys() == DEPENDENCIES.keys() == set(get_args(StageName))
 
