@@ -27,7 +27,10 @@ def schedule(
         typer.Option(min=10, help="Or the seconds between firings.", metavar="SECONDS", show_default=False),
     ] = None,
     timezone: Annotated[
-        str, typer.Option(help="The time zone of --cron, such as Europe/Berlin.", metavar="ZONE")
+        str,
+        typer.Option(
+            help="The time zone of the schedule, such as Europe/Berlin. It follows summer time.", metavar="ZONE"
+        ),
     ] = "UTC",
     overlap: Annotated[
         Literal["skip", "wait"],
