@@ -24,6 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from synthgen.backends import ImageEncoding
 from synthgen.bench.synthesis import synthesise
 from synthgen.masks import decode_rle
 from synthgen.pipeline.build import Build
@@ -121,8 +122,11 @@ class AnnotationsOnly:
         with open(self._root / name, "wb") as file:
             yield file
 
-    def image(self, source: Path, name: str, *, copy: bool = False) -> None:
+    def image(self, source: Path, name: str, *, encoding: ImageEncoding = "link") -> None:
         pass
+
+    def scratch(self) -> IO[bytes]:
+        return tempfile.TemporaryFile(dir=self._root)
 
 
 def dataset_info(build: Build) -> DatasetInfo:

@@ -269,18 +269,43 @@ class ScoreFilter(ThresholdFilter[T]):
         return scores.get(self.score, np.zeros(0, np.float32))
 
 
+ImageEncoding = Literal["link", "copy", "jpeg", "webp"]
+
+
 class Folder(Protocol):
-    """Where an exporter writes. Names are relative, with forward slashes, and each is given once; nothing else can be
-    reached."""
+    """Where an exporter writes. A name is relative, has forward slashes and is given once; an exporter can reach
+    nothing outside this folder."""
 
     def open(self, name: str) -> AbstractContextManager[IO[bytes]]:
-        """A new file, complete under its name only once the block has ended well."""
+        """A new file. It appears under its name only when the block has ended well."""
 
-    def image(self, source: Path, name: str, *, copy: bool = False) -> None:
-        """Gives an image of the run a name here: as a hard link where the store can, else, or if asked, as a copy."""
+    def image(self, source: Path, name: str, *, encoding: ImageEncoding = "link") -> None:
+        """Gives an image of the run a name here.
 
-    def read(self, source: Path) -> bytes:
-        """An image of the run, to be encoded anew; one that is not what was made ends the export."""
+        Args:
+            source: `Record.image_path`, a PNG.
+            encoding: link: a hard link where the disk has them, else a copy; copy: a file of its own; jpeg, webp:
+                encoded again, smaller and with a little loss (JPEG quality 95, WebP quality 90).
+
+        Raises:
+            RunError: the image has to be read for this, and is not the image that was made.
+        """
+
+    def scratch(self) -> AbstractContextManager[IO[bytes]]:
+        """A temporary file to write and read back, on the disk of this folder. It is gone when the block ends."""
+
+
+class ExportedFolder(Protocol):
+    """An export to be read back. The run has compared the size and the checksum of each of its files already."""
+
+    def names(self) -> Iterator[str]:
+        """The names of all files that the exporter wrote, in the order in which it wrote them."""
+
+    def has(self, name: str) -> bool:
+        """Whether the exporter wrote a file of this name."""
+
+    def open(self, name: str) -> IO[bytes]:
+        """A file that the exporter wrote, for reading. The caller closes it."""
 
 
 @runtime_checkable
@@ -297,7 +322,18 @@ class Exporter(Stage[C]):
     """Writes the accepted images in a format that others load."""
 
     @abstractmethod
-    def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None: ...
+    def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
+        """Writes the dataset: the same bytes for the same records."""
+
+    def verify(self, folder: ExportedFolder, records: Records) -> Iterable[tuple[str, str]]:
+        """Reads an export back, in bounded memory, and compares it with the records that it was written from.
+
+        An exporter without this method compares nothing: the checksums of its files are compared in any case.
+
+        Returns:
+            Names of files, each with what is wrong with it: the end of a sentence that begins with the name.
+        """
+        return ()
 
 
 @dataclass(frozen=True, slots=True)

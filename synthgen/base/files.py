@@ -10,10 +10,14 @@ import math
 import os
 import shutil
 import signal
-from collections.abc import Iterator, Mapping
+from array import array
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from io import BytesIO
+from itertools import islice
+from operator import eq
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
@@ -206,6 +210,37 @@ def listed(file: Path | bytes) -> Iterator[tuple[str, Entry]]:
 def _lines(path: Path) -> Iterator[IO[bytes]]:
     with said_of(path), open(path, "rb") as lines:
         yield lines
+
+
+class Names:
+    """A set of many names, each in eight bytes: a hash of 64 bits. Among a hundred thousand names, the chance that two
+    have one hash is below 1e-9."""
+
+    def __init__(self, names: Iterable[str] = ()) -> None:
+        self._hashes, self._is_sorted = array("q", map(hash, names)), False
+
+    def add(self, name: str) -> None:
+        self._hashes.append(hash(name))
+        self._is_sorted = False
+
+    def __len__(self) -> int:
+        """How many were added, repeats included."""
+        return len(self._hashes)
+
+    def __contains__(self, name: str) -> bool:
+        self._sort()
+        place = bisect_left(self._hashes, wanted := hash(name))
+        return place < len(self._hashes) and self._hashes[place] == wanted
+
+    def has_repeats(self) -> bool:
+        self._sort()
+        return any(map(eq, self._hashes, islice(self._hashes, 1, None)))
+
+    def _sort(self) -> None:
+        if not self._is_sorted:
+            import numpy as np  # not at the top: commands that read no run import this module too
+
+            self._hashes, self._is_sorted = array("q", np.sort(self._hashes).tobytes()), True
 
 
 def sweep(folder: Path) -> None:

@@ -8,26 +8,23 @@ image root. Format: https://cocodataset.org/#format-data
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from pathlib import Path
 from shutil import copyfileobj
-from tempfile import TemporaryFile
 from typing import IO, Any, ClassVar, Literal
 
-import cv2
-import numpy as np
 import orjson
 from pydantic import Field, field_validator
 
 from synthgen.backends import Config as BackendConfig
-from synthgen.backends import Exporter, Folder, Records
-from synthgen.errors import BackendError
+from synthgen.backends import ExportedFolder, Exporter, Folder, ImageEncoding, Records
+from synthgen.exporters._coco_reader import SplitReader
 from synthgen.masks import decode_rle, mask_polygons, polygon_iou
 from synthgen.types import Annotation, DatasetInfo, Record
 
-# What images are encoded anew as: the ending, and what OpenCV is told.
-LOSSY = {"jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]), "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 90])}
+ENDINGS: Mapping[ImageEncoding, str] = {"link": ".png", "copy": ".png", "jpeg": ".jpg", "webp": ".webp"}
+ANNOTATIONS = re.compile(r"annotations/instances_(.+)\.json")
 
 
 class Config(BackendConfig):
@@ -36,7 +33,7 @@ class Config(BackendConfig):
     segmentation: Literal["rle", "polygon"] = Field(
         "rle", description="rle: compressed RLE; polygon: for loaders that read no RLE. Both keep every pixel."
     )
-    images: Literal["link", "copy", "jpeg", "webp"] = Field(
+    images: ImageEncoding = Field(
         "link",
         description="link: hard links to the run's images where the disk can; copy: files of their own; jpeg, webp: "
         "encoded again, smaller and with a little loss.",
@@ -69,26 +66,59 @@ class Backend(Exporter[Config]):
     """
 
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
-        ending, encoding = LOSSY.get(self.config.images, (".png", None))
         with ExitStack() as stack:
             files: dict[str, _SplitFile] = {}
             ids = {category.id: category.exported_id for category in info.categories}
             for split in info.splits:
                 file = stack.enter_context(folder.open(f"annotations/instances_{split}.json"))
-                waiting = stack.enter_context(TemporaryFile(dir=Path(file.name).parent))
-                files[split] = _SplitFile(info, file, waiting)
+                files[split] = _SplitFile(info, file, stack.enter_context(folder.scratch()))
             for record in records:
-                split, name = record.job.split, f"{record.job.id:012d}{ending}"
-                place = f"{self.config.images_in.replace('{split}', split)}/{name}"
-                if encoding:
-                    with folder.open(place) as encoded:
-                        encoded.write(_encoded(folder.read(record.image_path), record.image_path, ending, encoding))
-                else:
-                    folder.image(record.image_path, place, copy=self.config.images == "copy")
-                files[split].images.extend([self._image(info, record, name)])
+                split, image_name = record.job.split, self._image_name(record)
+                path = f"{self._images_folder(split)}/{image_name}"
+                folder.image(record.image_path, path, encoding=self.config.images)
+                files[split].images.extend([self._image(info, record, image_name)])
                 files[split].annotations.extend(self._annotation(record.job.id, ids, a) for a in record.annotations)
             for written in files.values():
                 written.finish()
+
+    def verify(self, folder: ExportedFolder, records: Records) -> Iterator[tuple[str, str]]:
+        """Compares images, annotations and classes with the records, and of each split tells the first difference."""
+        names = {match[1]: name for name in folder.names() if (match := ANNOTATIONS.fullmatch(name))}
+        ids = {category.id: category.exported_id for category in self.categories}
+        faults: dict[str, str] = {}  # by file
+        readers: dict[str, SplitReader] = {}  # by split
+        with ExitStack() as stack:
+            for split, name in names.items():
+                images, annotations = (stack.enter_context(folder.open(name)) for _ in range(2))
+                readers[split] = SplitReader(images, annotations, self.categories)
+            for record in records:
+                split, image_name = record.job.split, self._image_name(record)
+                name = names.setdefault(split, f"annotations/instances_{split}.json")
+                if name in faults:
+                    continue
+                try:
+                    if split not in readers:
+                        raise ValueError("is not among the exported files")
+                    readers[split].compare(record, image_name, ids)
+                    if not folder.has(path := f"{self._images_folder(split)}/{image_name}"):
+                        raise ValueError(
+                            f"has image {record.job.id}, whose file {path} is not among the exported files"
+                        )
+                except ValueError as error:
+                    faults[name] = str(error)
+            for split, reader in readers.items():
+                try:
+                    if names[split] not in faults:
+                        reader.finish()
+                except ValueError as error:
+                    faults[names[split]] = str(error)
+        yield from sorted(faults.items())
+
+    def _image_name(self, record: Record) -> str:
+        return f"{record.job.id:012d}{ENDINGS[self.config.images]}"
+
+    def _images_folder(self, split: str) -> str:
+        return self.config.images_in.replace("{split}", split)
 
     def _image(self, info: DatasetInfo, record: Record, name: str) -> dict[str, Any]:
         job = record.job
@@ -124,19 +154,6 @@ class Backend(Exporter[Config]):
         mask = decode_rle([annotation.rle], height, width)[0]
         polygons = mask_polygons(mask)
         return {"segmentation": polygons, "polygon_iou": _round(polygon_iou(polygons, mask))}
-
-
-def _encoded(data: bytes, image: Path, ending: str, encoding: list[int]) -> bytes:
-    """An image of the run in another format.
-
-    Raises:
-        BackendError: it cannot be read.
-    """
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if pixels is None:
-        raise BackendError(f"{image} is no readable image; delete it and run again to make it anew")
-    _, encoded = cv2.imencode(ending, pixels, encoding)
-    return encoded.tobytes()
 
 
 def _info(info: DatasetInfo) -> dict[str, str]:

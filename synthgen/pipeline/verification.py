@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
-from typing_extensions import TypedDict  # as in `forms`
 
-from synthgen.base.files import LIST, sha256
+from synthgen.base.files import Names, sha256
 from synthgen.base.wording import plain
 from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import read_reviews
 from synthgen.masks import decode_rle, mask_areas, mask_boxes
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import accepted_images
 from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, hash_of
+from synthgen.store.export_folder import ExportedFolder
 from synthgen.store.marks import Mark
 from synthgen.store.paths import StageName
 from synthgen.store.run import Run
-from synthgen.store.tables import LABEL_COLUMNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +50,27 @@ class Verified:
 
 
 def inspect(build: Build) -> Verified:
-    """Reads every file of a run."""
+    """Reads every file of a run. Memory holds eight bytes of the name of each, and a shard's records."""
     run = build.run
-    found = list(_files(build))
-    found += _records(build, {d.file for d in found})
-    known = {name for _, _, mark in run.marks.read_all() if mark for name, _ in run.marks.files_of(mark)}
-    known |= {d.file for d in found}
-    there = [p for p in sorted(run.root.rglob("*")) if p.is_file()]
-    names = [p.relative_to(run.root).as_posix() for p in there]
-    stray = [n for n in names if n not in known and not run.paths.is_unmarked(n)]
-    return Verified(len(there), tuple(found), tuple(stray), tuple(_missing(build)))
+    damages = list(_files(build))
+    damages += _records(build, {damage.file for damage in damages})
+    known = Names(name for _, _, mark in run.marks.read_all() if mark for name, _ in run.marks.files_of(mark))
+    for damage in damages:
+        known.add(damage.file)
+    count, stray = 0, []
+    for name in _names_of_files(run.root):
+        count += 1
+        if name not in known and not run.paths.is_unmarked(name):
+            stray.append(name)
+    return Verified(count, tuple(damages), tuple(sorted(stray)), tuple(_missing(build)))
+
+
+def _names_of_files(root: Path) -> Iterator[str]:
+    """The files in a folder and below it, by their path in it."""
+    for folder, _, files in os.walk(root):
+        for file in files:
+            if (path := Path(folder, file)).is_file():
+                yield path.relative_to(root).as_posix()
 
 
 def _missing(build: Build) -> Iterator[str]:
@@ -158,26 +168,26 @@ def _difference(path: Path, size: int, checksum: str) -> str:
 
 
 def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
-    """Records that do not agree with each other, of shards none of whose tables is among the `damaged` files."""
-    run, every = build.run, build.run.marks.shards()
-    whole = [
-        s for s in every if all(_is_whole(run, run.marks.read(stage, s), damaged) for stage in ("plan", *PER_SHARD))
-    ]  # type: ignore[arg-type]
+    """Records that do not agree with each other. Those of which a file is among the `damaged` ones are not read."""
+    run, shards = build.run, build.run.marks.shards()
+    stages: tuple[StageName, ...] = ("plan", *PER_SHARD)
+    whole = [s for s in shards if all(_has_whole_tables(run.marks.read(stage, s), damaged) for stage in stages)]
     for shard in whole:
         try:
             yield from _shard(build, shard)
         except SynthgenError as error:
             yield Damage(run.paths.name(run.paths.table("labels", shard)), str(error), "label", shard)
-    if whole == every and _is_whole(run, run.marks.read("judge"), damaged):
+    if whole == shards and _has_whole_tables(run.marks.read("judge"), damaged):
         for name in build.spec.exporters:
-            if _is_whole(run, run.marks.read("export", name), damaged) and build.is_done("export", name):
+            mark = run.marks.read("export", name)
+            is_whole = mark is not None and not any(file in damaged for file, _ in run.marks.files_of(mark))
+            if is_whole and build.is_done("export", name):
                 yield from _export(build, name)
 
 
-def _is_whole(run: Run, mark: Mark | None, damaged: Set[str]) -> bool:
-    """Whether the tables of a piece of work are; of images, other records say nothing."""
-    tables = (".parquet", ".json", LIST)
-    return mark is not None and not any(n in damaged for n, _ in run.marks.files_of(mark) if n.endswith(tables))
+def _has_whole_tables(mark: Mark | None, damaged: Set[str]) -> bool:
+    """Whether work is done and no table of it is damaged. Whether an image is does not matter to other records."""
+    return mark is not None and not any(name in damaged for name in mark.files if name.endswith((".parquet", ".json")))
 
 
 def _shard(build: Build, shard: int) -> Iterator[Damage]:
@@ -212,62 +222,14 @@ def _shard(build: Build, shard: int) -> Iterator[Damage]:
             yield Damage(place, f"image {job.id}, label {row['instance']}: {what}", "label", shard)
 
 
-class _Image(TypedDict):
-    id: int
-
-
-class _Annotation(TypedDict):
-    id: int
-    image_id: int
-    category_id: int
-    area: int
-
-
-class _Coco(TypedDict):
-    images: list[_Image]
-    annotations: list[_Annotation]
-
-
-_COCO = TypeAdapter(_Coco)
-
-
 def _export(build: Build, name: str) -> Iterator[Damage]:
-    """A COCO export against the verdicts and labels: the same images, labels, masks and classes."""
-    run = build.run
-    rows = run.tables.read(run.paths.verdicts).to_pylist()
-    accepted = {row["image_id"] for row in rows if row["instance"] is None and row["verdict"] == "accepted"}
-    own_ids = {category.id: category.exported_id for category in build.spec.categories}
-    kept = {
-        (row["image_id"], row["instance"]): own_ids.get(row["category_id"])
-        for row in rows
-        if row["instance"] is not None and row["image_id"] in accepted and row["verdict"] in {"kept", "ignored"}
-    }
-    files = sorted((run.paths.export(name) / "annotations").glob("instances_*.json"))
-    if not files:
-        return  # of another format, whose files have the checksums that they were written with
-    images: list[int] = []
-    ids: list[int] = []
-    labels: list[tuple[Any, ...]] = []
-    for file in files:
-        try:
-            content = _COCO.validate_json(file.read_bytes())
-        except ValidationError:
-            yield Damage(_name(run, file), "is no COCO file", "export", name)
-            return
-        images += [image["id"] for image in content["images"]]
-        ids += [annotation["id"] for annotation in content["annotations"]]
-        labels += [(a["image_id"], a["category_id"], a["area"]) for a in content["annotations"]]
-    expected: list[tuple[Any, ...]] = []
-    for shard in run.marks.shards():
-        table = run.tables.read(run.paths.table("labels", shard)).select([n for n in LABEL_COLUMNS if n != "rle"])
-        for row in table.to_pylist():
-            key = row["image_id"], row["instance"]
-            if key in kept:
-                expected.append((row["image_id"], kept[key], row["area"]))
-    if sorted(images) != sorted(accepted):
-        yield Damage(_name(run, files[0]), "does not have the accepted images", "export", name)
-    elif sorted(ids) != list(range(1, len(ids) + 1)) or sorted(labels) != sorted(expected):
-        yield Damage(_name(run, files[0]), "does not have the labels that were kept", "export", name)
+    """What the exporter finds wrong with its export."""
+    run, exporter = build.run, build.stages.exporters[name]
+    try:
+        for file, what in exporter.verify(ExportedFolder(run, name), accepted_images(build)):
+            yield Damage(f"{name}/{file}", what, "export", name)
+    except SynthgenError as error:
+        yield Damage(_name(run, run.paths.verdicts), str(error), "judge")
 
 
 def _name(run: Run, path: Path) -> str:

@@ -1,31 +1,39 @@
-"""Where an exporter writes, `<run>/<exporter>/…`, and the list of what it has written."""
+"""The folder of an export, `<run>/<exporter>/…`: written by its exporter, with a list of what was written, and read
+back."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import time
-from array import array
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import IO
 
+import cv2
 import numpy as np
 
-from synthgen.base.files import Entry, list_line, listed, read_bytes, sha256, sweep
+from synthgen.backends import ImageEncoding
+from synthgen.base.files import Entry, Names, list_line, listed, read_bytes, said_of, sha256, sweep
 from synthgen.base.pictures import require_png
 from synthgen.errors import RunError
 from synthgen.store.images import committed_images
 from synthgen.store.run import Run
 
+# Encodings that are not PNG: a name ending that tells OpenCV which one, and its parameters.
+LOSSY = {
+    "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]),
+    "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 90]),
+}
+
 
 @contextmanager
 def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
-    """The folder of an export that is not done until the block has ended well; then, what an earlier one wrote and
-    this one did not is removed, and the mark is written."""
+    """The folder of an export, to be written. When the block has ended well, the files that an earlier export wrote and
+    this one did not are removed, and the mark is written: only then is the export done."""
     run.files.confirm()
     started, mark, list_file = time.monotonic(), run.marks.read("export", exporter), run.paths.export_list(exporter)
     if mark and mark.inputs:
@@ -36,24 +44,25 @@ def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
             sweep(Path(folder))  # of an export that was killed
         yield written
         written.remove_others(chain(mark.files.items() if mark else (), listed(list_file)))
-        written.require_names_of_their_own()
+        written.require_unique_names()
     counts = {"files": len(written)}
     run.marks.commit("export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts=counts)
 
 
 class ExportFolder:
-    """See `backends.Folder`. Files may be millions: each goes into the list as it comes, and a number of it is all that
-    stays in memory."""
+    """See `backends.Folder`. Files may be millions: each goes into the list as it is written, and eight bytes of it
+    stay in memory."""
 
     def __init__(self, run: Run, exporter: str, list_file: IO[bytes]) -> None:
         self._run, self._list = run, list_file
-        # As the run folder names it, for the list; and where it is: a person may have moved it, and linked it back.
+        # The path inside the run folder, for the list; and where the folder lies, since a person may have moved it and
+        # put a link in its place.
         self._named, self._root = run.paths.export(exporter), run.paths.export(exporter).resolve()
         self._is_moved = not self._root.is_relative_to(run.root)
         if self._root != self._named and (not self._is_moved or run.root.is_relative_to(self._root)):
             raise RunError(f"{self._named} is a link to {self._root}, which is no folder of its own; remove the link")
         self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
-        self._written = array("q")  # hashes of names in the run folder, of 64 bits
+        self._written = Names()  # in the run folder
         self._made: tuple[Path, Mapping[str, Entry]] = Path(), {}  # a folder of images, and what is in it
 
     def __len__(self) -> int:
@@ -76,7 +85,7 @@ class ExportFolder:
     def _note(self, path: Path, entry: Entry | None) -> None:
         name = self._run.paths.name(path)
         self._list.write(list_line(name, entry or (path.stat().st_size, sha256(path))))
-        self._written.append(hash(name))
+        self._written.add(name)
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
@@ -85,15 +94,49 @@ class ExportFolder:
             yield file
         self._note(path, None)
 
-    def image(self, source: Path, name: str, *, copy: bool = False) -> None:
+    def image(self, source: Path, name: str, *, encoding: ImageEncoding = "link") -> None:
         path = self._path(name)
         self._run.files.confirm()
-        if copy or not _linked(source, path):
+        if encoding in LOSSY:
+            data = _encoded(self._read(source), source, *LOSSY[encoding])
+            with self._run.files.writing(path) as file:
+                file.write(data)
+            self._note(path, None)
+            return
+        if encoding == "copy" or not _linked(source, path):
             with self._run.files.writing(path) as file:
                 file.write(read_bytes(source))
+        self._note(path, self._entry_of(source))
+
+    @contextmanager
+    def scratch(self) -> Iterator[IO[bytes]]:
+        self._run.files.confirm()
+        self._root.mkdir(parents=True, exist_ok=True)
+        with said_of(self._root), TemporaryFile(dir=self._root) as file:
+            yield file
+
+    def _entry_of(self, source: Path) -> Entry | None:
+        """What the mark of its shard says that an image holds; None for a file that no mark names."""
         if source.parent != self._made[0]:
             self._made = source.parent, committed_images(source.parent)
-        self._note(path, self._made[1].get(source.name))
+        return self._made[1].get(source.name)
+
+    def _read(self, source: Path) -> bytes:
+        """An image as it was made.
+
+        Raises:
+            RunError: it cannot be read, or is another one.
+        """
+        try:
+            data, made = source.read_bytes(), self._entry_of(source)
+        except OSError as error:
+            raise RunError(f"{source} cannot be read: {error.strerror}; run again to make it anew") from error
+        if made and made[1] != hashlib.sha256(data).hexdigest():
+            raise RunError(
+                f"{source} is not the image that was made: its checksum differs; "
+                "delete it and run again to make it anew"
+            )
+        return data
 
     def _is_inside(self, path: Path) -> bool:
         return path != self._root and path.is_relative_to(self._root)
@@ -107,12 +150,6 @@ class ExportFolder:
             files: name, and what an export wrote under it.
         """
         self._run.files.confirm()
-        written = array("q", np.sort(self._written).tobytes())
-
-        def is_other(name: str) -> bool:
-            place = bisect_left(written, own := hash(name))
-            return place == len(written) or written[place] != own
-
         places: dict[Path, Path] = {}  # folders by name -> where they are
 
         def others() -> Iterator[Path]:
@@ -125,17 +162,17 @@ class ExportFolder:
                 # folders may have become links, where the export's folder was moved.
                 if self._is_inside(place):
                     own = self._named / place.relative_to(self._root)
-                    if is_other(self._run.paths.name(own)) and (not self._is_moved or _holds(place, entry)):
+                    if self._run.paths.name(own) not in self._written and (not self._is_moved or _holds(place, entry)):
                         yield own
 
         self._run.files.remove(others())
 
-    def require_names_of_their_own(self) -> None:
+    def require_unique_names(self) -> None:
         """
         Raises:
             RunError: two files were given one name, so that only the later one is left.
         """
-        if len(np.unique(self._written)) == len(self._written):
+        if not self._written.has_repeats():
             return
         self._list.flush()
         seen: set[str] = set()
@@ -144,25 +181,49 @@ class ExportFolder:
                 raise RunError(f"the exporter wrote {name} twice; each file takes a name of its own")
             seen.add(name)
 
-    def read(self, source: Path) -> bytes:
-        if source.parent != self._made[0]:
-            self._made = source.parent, committed_images(source.parent)
+
+class ExportedFolder:
+    """See `backends.ExportedFolder`. Eight bytes of each file stay in memory."""
+
+    def __init__(self, run: Run, exporter: str) -> None:
+        self._list, self._root = run.paths.export_list(exporter), run.paths.export(exporter)
+        self._name = f"{exporter}/"
+        self._all = Names(self.names())
+
+    def names(self) -> Iterator[str]:
+        for name, _ in listed(self._list):
+            # Earlier versions listed whole paths where the export's folder had been moved.
+            yield name.removeprefix(f"{self._root.resolve()}/").removeprefix(self._name)
+
+    def has(self, name: str) -> bool:
+        return name in self._all
+
+    def open(self, name: str) -> IO[bytes]:
+        """
+        Raises:
+            RunError: the exporter wrote no file of this name, or the file cannot be read.
+        """
+        if not self.has(name):
+            raise RunError(f"{self._name}{name} is no file that the exporter wrote")
         try:
-            data, made = source.read_bytes(), self._made[1].get(source.name)
+            return open(self._root / name, "rb")
         except OSError as error:
-            raise RunError(f"{source} cannot be read: {error.strerror}; run again to make it anew") from error
-        if made and made[1] != hashlib.sha256(data).hexdigest():
-            raise RunError(
-                f"{source} is not the image that was made: its checksum differs; "
-                "delete it and run again to make it anew"
-            )
-        try:
-            require_png(data)
-        except ValueError as error:
-            raise RunError(
-                f"{source} is no readable image: {error}; delete it and run again to make it anew"
-            ) from error
-        return data
+            raise RunError(f"{self._name}{name} cannot be read: {error.strerror}") from error
+
+
+def _encoded(data: bytes, source: Path, ending: str, parameters: list[int]) -> bytes:
+    """A PNG in another format.
+
+    Raises:
+        RunError: it is no readable PNG.
+    """
+    try:
+        require_png(data)
+        if (pixels := cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)) is None:
+            raise ValueError("its pixels cannot be decoded")
+    except ValueError as error:
+        raise RunError(f"{source} is no readable image: {error}; delete it and run again to make it anew") from error
+    return cv2.imencode(ending, pixels, parameters)[1].tobytes()
 
 
 def _holds(path: Path, entry: Entry) -> bool:

@@ -2,12 +2,11 @@
 
 import contextlib
 import json
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tracemalloc
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -16,9 +15,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torchvision.datasets import CocoDetection
 
-from synthgen.errors import BackendError
+from synthgen.base import json_stream
 from synthgen.exporters.coco import Backend, Config
 from synthgen.masks import encode_rle, mask_areas, mask_boxes
+from synthgen.store.export_folder import ExportedFolder, exporting
+from synthgen.store.run import Run
 from synthgen.types import Annotation, Category, DatasetInfo, Job, Record
 
 HEIGHT, WIDTH = 48, 64
@@ -41,26 +42,6 @@ class ListedRecords:
 
     def split(self, name: str) -> Iterator[Record]:
         return (record for record in self._records if record.job.split == name)
-
-
-class PlainFolder:
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.copies: list[bool] = []
-
-    @contextmanager
-    def open(self, name: str) -> Iterator[IO[bytes]]:
-        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        with open(self.root / name, "wb") as file:
-            yield file
-
-    def read(self, source: Path) -> bytes:
-        return source.read_bytes()
-
-    def image(self, source: Path, name: str, *, copy: bool = False) -> None:
-        (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-        self.copies.append(copy)
-        shutil.copyfile(source, self.root / name)
 
 
 def masks_of(number: int) -> np.ndarray:
@@ -98,10 +79,12 @@ def records(tmp_path: Path) -> ListedRecords:
     return ListedRecords(listed)
 
 
-def export(records: ListedRecords, root: Path, info: DatasetInfo = INFO, **options: Any) -> PlainFolder:
-    folder = PlainFolder(root)
-    Backend(Config(use="coco", **options), info.categories).export(info, records, folder)
-    return folder
+def export(records: ListedRecords, root: Path, info: DatasetInfo = INFO, **options: Any) -> Backend:
+    """Into a folder of this name in a run folder; -> the exporter."""
+    exporter = Backend(Config(use="coco", **options), info.categories)
+    with exporting(Run(root.parent), root.name, "inputs") as folder:
+        exporter.export(info, records, folder)
+    return exporter
 
 
 def load(root: Path, split: str = "train") -> COCO:
@@ -277,9 +260,13 @@ def test_equal_datasets_are_equal_bytes(records: ListedRecords, tmp_path: Path, 
     assert len(first) == 3 + 5
 
 
-@pytest.mark.parametrize(("images", "copy"), [("link", False), ("copy", True)])
-def test_images_are_linked_or_copied(records: ListedRecords, tmp_path: Path, images: str, copy: bool) -> None:
-    assert export(records, tmp_path / "coco", images=images).copies == [copy] * 5
+@pytest.mark.parametrize(("images", "is_link"), [("link", True), ("copy", False)])
+def test_images_are_linked_or_copied(records: ListedRecords, tmp_path: Path, images: str, is_link: bool) -> None:
+    export(records, tmp_path / "coco", images=images)
+    for record in records:
+        file = tmp_path / "coco" / record.job.split / f"{record.job.id:012d}.png"
+        assert file.read_bytes() == record.image_path.read_bytes()
+        assert file.samefile(record.image_path) == is_link
 
 
 @pytest.mark.parametrize(("images", "ending", "magic"), [("jpeg", ".jpg", b"\xff\xd8\xff"), ("webp", ".webp", b"RIFF")])
@@ -289,7 +276,7 @@ def test_images_are_encoded_anew(
     smooth = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8), (WIDTH, HEIGHT))
     for record in records:
         cv2.imwrite(str(record.image_path), smooth)
-    assert export(records, tmp_path / "coco", images=images).copies == []
+    export(records, tmp_path / "coco", images=images)
     for split in INFO.splits:
         own = list(records.split(split))
         loaded = CocoDetection(tmp_path / "coco" / split, tmp_path / "coco" / "annotations" / f"instances_{split}.json")
@@ -315,12 +302,6 @@ def test_images_lie_in_a_folder_of_the_export(value: str) -> None:
         Config(use="coco", images_in=value)
 
 
-def test_an_image_that_cannot_be_encoded_anew(records: ListedRecords, tmp_path: Path) -> None:
-    next(iter(records)).image_path.write_bytes(b"no image")
-    with pytest.raises(BackendError, match="is no readable image; delete it and run again"):
-        export(records, tmp_path / "coco", images="jpeg")
-
-
 def test_an_option_that_older_exports_had_not_changes_nothing_at_its_default() -> None:
     """Else every finished run would have its export made anew by the first version that has the option."""
     fingerprint = Config(use="coco").fingerprint()
@@ -338,8 +319,192 @@ def test_categories_have_the_ids_that_the_spec_gives_them(records: ListedRecords
     coco = load(tmp_path / "out")
     names = [(c["id"], c["name"], c["supercategory"]) for c in coco.loadCats([53, 62])]
     assert names == [(53, "cup", "kitchen"), (62, HOSTILE, "furniture")]
-    before = export(records, tmp_path / "before").root
-    assert [{1: 53, 2: 62}[a["category_id"]] for a in load(before).dataset["annotations"]] == [
+    export(records, tmp_path / "before")
+    assert [{1: 53, 2: 62}[a["category_id"]] for a in load(tmp_path / "before").dataset["annotations"]] == [
         a["category_id"] for a in coco.dataset["annotations"]
     ]
     assert len(coco.getImgIds(catIds=[62])) == 4
+
+
+# Reading back
+
+
+def verified(exporter: Backend, records: ListedRecords, root: Path) -> list[tuple[str, str]]:
+    return list(exporter.verify(ExportedFolder(Run(root.parent), root.name), records))
+
+
+@FORMS
+@pytest.mark.parametrize("images", ["link", "copy", "jpeg", "webp"])
+@pytest.mark.parametrize("images_in", ["{split}", "images/{split}"])
+def test_an_export_is_what_was_exported(
+    records: ListedRecords, tmp_path: Path, segmentation: str, images: str, images_in: str
+) -> None:
+    exporter = export(records, tmp_path / "coco", segmentation=segmentation, images=images, images_in=images_in)
+    assert verified(exporter, records, tmp_path / "coco") == []
+
+
+@pytest.mark.parametrize("layout", [{}, {"indent": 2}, {"ensure_ascii": False, "separators": (",", ":")}])
+def test_the_layout_of_the_file_does_not_matter(records: ListedRecords, tmp_path: Path, layout: Any) -> None:
+    exporter = export(records, tmp_path / "coco")
+    for file in (tmp_path / "coco" / "annotations").iterdir():
+        content = json.loads(file.read_bytes())
+        turned = dict(sorted(content.items(), key=lambda item: item[0] != "annotations"))  # which come first now
+        file.write_bytes(json.dumps(turned, **layout).encode())
+    assert verified(exporter, records, tmp_path / "coco") == []
+
+
+def first(key: str, **changes: Any) -> Callable[[Any], Any]:
+    return lambda content: content[key][0].update(changes)
+
+
+def mask(**changes: Any) -> Callable[[Any], Any]:
+    return lambda content: content["annotations"][0]["segmentation"].update(changes)
+
+
+def polygons(*points: Any) -> Callable[[Any], Any]:
+    return first("annotations", segmentation=list(points))
+
+
+IMAGES, LABELS, CLASSES = (
+    f"does not have the {what}" for what in ("accepted images: ", "labels that were kept: ", "classes of the spec: ")
+)
+# What is done to the file of the training images, and what is said of it.
+EDITED: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "an image is gone": (lambda c: c["images"].pop(), f"{IMAGES}image 4 is missing"),
+    "the first image is gone": (lambda c: c["images"].pop(0), f"{IMAGES}image 1: id is 2, expected 1"),
+    "an image is there twice": (
+        lambda c: c["images"].append(c["images"][-1]), f"{IMAGES}it has an entry with the id 4 besides",
+    ),
+    "an image is null": (lambda c: c["images"].append(None), f"{IMAGES}it has an entry without an id besides"),
+    "images have other places": (lambda c: c["images"].reverse(), f"{IMAGES}image 1: id is 4, expected 1"),
+    "an image has another file": (
+        first("images", file_name="../../x.png"),
+        f"{IMAGES}image 1: file_name is '../../x.png', expected '000000000001.png'",
+    ),
+    "an image has another size": (first("images", height=1), f"{IMAGES}image 1: height is 1, expected 48"),
+    "an image is no mapping": (lambda c: c["images"].__setitem__(0, 5), f"{IMAGES}image 1: id is None, expected 1"),
+    "a label is gone": (lambda c: c["annotations"].pop(), f"{LABELS}annotation 12 is missing"),
+    "a label is there twice": (
+        lambda c: c["annotations"].append(c["annotations"][-1]), f"{LABELS}it has an entry with the id 12 besides",
+    ),
+    "a label has another id": (first("annotations", id=99), f"{LABELS}annotation 1: id is 99, expected 1"),
+    "a label is of another image": (
+        first("annotations", image_id=2), f"{LABELS}annotation 1: image_id is 2, expected 1",
+    ),
+    "a label is of another class": (
+        first("annotations", category_id=2), f"{LABELS}annotation 1: category_id is 2, expected 1",
+    ),
+    "a label has true for 1": (first("annotations", id=True), f"{LABELS}annotation 1: id is True, expected 1"),
+    "a label has another area": (first("annotations", area=1), f"{LABELS}annotation 1: area is 1, expected "),
+    "a label has another box": (
+        first("annotations", bbox=[0, 0, 1, 1]), f"{LABELS}annotation 1: bbox is [0, 0, 1, 1], expected [4.0, 5.0, ",
+    ),
+    "a label is ignored": (first("annotations", iscrowd=1), f"{LABELS}annotation 1: iscrowd is 1, expected 0"),
+    "a label has another mask": (mask(counts="0"), f"{LABELS}annotation 1 has another mask"),
+    "a mask has another size": (mask(size=[1, 1]), f"{LABELS}annotation 1 has another mask"),
+    "a label has no mask": (lambda c: c["annotations"][0].pop("segmentation"), f"{LABELS}annotation 1 has another"),
+    "a class is gone": (lambda c: c["categories"].pop(), f"{CLASSES}class {HOSTILE!r} is missing"),
+    "a class has another id": (first("categories", id=7), f"{CLASSES}class 'cup': id is 7, expected 1"),
+    "a class has another name": (first("categories", name="mug"), f"{CLASSES}class 'cup': name is 'mug', expected"),
+    "a class is there twice": (
+        lambda c: c["categories"].append(c["categories"][0]), f"{CLASSES}it has an entry with the id 1 besides",
+    ),
+    "images are no list": (lambda c: c.update(images={}), "is no COCO file: its 'images' is no list"),
+    "classes are gone": (lambda c: c.pop("categories"), "is no COCO file: it has no 'categories'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", EDITED)
+@pytest.mark.parametrize("layout", [{}, {"indent": 1}])
+def test_what_was_edited_is_named(records: ListedRecords, tmp_path: Path, what: str, layout: Any) -> None:
+    exporter = export(records, tmp_path / "coco")
+    file = tmp_path / "coco" / "annotations" / "instances_train.json"
+    edit, said = EDITED[what]
+    edit(content := json.loads(file.read_bytes()))
+    file.write_text(json.dumps(content, **layout))
+    ((name, told),) = verified(exporter, records, tmp_path / "coco")
+    assert name == "annotations/instances_train.json" and told.startswith(said)
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        polygons([0, 0, 5, 0, 5, 5, 0, 5]),
+        polygons(),
+        polygons([]),
+        polygons([1, 1, 2, 2]),
+        polygons([0, 0, 5, 0, 5, 5, 1]),
+        polygons(["a"] * 6),
+        polygons([0, 0, 1e300, 0, 5, 5]),
+        polygons([0, 0, 10**400, 0, 5, 5]),
+        polygons(5),
+        first("annotations", segmentation=None),
+    ],
+)
+def test_another_polygon_is_named_and_none_is_drawn_outside_the_image(
+    records: ListedRecords, tmp_path: Path, edit: Callable[[Any], Any]
+) -> None:
+    exporter = export(records, tmp_path / "coco", segmentation="polygon")
+    file = tmp_path / "coco" / "annotations" / "instances_train.json"
+    edit(content := json.loads(file.read_bytes()))
+    file.write_text(json.dumps(content))
+    said = [
+        ("annotations/instances_train.json", "does not have the labels that were kept: annotation 1 has another mask")
+    ]
+    assert verified(exporter, records, tmp_path / "coco") == said
+
+
+def test_every_split_has_its_first_fault_told(records: ListedRecords, tmp_path: Path) -> None:
+    exporter = export(records, tmp_path / "coco")
+    folder = tmp_path / "coco" / "annotations"
+    (folder / "instances_train.json").write_bytes(b"[]")
+    (folder / "instances_val.json").write_bytes((folder / "instances_val.json").read_bytes()[:-3])
+    (folder / "instances_test.json").write_bytes(b"\xff")
+    assert [(name, told.partition(": ")[0]) for name, told in verified(exporter, records, tmp_path / "coco")] == [
+        (f"annotations/instances_{split}.json", "is no COCO file") for split in ("test", "train", "val")
+    ]
+
+
+def test_files_that_are_not_on_the_list_are_named(records: ListedRecords, tmp_path: Path) -> None:
+    exporter = export(records, tmp_path / "coco")
+    list_file = Run(tmp_path).paths.export_list("coco")
+    lines = [n for n in list_file.read_bytes().splitlines(keepends=True) if b"instances_val" not in n]
+    list_file.write_bytes(b"".join(n for n in lines if b"000000000003.png" not in n))
+    assert verified(exporter, records, tmp_path / "coco") == [
+        (
+            "annotations/instances_train.json",
+            "has image 3, whose file train/000000000003.png is not among the exported files",
+        ),
+        ("annotations/instances_val.json", "is not among the exported files"),
+    ]
+
+
+class ManyRecords(ListedRecords):
+    """The same image and labels again and again, made as they are iterated."""
+
+    def __init__(self, record: Record, count: int) -> None:
+        self.record, self.count = record, count
+
+    def __iter__(self) -> Iterator[Record]:
+        for i in range(self.count):
+            n = len(self.record.annotations)
+            labels = tuple(replace(a, id=i * n + k + 1) for k, a in enumerate(self.record.annotations))
+            yield replace(self.record, job=replace(self.record.job, id=i + 1), annotations=labels)
+
+
+def test_memory_of_reading_back_does_not_grow(
+    records: ListedRecords, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", 1024)
+
+    def peak(count: int) -> int:
+        many, root = ManyRecords(next(iter(records)), count), tmp_path / f"{count}" / "coco"
+        exporter = export(many, root)
+        folder = ExportedFolder(Run(root.parent), root.name)
+        tracemalloc.start()
+        assert list(exporter.verify(folder, many)) == []
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    assert peak(1250) - peak(250) < 1000 * 100  # bytes an image; its line in the file has ten times as many

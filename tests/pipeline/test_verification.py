@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ import pytest
 from runs import images, results
 
 from synthgen import cli
+from synthgen.base import json_stream
 from synthgen.base.files import listed, read_sealed, sha256, write_sealed
+from synthgen.bench import synthesis
 from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import Review, ReviewLog
 from synthgen.pipeline import verification
@@ -153,6 +156,25 @@ def test_an_export_that_disagrees(copied: Path) -> None:
         "export", "coco", mark.inputs, [build.run.root / n for n, _ in listed(build.run.paths.export_list("coco"))]
     )
     assert "does not have the labels that were kept" in str([*map(str, inspect(build).damages)])
+
+
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(synthesis, "SPEC", synthesis.SPEC | {"shard_size": 50})
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", 1024)  # less than the smallest file of a split
+
+    def peak(images: int) -> int:
+        build = synthesis.synthesise(tmp_path / f"{images}", images, side=64)
+        judge_run(build)
+        export_run(build)
+        tracemalloc.start()
+        found = inspect(build)
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.damages == () and found.files > 1.5 * images
+        return most
+
+    peak(50)  # what is imported and cached once
+    assert peak(500) < 1.25 * peak(100)
 
 
 def test_a_damaged_run_json_does_not_let_another_dataset_in(copied: Path, quick: Any, run_through: Any) -> None:

@@ -2,15 +2,17 @@
 
 import errno
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
 from synthgen.base.files import list_line, listed, sha256
 from synthgen.errors import RunError
-from synthgen.store.export_folder import exporting
+from synthgen.store.export_folder import ExportedFolder, exporting
 from synthgen.store.marks import Mark, Marks
 from synthgen.store.run import Run
 
@@ -105,7 +107,7 @@ def test_images_are_not_read_to_be_listed(run: Run, tmp_path: Path, monkeypatch:
 def test_images_are_copied_if_asked_or_where_links_cannot_be(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     (source,) = made(run, 1)
     with exporting(run, "coco", "inputs") as folder:
-        folder.image(source, "asked.png", copy=True)
+        folder.image(source, "asked.png", encoding="copy")
 
         def refuse(*_: Any) -> None:
             raise OSError(errno.EXDEV, "another file system")
@@ -123,9 +125,9 @@ def test_images_are_copied_if_asked_or_where_links_cannot_be(run: Run, monkeypat
 def test_a_link_becomes_a_copy_and_the_image_stays_as_it_is(run: Run) -> None:
     (source,) = made(run, 1)
     before = source.read_bytes()
-    for copy in (False, True):
+    for encoding in ("link", "copy"):
         with exporting(run, "coco", "inputs") as folder:
-            folder.image(source, "1.png", copy=copy)
+            folder.image(source, "1.png", encoding=encoding)
     assert not (run.root / "coco" / "1.png").samefile(source)
     (run.root / "coco" / "1.png").write_bytes(b"changed by a person")
     assert source.read_bytes() == before
@@ -214,23 +216,80 @@ def test_records_that_were_tampered_with_remove_nothing_elsewhere(name: str, run
     assert [n for n in names(tmp_path) if "/commits/" not in n] == before
 
 
-def test_memory_is_a_number_a_file(run: Run) -> None:
+def test_a_file_takes_eight_bytes_of_memory(run: Run) -> None:
     (source,) = made(run, 1)
+
+    def held(count: int) -> int:
+        """Bytes that a folder holds of so many files."""
+        with exporting(run, "coco", "inputs") as folder:
+            for i in range(10):  # what is held of any folder
+                folder.image(source, f"{i}.png")
+            tracemalloc.start()
+            for i in range(10, 10 + count):
+                folder.image(source, f"{i}.png")
+            snapshot = tracemalloc.take_snapshot()
+            tracemalloc.stop()
+            assert len(folder) == 10 + count
+        assert len(list_of(run)) == 10 + count
+        # Of the package alone: the table in which Python keeps the parts of all paths grows in leaps.
+        return sum(t.size for t in snapshot.filter_traces([tracemalloc.Filter(True, "*/synthgen/*")]).traces)
+
+    assert held(1500) - held(500) < 1000 * 16  # an array that grows has room to spare
+
+
+@pytest.mark.parametrize(("encoding", "ending", "magic"), [("jpeg", "jpg", b"\xff\xd8\xff"), ("webp", "webp", b"RIFF")])
+def test_images_are_encoded_again(run: Run, encoding: Any, ending: str, magic: bytes) -> None:
+    smooth = cv2.resize(np.random.default_rng(0).integers(0, 256, (4, 5, 3), np.uint8), (80, 64))
+    source = run.images.write(0, 1, smooth)
     with exporting(run, "coco", "inputs") as folder:
-        for i in range(1000):
-            folder.image(source, f"{i}.png")
-        held = [v for slot in vars(folder).values() for v in ([slot] if not isinstance(slot, dict) else slot.items())]
-        assert len(held) <= 10 and len(folder) == 1000 and folder._written.itemsize == 8
-    assert len(list_of(run)) == 1000
+        folder.image(source, f"train/1.{ending}", encoding=encoding)
+    file = run.root / "coco" / "train" / f"1.{ending}"
+    assert file.read_bytes().startswith(magic) and file.stat().st_size < source.stat().st_size
+    assert abs(cv2.imread(str(file))[:, :, ::-1].astype(int) - smooth).mean() < 4
+    assert list_of(run) == {f"coco/train/1.{ending}": (file.stat().st_size, sha256(file))}
 
 
-def test_an_image_that_is_not_what_was_made_is_not_encoded_anew(run: Run) -> None:
+@pytest.mark.parametrize("encoding", ["jpeg", "webp"])
+def test_an_image_that_is_not_what_was_made_is_not_encoded_again(run: Run, encoding: Any) -> None:
     image, other = made(run, 1, 2)
-    with exporting(run, "coco", "inputs") as folder:
-        assert folder.read(image) == image.read_bytes()
     image.write_bytes(other.read_bytes())
-    with pytest.raises(RunError, match="is not the image that was made"), exporting(run, "coco", "again") as folder:
-        folder.read(image)
+    with pytest.raises(RunError, match="is not the image that was made"), exporting(run, "coco", "inputs") as folder:
+        folder.image(image, "1.img", encoding=encoding)
+    assert names(run.root / "coco") == []
+
+
+@pytest.mark.parametrize("data", [b"no image", b"", b"\xff\xd8\xff no PNG"])
+def test_a_file_that_is_no_png_is_not_encoded_again(run: Run, data: bytes) -> None:
+    image = write(run.root / "images" / "00000" / "1.png", data)
+    what = "is no readable image: .*; delete it and run again"
+    with pytest.raises(RunError, match=what), exporting(run, "coco", "inputs") as folder:
+        folder.image(image, "1.jpg", encoding="jpeg")
+
+
+def test_a_scratch_file_is_on_the_disk_of_the_export_and_leaves_nothing(run: Run) -> None:
+    with exporting(run, "coco", "inputs") as folder:
+        with folder.scratch() as scratch:
+            scratch.write(b"data")
+            scratch.seek(0)
+            assert scratch.read() == b"data"
+            assert os.fstat(scratch.fileno()).st_dev == (run.root / "coco").stat().st_dev
+        assert scratch.closed
+    assert names(run.root / "coco") == [] and list_of(run) == {}
+
+
+def test_an_export_is_read_back_by_the_names_that_it_was_written_under(run: Run) -> None:
+    exported(run, b=b"1", a=b"2")
+    folder = ExportedFolder(run, "coco")
+    assert list(folder.names()) == ["b.json", "a.json"]
+    assert [folder.has(name) for name in ("a.json", "coco/a.json", "c.json")] == [True, False, False]
+    with folder.open("a.json") as file:
+        assert file.read() == b"2"
+    write(run.root / "coco" / "stranger.json")
+    with pytest.raises(RunError, match=r"coco/stranger\.json is no file that the exporter wrote"):
+        folder.open("stranger.json")
+    (run.root / "coco" / "a.json").unlink()
+    with pytest.raises(RunError, match=r"coco/a\.json cannot be read: No such file"):
+        folder.open("a.json")
 
 
 @pytest.mark.parametrize("link", ["coco", "coco/train", ".", ".."])
@@ -241,7 +300,7 @@ def test_a_folder_that_was_moved_and_linked_back_keeps_its_files(run: Run, tmp_p
     def export(*numbers: int) -> None:
         with exporting(Run(run.root), "coco", "inputs") as folder:
             for n in numbers:
-                folder.image(sources[n - 1], f"train/{n}.png", copy=True)
+                folder.image(sources[n - 1], f"train/{n}.png", encoding="copy")
             with folder.open("notes.json") as file:
                 file.write(b"{}")
 

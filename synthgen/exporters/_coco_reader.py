@@ -1,0 +1,130 @@
+"""A COCO file of one split, read back and compared with the records, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
+
+from pycocotools import mask as coco_mask
+
+from synthgen.base.json_stream import items
+from synthgen.base.wording import shown
+from synthgen.types import Category, Record
+
+_END: Any = object()  # of a list
+IMAGES, LABELS, CLASSES = (
+    f"does not have {what}" for what in ("the accepted images", "the labels that were kept", "the classes of the spec")
+)
+
+
+class SplitReader:
+    """A split's file as it is read back: its images and its annotations side by side, in order of id.
+
+    Args:
+        images, annotations: the file, opened twice.
+    """
+
+    def __init__(self, images: IO[bytes], annotations: IO[bytes], categories: Sequence[Category]) -> None:
+        self._images = _of_one_key(images, "images")
+        self._categories = iter(categories)
+        self._annotations = self._read_annotations(annotations)
+
+    def compare(self, record: Record, file_name: str, ids: Mapping[int, int]) -> None:
+        """The next image and its annotations with the next record of the split.
+
+        Raises:
+            ValueError: they differ; the end of a sentence that begins with the file's name.
+        """
+        job = record.job
+        image = {"id": job.id, "file_name": file_name, "height": job.height, "width": job.width}
+        _require_equal(next(self._images, _END), image, f"{IMAGES}: image {job.id}")
+        for a in record.annotations:
+            expected = {
+                "id": a.id,
+                "image_id": job.id,
+                "category_id": ids[a.category_id],
+                "bbox": [*a.bbox_xywh],
+                "area": a.area,
+                "iscrowd": int(a.ignore),
+            }
+            what = f"{LABELS}: annotation {a.id}"
+            found = next(self._annotations, _END)
+            _require_equal(found, expected, what)
+            if not _is_mask(found.get("segmentation"), a.rle):
+                raise ValueError(f"{what} has another mask")
+
+    def finish(self) -> None:
+        """
+        Raises:
+            ValueError: the file has more than the records, other classes, or something behind its end.
+        """
+        if (image := next(self._images, _END)) is not _END:
+            raise ValueError(f"{IMAGES}: it has {_named(image)} besides")
+        if (annotation := next(self._annotations, _END)) is not _END:
+            raise ValueError(f"{LABELS}: it has {_named(annotation)} besides")
+        if (category := next(self._categories, None)) is not None:
+            raise ValueError(f"{CLASSES}: class {category.name!r} is missing")
+
+    def _read_annotations(self, file: IO[bytes]) -> Iterator[Any]:
+        """Compares the classes on the way, so that this pass reads the whole file."""
+        for key, item in _checked(items(file, ("categories", "annotations"))):
+            if key == "annotations":
+                yield item
+            elif (category := next(self._categories, None)) is None:
+                raise ValueError(f"{CLASSES}: it has {_named(item)} besides")
+            else:
+                expected = {"id": category.exported_id, "name": category.name}
+                _require_equal(item, expected, f"{CLASSES}: class {category.name!r}")
+
+
+def _of_one_key(file: IO[bytes], key: str) -> Iterator[Any]:
+    return (item for _, item in _checked(items(file, (key,))))
+
+
+def _checked(found: Iterator[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    try:
+        yield from found
+    except ValueError as error:
+        raise ValueError(f"is no COCO file: {error}") from error
+
+
+def _named(item: Any) -> str:
+    return f"an entry with the id {shown(item.get('id'))}" if isinstance(item, dict) else "an entry without an id"
+
+
+def _require_equal(found: Any, expected: Mapping[str, Any], what: str) -> None:
+    """
+    Raises:
+        ValueError: the entry is missing, is another one, or differs from what is expected in one of these keys.
+    """
+    if found is _END:
+        raise ValueError(f"{what} is missing")
+    for key, value in expected.items():
+        has = found.get(key) if isinstance(found, dict) else None
+        if has != value or isinstance(has, bool):
+            raise ValueError(f"{what}: {key} is {shown(has)}, expected {shown(value)}")
+
+
+def _is_mask(segmentation: Any, rle: Mapping[str, Any]) -> bool:
+    """Whether what a file has as segmentation is this mask, to the pixel."""
+    if isinstance(segmentation, dict):
+        return segmentation == rle
+    height, width = rle["size"]
+    if not (
+        isinstance(segmentation, list) and segmentation and all(_is_polygon(p, height, width) for p in segmentation)
+    ):
+        return False
+    drawn = coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))
+    return bool(drawn["counts"].decode("ascii") == rle["counts"])
+
+
+def _is_polygon(points: Any, height: int, width: int) -> bool:
+    """Whether pycocotools can draw it: x, y, x, y, … within the image, px."""
+    return (
+        isinstance(points, list)
+        and len(points) >= 6
+        and len(points) % 2 == 0
+        and all(isinstance(p, int | float) for p in points)
+        and all(0 <= x <= width for x in points[::2])
+        and all(0 <= y <= height for y in points[1::2])
+    )
