@@ -186,8 +186,8 @@ def serve(request: BuildRequest, timetable: Timetable, overlap: Overlap) -> None
     Raises:
         SynthgenError: the spec cannot be run.
     """
-    name, _, profile = request.spec.name, request.stages, request.profile_file
-    _ = request.profile
+    request.check()
+    name, profile = request.spec.name, request.profile_file
     firings = FiringLog(request.folder / name)
     earlier = firings.timetable
     if missed := firings.account(timetable, now()):

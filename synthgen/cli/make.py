@@ -112,9 +112,9 @@ def run(
 
     request = BuildRequest(spec, out, number, tuple(overrides), allow_mixed, strict, profile)
     note_modules(request.spec)
+    request.check()
     for problem in advice(request.spec, request.stages):
         note(problem)
-    _ = request.profile  # A profile with problems is refused even if there is nothing to do.
     folder = request.run
     if folder.is_mirror or folder.paths.spec.is_file():  # A store that refuses must say so before models are loaded.
         with folder.lock():

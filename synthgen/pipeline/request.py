@@ -56,6 +56,10 @@ class BuildRequest:
         """The run folder: one object, so that its lock goes with it to everything that works for this request."""
         return Run.at(self.folder, self.spec.name, self.number)
 
+    def check(self) -> None:
+        """Reads and checks everything now, so that problems come before work. Raises SpecError if there are some."""
+        _ = self.stages, self.profile
+
     def numbered(self, number: int) -> BuildRequest:
         """The same request for another run. It keeps what has been read."""
         other = copy(self)
