@@ -187,9 +187,8 @@ def reported_by(spec: DatasetSpec) -> dict[str, Any]:
     }
 
 
-# A new stage is a row here. tests/pipeline/test_fingerprints.py has a test for each row.
-# tests/pipeline/test_build.py has one for each row of the table in docs/operate.md, which says what a change of a spec
-# repeats.
+# A new stage is a row here. tests/pipeline/test_fingerprints.py has a test for each row. tests/pipeline also has one
+# for each row of the table in docs/operate.md, which says what a change of a spec repeats.
 DEPENDENCIES: dict[StageName, Dependencies] = {
     "plan": Dependencies("shard", lambda its, _: made_from(its.spec, its.models)),
     "generate": Dependencies(

@@ -1,0 +1,118 @@
+"""Images: batches, what is kept of them, and what they may differ in."""
+
+import numpy as np
+import pytest
+import torch
+from builds import Killed, changed
+from runs import images, results
+
+from synthgen.devices import torch_dtype
+from synthgen.errors import RunError
+from synthgen.generators import diffusion
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.generate import remake_image
+from synthgen.pipeline.label import labelled_samples
+from synthgen.store.run import Run
+
+DEFAULT_DTYPE = str(torch_dtype("auto", torch.device("cpu"))).removeprefix("torch.")  # if a spec names none
+OTHER_DTYPE = "bfloat16" if DEFAULT_DTYPE == "float32" else "float32"
+
+
+def test_killed_between_batches(finished, quick, run_through, tmp_path, monkeypatch, generated):
+    spied = diffusion.Backend.generate
+    calls = 0
+
+    def dies(self, jobs):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise Killed
+        return spied(self, jobs)
+
+    monkeypatch.setattr(diffusion.Backend, "generate", dies)
+    with pytest.raises(Killed):
+        run_through(quick, tmp_path)
+    root = tmp_path / "fruit" / "run-0001"
+    assert len(images(root)) == 2 == len(generated)
+    build = run_through(quick, tmp_path)
+    assert generated == list(range(1, 9))  # each once: the finished batch was not made again
+    assert results(build.run.root) == results(finished.run.root)
+    assert not (root / "commits" / "partial").exists()
+
+
+def test_a_harmed_batch_of_an_unfinished_shard_is_made_again(finished, quick, run_through, tmp_path, monkeypatch):
+    spied, calls = diffusion.Backend.generate, []
+
+    def dies(self, jobs):
+        calls.append([job.id for job in jobs])
+        if len(calls) == 2:
+            raise Killed
+        return spied(self, jobs)
+
+    monkeypatch.setattr(diffusion.Backend, "generate", dies)
+    with pytest.raises(Killed):
+        run_through(quick, tmp_path)
+    file = tmp_path / "fruit" / "run-0001" / "images" / "00000" / f"{1:012d}.png"
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1  # the same size
+    file.chmod(0o644)
+    file.write_bytes(data)
+    build = run_through(quick, tmp_path)
+    assert calls[2] == [1, 2]
+    assert results(build.run.root) == results(finished.run.root)
+
+
+def test_an_unfinished_shard_goes_on_with_batches_of_another_size(quick, run_through, tmp_path, monkeypatch):
+    spied, calls = diffusion.Backend.generate, []
+
+    def dies(self, jobs):
+        calls.append([job.id for job in jobs])
+        if len(calls) == 2:
+            raise Killed
+        return spied(self, jobs)
+
+    monkeypatch.setattr(diffusion.Backend, "generate", dies)
+    with pytest.raises(Killed):
+        run_through(quick, tmp_path / "stopped")
+    other = changed(quick, {"generator.batch_size": 3})
+    build = run_through(other, tmp_path / "stopped")
+    assert calls[2:] == [[1, 2, 3], [4], [5, 6, 7], [8]]  # a shard is of one batch size throughout
+    assert results(build.run.root) == results(run_through(other, tmp_path / "whole").run.root)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"generator.batch_size": 3}, "batch_size: 2 -> 3"),
+     ({"generator.torch_dtype": OTHER_DTYPE}, f"torch_dtype: '{DEFAULT_DTYPE}' -> '{OTHER_DTYPE}'")],
+)  # fmt: skip
+def test_mixed_shards_only_if_allowed(copied, quick, run_through, generated, changes, named):
+    raw = {**changed(quick, changes), "count": 9}
+    with pytest.raises(RunError, match="--allow-mixed") as refused:
+        run_through(raw, copied)
+    assert named in str(refused.value)
+    assert generated == []
+    build = run_through(raw, copied, allow_mixed=True)
+    assert generated == [9]
+    assert build.is_complete()
+
+
+def test_remake_gives_the_same_pixels(finished):
+    for image_id in (1, 4, 8):
+        old, now = remake_image(finished, image_id)
+        np.testing.assert_array_equal(old, now)
+    with pytest.raises(RunError, match=r"no image of .* has the id 99"):
+        remake_image(finished, 99)
+
+
+def test_a_harmed_image_is_named(copied):
+    root = copied / "fruit" / "run-0001"
+    file = root / "images" / "00001" / f"{6:012d}.png"
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.chmod(0o644)
+    file.write_bytes(data)
+    build = Build.open(Run(root))
+    with pytest.raises(RunError, match=r"images/00001/000000000006\.png is not the image that was made"):
+        remake_image(build, 6)
+    with pytest.raises(RunError, match="000000000006"):
+        list(labelled_samples(build, 1))
