@@ -32,15 +32,21 @@ from synthgen.store.run import Run
 from synthgen.types import DatasetInfo, Record
 
 FORMAT = 1  # of merged datasets: a change here merges every one anew
-# Of a run, so that its ids hang on no other run; those of the last run there may be are exact in a float64, too.
+# Each run has a range of ids of its own, so they do not depend on other runs. Even the last ids are exact in a float64.
 ANNOTATIONS_PER_RUN = 1000 * IMAGES_PER_RUN
-WAIT_SECONDS = 600.0  # for another run that is just merging
+WAIT_SECONDS = 600.0  # how long to wait for another process that merges
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What a run has given: `accepted` images, of which `alike` are left out, by filter, as near-duplicates of earlier
-    ones; `images` are left."""
+    """What a run contributes.
+
+    Attributes:
+        run: its number.
+        accepted: its accepted images.
+        alike: filter -> how many of these it leaves out as near-duplicates of earlier images.
+        images: how many of these remain.
+    """
 
     run: int
     accepted: int
@@ -188,8 +194,8 @@ class Merge:
         return hash_of(own, *map(digest, self.states))
 
     def alike(self) -> dict[str, set[int]]:
-        """Filter of the whole dataset -> ids of the images that it finds like earlier ones. Images of earlier runs come
-        first, so what a run has given is never changed by a later one."""
+        """Filter of the whole dataset -> ids of the images that are near-duplicates of earlier ones by it. Images of
+        earlier runs come first, so a later run never changes what an earlier one contributes."""
         found: dict[str, set[int]] = {}
         gone: set[int] = set()
         for name, f in self.filters.items():
@@ -225,18 +231,18 @@ class Merge:
 
 
 def grow(build: Build) -> Growth:
-    """Merges the finished runs of a dataset, by the spec of one of them, unless that is done already; call it when that
-    one is finished.
+    """Merges the finished runs of a dataset by the spec of one of them, unless that is done already. Call it when that
+    run is finished.
 
-    The folder's `dataset.json` is written last and taken away first: with it, the dataset is whole.
+    The folder's `dataset.json` is removed first and written last: while it exists, the dataset is whole.
 
     Raises:
-        RunError: another process has been merging for ten minutes, or a run's records are damaged.
+        RunError: another process still merges after ten minutes, or the records of a run are damaged.
     """
-    folder = Run(build.run.root.parent / MERGED)  # it has what a run folder has: a lock, exports and their marks
+    folder = Run(build.run.root.parent / MERGED)  # It has a lock, exports and their marks, as a run folder has.
     file = folder.paths.merged
     with ExitStack() as stack:
-        _take(folder, stack)
+        _wait_for_lock(folder, stack)
         while True:
             merge = Merge.of(build)
             inputs = {name: merge.inputs(name) for name in build.spec.exporters}
@@ -253,8 +259,8 @@ def grow(build: Build) -> Growth:
             records = Merged(merge.members, {i for ids in alike.values() for i in ids})
             growth = merge.numbers(records, alike, everything)
             for name in (name for name in inputs if not done[name]):
-                with exporting(folder, name, inputs[name]) as place:
-                    build.stages.exporters[name].export(merge.info, records, place)
+                with exporting(folder, name, inputs[name]) as export:
+                    build.stages.exporters[name].export(merge.info, records, export)
             # Another process may have judged a run anew meanwhile.
             if {name: Merge.of(build).inputs(name) for name in inputs} == inputs:
                 write_sealed(file, asdict(growth))
@@ -262,8 +268,8 @@ def grow(build: Build) -> Growth:
                 return growth
 
 
-def _take(folder: Run, stack: ExitStack) -> None:
-    """The folder's lock; waits for one who is merging."""
+def _wait_for_lock(folder: Run, stack: ExitStack) -> None:
+    """Takes the folder's lock; waits while another process merges."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:
@@ -276,8 +282,8 @@ def _take(folder: Run, stack: ExitStack) -> None:
 
 
 def _numbers(build: Build, name: str, f: Filter[Any], gone: Collection[int]) -> tuple[NDArray[np.int64], NDArray[Any]]:
-    """Ids (N,) of a run's accepted images, in order, but for those that are gone; and a filter's numbers of them, (N,)
-    or (N, D)."""
+    """The accepted images of a run that are not `gone`: their ids (N,), in order, and a filter's numbers of
+    them, (N,) or (N, D)."""
     run = build.run
     rows = judged_images(run, "accepted")
     tables = []

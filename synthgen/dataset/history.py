@@ -1,4 +1,4 @@
-"""The runs of a dataset, one beside the other: what came of each, and whether the last fell behind."""
+"""The runs of a dataset side by side: what came of each, and whether the last one fell behind."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 State = Literal["finished", "unfinished", "at work", "damaged"]
 
 WIDTH = 120  # of the table, where it is not for a terminal
-# Of a run that is as good as those before it, one in a thousand is said to have fallen behind: less than one of a
-# nightly schedule's in two years.
+# One run in a thousand that is as good as those before it is wrongly said to have fallen behind: on a nightly schedule,
+# that is less than one in two years.
 ALPHA = 0.001
-# What may differ between runs and has no part in how many of their images pass.
+# Keys of a spec that do not decide how many images pass.
 _IDLE = {"version", "description", "count", "budget", "splits", "exporters", "shard_size", "grow"}
 
 
@@ -61,8 +61,8 @@ def _is_member(run: Run) -> bool:
 
 
 def is_finished(build: Build) -> bool:
-    """Whether a run has come to its end, by the spec in its folder: reported, and every export made of the labels and
-    verdicts that there are. It stays so when people review it: what they said waits for the next judging."""
+    """Whether a run is finished by the spec in its folder: it is reported, and every export is made of the labels and
+    verdicts that there are. Reviews do not change that: they wait for the next judging."""
     return (
         build.run.marks.read("report") is not None
         and build.run.marks.read("judge") is not None

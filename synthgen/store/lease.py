@@ -27,7 +27,7 @@ from synthgen.base.files import is_locked, said_of
 from synthgen.base.wording import plain
 from synthgen.errors import NotWritable, RunError
 
-LEASE_SECONDS = 60.0  # without a sign of life, after which another host may take the folder
+LEASE_SECONDS = 60.0  # after this long without a sign of life, another host may take the folder
 HEARTBEAT_SECONDS = 10.0  # between signs of life
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 _BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine, which share locks
@@ -35,11 +35,11 @@ _MOST_BYTES = 1000  # of what names a holder
 
 
 class Slot(Protocol):
-    """Where the holder of a folder stands written. What it says is of `_MOST_BYTES` at most; all times are the store's.
+    """Where the name of a folder's holder is written, in at most `_MOST_BYTES`. All times are by the store's clock.
 
     Attributes:
         where: the folder, as people know it.
-        reach: of the lock beside it: holders who write the same are kept apart by that lock.
+        reach: how far the lock beside it reaches: that lock keeps apart all holders who write the same reach.
     """
 
     @property
@@ -49,7 +49,7 @@ class Slot(Protocol):
     def reach(self) -> str: ...
 
     def reaches(self, host: str, reach: str) -> bool:
-        """Whether the lock beside it, which is ours, would be held if that holder were alive."""
+        """Whether that holder, if it were alive, would hold the lock beside it, which we hold."""
 
     def read(self) -> bytes:
         """Raises:
@@ -58,23 +58,23 @@ class Slot(Protocol):
         """
 
     def take(self, content: bytes, ended: bytes) -> None:
-        """Writes our name in the place of nobody's, or of what was read, `ended`.
+        """Writes our name, where there is none or where the name of an ended lease, `ended`, was read.
 
         Raises:
-            RunError: another was quicker.
+            RunError: another process was quicker.
         """
 
     def renew(self, content: bytes) -> bytes:
-        """Writes our name again, if it is there still; -> what was found. Raises as `read`."""
+        """Writes our name again if it is still there; returns what was there. Raises as `read`."""
 
     def clear(self, content: bytes) -> None:
-        """Takes our name away, if it is there still. Raises as `read`."""
+        """Removes our name if it is still there. Raises as `read`."""
 
     def is_there(self) -> bool:
-        """Whether what names us is where we wrote it, as far as that can be told at next to no cost."""
+        """Whether our name is still where we wrote it, as far as a cheap look can tell."""
 
     def age(self) -> float:
-        """Seconds since it was written. Both times are the store's, however wrong the clocks of its hosts are."""
+        """Seconds since the name was written, by the store's clock alone: the clocks of its hosts may be wrong."""
 
 
 class FileSlot:
@@ -135,7 +135,7 @@ class FileSlot:
 
 
 class Lease:
-    """A folder that is ours, as its slot says."""
+    """A folder that this process holds, as its slot says."""
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
@@ -149,7 +149,7 @@ class Lease:
         self._renewed = time.clock_gettime(_CLOCK)
 
     def renew(self) -> None:
-        """Writes our name again, if it is there still; else `confirm` and `interrupts.checkpoint` raise from now on."""
+        """Writes our name again if it is still there. If not, `confirm` and `interrupts.checkpoint` raise from now."""
         with self._mutex:
             now = time.clock_gettime(_CLOCK)
             try:
@@ -190,12 +190,12 @@ class Lease:
 
 @contextmanager
 def held(file: Path) -> Iterator[Lease]:
-    """Keeps all others out of the folder of a file, which is made if it is not there.
+    """Keeps all others out of the folder of a file. The file is made if it does not exist.
 
     Raises:
         RunError: another process is at work there; says which, and on which host.
-        NotWritable: nobody of this process's rights can be at work there.
-        OutOfRoom: there is no room to write who is at work.
+        NotWritable: this process may not write there.
+        OutOfRoom: there is no room to write the name.
     """
     slot = FileSlot(file)
     with _opened(file) as opened:
@@ -212,7 +212,7 @@ def held(file: Path) -> Iterator[Lease]:
 
 @contextmanager
 def leased(slot: Slot, locked: bool = True) -> Iterator[Lease]:
-    """`held`, where the lock, if there is one (`locked`), is ours already.
+    """`held` without its lock. `locked`: whether there is a lock, which we hold already.
 
     Raises:
         RunError: another process is at work there; says which, and on which host.
@@ -259,7 +259,7 @@ def holder(file: Path) -> str:
 
 
 def named(slot: Slot, locked: bool = True) -> str:
-    """`holder`, where the lock, if there is one (`locked`), is held by nobody."""
+    """`holder` without the lock. `locked`: whether there is a lock, which nobody holds."""
     found = _read(slot)
     try:
         return _other(slot, found, locked)

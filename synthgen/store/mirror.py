@@ -44,10 +44,10 @@ Entries = Mapping[str, Entry]  # name in the run folder -> [size in bytes, sha25
 
 
 class Mirror:
-    """A run folder here, and the one in a store that it mirrors.
+    """A run folder on this machine, and the one in a store that it mirrors.
 
     Attributes:
-        root: the folder here.
+        root: the folder on this machine.
         url: the folder in the store.
     """
 
@@ -62,11 +62,11 @@ class Mirror:
         return Objects(self.url, self._confirm)
 
     def slot(self, name: str) -> ObjectSlot:
-        """An object that names who is at work in the folder in the store."""
+        """The object in the store that names who is at work there."""
         return ObjectSlot(self.objects, name, f"{self._identity}-{FileSlot(self.root / name).reach}")
 
     def has(self, name: str, size: int) -> bool:
-        """Whether the store has a file, which need not be here."""
+        """Whether the store has a file of this size. It need not be on this machine."""
         return self._stored.get(name, (-1, ""))[0] == size
 
     # From the store
@@ -74,26 +74,26 @@ class Mirror:
     def sync(
         self, shards: Collection[int] | None, files: bool, drop: bool, unless: Callable[[], bool] = lambda: False
     ) -> None:
-        """Brings the folder in line with the store; what is here already is not fetched again.
+        """Brings the folder in line with the store. Files that are here already are not fetched again.
 
         Args:
-            shards: whose files are wanted; None: all.
-            files: whether files are wanted, besides those that stand beside the spec.
-            drop: whether records, of these shards, that the store has not got are dropped: not while others may be
-                about to put them.
-            unless: asked when no other process of this machine is doing the same; True: does nothing.
+            shards: fetches the files of these shards; None: of all.
+            files: whether files are fetched, besides those beside the spec.
+            drop: whether to remove the records of these shards that the store does not have. Pass False while others
+                may be about to put them.
+            unless: asked once no other process of this machine syncs the folder; if it is True, nothing is done.
 
         Raises:
             RunError: the store refuses, or cannot be reached.
         """
-        with self._alone():
+        with self._exclusive():
             if unless():
                 return
             every = files and shards is None
             listing = self.objects.below() if every else {**self.objects.below(COMMITS), **self.objects.beside()}
 
-            def there(entries: Entries) -> Entries:
-                """Of them, those that nobody has removed, as far as the listing tells."""
+            def still_stored(entries: Entries) -> Entries:
+                """The entries that nobody has removed, as far as the listing tells."""
                 return {n: e for n, e in entries.items() if not every or (n in listing and listing[n]["size"] == e[0])}
 
             records = {name: info for name, info in listing.items() if is_record(name)}
@@ -106,18 +106,18 @@ class Mirror:
             wanted: list[str] = []
             self._stored, self._images = {}, {}
             for name in records:
-                named = there(_named(self.root / name))
+                named = still_stored(_named(self.root / name))
                 self._note(named)
                 self.fetch(n for n in named if n.endswith(LIST))
-                entries = there(_with_listed(named, lambda n: self.root / n))
+                entries = still_stored(_with_listed(named, lambda n: self.root / n))
                 self._note(entries)
                 if shards is None or shard_of(name) in shards:
                     wanted += [n for n in entries if files or "/" not in n]
             self.fetch(wanted)
 
     def _is_same(self, name: str, info: Mapping[str, Any]) -> bool:
-        """Whether a record here is the store's, as far as a listing tells: an object's ETag is mostly its MD5 (Amazon
-        S3 API, `Object`), and where it is another thing the record is fetched."""
+        """Whether a record here is the store's, as far as the listing tells. The ETag of an object is mostly its MD5
+        (Amazon S3 API, `Object`); if it is something else, the record is fetched."""
         try:
             data = (self.root / name).read_bytes()
         except OSError:
@@ -125,7 +125,7 @@ class Mirror:
         return str(info.get("ETag")).strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def _replace(self, name: str, data: bytes) -> None:
-        """Puts the store's record in the place of ours."""
+        """Replaces our record by the store's."""
         path = self.root / name
         if name == REVIEWS and is_locked(path):
             return  # a reviewer of this machine is writing to it
@@ -136,7 +136,7 @@ class Mirror:
         if is_export_mark(name):
             for file in earlier.keys() - now.keys():
                 (self.root / file).unlink(missing_ok=True)
-        # Before the mark is here: else a file of an earlier making would pass for what the mark names.
+        # This comes before the mark: otherwise a file that was made earlier would pass for the one that the mark names.
         for file, entry in now.items():
             old = self.root / file
             if not (was_done and entry == earlier.get(file)) and _size(old) == entry[0] and sha256(old) != entry[1]:
@@ -146,14 +146,14 @@ class Mirror:
                 opened.write(content)
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Fetches those of these files that the store has and that are not here, many at once."""
+        """Fetches the files among these that only the store has, many at once."""
         with self._mutex:
             missing = {n: e for n in names if (e := self._stored.get(n)) and _size(self.root / n) != e[0]}
             images = {n: e for n, e in missing.items() if is_image(n)}
             self._get(images)
             # An export's images are links to the run's.
             others = {n: e for n, e in missing.items() if n not in images}
-            self._get({n: e for n, e in others.items() if not self._is_linked(self._image(e), n)})
+            self._get({n: e for n, e in others.items() if not self._link(self._image(e), n)})
 
     def _get(self, entries: Entries) -> None:
         new = {name: (p := self.root / name).with_name(f".{p.name}.{os.getpid()}.tmp") for name in entries}
@@ -161,7 +161,7 @@ class Mirror:
             self.objects.get(new)
             for name, temporary in new.items():
                 if (_size(temporary), sha256(temporary)) != entries[name]:
-                    self._stored.pop(name)  # damaged there
+                    self._stored.pop(name)  # the object is damaged
                     continue
                 if is_image(name):
                     protect(temporary)
@@ -172,8 +172,8 @@ class Mirror:
             for temporary in new.values():
                 temporary.unlink(missing_ok=True)
 
-    def _is_linked(self, source: str | None, name: str) -> bool:
-        """Whether a file is a link to another one here now."""
+    def _link(self, source: str | None, name: str) -> bool:
+        """Makes a file a hard link to another one; False if that cannot be done."""
         path = self.root / name
         if source is None or not (self.root / source).is_file():
             return False
@@ -188,8 +188,8 @@ class Mirror:
     # To the store
 
     def put(self, entries: Entries) -> None:
-        """Puts those of these files that the store has not got, many at once; what it has as an image of the run is
-        copied there."""
+        """Puts the files among these that the store does not have, many at once. A file that equals an image of the run
+        is copied within the store."""
         with self._mutex:
             new = {n: e for n, e in entries.items() if self._stored.get(n) != e}
             for name in new:
@@ -203,7 +203,7 @@ class Mirror:
             self._note(new)
 
     def put_records(self, names: Iterable[str]) -> None:
-        """Puts files, whatever the store has."""
+        """Puts files, whether or not the store has them."""
         self.objects.put({name: self.root / name for name in names})
 
     def remove(self, names: Iterable[str]) -> None:
@@ -215,18 +215,18 @@ class Mirror:
                 self._stored.pop(name, None)
 
     def _note(self, entries: Entries) -> None:
-        """That the store has files."""
+        """Remembers that the store has these files."""
         self._stored |= entries
         self._images |= {e[1]: n for n, e in entries.items() if is_image(n)}
 
     def _image(self, entry: tuple[int, str]) -> str | None:
-        """The image in the store that is of this size and checksum."""
+        """The image in the store with this size and checksum."""
         name = self._images.get(entry[1])
         return name if name and self._stored.get(name) == entry else None
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keeps other processes of this machine from bringing the folder in line at the same time."""
+    def _exclusive(self) -> Iterator[None]:
+        """Keeps other processes of this machine from syncing the folder at the same time."""
         self.root.mkdir(parents=True, exist_ok=True)
         with self._mutex, open(self.root.with_name(f".{self.root.name}.lock"), "ab") as file:
             with suppress(OSError):  # a file system without locks
@@ -235,8 +235,8 @@ class Mirror:
 
 
 def _named(mark: Path | bytes, done: bool = True) -> dict[str, Entry]:
-    """The files that a mark names; none if it is none, is damaged or, with `done`, is of an export that is to be made
-    anew."""
+    """The files that a mark names. None if the record is no mark, if it is damaged or, with `done`, if it is the mark
+    of an export that is to be made anew."""
     try:
         content = orjson.loads(mark.read_bytes() if isinstance(mark, Path) else mark)
         if content.pop(SEAL) != digest(content) or (done and not content["inputs"]):
@@ -247,13 +247,13 @@ def _named(mark: Path | bytes, done: bool = True) -> dict[str, Entry]:
 
 
 def _with_listed(named: Entries, lists: Callable[[str], Path | bytes]) -> dict[str, Entry]:
-    """They, and the files on the lists among them."""
+    """These files, and the files on the lists among them."""
     on_lists = (entry for name in named if name.endswith(LIST) for entry in listed(lists(name)))
     return {**named, **{name: entry for name, entry in on_lists if is_inside(name)}}
 
 
 def _size(path: Path) -> int:
-    """-1 if it is not there."""
+    """The size of a file in bytes; -1 if it is not there."""
     try:
         return path.stat().st_size
     except OSError:

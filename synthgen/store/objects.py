@@ -20,11 +20,11 @@ from synthgen.errors import OutOfRoom, RunError, nearest
 
 T = TypeVar("T")
 
-RETRY_SECONDS = 120.0  # for which a store that does not answer is asked again
-FIRST_SECONDS = 10.0  # the same, of one that has never answered: it may be another than was meant
-SETTLE_SECONDS = 2.0  # in which two hosts that take over one folder at the same moment are both through with it
-AT_ONCE = 1000  # objects asked for together; fsspec has an eighth of the open files allowed under way at a time
-# Errors that asking again does not end, beside those that Python has names for: of credentials, by botocore and others.
+RETRY_SECONDS = 120.0  # how long a store that does not answer is asked again
+FIRST_SECONDS = 10.0  # the same for a store that has never answered: the URL may be wrong
+SETTLE_SECONDS = 2.0  # after this, two hosts that take over one folder at the same moment have both written
+AT_ONCE = 1000  # objects in one request to fsspec, which works on an eighth of the open files allowed at a time
+# Errors that asking again does not cure, besides those with names in Python: of credentials, by botocore or others.
 _REFUSED = re.compile(r"Credential|Auth|Token|ParamValidation|ProfileNotFound")
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict"}  # Amazon S3 API, error responses
 # The stores that are taken: all who ask see one and the same, and an object can be put on the condition that there is
@@ -39,7 +39,7 @@ STORES = {
 
 
 def require_store(url: str) -> None:
-    """Looks at nothing but the text: asks no store, and imports no package.
+    """Checks the text of a URL. It asks no store, and imports no package.
 
     Raises:
         RunError: it is no folder's URL, it is of no store that is taken, or the package for that is not installed.
@@ -81,7 +81,8 @@ class Objects:
     """The objects below a URL, by their names there.
 
     Args:
-        confirm: called before a store that did not answer is asked again: whether what is asked still holds.
+        confirm: called before a store that did not answer is asked again. It raises RunError if the request no longer
+            applies, because another process has taken over the folder.
     """
 
     def __init__(self, url: str, confirm: Callable[[], None] = lambda: None) -> None:
@@ -89,16 +90,16 @@ class Objects:
         self.fs, self._base = file_system(url)
 
     def path(self, name: str) -> str:
-        """As fsspec takes it."""
+        """The path of an object, as fsspec takes it."""
         return f"{self._base}/{name}".rstrip("/")
 
     def below(self, name: str = "") -> dict[str, Mapping[str, Any]]:
-        """Name -> size and more, of all objects below one's name."""
+        """All objects below a name: name -> size and more."""
         found = self._listed(lambda: self.fs.find(self.path(name), detail=True).values())
         return {n: info for n, info in found.items() if info["type"] == "file"}
 
     def beside(self, name: str = "") -> dict[str, Mapping[str, Any]]:
-        """`below`, without what is in folders; folders themselves are there, too."""
+        """The objects and folders directly below a name."""
         return self._listed(lambda: self.fs.ls(self.path(name), detail=True))
 
     def _listed(self, ask: Callable[[], Iterable[Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
@@ -110,7 +111,7 @@ class Objects:
         return {name: info for name, info in names.items() if is_inside(name)}
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The content of small objects; of those that are gone, nothing."""
+        """The content of small objects; those that are gone are left out."""
         found: dict[str, bytes] = {}
 
         def read(paths: Mapping[str, str]) -> None:
@@ -126,7 +127,7 @@ class Objects:
         return found
 
     def get(self, files: Mapping[str, Path]) -> None:
-        """Name -> file here; its folder is made.
+        """Fetches objects. `files`: name of the object -> local file, whose folder is made if needed.
 
         Raises:
             FileNotFoundError: one is not there.
@@ -134,20 +135,18 @@ class Objects:
         for folder in {path.parent for path in files.values()}:
             folder.mkdir(parents=True, exist_ok=True)
         for group in _groups(files):
-            here = [str(files[name]) for name in group]
-            there = [self.path(name) for name in group]
-            self.answer(self.fs.get, there, here)
+            local, remote = [str(files[name]) for name in group], [self.path(name) for name in group]
+            self.answer(self.fs.get, remote, local)
 
     def put(self, files: Mapping[str, Path]) -> None:
-        """Name -> file here."""
+        """Puts objects. `files`: name of the object -> local file."""
         for group in _groups(files):
-            here = [str(files[name]) for name in group]
-            there = [self.path(name) for name in group]
-            self._make_folders(there)
-            self.answer(self.fs.put, here, there)
+            local, remote = [str(files[name]) for name in group], [self.path(name) for name in group]
+            self._make_folders(remote)
+            self.answer(self.fs.put, local, remote)
 
     def copy(self, sources: Mapping[str, str]) -> None:
-        """Name -> name of the object that it is a copy of.
+        """Copies objects within the store. `sources`: name of the copy -> name of the object that is copied.
 
         Raises:
             FileNotFoundError: one of these is not there.
@@ -164,7 +163,7 @@ class Objects:
                 self.answer(self.fs.makedirs, folder, True)
 
     def remove(self, names: Iterable[str]) -> None:
-        """Those that are not there are no fault."""
+        """Removes objects; those that do not exist are ignored."""
         for group in _groups(names):
             paths = [self.path(name) for name in group]
             try:
@@ -175,7 +174,7 @@ class Objects:
                         self.answer(self.fs.rm_file, path)
 
     def answer(self, ask: Callable[..., T], *arguments: Any) -> T:
-        """What the store answers; asks again, for a while, if it does not.
+        """Returns what the store answers. Asks again for a while if it does not answer.
 
         Raises:
             RunError: it refuses, or does not answer.
@@ -320,7 +319,7 @@ class ObjectSlot:
 
 
 def is_inside(name: str) -> bool:
-    """Whether a name that a store gives stays in the folder that it is of."""
+    """Whether a name from a store stays inside the folder."""
     path = PurePosixPath(name)
     return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 

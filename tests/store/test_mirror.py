@@ -492,14 +492,14 @@ def test_a_worker_on_another_machine_takes_and_gives_its_shards_only(
         generate_shard(build, 0)
         address = head.address
         machine("worker")
-        assert flow.work.fn(address, [1], False, False) == 1
+        assert flow.make_on_worker.fn(address, [1], False, False) == 1
         there = Run(local_run_folder(address)).root
         assert there != head.root
         assert {p.parent.name for p in there.glob("images/*/*.png")} == {"00001"}
         assert {p.name for p in there.glob("jobs/*")} == {"00001.parquet"}
         machine("another")  # and one that was given it again makes nothing twice
         monkeypatch.setattr("synthgen.generators.diffusion.Backend.generate", None)
-        assert flow.work.fn(address, [1], False, False) == 1
+        assert flow.make_on_worker.fn(address, [1], False, False) == 1
         monkeypatch.undo()
         machine("first")
         head.sync(files=False, drop=False)
