@@ -148,7 +148,7 @@ def test_a_task_whose_run_is_taken_from_it_writes_nothing_more(server, spec, tmp
 def test_errors_for_people_come_out_of_the_flow_as_they_are(server, spec, copied):
     from synthgen.flow import build_dataset
 
-    with pytest.raises(RunError, match="holds images made otherwise"):
+    with pytest.raises(RunError, match="holds images that were made differently"):
         build_dataset(spec=spec, out=copied, overrides=("seed=9",))
     with Run.at(copied, "fruit", 1).lock(), pytest.raises(RunError, match="is at work in"):
         build_dataset(spec=spec, out=copied)

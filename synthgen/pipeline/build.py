@@ -54,10 +54,10 @@ class Build:
             inputs = hash_of(fingerprint)
             planned = (run.marks.read("plan", shard) for shard in run.marks.shards())
             is_other = any(mark and mark.inputs != inputs for mark in planned)
-            changed = ["what, is not known, since run.json is damaged"] if is_other else []
+            changed = ["run.json is damaged, so nobody knows what differs"] if is_other else []
         if changed:
             raise RunError(
-                f"{run.address} holds images made otherwise ({'; '.join(changed[:5])}); "
+                f"{run.address} holds images that were made differently ({'; '.join(changed[:5])}); "
                 "put the spec back, or take another name, --out or --run"
             )
         run.marks.sweep()

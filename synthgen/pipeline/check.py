@@ -90,9 +90,7 @@ def _form(template: str, spec: DatasetSpec) -> PromptForm:
 def problems_of(named: Mapping[str, Stage[Any]], request: Request) -> list[Problem]:
     """The problems that backends find, each with its field of the spec. `named`: key in the spec -> backend."""
     problems: list[Problem] = []
-    unknown: set[str] = (
-        set()
-    )  # classes that the generator does not know: one problem each, also if other backends do not know them
+    unknown: set[str] = set()  # classes that an earlier backend does not know: each is one problem
     for key, stage in named.items():
         for problem in stage.check(request):
             if problem.field == "classes":

@@ -32,7 +32,7 @@ def environment(
     if earlier and dict(earlier.environment) != now and not allow_mixed:
         changed = "; ".join(differences(earlier.environment, now))
         raise RunError(
-            f"earlier shards of {build.run.address} were made otherwise ({changed}), so the same job would get "
+            f"earlier shards of {build.run.address} were made differently ({changed}), so the same job would get "
             "slightly other pixels; go on as before, or say --allow-mixed"
         )
     return now

@@ -323,7 +323,7 @@ def test_fewer_images_are_a_smaller_export(copied, quick, run_through, generated
 )
 def test_another_dataset_is_refused(copied, quick, run_through, changes, named):
     before = state(copied)
-    with pytest.raises(RunError, match="holds images made otherwise") as refused:
+    with pytest.raises(RunError, match="holds images that were made differently") as refused:
         run_through(changed(quick, changes), copied)
     assert named in str(refused.value)
     after = state(copied)

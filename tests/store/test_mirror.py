@@ -554,7 +554,7 @@ def test_commands_take_the_url_of_a_run(
     code, out, err = synthgen("verify", run)
     assert (code, err) == (0, "") and ", 0 damages" in out
     code, out, err = synthgen("run", spec_file(quick), "--out", url, "--set", "seed=7")
-    assert code == 2 and "holds images made otherwise (seed" in err
+    assert code == 2 and "holds images that were made differently (seed" in err
 
 
 @pytest.mark.parametrize(
