@@ -218,9 +218,9 @@ def bare(stages: Stages, jobs: Sequence[Job], folder: Path) -> dict[str, float]:
             groundings = stages.grounder.ground(batch, list(images))
             found = [_predicted(predictor, image, g) for image, g in zip(images, groundings, strict=True)]
         with _spending(spent, "measure"):
-            for job, image, instances in zip(batch, images, found, strict=True):
-                for name, f in stages.filters.items():
-                    measured(name, f, Sample(job, image, instances))
+            samples = [Sample(*labelled) for labelled in zip(batch, images, found, strict=True)]
+            for name, f in stages.filters.items():
+                measured(name, f, samples)
     return spent
 
 

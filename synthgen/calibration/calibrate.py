@@ -87,7 +87,7 @@ def calibrate(filters: Mapping[str, Filter[Any]], planted: Iterable[Planted], pr
         empty = bool((mask_areas(item.sample.instances.masks) == 0).any())
         rows.append(_Row(item.fault, item.bad, item.bad_image, index if item.twin is None else item.twin, empty))
         for name, f in filters.items():
-            values[name].append(measured(name, f, item.sample))
+            values[name] += measured(name, f, [item.sample])
     clean = np.array([not row.bad_image for row in rows], bool)
     twins = np.array([row.twin for row in rows], int)
     has = {kind: at for kind in KINDS if (at := np.array([row.fault == kind for row in rows], bool)).any()}

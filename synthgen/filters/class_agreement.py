@@ -80,6 +80,6 @@ class Backend(ThresholdFilter[Config]):
 
     def _cosines(self, model: ClipModel, seen: NDArray[np.float32], words: Iterable[str]) -> NDArray[np.float32]:
         """Of pictures (N, D) with the word that fits each best, (N,)."""
-        texts = model.texts(tuple(clip.phrase(self.config.prompt, word) for word in words))
+        texts = model.cached_texts(tuple(clip.phrase(self.config.prompt, word) for word in words))
         best: NDArray[np.float32] = (seen @ texts.T).max(1)
         return best

@@ -46,8 +46,11 @@ class Backend(Filter[Config]):
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float16 (D,), of length 1."""
-        vector: NDArray[Any] = ClipModel.of(self.config).pictures([sample.image])[0].astype(np.float16)
-        return vector
+        return self.measure_many([sample])[0]
+
+    def measure_many(self, samples: Sequence[Sample]) -> Sequence[NDArray[Any]]:
+        pictures = ClipModel.of(self.config).pictures([sample.image for sample in samples], self.config.batch_size)
+        return list(pictures.astype(np.float16))
 
     def fails(self, values: NDArray[np.float16]) -> NDArray[np.bool_]:
         """Vectors float16 (M, D), in order of id -> bool (M,)."""

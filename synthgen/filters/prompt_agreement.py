@@ -40,6 +40,12 @@ class Backend(ThresholdFilter[Config]):
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): a cosine."""
-        model = ClipModel.of(self.config)
-        seen, said = model.pictures([sample.image])[0], model.texts((sample.job.prompt,))[0]
-        return np.asarray(seen @ said, np.float32)
+        return self.measure_many([sample])[0]
+
+    def measure_many(self, samples: Sequence[Sample]) -> Sequence[NDArray[Any]]:
+        model, size = ClipModel.of(self.config), self.config.batch_size
+        prompts = list(dict.fromkeys(sample.job.prompt for sample in samples))
+        texts = dict(zip(prompts, model.unpadded_texts(prompts, size), strict=True))
+        pictures = model.pictures([sample.image for sample in samples], size)
+        pairs = zip(pictures, samples, strict=True)
+        return [np.asarray(picture @ texts[sample.job.prompt], np.float32) for picture, sample in pairs]

@@ -116,7 +116,7 @@ class Bench:
     @cached_property
     def names(self) -> NDArray[np.float32]:
         """Vectors of all classes' names, (C, D)."""
-        return self.eye.texts(tuple(phrase(PROMPT, name) for name in scenes.CLASSES))
+        return self.eye.cached_texts(tuple(phrase(PROMPT, name) for name in scenes.CLASSES))
 
     @cached_property
     def discovery(self) -> Discovery:

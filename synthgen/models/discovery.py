@@ -130,7 +130,8 @@ class Discovery:
         words = [(c.id, word) for c in self.categories for word in (c.name, *c.synonyms)]
         asked = [clip.phrase(self.config.prompt, word) for _, word in words]
         cosines = (
-            named.pictures([clip.crop(image, box) for box in boxes]) @ named.texts((*asked, *self.config.others)).T
+            named.pictures([clip.crop(image, box) for box in boxes])
+            @ named.cached_texts((*asked, *self.config.others)).T
         )
         own = cosines[:, : len(words)]
         best = own.max(1, initial=-1)

@@ -7,12 +7,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from synthgen.backends import measured
+from synthgen.backends import Filter, measured
 from synthgen.base.overlap import ahead
 from synthgen.models import remarks
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.label import labelled_samples
+from synthgen.types import Sample
+
+# A batch ends where its images and masks have so many bytes: an image of 1024 x 1024 px has 3 MB, and each mask 1 MB.
+MAX_BATCH_BYTES = 1 << 28
 
 
 def measure_shard(build: Build, shard: int) -> Mapping[str, int]:
@@ -21,27 +26,58 @@ def measure_shard(build: Build, shard: int) -> Mapping[str, int]:
     if inputs is None or run.marks.is_done("measure", shard, inputs):
         return build.counts("measure", shard)
     filters = build.stages.filters
-    started, rows, images = time.monotonic(), list[dict[str, Any]](), 0
+    started = time.monotonic()
     run.marks.withdraw("measure", shard)
+    columns = {name: _Column(name, f) for name, f in filters.items()}
+    images: list[tuple[int, int]] = []  # id, and number of instances
     for sample in ahead(labelled_samples(build, shard)):
-        images += 1
-        of_image: dict[str, Any] = {"image_id": sample.job.id, "instance": None}
-        of_instances: list[dict[str, Any]] = [
-            {"image_id": sample.job.id, "instance": i} for i in range(len(sample.instances))
-        ]
+        images.append((sample.job.id, len(sample.instances)))
+        for column in columns.values():
+            column.add(sample)
+    rows: list[dict[str, Any]] = []
+    values = {name: column.finish() for name, column in columns.items()}
+    for place, (image_id, count) in enumerate(images):
+        of_image: dict[str, Any] = {"image_id": image_id, "instance": None}
+        of_instances: list[dict[str, Any]] = [{"image_id": image_id, "instance": i} for i in range(count)]
         for name, f in filters.items():
-            values = measured(name, f, sample)
+            value = values[name][place]
             if f.scope == "image":
-                of_image[name] = values if f.vector else values.item()
+                of_image[name] = value if f.vector else value.item()
             else:
-                for row, value in zip(of_instances, values.tolist(), strict=True):
-                    row[name] = value
+                for row, number in zip(of_instances, value.tolist(), strict=True):
+                    row[name] = number
         rows += [of_image, *of_instances]
     types = {name: pa.from_numpy_dtype(f.dtype) for name, f in filters.items()}
     fields = [(name, pa.list_(types[name]) if f.vector else types[name]) for name, f in filters.items()]
     schema = pa.schema([("image_id", pa.int64()), ("instance", pa.int32()), *fields])
     file = run.tables.write(run.paths.table("measures", shard), pa.Table.from_pylist(rows, schema))
-    counts = {"images": images, "instances": len(rows) - images}
+    counts = {"images": len(images), "instances": len(rows) - len(images)}
     seconds = time.monotonic() - started
     run.marks.commit("measure", shard, inputs, [file], seconds=seconds, counts=counts, notes=remarks.notes())
     return counts
+
+
+class _Column:
+    """One filter's numbers of a shard. The shard is cut into batches from its first image on, for each filter by
+    itself: so the numbers do not depend on who measures, or on the other filters."""
+
+    def __init__(self, name: str, f: Filter[Any]) -> None:
+        self._name, self._filter = name, f
+        self._waiting: list[Sample] = []
+        self._values: list[NDArray[Any]] = []
+
+    def add(self, sample: Sample) -> None:
+        self._waiting.append(sample)
+        held = sum(waiting.image.nbytes + waiting.instances.masks.nbytes for waiting in self._waiting)
+        if len(self._waiting) >= self._filter.batch_size or held >= MAX_BATCH_BYTES:
+            self._measure()
+
+    def finish(self) -> list[NDArray[Any]]:
+        """The numbers of every sample, in order."""
+        self._measure()
+        return self._values
+
+    def _measure(self) -> None:
+        if self._waiting:
+            self._values += measured(self._name, self._filter, self._waiting)
+            self._waiting.clear()

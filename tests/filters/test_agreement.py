@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from synthgen.backends import Request
-from synthgen.filters import class_agreement, prompt_agreement
+from synthgen.filters import class_agreement, near_duplicate_embedding, prompt_agreement
 from synthgen.mini import scenes
 from synthgen.models import clip
 from synthgen.types import Category, Instances, Job, Sample
@@ -28,9 +28,11 @@ class Flat:
         angles = np.radians([float(image[0, 0, 0]) for image in images])
         return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
 
-    def texts(self, texts):
+    def texts(self, texts, at_once=64):
         angles = np.radians([ANGLES[text] for text in texts])
         return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
+
+    cached_texts = unpadded_texts = texts
 
 
 @pytest.fixture
@@ -97,6 +99,22 @@ def test_prompt_agreement_by_hand(flat):
     value = f.measure(sample(90, []))
     assert value.shape == () and value.dtype == np.float32
     assert float(value) == pytest.approx(np.cos(np.radians(30)), abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("module", [prompt_agreement, near_duplicate_embedding])
+def test_a_batch_has_the_numbers_of_its_images(module, dtype):
+    """To the rounding of float32, and then to a step of the stored type. Padding would move bfloat16 by far more."""
+    name = module.__name__.rpartition(".")[2]
+    f = module.Backend(module.Config(use=name, device="cpu", torch_dtype=dtype), ())
+    drawn = [scenes.draw(np.random.default_rng([2**40, 7, i])) for i in range(24)]
+    prompts = [scenes.caption("grass", scene.things) for scene in drawn]
+    jobs = [Job(i, 1, 0, 0, "f", "train", p, "", {}, (), None, 7, 128, 128) for i, p in enumerate(prompts, 1)]
+    samples = [Sample(j, s.image, Instances.empty(128, 128)) for j, s in zip(jobs, drawn, strict=True)]
+    together, alone = f.measure_many(samples), [f.measure(sample) for sample in samples]
+    assert len({values.tobytes() for values in alone}) == 24 and len({len(prompt.split()) for prompt in prompts}) > 4
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6 if f.dtype is np.float32 else 5e-4)
+    assert f.batch_size == 64 and agreement().batch_size == 1
 
 
 @pytest.mark.parametrize("module", [class_agreement, prompt_agreement])
