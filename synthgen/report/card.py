@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from synthgen.base.files import at_home
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import markdown_tables, markdown_text
 from synthgen.pipeline.build import Build
+from synthgen.spec import DatasetSpec
 
 # Identifiers of licences that the Hub knows, by the names that our models' cards give.
 LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CreativeML OpenRAIL-M": "creativeml-openrail-m",
@@ -44,9 +46,32 @@ def dataset_card(build: Build, quality: dict[str, Any]) -> str:
         quality=found,
         precision=found.precision,
         models=[{**model, "model": model_name(str(model["model"]))} for model in quality["models"]],
-        tables=markdown_tables(found),
+        # The template is part of what a report is made from, see `reported_by`: were this section a part of it, every
+        # finished run of an earlier version would write its report again.
+        tables=markdown_tables(found) + _loading(build.spec),
         exporters=list(build.spec.exporters),
     )
+
+
+def _loading(spec: DatasetSpec) -> str:
+    """The section that says how to load the labels; "" without a COCO export."""
+    images_in = getattr(spec.exporters.get("coco"), "images_in", None)
+    if images_in is None:
+        return ""
+    split = next(iter(spec.splits))
+    images = json.dumps(f"coco/{images_in.replace('{split}', split)}")
+    return f"""
+## Loading
+
+`datasets.load_dataset` gives the images alone. The labels are read as COCO:
+
+```python
+from torchvision.datasets import CocoDetection  # and pip install pycocotools
+
+dataset = CocoDetection({images}, {json.dumps(f"coco/annotations/instances_{split}.json")})
+image, labels = dataset[0]
+```
+"""
 
 
 def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
