@@ -29,6 +29,7 @@ from pycocotools import mask as coco_mask
 from synthgen.base.files import SEAL, atomic, read_sealed, write_sealed
 from synthgen.calibration.truths import Truth, from_coco
 from synthgen.errors import SpecError, SynthgenError
+from synthgen.judging.counting import quality_of
 from synthgen.judging.figures import funnel
 from synthgen.judging.precision import sample_size, wilson
 from synthgen.judging.reviews import VERDICTS, Review
@@ -787,7 +788,7 @@ def test_every_image_has_one_verdict(case: Case) -> None:
     for verdict, reasons in of_images(found):
         assert verdict in {"accepted", "surplus", "rejected"}
         assert (verdict == "rejected") == bool(reasons)
-    quality = found.quality()
+    quality = quality_of(found)
     assert quality.accepted + quality.surplus + quality.rejected == quality.made == len(images)
     assert not (quality.missing and quality.surplus)
     if not changes["min_instances_per_class"]:
@@ -827,7 +828,7 @@ def test_a_stricter_threshold_lets_no_more_through(
     )
     passed, stricter = (set(f.images.loc[f.images["passed"], "image_id"]) for f in (loose, strict))
     assert stricter <= passed
-    assert strict.quality().accepted <= loose.quality().accepted
+    assert quality_of(strict).accepted <= quality_of(loose).accepted
     labels, fewer = (f.instances["passed"].to_numpy(bool) for f in (loose, strict))
     assert not (fewer & ~labels).any()
 
@@ -863,9 +864,9 @@ def test_funnel_telescopes(case: Case) -> None:
     """From all images to the accepted ones, each step less by those that leave at it."""
     images, filters, reviews, changes = case
     found = table(images, filters, reviews, **changes)
-    steps = list(funnel(found.filters, found))
+    steps = list(funnel(found))
     assert (steps[0]["step"], steps[0]["left"]) == ("made", len(images))
-    assert (steps[-1]["step"], steps[-1]["left"]) == ("accepted", found.quality().accepted)
+    assert (steps[-1]["step"], steps[-1]["left"]) == ("accepted", quality_of(found).accepted)
     for before, step in pairwise(steps):
         assert step["left"] == before["left"] - step["first"] >= 0
     assert len({step["step"] for step in steps}) == len(steps)
@@ -878,7 +879,7 @@ def test_quality_counts_images(case: Case) -> None:
     """The splits sum to the accepted images, the classes to their labels; no class loses more than was asked for."""
     images, filters, reviews, changes = case
     found = table(images, filters, reviews, **changes)
-    quality = found.quality()
+    quality = quality_of(found)
     assert sum(quality.splits.values()) == quality.accepted
     assert sum(c.accepted for c in quality.classes.values()) == quality.instances
     assert all(0 <= c.lost <= c.asked for c in quality.classes.values())
@@ -889,7 +890,7 @@ def test_a_reason_is_given_once() -> None:
     """Where an image and a label of it are both rejected by people."""
     images = [{"objects": [{}]}]
     reviews = [Review(1, instance, "reject", None, "random", "", "now") for instance in (None, 0)]
-    quality = table(images, {}, reviews).quality()
+    quality = quality_of(table(images, {}, reviews))
     assert (quality.reasons["review_reject"].images, quality.reasons["review_reject"].alone) == (1, 1)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.backends import Filter, ScoreFilter, ThresholdFilter
-from synthgen.judging.precision import shuffled
 from synthgen.judging.reasons import lowest
+from synthgen.judging.samples import Margins, duplicates, samples
 from synthgen.judging.tables import Tables, pairs
 from synthgen.judging.verdicts import Verdicts
 from synthgen.spec import DatasetSpec
@@ -20,62 +20,60 @@ from synthgen.spec import DatasetSpec
 BINS = 30  # of a score's histogram
 EDGES = np.linspace(0, 1, 21)  # of long sides, in shares of the image's shorter side; the last bar holds larger ones
 GRID = 8  # cells a side, of positions
-SHOWN = 48  # images of a kind
-PAIRS = 12  # of near-duplicates
 # Areas of COCO's small and medium objects, px: pycocotools, cocoeval.py, `areaRng`.
 SMALL, MEDIUM = 32**2, 96**2
 
 Plain = dict[str, Any]
 
 
-def figures(spec: DatasetSpec, filters: Mapping[str, Filter[Any]], tables: Tables, found: Verdicts) -> Plain:
+def figures(verdicts: Verdicts) -> Plain:
     """Everything but times, models, and what jobs say of the images that are shown."""
-    chosen = found.chosen
+    tables, chosen = verdicts.tables, verdicts.chosen
     planned = Boxes.of(tables, tables.layouts.values, tables.layouts.holder)
     accepted = Boxes.of(tables, tables.boxes[chosen], tables.holder[chosen])
     return {
-        "funnel": list(funnel(filters, found)),
-        "asked_found": asked_found(spec, found),
+        "funnel": list(funnel(verdicts)),
+        "asked_found": asked_found(verdicts),
         "distributions": {
-            "classes": classes(spec, found),
-            "counts": counts(spec, found),
-            "sizes": sizes(spec, planned, accepted, tables.labels["area"][chosen]),
+            "classes": classes(verdicts),
+            "counts": counts(verdicts),
+            "sizes": sizes(verdicts.spec, planned, accepted, tables.labels["area"][chosen]),
             "positions": positions(planned, accepted),
         },
-        "scores": list(scores(filters, tables)),
-        "samples": samples(spec, found, Margins.of(filters, tables)),
-        "duplicates": duplicates(filters, found),
+        "scores": list(scores(verdicts.filters, tables)),
+        "samples": samples(verdicts, Margins.of(verdicts.filters, tables)),
+        "duplicates": duplicates(verdicts),
     }
 
 
-def funnel(filters: Mapping[str, Filter[Any]], found: Verdicts) -> Iterable[Plain]:
+def funnel(verdicts: Verdicts) -> Iterable[Plain]:
     """Images left after each step. An image leaves at the first of its reasons: `first`; those that have the reason at
     all, and those that have no other, are `images` and `alone`."""
-    sets = found.image_reasons
-    first, having = found.reasons.having(lowest(sets)), found.reasons.having(sets)
-    alone = found.reasons.having(sets[np.bitwise_count(sets) == 1])
-    left = len(found.images)
+    sets = verdicts.image_reasons
+    first, having = verdicts.reasons.having(lowest(sets)), verdicts.reasons.having(sets)
+    alone = verdicts.reasons.having(sets[np.bitwise_count(sets) == 1])
+    left = len(verdicts.images)
     none = {"first": 0, "images": 0, "alone": 0}
     yield {"step": "made", "left": left, **none}
-    for name in found.reasons.names:
-        if name in having or name in filters:
+    for name in verdicts.reasons.names:
+        if name in having or name in verdicts.filters:
             left -= first.get(name, 0)
             yield {"step": name, "left": left, "first": first.get(name, 0), "images": having.get(name, 0),
                    "alone": alone.get(name, 0)}  # fmt: skip
-    accepted, surplus = (int(found.image_is(verdict).sum()) for verdict in ("accepted", "surplus"))
+    accepted, surplus = (int(verdicts.image_is(verdict).sum()) for verdict in ("accepted", "surplus"))
     if surplus:
         yield {"step": "surplus", "left": accepted, **none, "first": surplus}
     yield {"step": "accepted", "left": accepted, **none}
 
 
-def asked_found(spec: DatasetSpec, found: Verdicts) -> list[Plain]:
+def asked_found(verdicts: Verdicts) -> list[Plain]:
     """How many objects asked for as `asked` were labelled as `found`; null: nothing. Of each image, like goes with
     like; what is left of both is paired in the order of the classes, and the rest has no partner."""
-    tables, size = found.tables, len(spec.classes) + 1  # category ids begin at 1: 0 is nothing
+    tables, size = verdicts.tables, len(verdicts.spec.classes) + 1  # category ids begin at 1: 0 is nothing
     seen = tables.labels["area"] > 0
     sides = (
         pairs(tables.asked.holder, tables.asked.values, size),
-        pairs(tables.holder[seen], found.categories[seen], size),
+        pairs(tables.holder[seen], verdicts.categories[seen], size),
     )
     both = np.sort(np.concatenate(sides))
     both = both[np.diff(both, prepend=-1) > 0]
@@ -95,7 +93,7 @@ def asked_found(spec: DatasetSpec, found: Verdicts) -> list[Plain]:
     np.add.at(cells, (rest[0][paired] % size, rest[1][partner[paired]] % size), 1)
     np.add.at(cells[:, 0], rest[0][~paired] % size, 1)
     np.add.at(cells[0], np.delete(rest[1], partner[paired]) % size, 1)
-    names = {c.id: c.name for c in spec.categories}
+    names = {c.id: c.name for c in verdicts.spec.categories}
     order = [*names, 0]
     return [
         {"asked": names.get(a), "found": names.get(f), "instances": int(cells[a, f])}
@@ -103,35 +101,35 @@ def asked_found(spec: DatasetSpec, found: Verdicts) -> list[Plain]:
     ]  # fmt: skip
 
 
-def classes(spec: DatasetSpec, found: Verdicts) -> list[Plain]:
+def classes(verdicts: Verdicts) -> list[Plain]:
     """Instances by class: of all asked for, labelled and accepted."""
-    size, tables = len(spec.classes) + 1, found.tables
+    size, tables = len(verdicts.spec.classes) + 1, verdicts.tables
     asked = np.bincount(tables.asked.values, minlength=size)
-    labelled = np.bincount(found.categories[tables.labels["area"] > 0], minlength=size)
-    accepted = np.bincount(found.categories[found.chosen], minlength=size)
+    labelled = np.bincount(verdicts.categories[tables.labels["area"] > 0], minlength=size)
+    accepted = np.bincount(verdicts.categories[verdicts.chosen], minlength=size)
     return [
         {
             "class": c.name,
             "asked": int(asked[c.id]),
             "labelled": int(labelled[c.id]),
             "accepted": int(accepted[c.id]),
-            "quota": spec.quotas.get(c.id, 0),
+            "quota": verdicts.spec.quotas.get(c.id, 0),
         }
-        for c in spec.categories
+        for c in verdicts.spec.categories
     ]
 
 
-def counts(spec: DatasetSpec, found: Verdicts) -> list[Plain]:
+def counts(verdicts: Verdicts) -> list[Plain]:
     """Images by number of objects: the share that the spec wants, asked for in all images, labels in accepted ones."""
-    tables = found.tables
-    held = np.bincount(tables.holder[found.chosen], minlength=len(found.images))[found.image_is("accepted")]
+    tables = verdicts.tables
+    held = np.bincount(tables.holder[verdicts.chosen], minlength=len(verdicts.images))[verdicts.image_is("accepted")]
     asked, have = (Counter(dict(enumerate(np.bincount(n).tolist()))) for n in (tables.asked.counts, held))
-    total = sum(spec.objects_per_image.values())
-    every = sorted({*(+asked), *(+have), *spec.objects_per_image})
+    total = sum(verdicts.spec.objects_per_image.values())
+    every = sorted({*(+asked), *(+have), *verdicts.spec.objects_per_image})
     return [
         {
             "objects": n,
-            "wanted": _round(spec.objects_per_image.get(n, 0.0) / total),
+            "wanted": _round(verdicts.spec.objects_per_image.get(n, 0.0) / total),
             "asked": asked[n],
             "accepted": have[n],
         }
@@ -221,128 +219,6 @@ def _histogram(
         "fails": int(failed.sum()),
         "median": _round(np.median(numbers)) if len(numbers) else None,
     }
-
-
-@dataclass(frozen=True)
-class Margins:
-    """How far each image is from failing, or past it: of all its numbers, the one that is worst off. A number's margin
-    is its distance to the threshold in interquartile ranges of its filter's numbers; below 0 it fails. Infinite where
-    nothing can be said: below 0 for what could not be measured.
-
-    Attributes:
-        margin: float64 (N,).
-        value: float64 (N,), the number; `filter`: int16 (N,), its filter's place in the spec, -1 for an image without
-            thresholds; `label`: int32 (N,), the place of its label, -1 for the image's own.
-        failed: filter -> the places of the images that fail it, the worst first.
-    """
-
-    margin: NDArray[np.float64]
-    value: NDArray[np.float64]
-    filter: NDArray[np.int16]
-    label: NDArray[np.int32]
-    failed: Mapping[str, NDArray[np.int32]]
-
-    @classmethod
-    def of(cls, filters: Mapping[str, Filter[Any]], tables: Tables) -> Margins:
-        count = len(tables.images["image_id"])
-        found = cls(np.full(count, np.inf), np.full(count, np.nan), np.full(count, -1, np.int16),
-                    np.full(count, -1, np.int32), failed := {})  # fmt: skip
-        begins = np.flatnonzero(np.diff(tables.holder, prepend=-1))
-        for number, (name, f) in enumerate(filters.items()):
-            if not isinstance(f, ThresholdFilter) or (f.config.min is None and f.config.max is None):
-                continue
-            values = tables.measures[name].astype(np.float64)
-            margin = _margins(values, f.config.min, f.config.max)
-            label, place = np.full(count, -1, np.int32), np.arange(count, dtype=np.int32)
-            if f.scope == "instance":  # the first of the worst of each image that has labels
-                place = tables.holder[begins]
-                worst = np.minimum.reduceat(margin, begins) if len(begins) else margin
-                lengths = np.diff(begins, append=len(margin))
-                row = np.flatnonzero(margin == np.repeat(worst, lengths))
-                label = row[row.searchsorted(begins)].astype(np.int32)
-                values, margin = values[label], worst
-            fails = np.flatnonzero(f.fails(values.astype(f.dtype)))
-            failed[name] = place[fails[margin[fails].argsort(kind="stable")]]
-            worse = (margin < found.margin[place]) | (found.filter[place] < 0)
-            place = place[worse]
-            found.margin[place], found.value[place], found.label[place] = margin[worse], values[worse], label[worse]
-            found.filter[place] = number
-        return found
-
-
-def _margins(values: NDArray[np.float64], low: float | None, high: float | None) -> NDArray[np.float64]:
-    numbers = values[np.isfinite(values)]
-    spread = float(np.subtract(*np.percentile(numbers, (75, 25)))) if len(numbers) else 0.0
-    scale = spread or (float(np.std(numbers)) if len(numbers) else 0.0) or 1.0
-    above = values - (low if low is not None else -np.inf)
-    below = (high if high is not None else np.inf) - values
-    margin = np.where(np.isfinite(values), np.minimum(above, below) / scale, -np.inf)
-    # A share of 1 where 1 is asked: most are there, and none nearly failed.
-    if 2 * np.count_nonzero(margin == 0) > len(margin):
-        margin[margin == 0] = np.inf
-    return margin
-
-
-def samples(spec: DatasetSpec, found: Verdicts, margins: Margins) -> Plain:
-    """Images to look at: `worst`, of those rejected for each reason the ones that fail it most; `borderline`, accepted
-    and rejected ones nearest to a threshold; `random`, of the accepted ones."""
-    tables, sets, names = found.tables, found.image_reasons, [*found.filters]
-    ids = tables.images["image_id"]
-    accepted = np.flatnonzero(found.image_is("accepted"))
-    queues: dict[str, NDArray[Any]] = {}
-    for name in found.reasons.names:
-        if name not in found.filters or not found.filters[name].whole_dataset:
-            has = sets & found.reasons.bits(name) != 0
-            if has.any():  # by reason, in order of id
-                failed = margins.failed.get(name)
-                queues[name] = np.flatnonzero(has) if failed is None else failed[has[failed]]
-    # The reason that comes up first has the first turn.
-    turns = sorted(queues.values(), key=lambda queue: int(queue.min()))
-    worst: list[int] = []
-    for turn in range(SHOWN):
-        for queue in turns:
-            if turn < len(queue) and queue[turn] not in worst and len(worst) < SHOWN:
-                worst.append(int(queue[turn]))
-    finite = np.flatnonzero(np.isfinite(margins.margin))
-    near = finite[np.abs(margins.margin[finite]).argsort(kind="stable")]
-    sides = [near[found.image_is(verdict)[near]][: SHOWN // 2] for verdict in ("accepted", "rejected")]
-    borderline = np.concatenate(sides)
-    borderline = borderline[np.abs(margins.margin[borderline]).argsort(kind="stable")]
-    chosen = accepted[shuffled(ids[accepted], spec.seed)[:SHOWN]]
-
-    def shown(place: int) -> Plain:
-        row: Plain = {
-            "image_id": int(ids[place]),
-            "verdict": str(found.images["verdict"].iloc[place]),
-            "reasons": found.reasons.listed(sets[place]),
-        }
-        if margins.filter[place] >= 0 and margins.margin[place] < np.inf:
-            measured, label = bool(np.isfinite(margins.margin[place])), margins.label[place]
-            row["nearest"] = {
-                "filter": names[margins.filter[place]],
-                "instance": None if label < 0 else int(tables.labels["instance"][label]),
-                "value": _round(margins.value[place]) if measured else None,
-                "margin": _round(margins.margin[place]) if measured else None,
-            }
-        return row
-
-    return {
-        "worst": [shown(place) for place in worst],
-        "borderline": [shown(place) for place in borderline.tolist()],
-        "random": [shown(place) for place in chosen.tolist()],
-    }
-
-
-def duplicates(filters: Mapping[str, Filter[Any]], found: Verdicts) -> list[Plain]:
-    """The first near-duplicates of each filter, beside the image that was kept."""
-    pairs: list[Plain] = []
-    for name, compared in found.alike.items():
-        for place in np.flatnonzero(compared.failed)[:PAIRS]:
-            other = filters[name].original(compared.values, ~compared.failed, int(place))
-            if other is not None:
-                pairs.append({"filter": name, "image_id": int(compared.image_ids[place]),
-                              "like": int(compared.image_ids[other])})  # fmt: skip
-    return pairs
 
 
 def _round(value: Any) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -13,12 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from synthgen.backends import Filter, ThresholdFilter
-from synthgen.judging.precision import LabelPrecision
-from synthgen.judging.quality import ClassCount, Quality, Reason
+from synthgen.backends import Filter
 from synthgen.judging.reasons import Bits, Reasons, gathered
 from synthgen.judging.reviews import VERDICTS, Reviews, reason
-from synthgen.judging.tables import Lists, Tables, pairs
+from synthgen.judging.tables import Lists, Tables
 from synthgen.planning.jobs import split_of
 from synthgen.spec import REASONS, DatasetSpec
 from synthgen.store.tables import VERDICT_SCHEMA
@@ -53,7 +50,7 @@ class Verdicts:
         instances: image_id, instance, shard, category_id (what a reviewer says it is, where one does), verdict (of
             LABEL_VERDICTS), reasons, passed.
             `passed`: by the filters alone, whatever reviewers said; an instance, with its image.
-        alike: filter of the whole dataset -> the images that it compared, see `Compared`.
+        compared: filter of the whole dataset -> the images that it compared, see `Compared`.
         reviews: the verdicts of people that were applied.
     """
 
@@ -63,7 +60,7 @@ class Verdicts:
     reasons: Reasons
     images: pd.DataFrame
     instances: pd.DataFrame
-    alike: Mapping[str, Compared]
+    compared: Mapping[str, Compared]
     reviews: Reviews
 
     def image_is(self, verdict: str) -> NDArray[np.bool_]:
@@ -101,136 +98,6 @@ class Verdicts:
             pa.Table.from_arrays([column(f, c) for c in VERDICT_SCHEMA], schema=VERDICT_SCHEMA) for f in frames
         )
 
-    def quality(self) -> Quality:
-        accepted, kept = self.image_is("accepted"), self.chosen
-        classes = self._classes(np.bincount(self.categories[kept]))
-        objects = np.bincount(self.tables.asked.counts[accepted], minlength=max(self.spec.objects_per_image) + 1)
-        splits = self.images.loc[accepted, "split"].value_counts()
-        return Quality(
-            name=self.spec.name,
-            wanted=self.spec.count,
-            made=len(self.images),
-            accepted=int(accepted.sum()),
-            surplus=int(self.image_is("surplus").sum()),
-            rejected=int(self.image_is("rejected").sum()),
-            instances=int(kept.sum()),
-            reasons=self._reasons([c.id for c in self.spec.categories if classes[c.name].missing], classes),
-            classes=classes,
-            splits={name: int(splits[name]) for name in self.spec.splits},
-            objects={str(k): int(objects[k]) for k in sorted(self.spec.objects_per_image)},
-            precision=self.precision(),
-        )
-
-    def precision(self) -> LabelPrecision:
-        """Of the labels that pass the filters, by the verdicts on the random sample of them."""
-        passed = self.instances["passed"].to_numpy()
-        sample = [
-            review.verdict == "accept"
-            for (image_id, instance), review in self.reviews.of.items()
-            if review.queue == "random" and instance is not None and passed[self.tables.label(image_id, instance)]
-        ]
-        return LabelPrecision.of(sum(sample), len(sample), int(passed.sum()))
-
-    def _classes(self, accepted: NDArray[np.int64]) -> dict[str, ClassCount]:
-        """`accepted`: instances by category id, as far as there are any."""
-        size = len(self.spec.classes) + 1
-        asked, n = np.unique(pairs(self.tables.asked.holder, self.tables.asked.values, size), return_counts=True)
-        place, category = asked // size, asked % size
-        labels = pairs(self.tables.holder, self.categories, size)
-        kept = self.label_is("kept")
-        rejected = self.image_is("rejected")[place]
-        # A grounder may find more than was asked for: no gain, and no loss.
-        gone = np.where(rejected, n, np.maximum(n - _counted(asked, np.sort(labels[kept])), 0))
-        # What an asked object is lost to, in an image that stays: its class's first labels that are not kept, or nobody
-        # has found it.
-        lost = np.flatnonzero(~kept & ~self.image_is("rejected")[self.tables.holder])
-        lost = lost[labels[lost].argsort(kind="stable")]
-        at = np.minimum(asked.searchsorted(labels[lost]), max(len(asked) - 1, 0))
-        is_asked = asked[at] == labels[lost] if len(asked) else np.zeros(len(lost), bool)
-        lost, at = lost[is_asked], at[is_asked]
-        within = np.arange(len(at)) - at.searchsorted(at)
-        lost, at = lost[within < gone[at]], at[within < gone[at]]
-        unfound = np.where(rejected, 0, gone - np.bincount(at, minlength=len(asked)))
-
-        why = self.instances["reasons"].to_numpy()[lost]
-        whole = self.image_reasons[place]
-        found: dict[str, ClassCount] = {}
-        sums = [np.bincount(category, weights, size).astype(np.int64) for weights in (n, gone, unfound)]
-        by: dict[int, dict[str, int]] = {c: {NOT_FOUND: int(k)} if k else {} for c, k in enumerate(sums[2])}
-        for name in self.reasons.names:
-            bit = self.reasons.bits(name)
-            of_label = np.bincount(category[at[why & bit != 0]], minlength=size)
-            of_image = np.bincount(category, np.where(rejected & (whole & bit != 0), n, 0), size).astype(np.int64)
-            for k in np.flatnonzero(of_label + of_image).tolist():
-                by[k][name] = int(of_label[k] + of_image[k])
-        for c in self.spec.categories:
-            found[c.name] = ClassCount(
-                int(sums[0][c.id]),
-                int(accepted[c.id]) if c.id < len(accepted) else 0,
-                self.spec.quotas.get(c.id, 0),
-                int(sums[1][c.id]),
-                dict(sorted(by[c.id].items(), key=lambda item: (-item[1], item[0]))),
-            )
-        return found
-
-    def _reasons(self, short: Collection[int], classes: Mapping[str, ClassCount]) -> dict[str, Reason]:
-        """`short`: category ids of the classes whose quotas lack instances."""
-        bits = self.image_reasons
-        total = self.reasons.having(bits)
-        alone = np.where(np.bitwise_count(bits) == 1, bits, np.uint64(0))
-        missing, which = max(0, self.spec.count - int(self.image_is("accepted").sum())), ""
-        helping = alone
-        if short and not missing:  # images without a short class would be surplus
-            missing, which = sum(c.missing for c in classes.values()), " with short classes"
-            holds = np.zeros(len(bits), bool)
-            holds[self.tables.asked.holder[np.isin(self.tables.asked.values, list(short))]] = True
-            helping = np.where(holds, alone, np.uint64(0))
-        found = {}
-        for name, n in sorted(total.items(), key=lambda item: (-item[1], item[0])):
-            bit = self.reasons.bits(name)
-            found[name] = Reason(n, int((alone == bit).sum()), self._advice(name, helping == bit, missing, which))
-        return found
-
-    def _advice(self, name: str, images: NDArray[np.bool_], missing: int, which: str) -> str:
-        """Which threshold would let through as many images as are missing, of those that this filter alone rejects."""
-        f = self.filters.get(name)
-        if not isinstance(f, ThresholdFilter) or not images.any() or not missing:
-            return ""
-        numbers, place = self.tables.measures[name], np.flatnonzero(images)
-        if f.scope == "instance":
-            failed = self.instances["reasons"].to_numpy() & self.reasons.bits(name) != 0
-            failed &= images[self.tables.holder]
-            numbers, place = numbers[failed], self.tables.holder[failed]
-        else:
-            numbers = numbers[place]
-        # What an image's threshold would have to be is decided by its worst number; only one side can be told simply.
-        key = "max" if f.config.min is None else "min"
-        begins = np.flatnonzero(np.diff(place, prepend=-1))
-        helped = np.isfinite(numbers)
-        if key == "min":
-            helped &= ~(numbers.astype(np.float64) > f.config.min)
-        ufunc = np.maximum if key == "max" else np.minimum
-        worst = ufunc.reduceat(numbers, begins)[np.logical_and.reduceat(helped, begins)].astype(np.float64)
-        if not len(worst):
-            return ""
-        worst.sort()
-        worst = worst if key == "max" else worst[::-1]
-        shown = _outward(worst[min(missing, len(worst)) - 1], key)
-        more = int((worst <= shown if key == "max" else worst >= shown).sum())
-        return f"{key}: {shown:g} would let {more} more{which} through"
-
-
-def _counted(keys: NDArray[np.int64], members: NDArray[np.int64]) -> NDArray[np.int64]:
-    """How many of `members`, in order, equal each key."""
-    begin, end = members.searchsorted(keys, "left"), members.searchsorted(keys, "right")
-    return np.subtract(end, begin, dtype=np.int64)
-
-
-def _outward(value: float, key: str) -> float:
-    """A threshold of three digits that surely keeps `value`."""
-    rounding = ROUND_FLOOR if key == "min" else ROUND_CEILING
-    return float(Context(prec=3, rounding=rounding).create_decimal_from_float(float(value)))
-
 
 def select(passing: NDArray[np.bool_], held: Lists, count: int, quotas: Mapping[int, int]) -> NDArray[np.bool_]:
     """Which images are accepted, in order of index: one that passes is if `count` is not full yet, or if it holds an
@@ -267,102 +134,153 @@ def judge(
 ) -> Verdicts:
     """Applies thresholds to stored numbers, then what people said of these labels.
 
-    An accepted label is kept, an accepted image with all its labels, whatever a filter of single images says (what is
-    near-duplicate stays so); a label that is not accepted rejects its image, unless its right class was given: then it
-    is that.
+    A label that a person accepts is kept, and an accepted image is kept with all its labels, whatever the filters of
+    instances and of single images say; a near-duplicate stays rejected. A label that is not accepted rejects its image,
+    unless the person gave its right class: then the label has that class.
 
     Args:
         reviews: on the labels as they are.
         failed: ids of images that the model could not make: no one can accept them.
     """
-    import pandas as pd
-
     reviews = reviews or Reviews()
-    ids, holder, count = tables.images["image_id"], tables.holder, len(tables.images["image_id"])
-    of_instance = {name: f for name, f in filters.items() if f.scope == "instance"}
-    of_image = {name: f for name, f in filters.items() if f.scope == "image" and not f.whole_dataset}
-    whole = {name: f for name, f in filters.items() if f.whole_dataset}
-    said = sorted(reason(verdict) for verdict in VERDICTS)
-    reasons = Reasons((NOT_MADE, EMPTY, *of_instance, *of_image, *said, *whole))
-    fate = {on_fail: reasons.bits(*(n for n, f in of_instance.items() if f.config.on_fail == on_fail))
-            for on_fail in ("drop", "ignore", "reject")}  # fmt: skip
-    rejecting = fate["reject"] | reasons.bits(EMPTY, *said)
-
-    labels = np.where(tables.labels["area"] == 0, reasons.bits(EMPTY), np.uint64(0))
-    for name, f in of_instance.items():
-        labels[f.fails(tables.measures[name])] |= reasons.bits(name)
-    own = np.zeros(count, np.uint64)  # an image's reasons that are no label's
-    for name, f in of_image.items():
-        own[f.fails(tables.measures[name])] |= reasons.bits(name)
-    unmade = np.isin(ids, list(failed))
-    alike: dict[str, Compared] = {}
-
-    def together() -> Bits:
-        """The reasons of each image: its labels', its own, and those of the whole dataset."""
-        bad = np.flatnonzero(labels & rejecting)
-        found = own | gathered(labels[bad] & rejecting, holder[bad], count)
-        found[unmade] = reasons.bits(NOT_MADE)
-        for name, f in whole.items():
-            passing = np.flatnonzero(found == 0)
-            earlier = alike.get(name)
-            if earlier is None or not np.array_equal(earlier.image_ids, ids[passing]):
-                values = tables.measures[name][passing]
-                alike[name] = Compared(ids[passing], values, f.fails(values))
-            found[passing[alike[name].failed]] |= reasons.bits(name)
-        return found
-
-    images = together()
-    passed = images == 0
-    label_passed = passed[holder] & (labels == 0)
+    judging = _Judging(filters, tables, failed)
+    of_labels, of_images = judging.measured()
+    all_reasons = judging.combined(of_labels, of_images)
+    passed = all_reasons == 0
+    label_passed = passed[tables.holder] & (of_labels == 0)
     categories = tables.labels["category_id"]
     if len(reviews):
-        categories = categories.copy()
+        of_labels, of_images, categories = judging.reviewed(reviews, of_labels, of_images)
+        all_reasons = judging.combined(of_labels, of_images)
+    fates = judging.fates(of_labels)
+    kept = fates == LABEL_VERDICTS.index("kept")
+    held = Lists.of(categories[kept], np.bincount(tables.holder[kept], minlength=len(all_reasons)))
+    accepted = select(all_reasons == 0, held, spec.count, spec.quotas)
+    image_verdicts = np.where(accepted, 0, np.where(all_reasons == 0, 1, 2))  # as in IMAGE_VERDICTS
+    return Verdicts(
+        spec,
+        filters,
+        tables,
+        judging.reasons,
+        _image_rows(spec, tables, image_verdicts, all_reasons, passed),
+        _label_rows(tables, categories, fates, of_labels, label_passed),
+        judging.compared,
+        reviews,
+    )
+
+
+class _Judging:
+    """Every reason to reject an image or a label, as `Bits` of `reasons`: of labels (M,), of images (N,).
+
+    Attributes:
+        compared: filter of the whole dataset -> what it was given and said, see `Compared`.
+    """
+
+    def __init__(self, filters: Mapping[str, Filter[Any]], tables: Tables, failed: Collection[int]) -> None:
+        self._tables = tables
+        self._of_instance = {name: f for name, f in filters.items() if f.scope == "instance"}
+        self._of_image = {name: f for name, f in filters.items() if f.scope == "image" and not f.whole_dataset}
+        self._of_dataset = {name: f for name, f in filters.items() if f.whole_dataset}
+        by_people = sorted(reason(verdict) for verdict in VERDICTS)
+        self.reasons = Reasons((NOT_MADE, EMPTY, *self._of_instance, *self._of_image, *by_people, *self._of_dataset))
+        self._ignoring = self._with_fate("ignore")
+        # A label that fails one of these rejects its image.
+        self._rejecting = self._with_fate("reject") | self.reasons.bits(EMPTY, *by_people)
+        self._is_unmade = np.isin(tables.images["image_id"], list(failed))
+        self.compared: dict[str, Compared] = {}
+
+    def _with_fate(self, on_fail: str) -> np.uint64:
+        return self.reasons.bits(*(name for name, f in self._of_instance.items() if f.config.on_fail == on_fail))
+
+    def measured(self) -> tuple[Bits, Bits]:
+        """What the filters of instances and of single images say: the reasons of labels, and those of images that are
+        not their labels'."""
+        tables, reasons = self._tables, self.reasons
+        of_labels = np.where(tables.labels["area"] == 0, reasons.bits(EMPTY), np.uint64(0))
+        for name, f in self._of_instance.items():
+            of_labels[f.fails(tables.measures[name])] |= reasons.bits(name)
+        of_images = np.zeros(len(tables.images["image_id"]), np.uint64)
+        for name, f in self._of_image.items():
+            of_images[f.fails(tables.measures[name])] |= reasons.bits(name)
+        return of_labels, of_images
+
+    def reviewed(self, reviews: Reviews, of_labels: Bits, of_images: Bits) -> tuple[Bits, Bits, NDArray[np.int32]]:
+        """The reasons of labels and images after what people said, and the categories of labels. Changes the reasons
+        that it is given."""
+        tables, categories = self._tables, self._tables.labels["category_id"].copy()
         # What was said of a label counts more than what was said of its image.
         for (image_id, instance), review in sorted(reviews.of.items(), key=lambda item: item[0][1] is not None):
-            kept = review.verdict == "accept" or review.category_id is not None
-            bits = np.uint64(0) if kept else reasons.bits(reason(review.verdict))
+            is_kept = review.verdict == "accept" or review.category_id is not None
+            bits = np.uint64(0) if is_kept else self.reasons.bits(reason(review.verdict))
             if instance is not None:
                 label = tables.label(image_id, instance)
-                labels[label], categories[label] = bits, review.category_id or categories[label]
+                of_labels[label], categories[label] = bits, review.category_id or categories[label]
             else:
-                place = ids.searchsorted(image_id)
-                own[place] = bits if kept else own[place] | bits
-                if kept:
-                    labels[tables.labels_of(image_id)] = 0
-        images = together()
+                image = tables.images["image_id"].searchsorted(image_id)
+                of_images[image] = bits if is_kept else of_images[image] | bits
+                if is_kept:
+                    of_labels[tables.labels_of(image_id)] = 0
+        return of_labels, of_images, categories
 
-    # The strictest holds, of what is to become of a label.
-    ranked = [labels & rejecting != 0, labels & fate["ignore"] != 0, labels != 0]
-    rank = np.select(ranked, [np.int8(3), np.int8(2), np.int8(1)], np.int8(0))
-    held = Lists.of(categories[rank == 0], np.bincount(holder[rank == 0], minlength=count))
-    accepted = select(images == 0, held, spec.count, spec.quotas)
+    def combined(self, of_labels: Bits, of_images: Bits) -> Bits:
+        """All reasons of each image: its labels', its own, and those of the filters of the whole dataset, which compare
+        the images that pass all else."""
+        tables, ids = self._tables, self._tables.images["image_id"]
+        rejecting = np.flatnonzero(of_labels & self._rejecting)
+        combined = of_images | gathered(of_labels[rejecting] & self._rejecting, tables.holder[rejecting], len(ids))
+        combined[self._is_unmade] = self.reasons.bits(NOT_MADE)
+        for name, f in self._of_dataset.items():
+            passing = np.flatnonzero(combined == 0)
+            earlier = self.compared.get(name)
+            if earlier is None or not np.array_equal(earlier.image_ids, ids[passing]):
+                values = tables.measures[name][passing]
+                self.compared[name] = Compared(ids[passing], values, f.fails(values))
+            combined[passing[self.compared[name].failed]] |= self.reasons.bits(name)
+        return combined
+
+    def fates(self, of_labels: Bits) -> NDArray[np.int8]:
+        """What becomes of each label, as a place in LABEL_VERDICTS. Of several fates the strictest holds."""
+        ranked = [of_labels & self._rejecting != 0, of_labels & self._ignoring != 0, of_labels != 0]
+        return np.select(ranked, [np.int8(3), np.int8(2), np.int8(1)], np.int8(0))
+
+
+def _image_rows(
+    spec: DatasetSpec, tables: Tables, verdicts: NDArray[Any], reasons: Bits, passed: NDArray[np.bool_]
+) -> pd.DataFrame:
     place_of = {name: i for i, name in enumerate(spec.splits)}
-    splits = np.fromiter((place_of[split_of(f, spec.splits)] for f in _texts(tables.families)), np.int8, count)
-
-    def named(codes: NDArray[Any], names: Iterable[str]) -> Any:
-        return pd.Categorical.from_codes(codes, pd.Index(list(names)))
-
-    of_images = {
-        "image_id": ids,
+    families = (family for chunk in tables.families.chunks for family in chunk.to_pylist())
+    splits = np.fromiter((place_of[split_of(family, spec.splits)] for family in families), np.int8, len(verdicts))
+    return _frame({
+        "image_id": tables.images["image_id"],
         "shard": tables.images["shard"],
-        "split": named(splits, spec.splits),
-        "verdict": named(np.where(accepted, 0, np.where(images == 0, 1, 2)), IMAGE_VERDICTS),
-        "reasons": images,
+        "split": _categorical(splits, spec.splits),
+        "verdict": _categorical(verdicts, IMAGE_VERDICTS),
+        "reasons": reasons,
         "passed": passed,
-    }
-    of_labels = {
-        "image_id": ids[holder],
+    })  # fmt: skip
+
+
+def _label_rows(
+    tables: Tables, categories: NDArray[np.int32], fates: NDArray[np.int8], reasons: Bits, passed: NDArray[np.bool_]
+) -> pd.DataFrame:
+    return _frame({
+        "image_id": tables.images["image_id"][tables.holder],
         "instance": tables.labels["instance"],
-        "shard": tables.images["shard"][holder],
+        "shard": tables.images["shard"][tables.holder],
         "category_id": categories,
-        "verdict": named(rank, LABEL_VERDICTS),
-        "reasons": labels,
-        "passed": label_passed,
-    }
-    rows, label_rows = (pd.DataFrame(columns, copy=False) for columns in (of_images, of_labels))
-    return Verdicts(spec, filters, tables, reasons, rows, label_rows, alike, reviews)
+        "verdict": _categorical(fates, LABEL_VERDICTS),
+        "reasons": reasons,
+        "passed": passed,
+    })  # fmt: skip
 
 
-def _texts(column: pa.ChunkedArray) -> Iterator[str]:
-    for chunk in column.chunks:
-        yield from chunk.to_pylist()
+def _frame(columns: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.DataFrame(columns, copy=False)
+
+
+def _categorical(codes: NDArray[Any], names: Iterable[str]) -> Any:
+    import pandas as pd
+
+    return pd.Categorical.from_codes(codes, pd.Index(list(names)))

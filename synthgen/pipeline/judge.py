@@ -11,6 +11,7 @@ import numpy as np
 import orjson
 
 from synthgen.errors import RunError
+from synthgen.judging.counting import quality_of
 from synthgen.judging.figures import figures
 from synthgen.judging.quality import Quality
 from synthgen.judging.reviews import Reviews, read_reviews
@@ -40,10 +41,10 @@ def judge_run(build: Build) -> Quality:
         tables = Tables.read(run, run.marks.shards(), build.stages.filters, shown=True)
         verdicts = _verdicts(build, tables)
         table = run.tables.write(run.paths.verdicts, verdicts.table())
-        quality = verdicts.quality()
+        quality = quality_of(verdicts)
         notes = list(shortfall(quality, build.next_round(quality) is None))
         numbers = asdict(quality) | {"yield": quality.passed, "notes": notes}
-        numbers |= figures(build.spec, build.stages.filters, tables, verdicts)
+        numbers |= figures(verdicts)
         _describe(build, numbers["samples"], verdicts.images)
         numbers["models"] = [{"stage": key, **model} for key, model in build.models.items()]
         numbers["timings"] = timings(run, numbers["accepted"])

@@ -18,6 +18,7 @@ from starlette.testclient import TestClient
 
 from synthgen.base.files import SEAL, digest
 from synthgen.errors import RunError, SynthgenError
+from synthgen.judging.counting import label_precision
 from synthgen.judging.reviews import Review, ReviewLog, read_reviews
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import export_run
@@ -280,7 +281,7 @@ def test_reasons_of_a_reviewer() -> None:
 
 def test_precision_is_of_the_random_sample_and_of_what_filters_let_through() -> None:
     verdicts = [said(2, 0, "accept"), said(3, 0, "bad_mask"), said(3, 1, "accept", "borderline"), said(4, 0, "accept")]
-    p = table(IMAGES, FILTERS, reviews=verdicts, count=9).precision()
+    p = label_precision(table(IMAGES, FILTERS, reviews=verdicts, count=9))
     assert (p.population, p.verdicts, p.right) == (3, 2, 1)  # image 4 did not pass, 3's second label was not drawn
 
 

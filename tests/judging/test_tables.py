@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from synthgen.errors import RunError
+from synthgen.judging.counting import quality_of
 from synthgen.judging.tables import Tables
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_shards
@@ -100,4 +101,4 @@ def test_measures_of_other_labels_are_refused(build: Build) -> None:
 
 def test_no_shard(build: Build) -> None:
     found = judge_shards(build, [])
-    assert len(found.images) == len(found.instances) == found.table().num_rows == found.quality().made == 0
+    assert len(found.images) == len(found.instances) == found.table().num_rows == quality_of(found).made == 0

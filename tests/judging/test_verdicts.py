@@ -9,6 +9,7 @@ import orjson
 import pytest
 from judged import SPEC, lists, of_images, of_instances, table
 
+from synthgen.judging.counting import quality_of
 from synthgen.judging.quality import ClassCount, Quality
 from synthgen.judging.summary import headline, shortfall
 from synthgen.judging.verdicts import Verdicts, select
@@ -79,8 +80,8 @@ def test_an_object_without_a_pixel_always_rejects(on_fail):
     found = table([image], filters)
     assert of_images(found) == [("rejected", ["empty_mask"])]
     assert of_instances(found) == [("kept", []), ("rejected", ["empty_mask"])]
-    assert found.quality().reasons["empty_mask"].images == 1
-    assert found.quality().reasons["empty_mask"].advice == ""
+    assert quality_of(found).reasons["empty_mask"].images == 1
+    assert quality_of(found).reasons["empty_mask"].advice == ""
 
 
 def test_every_reason_is_given_once():
@@ -93,7 +94,7 @@ def test_every_reason_is_given_once():
 def test_alone_counts_images_that_nothing_else_rejects():
     filters = {"predicted_iou": {"min": 0.9}, "sharpness": {"min": 50}}
     found = table([iou(0.1, sharpness=1), iou(0.1, sharpness=99), iou(0.95, sharpness=1), iou(sharpness=2)], filters)
-    reasons = found.quality().reasons
+    reasons = quality_of(found).reasons
     assert {n: (r.images, r.alone) for n, r in reasons.items()} == {"sharpness": (3, 2), "predicted_iou": (2, 1)}
     assert list(reasons) == ["sharpness", "predicted_iou"]  # the hungriest first
 
@@ -116,7 +117,7 @@ def test_surplus_is_what_comes_after_the_count():
     assert [v for v, _ in of_images(found)] == [
         "accepted", "rejected", "accepted", "accepted", "surplus", "rejected", "surplus",
     ]  # fmt: skip
-    quality = found.quality()
+    quality = quality_of(found)
     assert (quality.made, quality.accepted, quality.surplus, quality.rejected) == (7, 3, 2, 2)
     assert quality.passed == pytest.approx(5 / 7)
     assert quality.missing == 0
@@ -194,7 +195,7 @@ def test_a_quota_counts_kept_instances_of_accepted_images():
     assert [v for v, _ in of_images(found)] == [
         "accepted", "accepted", "accepted", "surplus", "surplus", "accepted", "rejected", "accepted", "surplus",
     ]  # fmt: skip
-    quality = found.quality()
+    quality = quality_of(found)
     assert (quality.accepted, quality.wanted, quality.surplus, quality.instances) == (5, 3, 3, 7)
     assert quality.classes["pear"] == ClassCount(8, 4, 3, 3, {"predicted_iou": 2, "sharpness": 1})
     assert quality.classes["apple"] == ClassCount(4, 3)
@@ -222,16 +223,16 @@ def test_what_a_class_lost_and_to_which_filters():
     ]
     found = table([{"asked_found": 1.0, **i} for i in images], filters, classes=["apple", "pear"], count=2,
                   min_instances_per_class=5)  # fmt: skip
-    pears = found.quality().classes["pear"]
+    pears = quality_of(found).classes["pear"]
     assert (pears.asked, pears.accepted, pears.quota, pears.missing, pears.lost) == (9, 4, 5, 1, 7)
     assert pears.reasons == {"predicted_iou": 5, "asked_found": 3, "mask_area": 1}
     assert list(pears.reasons) == ["predicted_iou", "asked_found", "mask_area"]
-    assert found.quality().classes["apple"] == ClassCount(2, 1, 5, 1, {"predicted_iou": 1})
+    assert quality_of(found).classes["apple"] == ClassCount(2, 1, 5, 1, {"predicted_iou": 1})
 
 
 def test_an_object_that_no_filter_missed():
     found = table([{**iou(0.9), "asked": [1, 1, 2]}], {"predicted_iou": {"min": 0.5}}, count=1)
-    assert found.quality().classes == {
+    assert quality_of(found).classes == {
         "apple": ClassCount(2, 1, 0, 1, {"not_found": 1}),
         "pear": ClassCount(1, 0, 0, 1, {"not_found": 1}),
     }
@@ -242,7 +243,7 @@ SHORT = [objects((1, 0.9)), objects((2, 0.9)), objects((1, 0.9)), objects((2, 0.
 
 
 def test_a_short_class_is_told_with_what_ate_it():
-    quality = table(SHORT, {"predicted_iou": {"min": 0.5}}, **PEARS).quality()
+    quality = quality_of(table(SHORT, {"predicted_iou": {"min": 0.5}}, **PEARS))
     assert (quality.missing, quality.is_short, list(quality.short)) == (0, True, ["pear"])
     assert list(shortfall(quality)) == [
         "1 of 2 classes are short, and the budget is spent (6 images made)",
@@ -254,12 +255,12 @@ def test_a_short_class_is_told_with_what_ate_it():
     ]
     assert next(shortfall(quality, spent=False)) == "1 of 2 classes are short, and running the spec would add a round"
     assert not [line for line in shortfall(quality, spent=False) if "budget" in line]
-    after = table(SHORT, {"predicted_iou": {"min": 0.2}}, **PEARS).quality()
+    after = quality_of(table(SHORT, {"predicted_iou": {"min": 0.2}}, **PEARS))
     assert (after.accepted, after.is_short) == (quality.accepted + 2, False)  # as the advice says
 
 
 def test_images_and_classes_may_both_be_short():
-    quality = table(SHORT, {"predicted_iou": {"min": 0.5}}, **PEARS, count=4).quality()
+    quality = quality_of(table(SHORT, {"predicted_iou": {"min": 0.5}}, **PEARS, count=4))
     lines = list(shortfall(quality))
     assert "missing" in lines[0]
     assert lines[1].startswith("pear: 1 of 3 instances")
@@ -267,12 +268,12 @@ def test_images_and_classes_may_both_be_short():
 
 
 def test_no_budget_is_named_where_the_yield_is_none():
-    quality = table([objects((1, 0.9))] * 3 + [objects((2, 0.1))], {"predicted_iou": {"min": 0.5}}, **PEARS).quality()
+    quality = quality_of(table([objects((1, 0.9))] * 3 + [objects((2, 0.1))], {"predicted_iou": {"min": 0.5}}, **PEARS))
     assert list(shortfall(quality))[-1].startswith("raise `budget`, relax a filter")
 
 
 def test_quotas_survive_json():
-    quality = table(SHORT, {"predicted_iou": {"min": 0.5}}, **PEARS).quality()
+    quality = quality_of(table(SHORT, {"predicted_iou": {"min": 0.5}}, **PEARS))
     assert Quality.read(orjson.loads(orjson.dumps(asdict(quality)))) == quality
 
 
@@ -286,7 +287,7 @@ def test_counts_of_classes_splits_and_objects():
         {"objects": [{"class": 1, "predicted_iou": 0.9}], "sharpness": 99},  # surplus: not counted
     ]
     found = table(images, filters)
-    quality = found.quality()
+    quality = quality_of(found)
     assert {n: (c.asked, c.accepted) for n, c in quality.classes.items()} == {"apple": (3, 2), "pear": (2, 0)}
     assert quality.objects == {"0": 1, "1": 1, "2": 1}
     assert quality.instances == 2
@@ -299,7 +300,7 @@ def test_counts_of_classes_splits_and_objects():
 
 def test_objects_counts_what_was_asked_not_what_was_found():
     """A detector may find another number of things."""
-    quality = table([iou(0.9, 0.9, asked=[1])], {"predicted_iou": {"min": 0.5}}).quality()
+    quality = quality_of(table([iou(0.9, 0.9, asked=[1])], {"predicted_iou": {"min": 0.5}}))
     assert quality.objects == {"0": 0, "1": 1, "2": 0}
     assert quality.classes["apple"].asked == 1 and quality.classes["apple"].accepted == 2
 
@@ -308,7 +309,7 @@ def test_no_instance_at_all():
     found = table([{"sharpness": 99.0}, {"sharpness": 1.0}], {"predicted_iou": None, "sharpness": {"min": 50}})
     assert of_images(found) == [("accepted", []), ("rejected", ["sharpness"])]
     assert len(found.instances) == 0
-    assert found.quality().instances == 0
+    assert quality_of(found).instances == 0
     assert found.table().num_rows == 2
 
 
@@ -331,7 +332,7 @@ def test_table_holds_images_and_instances():
 
 
 def test_quality_survives_json():
-    quality = table([iou(0.95), iou(0.1)], {"predicted_iou": {"min": 0.9}}).quality()
+    quality = quality_of(table([iou(0.95), iou(0.1)], {"predicted_iou": {"min": 0.9}}))
     assert Quality.read(orjson.loads(orjson.dumps(asdict(quality)))) == quality
 
 
@@ -339,7 +340,7 @@ def test_quality_survives_json():
 
 
 def advised(found: Verdicts, name: str) -> tuple[dict[str, float], int] | None:
-    text = found.quality().reasons[name].advice
+    text = quality_of(found).reasons[name].advice
     if not text:
         return None
     match = re.fullmatch(r"(min|max): (\S+) would let (\d+) more through", text)
@@ -349,15 +350,15 @@ def advised(found: Verdicts, name: str) -> tuple[dict[str, float], int] | None:
 
 def test_advice_is_for_as_many_as_are_missing():
     found = table([{"sharpness": s} for s in (99, 10, 20, 30, 40)], {"sharpness": {"min": 50}})
-    assert found.quality().reasons["sharpness"].advice == "min: 30 would let 2 more through"
+    assert quality_of(found).reasons["sharpness"].advice == "min: 30 would let 2 more through"
     found = table([iou(0.95), iou(0.95, 0.1), iou(0.2, 0.3)], {"predicted_iou": {"min": 0.9}})
-    assert found.quality().reasons["predicted_iou"].advice == "min: 0.1 would let 2 more through"
+    assert quality_of(found).reasons["predicted_iou"].advice == "min: 0.1 would let 2 more through"
 
 
 def test_no_advice_where_no_threshold_helps():
     filters = {"predicted_iou": {"min": 0.9}, "sharpness": {"min": 50}}
     found = table([iou(0.1, sharpness=1), iou(None, sharpness=99)], filters)
-    assert {n: r.advice for n, r in found.quality().reasons.items()} == {"predicted_iou": "", "sharpness": ""}
+    assert {n: r.advice for n, r in quality_of(found).reasons.items()} == {"predicted_iou": "", "sharpness": ""}
 
 
 LIMITS = [
@@ -389,13 +390,13 @@ def test_advice_does_what_it_says(limits):
         scaled = {k: None if v is None else v * scale for k, v in limits.items()}
         filters = {"predicted_iou": limits, "sharpness": scaled}
         found = table(images, filters, count=int(rng.integers(1, 30)))
-        quality = found.quality()
+        quality = quality_of(found)
         for name in quality.reasons:
             advice = advised(found, name)
             if advice is not None:
                 told += 1
                 threshold, more = advice
-                after = table(images, {**filters, name: {**filters[name], **threshold}}, count=10_000).quality()
+                after = quality_of(table(images, {**filters, name: {**filters[name], **threshold}}, count=10_000))
                 assert 1 <= more == after.accepted - quality.accepted, (seed, name, threshold)
                 alone = quality.reasons[name].alone
                 assert more >= min(quality.missing, 1) and more <= alone

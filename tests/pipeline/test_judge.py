@@ -8,12 +8,13 @@ import orjson
 import pyarrow.parquet as pq
 from builds import changed
 
+from synthgen.judging.counting import quality_of
 from synthgen.pipeline.judge import judge_shards
 
 
 def test_quality_agrees_with_the_tables(finished):
     stored = orjson.loads(finished.run.paths.quality.read_bytes())
-    counted = orjson.loads(orjson.dumps(asdict(judge_shards(finished, finished.run.marks.shards()).quality())))
+    counted = orjson.loads(orjson.dumps(asdict(quality_of(judge_shards(finished, finished.run.marks.shards())))))
     assert {name: stored[name] for name in counted} == counted
     rows = pq.read_table(finished.run.paths.verdicts).to_pandas()
     whole = rows[rows["instance"].isna()]

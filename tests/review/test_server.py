@@ -20,6 +20,7 @@ from conftest import QUICK
 from starlette.testclient import TestClient
 
 from synthgen.errors import RunError
+from synthgen.judging.counting import label_precision
 from synthgen.judging.precision import LabelPrecision
 from synthgen.judging.reviews import ReviewLog, read_reviews
 from synthgen.pipeline.build import Build
@@ -391,6 +392,6 @@ def test_coverage_on_planted_faults(run_through: Any, tmp_path: Path) -> None:
             borderline = ReviewQueue(build, "borderline", 5, log)
             for place in range(len(borderline.items)):
                 borderline.add(place, "reject", None, None)  # which may not count
-            p = judge_shards(build, [0]).precision()
+            p = label_precision(judge_shards(build, [0]))
             right = sum((i.image_id, i.instance) not in wrong for i in queue.items)
             assert (p.right, p.verdicts, p.population) == (right, 30, len(about))
