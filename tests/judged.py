@@ -24,6 +24,19 @@ SPEC = {
 }
 
 
+PEARS = {"classes": ["apple", {"name": "pear", "min_instances": 3}]}
+
+
+def iou(*values: float | None, **more: Any) -> dict[str, Any]:
+    """An image with an object for each predicted IoU."""
+    return {"objects": [{"predicted_iou": value} for value in values], **more}
+
+
+def objects(*rows: tuple[int, float]) -> dict[str, Any]:
+    """An image of (class, predicted IoU)."""
+    return {"objects": [{"class": c, "predicted_iou": iou} for c, iou in rows]}
+
+
 def lists(rows: Sequence[Sequence[int]]) -> Lists:
     return Lists.of(np.array([c for row in rows for c in row], np.int32), np.array([len(row) for row in rows], int))
 
