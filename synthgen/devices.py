@@ -6,7 +6,7 @@ import gc
 import os
 import platform
 import sys
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -83,12 +83,24 @@ def _loaded(load: Callable[[], T]) -> T:
     return load()
 
 
+def loaded() -> dict[Hashable, Any]:
+    """The models that are kept, by their keys; the most recently used one is last."""
+    with _lock:
+        return dict(_resident)
+
+
+def forget(keys: Iterable[Hashable]) -> None:
+    """Lets go of these models. Their memory is free once nothing else refers to them: see `free_memory`."""
+    with _lock:
+        for key in keys:
+            _resident.pop(key, None)
+
+
 def release(keep: int = 0) -> int:
-    """Lets go of all models but the `keep` that were used last; -> how many went."""
+    """Lets go of all models but the `keep` that were used last, and frees their memory; -> how many went."""
     with _lock:
         gone = list(_resident)[: max(0, len(_resident) - keep)]
-        for key in gone:
-            del _resident[key]
+        forget(gone)
     free_memory()
     return len(gone)
 

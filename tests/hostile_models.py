@@ -188,8 +188,8 @@ def try_model(kind: str, folder: Path, load: bool = True) -> str:
         "sam": lambda: SamFiles(segmenter).problems(),
     }
     loads: dict[str, Callable[[], Any]] = {
-        "pipeline": lambda: generator._pipeline(False),
-        "detector": finder._model,
+        "pipeline": lambda: generator.pipeline(False),
+        "detector": finder.load,
         "clip": lambda: clip.ClipModel.of(seer),
         "sam": lambda: SamModel.of(segmenter.model, None, "cpu", "float32"),
     }
@@ -202,7 +202,7 @@ def try_model(kind: str, folder: Path, load: bool = True) -> str:
     except SynthgenError as error:
         return f"loading: {error}"
     finally:
-        devices._resident.clear()  # `release` takes a quarter of a second to look for memory
+        devices.forget(devices.loaded())  # `release` takes a quarter of a second to look for memory
     return ""
 
 

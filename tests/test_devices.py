@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,10 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda:0")
 
 
 @pytest.fixture(autouse=True)
-def nothing_resident(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_resident", {})
+def nothing_loaded() -> Iterator[None]:
+    devices.forget(devices.loaded())
+    yield
+    devices.forget(devices.loaded())
 
 
 # Threads
@@ -97,7 +100,7 @@ class Card:
         self.others = 5
 
     def memory(self, device: Any = None) -> tuple[int, int]:
-        return 100 - self.others - sum(len(model) for model in devices._resident.values()), 100
+        return 100 - self.others - sum(len(model) for model in devices.loaded().values()), 100
 
     def load(self, name: str, size: int) -> bytes:
         def make() -> bytes:
@@ -133,10 +136,10 @@ def test_else_the_one_that_was_not_used_for_longest_goes(card):
     card.load("sam", 20)
     card.load("diffusion", 40)
     card.load("clip", 30)
-    assert list(devices._resident) == ["diffusion", "clip"]
+    assert list(devices.loaded()) == ["diffusion", "clip"]
     card.load("sam", 65)
-    assert list(devices._resident) == ["sam"]
-    assert not devices.make_room(80) and not devices._resident
+    assert list(devices.loaded()) == ["sam"]
+    assert not devices.make_room(80) and not devices.loaded()
 
 
 def test_a_model_that_says_nothing_of_its_size_sends_others_away_too(card):
@@ -146,18 +149,18 @@ def test_a_model_that_says_nothing_of_its_size_sends_others_away_too(card):
 
     card.load("sam", 50)
     devices.resident("clip", load)
-    assert list(devices._resident) == ["clip"]
+    assert list(devices.loaded()) == ["clip"]
 
 
 def test_no_memory_while_loading(card):
     def load() -> bytes:
-        if devices._resident:
+        if devices.loaded():
             raise torch.OutOfMemoryError("CUDA out of memory")
         return b"sam"
 
     devices.resident("diffusion", lambda: b"unet")
     assert devices.resident("sam", load) == b"sam"
-    assert list(devices._resident) == ["sam"]
+    assert list(devices.loaded()) == ["sam"]
 
     def never() -> bytes:
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -170,14 +173,14 @@ def test_other_errors_of_loading_send_nobody_away():
     devices.resident("diffusion", lambda: b"unet")
     with pytest.raises(ZeroDivisionError):
         devices.resident("broken", lambda: bytes(1 // 0))
-    assert list(devices._resident) == ["diffusion"]
+    assert list(devices.loaded()) == ["diffusion"]
 
 
 def test_release():
     for name in "abc":
         devices.resident(name, lambda name=name: name)
     devices.resident("a", lambda: "loaded again")
-    assert devices.release(keep=1) == 2 and devices._resident == {"a": "a"}
+    assert devices.release(keep=1) == 2 and devices.loaded() == {"a": "a"}
     assert devices.release(keep=1) == 0
     assert devices.release() == 1
 

@@ -15,22 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import devices, masks, models
-from synthgen.backends import Grounder, ModelConfig, Request
+from synthgen import devices, masks
+from synthgen.backends import Grounder, Model, ModelConfig, Request
 from synthgen.base.wording import plain, shown
-from synthgen.errors import BackendError, Problem, listed, nearest
-from synthgen.models import weights
-from synthgen.models.loading import loading
+from synthgen.errors import Problem, listed, nearest
+from synthgen.grounders._detectors import DetectorFiles, ask_grounding_dino, ask_owlv2, load
 from synthgen.models.tokens import counter
 from synthgen.types import Category, Grounding, Job
-
-# Parts of a model that run in `torch_dtype`, by `model_type`. They are nearly all of the work. Their results and the
-# heads that make boxes of them stay float32: the 8 bits of a bfloat16 are 4 px of 1024.
-IN_HALF_PRECISION = {
-    "owlv2": ("owlv2.vision_model.encoder", "owlv2.text_model.encoder"),
-    "grounding-dino": ("model.backbone.conv_encoder", "model.text_backbone"),
-}
-
 
 TOLD = 20  # of the queries that are too long
 
@@ -72,24 +63,25 @@ class Query:
 class Backend(Grounder[Config]):
     """Score: `grounding_score`, the model's probability for the best query of the box's class."""
 
+    def models(self) -> Sequence[Model]:
+        return [DetectorFiles(self.config)]
+
     def check(self, request: Request) -> Iterable[Problem]:
         names = [category.name for category in self.categories]
         for name in self.config.class_thresholds:
             if name not in names:
                 message = f"no class is called {shown(name)}{nearest(name, names)}; takes: {listed(names)}"
                 yield Problem(".class_thresholds", plain(message, 500))
-        try:
-            _inspect_detector(self._path())
-        except (models.ModelMissing, BackendError) as error:
-            yield Problem(".model", str(error))
-            return
-        yield from self._check_queries()
+        files = DetectorFiles(self.config)
+        if problems := list(files.problems()):
+            yield from problems
+        elif files.inspect()[0] == "owlv2":
+            yield from self._check_queries(files.path())
 
-    def _check_queries(self) -> Iterable[Problem]:
+    def _check_queries(self, path: Path) -> Iterable[Problem]:
         """Names and synonyms with more tokens than OWLv2 takes."""
-        path = self._path()
         reader = counter(path, path)
-        if _model_type(path) != "owlv2" or reader is None or reader.limit is None:
+        if reader is None or reader.limit is None:
             return
         words = [word for c in self.categories for word in (c.name, *c.synonyms)]
         tokens = reader.counts([self.config.prompt.replace("{}", word) for word in words])
@@ -102,16 +94,6 @@ class Backend(Grounder[Config]):
         if more := long[TOLD:]:
             yield Problem(".prompt", f"the queries for {len(more):,} more have too many tokens")
 
-    def identity(self) -> str:
-        return models.model_identity(self._path())
-
-    def licences(self) -> Iterable[tuple[str, str]]:
-        card = models.read_card(self._path())
-        if card.licence:
-            yield card.licence.name, card.licence.url
-        elif self.config.model in models.KNOWN:  # both families: "license: apache-2.0" in their model cards
-            yield "Apache-2.0", f"https://huggingface.co/{self.config.model}"
-
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
         """Images uint8 (H, W, 3), RGB -> boxes of the classes asked for, xyxy px inside the image, best first.
 
@@ -121,12 +103,12 @@ class Backend(Grounder[Config]):
         asked = [queries(job, self.categories) for job in jobs]
         found = [_grounding([], [], []) for _ in jobs]
         for batch in _batches(images, asked, self.config.batch_size):
-            model, processor = self._model()
-            ask = _ask_owlv2 if model.config.model_type == "owlv2" else _ask_grounding_dino
+            model, processor = self.load()
+            ask = ask_owlv2 if model.config.model_type == "owlv2" else ask_grounding_dino
             texts = [[self._text(model, query) for query in asked[i]] for i in batch]
             answers = ask(model, processor, [images[i] for i in batch], texts)
             for i, (boxes, logits) in zip(batch, answers, strict=True):
-                found[i] = self._choose(boxes, logits, asked[i], images[i].shape[:2])
+                found[i] = self.choose(boxes, logits, asked[i], images[i].shape[:2])
         return found
 
     def _text(self, model: Any, query: Query) -> str:
@@ -135,7 +117,7 @@ class Backend(Grounder[Config]):
         # Full stops and question marks part one query from the next: SPECIAL_TOKENS in modeling_grounding_dino.py.
         return " ".join(query.word.lower().replace(".", " ").replace("?", " ").split())
 
-    def _choose(
+    def choose(
         self, boxes: NDArray[np.float32], logits: NDArray[np.float32], asked: Sequence[Query], size: tuple[int, int]
     ) -> Grounding:
         """Boxes (P, 4) px with the logit of every query (P, Q) -> those worth keeping, each of its best class."""
@@ -154,14 +136,12 @@ class Backend(Grounder[Config]):
         kept = kept[: self.config.max_boxes]
         return _grounding(boxes[kept], category_id[kept], score[kept])
 
-    def _path(self) -> Path:
-        return models.find_model(self.config.model, "detector", self.config.revision)
-
-    def _model(self) -> tuple[Any, Any]:
-        path = self._path()
+    def load(self) -> tuple[Any, Any]:
+        """The model and its processor, loaded once a process."""
+        files = DetectorFiles(self.config)
         device = devices.torch_device(self.config.device)
         dtype = devices.torch_dtype(self.config.torch_dtype, device)
-        return devices.resident(("detector", path, device, dtype), lambda: _load(path, device, dtype))
+        return devices.resident(("detector", files.path(), device, dtype), lambda: load(files, device, dtype))
 
 
 def queries(job: Job, categories: Sequence[Category]) -> list[Query]:
@@ -210,124 +190,3 @@ def _batches(
             sizes.setdefault(image.shape, []).append(i)
     for same in sizes.values():
         yield from (same[start : start + batch_size] for start in range(0, len(same), batch_size))
-
-
-def _model_type(path: Path) -> str:
-    """`model_type` of a model's folder.
-
-    Raises:
-        BackendError: it is none that this grounder knows, or its settings lie elsewhere.
-    """
-    takes = f"takes a folder of: {', '.join(IN_HALF_PRECISION)}"
-    weights.inspect_file(path / "config.json", path)
-    try:
-        model_type = str(models.read_json(path / "config.json")["model_type"])
-    except (OSError, ValueError, KeyError) as error:
-        raise BackendError(f"{path} has no config.json with a `model_type`; {takes}") from error
-    if model_type not in IN_HALF_PRECISION:
-        raise BackendError(f"{path} is of model_type {shown(model_type)}; {takes}")
-    return model_type
-
-
-def _inspect_detector(path: Path) -> tuple[str, weights.Held]:
-    """`model_type` of a model's folder, and what its weights hold. Raises: BackendError: it must not be loaded."""
-    model_type = _model_type(path)
-    found = weights.inspect_model(path)
-    if found.missing:
-        raise BackendError(plain(f"{path} is not whole; missing: {listed(found.missing)}", 500))
-    return model_type, found.held
-
-
-def _load(path: Path, device: Any, dtype: Any) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
-
-    model_type, held = _inspect_detector(path)
-    parts = IN_HALF_PRECISION[model_type]
-    with loading(path, held):
-        processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
-        )
-    if dtype != torch.float32:
-        for name in parts:
-            _run_in(model.get_submodule(name), device.type, dtype)
-    return model.to(device).eval(), processor
-
-
-def _run_in(part: Any, device_type: str, dtype: Any) -> None:
-    """Lets a module compute in `dtype`, and answer in float32 what follows it."""
-    import torch
-
-    def float32(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.float() if value.is_floating_point() else value
-        if isinstance(value, dict):  # transformers' ModelOutput
-            return type(value)(**{key: float32(item) for key, item in value.items()})
-        return type(value)(map(float32, value)) if isinstance(value, list | tuple) else value
-
-    forward = torch.autocast(device_type, dtype=dtype)(part.forward)
-    part.forward = lambda *args, **kwargs: float32(forward(*args, **kwargs))
-
-
-Answer = tuple[NDArray[np.float32], NDArray[np.float32]]  # boxes (P, 4), xyxy px; logit of every query (P, Q)
-
-
-def _ask_owlv2(model: Any, processor: Any, images: Sequence[NDArray[np.uint8]], texts: list[list[str]]) -> list[Answer]:
-    most = model.config.text_config.max_position_embeddings
-    for text in {text for several in texts for text in several}:
-        if len(processor.tokenizer(text).input_ids) > most:
-            raise BackendError(f"the query {text!r} has more than the {most} tokens that OWLv2 takes; shorten it")
-    # An image with fewer queries than another is padded with " "; the answers to those are cut off below.
-    frame = {"input_data_format": "channels_last", "return_tensors": "pt"}
-    inputs = processor(images=list(images), text=texts, max_length=most, **frame)
-    boxes, logits = _run(model, inputs)
-    # The image was padded to a square at its right and bottom before it was resized.
-    return [
-        (box * np.float32(max(image.shape[:2])), logit[:, : len(several)])
-        for image, several, box, logit in zip(images, texts, boxes, logits, strict=True)
-    ]
-
-
-def _ask_grounding_dino(
-    model: Any, processor: Any, images: Sequence[NDArray[np.uint8]], texts: list[list[str]]
-) -> list[Answer]:
-    captions = [". ".join(several) + "." for several in texts]
-    most = model.config.max_text_len
-    spans = [_token_spans(processor.tokenizer, *pair) for pair in zip(captions, texts, strict=True)]
-    for caption, several in zip(captions, spans, strict=True):
-        if not all(several):
-            raise BackendError(f"the query {caption[:60]!r} has an empty part; name each class and synonym by a word")
-        if several[-1][-1] + 2 >= most:  # the final full stop and [SEP]
-            raise BackendError(f"the query {caption[:60]!r}… is longer than the {most} tokens that the model takes")
-    frame = {"input_data_format": "channels_last", "return_tensors": "pt"}
-    inputs = processor(images=list(images), text=captions, padding=True, **frame)
-    boxes, logits = _run(model, inputs)
-    answers = []
-    for image, several, box, logit in zip(images, spans, boxes, logits, strict=True):
-        height, width = image.shape[:2]
-        per_query = np.stack([logit[:, tokens].max(1) for tokens in several], 1)
-        answers.append((box * np.array([width, height, width, height], np.float32), per_query))
-    return answers
-
-
-def _token_spans(tokenizer: Any, caption: str, texts: Sequence[str]) -> list[list[int]]:
-    """Positions of each text's tokens in the tokenised caption, which is the texts joined by ". "."""
-    offsets = tokenizer(caption, return_offsets_mapping=True).offset_mapping
-    spans, start = [], 0
-    for text in texts:
-        end = start + len(text)
-        spans.append([i for i, (first, last) in enumerate(offsets) if start <= first < last <= end])
-        start = end + len(". ")
-    return spans
-
-
-def _run(model: Any, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """-> boxes (B, P, 4), xyxy in units of the model's frame, and logits (B, P, queries or tokens)."""
-    import torch
-
-    with torch.inference_mode():
-        output = model(**inputs.to(model.device))
-        centre, size = output.pred_boxes.float().split(2, dim=-1)
-        boxes = torch.cat((centre - size / 2, centre + size / 2), -1)
-    return boxes.cpu().numpy(), output.logits.float().cpu().numpy()

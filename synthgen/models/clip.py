@@ -14,11 +14,12 @@ from pydantic import Field
 from synthgen import devices, models
 from synthgen.backends import ModelConfig
 from synthgen.base.wording import plain, shown
-from synthgen.errors import BackendError, Problem, listed, nearest
-from synthgen.models import weights
+from synthgen.errors import Problem, nearest
+from synthgen.models.inspection import inspect_model
 from synthgen.models.loading import loading
 from synthgen.models.named import ModelFiles
 from synthgen.models.tokens import counter
+from synthgen.models.weights import Held
 
 AT_ONCE = 64  # pictures or texts in one call of the model; bounds the memory
 TOLD = 20  # of the words that a model does not know
@@ -50,11 +51,11 @@ class ClipFiles(ModelFiles):
     def path(self) -> Path:
         return models.find_model(self.config.model, "clip", self.config.revision)
 
-    def inspect(self) -> models.ModelCard:
-        """Its card."""
-        path = self.path()
-        _inspect_clip(path)
-        return models.read_card(path)
+    def inspect(self) -> Held:
+        """What its weights hold."""
+        _, held = inspect_model(self.path(), {"clip"}, "takes a folder of transformers' CLIPModel with its processor")
+        models.read_card(self.path())
+        return held
 
     def problems(self) -> Iterable[Problem]:
         if problems := list(super().problems()):
@@ -108,10 +109,13 @@ class ClipModel:
             BackendError: the folder holds no CLIP, or it cannot be loaded.
             ModelMissing: it is not on this machine.
         """
-        path = ClipFiles(config).path()
+        files = ClipFiles(config)
+        path = files.path()
         device = devices.torch_device(config.device)
         dtype = devices.torch_dtype(config.torch_dtype, device)
-        return devices.resident(("clip", path, device, dtype), lambda: cls(*_load(path, device, dtype)))
+        return devices.resident(
+            ("clip", path, device, dtype), lambda: cls(*_load(path, files.inspect(), device, dtype))
+        )
 
     def pictures(self, images: Sequence[NDArray[np.uint8]], at_once: int = AT_ONCE) -> NDArray[np.float32]:
         """Images uint8 (H, W, 3), RGB, of any sizes -> unit vectors, float32 (N, D)."""
@@ -178,27 +182,10 @@ def crop(image: NDArray[np.uint8], box: NDArray[np.float32], margin: float = MAR
     return image[top:bottom, left:right]
 
 
-def _inspect_clip(path: Path) -> weights.Held:
-    """What a CLIP's weights hold. Raises: BackendError: the folder holds no CLIP, as far as can be told without reading
-    weights."""
-    takes = "takes a folder of transformers' CLIPModel with its processor"
-    weights.inspect_file(path / "config.json", path)
-    try:
-        kind = models.read_json(path / "config.json")["model_type"]
-    except (OSError, ValueError, KeyError) as error:
-        raise BackendError(f"{path} has no config.json with a `model_type`; {takes}") from error
-    if kind != "clip":
-        raise BackendError(f"{path} is of model_type {shown(kind)}; {takes}")
-    found = weights.inspect_model(path)
-    if found.missing:
-        raise BackendError(plain(f"{path} is not whole; missing: {listed(found.missing)}", 500))
-    return found.held
-
-
-def _load(path: Path, device: Any, dtype: Any) -> tuple[Any, Any]:
+def _load(path: Path, held: Held, device: Any, dtype: Any) -> tuple[Any, Any]:
     from transformers import CLIPModel, CLIPProcessor
 
-    with loading(path, _inspect_clip(path)):
+    with loading(path, held):
         processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
         model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)
     return model.to(device).eval(), processor

@@ -31,6 +31,8 @@ from synthgen import devices, models
 from synthgen.backends import KINDS, Request, builtin
 from synthgen.errors import BackendError
 from synthgen.generators import diffusion
+from synthgen.generators._diffusion_checks import ADAPTER_PIPELINES
+from synthgen.generators._diffusion_config import SCHEDULERS
 from synthgen.models import remarks
 from synthgen.models.tokens import counter
 from synthgen.types import Category, Job, PromptForm
@@ -51,9 +53,10 @@ def backend(model: Path | str, **options: Any) -> diffusion.Backend:
 
 
 @pytest.fixture(autouse=True)
-def forget(monkeypatch):
+def forget():
     """Models that a test loads are not kept for the next one."""
-    monkeypatch.setattr(devices, "_resident", {})
+    yield
+    devices.forget(devices.loaded())
 
 
 @pytest.fixture(scope="session")
@@ -198,7 +201,7 @@ def test_an_image_alone_is_the_image_in_a_batch(saved):
 def test_twice_the_same_bytes_and_the_global_generator_is_left_alone(saved):
     before = torch.get_rng_state()
     first = backend(saved("sd"), scheduler="EulerAncestralDiscreteScheduler").generate(JOBS)
-    devices._resident.clear()
+    devices.forget(devices.loaded())
     torch.rand(3)
     second = backend(saved("sd"), scheduler="EulerAncestralDiscreteScheduler").generate(JOBS)
     np.testing.assert_array_equal(first, second)
@@ -209,7 +212,7 @@ def test_twice_the_same_bytes_and_the_global_generator_is_left_alone(saved):
 
 def test_half_precision_twice_the_same_bytes(saved):
     first = backend(saved("sd"), torch_dtype="bfloat16").generate(JOBS)
-    devices._resident.clear()
+    devices.forget(devices.loaded())
     np.testing.assert_array_equal(first, backend(saved("sd"), torch_dtype="bfloat16").generate(JOBS))
 
 
@@ -262,7 +265,7 @@ def test_compiling_is_part_of_where_images_are_made():
 def test_weights_that_do_not_fit_come_and_go(saved, monkeypatch, name, option, free, moved):
     """Between the CPU and the CPU: the same hooks."""
     plain, told = backend(saved(name)).generate(JOBS), []
-    devices._resident.clear()
+    devices.forget(devices.loaded())
     monkeypatch.setattr(devices, "device_memory", lambda _=None: (free, free))
     real = diffusers.DiffusionPipeline.enable_model_cpu_offload
     monkeypatch.setattr(
@@ -276,7 +279,7 @@ def test_weights_that_do_not_fit_come_and_go(saved, monkeypatch, name, option, f
 
 def test_large_images_are_decoded_one_at_a_time_and_larger_ones_in_tiles(saved, monkeypatch):
     made, plain = backend(saved("sd")), backend(saved("sd")).generate(JOBS)
-    vae = made._pipeline(False).vae
+    vae = made.pipeline(False).vae
     assert not (vae.use_slicing or vae.use_tiling)
     monkeypatch.setattr(diffusion, "SLICED", SIDE * SIDE)
     sliced = made.generate(JOBS)
@@ -321,7 +324,7 @@ def test_layouts_of_any_channels_and_smaller_than_the_picture(tmp_path):
     layout = {"form": "t2i_adapter", "folder": "adapter", "palette": palette, "downscale": 4}
     (folder / "synthgen.json").write_text(json.dumps({"layout": layout}))
     models.read_card.cache_clear()
-    found = backend(folder)._layout_images(LAYOUT_JOBS)
+    found = backend(folder).layout_images(LAYOUT_JOBS)
     assert found.shape == (2, 4, SIDE // 4, SIDE // 4)
     assert found[0, 0].sum() * 16 == 10 * 17 and found[0, 3].sum() * 16 == 0.5 * 10 * 17
     assert found[0, 0, 0, :4].tolist() == [2 / 16, 4 / 16, 4 / 16, 0.0]  # rows from 3, columns 2 to 12
@@ -409,7 +412,7 @@ def test_fingerprint_is_of_what_decides_the_image():
 
 
 @pytest.mark.filterwarnings("ignore:__array_wrap__ must accept context:DeprecationWarning")  # KDPM2*, under numpy 2
-@pytest.mark.parametrize("name", diffusion.SCHEDULERS)
+@pytest.mark.parametrize("name", SCHEDULERS)
 def test_schedulers_are_those_of_diffusers(name):
     kind = getattr(diffusers, name)
     assert issubclass(kind, diffusers.SchedulerMixin)
@@ -421,11 +424,11 @@ def test_every_scheduler_of_diffusers_for_text_to_image_is_named():
     known = {kind.__name__ for kind in diffusers.DDIMScheduler().compatibles}
     known |= {kind.__name__ for kind in diffusers.FlowMatchEulerDiscreteScheduler().compatibles}
     needs_packages = {"LMSDiscreteScheduler", "DPMSolverSDEScheduler"}  # scipy, torchsde
-    assert known - needs_packages - set(diffusion.SCHEDULERS) <= {"EDMEulerScheduler"}
+    assert known - needs_packages - set(SCHEDULERS) <= {"EDMEulerScheduler"}
 
 
 def test_adapter_pipelines_are_those_of_diffusers():
-    for plain, adapted in diffusion.ADAPTER_PIPELINES.items():
+    for plain, adapted in ADAPTER_PIPELINES.items():
         assert hasattr(diffusers, plain) and hasattr(diffusers, adapted)
 
 
@@ -602,7 +605,7 @@ def test_mini_loads_in_silence(capfd):
 def test_mini_is_given_the_layout_in_its_colours():
     layouts = (((20, 30, 70, 80),), ((0, 0, 40, 50), (60, 64, 128, 128)))
     made, seen = mini(num_inference_steps=1), []
-    adapter = made._pipeline(True).adapter
+    adapter = made.pipeline(True).adapter
     adapter.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
     made.generate(mini_jobs(*layouts))
     maps = seen[0][-2:].permute(0, 2, 3, 1).numpy()  # guidance may double the batch

@@ -9,7 +9,7 @@ from tiny import save_owlv2
 from synthgen import devices
 from synthgen.backends import Request
 from synthgen.errors import BackendError
-from synthgen.grounders import detector
+from synthgen.grounders import _detectors, detector
 from synthgen.types import Category, Job
 
 CATEGORIES = (Category(1, "cat", ("kitten", "Tom-Cat")), Category(2, "hot dog"), Category(3, "fire truck", ("lorry",)))
@@ -149,7 +149,7 @@ def test_grounding_dino_tokens_of_each_query(grounding_dino):
 
     tokenizer = AutoProcessor.from_pretrained(grounding_dino).tokenizer
     texts = ["cat", "tom-cat", "hot dog", "unheard"]
-    assert detector._token_spans(tokenizer, ". ".join(texts) + ".", texts) == [[1], [3, 4, 5], [7, 8], [10]]
+    assert _detectors.token_spans(tokenizer, ". ".join(texts) + ".", texts) == [[1], [3, 4, 5], [7, 8], [10]]
 
 
 @pytest.fixture(params=["owlv2", "grounding_dino"])
@@ -227,7 +227,7 @@ def choose(boxes, scores, asked=(1, 2, 3), size=(100, 100), **options):
     asked = detector.queries(job(*asked), CATEGORIES)
     scores = np.clip(np.array(scores), 1e-9, 1 - 1e-9)
     logits = np.log(scores / (1 - scores)).astype(np.float32)
-    return backend("/nowhere", **options)._choose(np.array(boxes, np.float32), logits, asked, size)
+    return backend("/nowhere", **options).choose(np.array(boxes, np.float32), logits, asked, size)
 
 
 ONE = [(10, 10, 50, 50)]
@@ -378,17 +378,17 @@ def test_options_out_of_range(options):
 def test_model_types_are_those_of_transformers():
     from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
 
-    assert set(detector.IN_HALF_PRECISION) <= set(MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES)
+    assert set(_detectors.IN_HALF_PRECISION) <= set(MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES)
 
 
 def test_a_loaded_model_is_kept(owlv2):
-    assert backend(owlv2)._model() is backend(owlv2, nms_iou=0.3)._model()
-    assert any(key[0] == "detector" for key in devices._resident)
+    assert backend(owlv2).load() is backend(owlv2, nms_iou=0.3).load()
+    assert any(key[0] == "detector" for key in devices.loaded())
 
 
 def test_configs_saved_by_transformers_name_the_types(owlv2, grounding_dino):
     types = [json.loads((folder / "config.json").read_text())["model_type"] for folder in (owlv2, grounding_dino)]
-    assert types == list(detector.IN_HALF_PRECISION)
+    assert types == list(_detectors.IN_HALF_PRECISION)
 
 
 def test_check_counts_the_tokens_of_every_query(owlv2):

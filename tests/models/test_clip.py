@@ -149,7 +149,5 @@ def test_the_embedded_one_names_what_it_sees():
 
 @pytest.fixture(autouse=True)
 def forget_others():
-    before = dict(devices._resident)
     yield
-    devices._resident.clear()
-    devices._resident.update({k: v for k, v in before.items() if k[0] != "clip" or "weights" in str(k[1])})
+    devices.forget(key for key in devices.loaded() if key[0] == "clip" and "weights" not in str(key[1]))

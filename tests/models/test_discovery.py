@@ -29,10 +29,8 @@ ALL: dict[str, Any] = {"predicted_iou": -99.0, "stability_score": 0.0, "nms_iou"
 
 @pytest.fixture(autouse=True)
 def forget_others() -> Iterator[None]:
-    before = dict(devices._resident)
     yield
-    devices._resident.clear()
-    devices._resident.update({k: v for k, v in before.items() if str(models.MINI) in str(k)})
+    devices.forget(key for key in devices.loaded() if str(models.MINI) not in str(key))
 
 
 def save_sam(folder: Path, seed: int = 3) -> Path:

@@ -585,7 +585,7 @@ def test_what_we_fetched_is_found_and_loads(variant: str | None, hub: Callable[[
         named = ["diffusion_pytorch_model.safetensors (of variants there is fp16)"]
         assert missing_weights(folder / "unet") == named
     other = diffusion.Config(use="diffusion", model="me/pipeline", variant=None if variant else "fp16")
-    (problem,) = diffusion.Backend(other, [])._check_files(folder)
+    (problem,) = diffusion.Backend(other, []).models()[0].problems()
     assert problem.message.startswith("'me/pipeline' is not whole on this machine; missing: ")
     assert ("unet/" + named[0] if variant else "unet (weights.fp16 in safetensors)") in problem.message
     diffusers.DiffusionPipeline.from_pretrained(folder, variant=variant, local_files_only=True, use_safetensors=True)
@@ -704,7 +704,7 @@ def test_a_pipeline_with_a_missing_shard_or_variant_is_refused_in_a_sentence(
     (text / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     backend = diffusion.Backend(diffusion.Config(use="diffusion", model=str(folder)), [])
-    (problem,) = backend._check_files(folder)
+    (problem,) = backend.models()[0].problems()
     for name in ("text_encoder/model-00002-of-00002.safetensors", "unet/diffusion_pytorch_model.safetensors"):
         assert name in problem.message
     assert "is not whole on this machine; missing: " in problem.message and "\n" not in problem.message

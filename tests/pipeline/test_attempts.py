@@ -88,9 +88,9 @@ def test_a_model_that_never_works_is_an_error() -> None:
 
 
 @pytest.fixture(autouse=True)
-def no_other_models(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_other_models() -> None:
     """They would be let go first, and tests before this one may have left some."""
-    monkeypatch.setattr(devices, "_resident", {})
+    devices.forget(devices.loaded())
 
 
 def test_out_of_memory_makes_smaller_batches_from_then_on() -> None:
@@ -160,18 +160,21 @@ def test_in_a_run(quick: Any, run_through: Any, tmp_path: Any, monkeypatch: Any,
     assert build.is_complete()
 
 
-def test_other_models_go_before_batches_become_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "_resident", {"sam": 1, "diffusion": 2})
+def test_other_models_go_before_batches_become_smaller() -> None:
+    devices.forget(devices.loaded())
+    for name in ("sam", "diffusion"):
+        devices.resident(name, object)
     model = Model(room=3)
 
     def generate(batch: Sequence[Job]) -> np.ndarray[Any, Any]:
-        model.room = 3 if "sam" in devices._resident else 8
+        model.room = 3 if "sam" in devices.loaded() else 8
         return model(batch)
 
     attempts = Attempts(generate, strict=True)
     assert seeds(attempts.make(jobs(8))) == list(range(100, 108))
     assert model.calls == [8, 8] and attempts.smaller == 0
-    assert list(devices._resident) == ["diffusion"]
+    assert list(devices.loaded()) == ["diffusion"]
+    devices.forget(["diffusion"])
 
 
 def test_an_error_for_people_comes_out_as_it_is() -> None:

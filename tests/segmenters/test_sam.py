@@ -54,10 +54,9 @@ def mini_model():
 @pytest.fixture
 def forget():
     """Models that a test loads are not kept for the next one."""
-    before = dict(devices._resident)
+    before = devices.loaded()
     yield
-    devices._resident.clear()
-    devices._resident.update(before)
+    devices.forget(devices.loaded().keys() - before)
 
 
 def upstream(model, image, boxes):
@@ -223,7 +222,7 @@ def test_float16_weights_are_computed_in_float32(mini_model):
 
 
 def test_loading_draws_nothing_from_the_global_generator(forget):
-    devices._resident.clear()
+    devices.forget(devices.loaded())
     before = torch.get_rng_state()
     sam_model.SamModel.of("mini", None, "auto", "auto")
     assert torch.equal(before, torch.get_rng_state())

@@ -14,8 +14,9 @@ from synthgen import models
 from synthgen.backends import ModelConfig
 from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError
-from synthgen.models import weights
+from synthgen.models.inspection import inspect_file
 from synthgen.models.named import ModelFiles
+from synthgen.models.weights import require_safetensors
 
 LICENCE = ("Apache-2.0", "https://github.com/facebookresearch/segment-anything")
 # What a state dict's pickle names, and `torch.load` takes more: with `bytearray`, a few bytes ask for any memory.
@@ -80,7 +81,7 @@ def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
     """
     shape, file = None, path
     if path.is_dir():
-        weights.inspect_file(path / "synthgen.json", path)
+        inspect_file(path / "synthgen.json", path)
         card = models.read_card(path)
         if card.sam is None or card.weights is None:
             takes = "takes a folder whose `synthgen.json` has `sam` (dimensions) and `weights` (file name)"
@@ -88,7 +89,7 @@ def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
         if Path(card.weights).name != card.weights or not (path / card.weights).is_file():
             raise BackendError(f"{path}: its card's weights are {shown(card.weights)}; takes the name of a file there")
         shape, file = card.sam, path / card.weights
-        weights.inspect_file(file, path)
+        inspect_file(file, path)
     if file.suffix not in {".pth", ".safetensors"}:
         raise BackendError(f"{file} is no SAM checkpoint; takes a .pth or .safetensors file")
     return file, shape
@@ -128,7 +129,7 @@ def _require_tensors(file: Path) -> None:
     """
     try:
         if file.suffix == ".safetensors":
-            weights.require_safetensors(file)
+            require_safetensors(file)
         else:
             _require_state_dict(file)
     except (BadZipFile, EOFError, RuntimeError, BackendError, *GARBLED) as error:

@@ -18,8 +18,9 @@ from hostile_models import header, link, set_key, sharded, try_model, write
 
 from synthgen.errors import BackendError
 from synthgen.generators import diffusion
-from synthgen.models import MINI, weights
-from synthgen.models.weights import Held, inspect_model, inspect_pipeline, require_safetensors
+from synthgen.models import MINI, settings
+from synthgen.models.inspection import inspect_model, inspect_pipeline
+from synthgen.models.weights import Held, require_safetensors
 
 LONGEST = 600  # characters of a message
 
@@ -146,7 +147,7 @@ def test_loading_inspects_as_well(changed: Callable[..., Path]) -> None:
     folder = changed("pipeline", link("unet/diffusion_pytorch_model.safetensors"))
     backend = diffusion.Backend(diffusion.Config(use="diffusion", model=str(folder), device="cpu"), ())
     with pytest.raises(BackendError, match=r"^generator\.model: .* leads out of its model's folder"):
-        backend._pipeline(False)
+        backend.pipeline(False)
 
 
 @pytest.mark.parametrize(
@@ -162,7 +163,7 @@ def test_loading_inspects_as_well(changed: Callable[..., Path]) -> None:
 def test_no_more_is_built_than_weights_hold(
     kind: str, change: Callable[[Path], None], changed: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(weights, "LARGE", 10**9)
+    monkeypatch.setattr(settings, "LARGE", 10**9)
     monkeypatch.setattr("synthgen.models.loading.PARAMETERS_BESIDES", 1_000_000)
     monkeypatch.setattr("synthgen.models.loading.PARTS_BESIDES", 1000)
     told = try_model(kind, changed(kind, change))
@@ -181,7 +182,7 @@ def test_small_pipelines_are_whole(name: str, tmp_path: Path) -> None:
 
 def test_the_embedded_models_are_whole() -> None:
     assert inspect_pipeline(MINI / "diffusion", None, adapter="adapter").missing == ()
-    assert inspect_model(MINI / "clip").missing == ()
+    assert inspect_model(MINI / "clip", {"clip"}, "")[0] == "clip"
     assert require_safetensors(MINI / "sam" / "model.safetensors").size > 1_000_000
 
 
@@ -255,9 +256,8 @@ def test_a_vocabulary_that_needs_a_package(flux: Path, tmp_path: Path, monkeypat
     there = importlib.util.find_spec
     absent: set[str] = {"sentencepiece"}
     monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name in absent else there(name, *more))
-    (problem,) = diffusion.Backend(diffusion.Config(use="diffusion", model=str(tmp_path / "flux")), ())._check_files(
-        tmp_path / "flux"
-    )
+    backend = diffusion.Backend(diffusion.Config(use="diffusion", model=str(tmp_path / "flux")), ())
+    (problem,) = backend.models()[0].problems()
     assert problem.message == (
         f"{folder} has its tokenizer's vocabulary in spiece.model only, and the package sentencepiece that reads it is "
         "not installed: pip install sentencepiece; or put the tokenizer.json there that its repository may have"
@@ -280,4 +280,4 @@ def test_a_tokenizer_of_bytes_needs_no_vocabulary(flux: Path, tmp_path: Path) ->
     set_key("model_index.json", ("tokenizer_2",), ["transformers", "ByT5Tokenizer"])(tmp_path / "flux")
     assert inspect_pipeline(tmp_path / "flux", None).missing == ()
     backend: Any = diffusion.Backend(diffusion.Config(use="diffusion", model=str(tmp_path / "flux"), device="cpu"), ())
-    assert type(backend._pipeline(False).tokenizer_2).__name__ == "ByT5Tokenizer"
+    assert type(backend.pipeline(False).tokenizer_2).__name__ == "ByT5Tokenizer"
