@@ -21,6 +21,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcesso
 from synthgen.backends import Filter
 from synthgen.filters import near_duplicate_embedding, prompt_agreement
 from synthgen.mini import scenes
+from synthgen.mini.training import captions
 from synthgen.models import MINI
 from synthgen.types import Instances, Job, Sample
 
@@ -40,7 +41,7 @@ def drawn(count: int, size: int) -> list[Sample]:
     samples = []
     for i in range(count):
         scene = scenes.draw(np.random.default_rng([2**40, 8, i]), size=size)
-        prompt = scenes.caption("grass", scene.things)
+        prompt = captions.caption("grass", scene.things)
         job = Job(i + 1, 1, 0, i, "f", "train", prompt, "", {}, (), None, 7, size, size)
         samples.append(Sample(job, scene.image, Instances.empty(size, size)))
     return samples

@@ -26,7 +26,8 @@ from segment_anything.utils.amg import calculate_stability_score
 from synthgen import models
 from synthgen.devices import torch_dtype
 from synthgen.masks import decode_rle, encode_rle, mask_iou, paired_mask_iou
-from synthgen.mini import scenes, train_sam
+from synthgen.mini import scenes
+from synthgen.mini.training import sam as training_sam
 from synthgen.models import discovery
 from synthgen.models.sam.model import STABILITY_OFFSET, SamModel
 from synthgen.segmenters import sam
@@ -111,7 +112,7 @@ def main() -> None:
     options = parser.parse_args()
 
     folder = models.MINI / "sam"
-    official = train_sam.build(models.read_card(folder).sam)
+    official = training_sam.build(models.read_card(folder).sam)
     official.load_state_dict(load_file(folder / "model.safetensors"))
     official.eval()
     dtype = torch_dtype(options.torch_dtype, torch.device("cpu"))

@@ -29,13 +29,13 @@ cli
 RANK = {name: rank for rank, line in enumerate(LAYERS.split("\n")) for name in line.split()}
 # Narrower than its layer: a server must be there before anything else is known.
 ORCHESTRATION = {"errors", "base", "models", "spec"}
-RUNTIME = {"mini/__init__.py", "mini/autoencoder.py", "mini/scenes.py"}  # of the embedded models; the rest trains them
+TRAINING = ("mini/training/", "mini/__main__.py")  # train the embedded models; the rest of mini/ is what runs use
 
 
 def layer(file: str) -> str:
     """The layer of a file of the package, by its path in it."""
     first = file.partition("/")[0].removesuffix(".py")
-    return "training" if first == "mini" and file not in RUNTIME else first
+    return "training" if file.startswith(TRAINING) else first
 
 
 def imported(source: str, file: str) -> Iterator[str]:

@@ -173,11 +173,11 @@ def save_clip(folder: Path) -> None:
     """A CLIPModel of random weights with its processor; its words are those of composed scenes, others are unknown."""
     from transformers import CLIPImageProcessor, CLIPProcessor
 
-    from synthgen.mini import train_clip, train_diffusion
+    from synthgen.mini.training import clip, text
 
-    shape = train_clip.Shape(pixels=32, patch=8, width=16, layers=2, heads=2, text=16, text_layers=1, projection=8)
-    train_clip.build(shape)["clip"].save_pretrained(folder)
+    shape = clip.Shape(pixels=32, patch=8, width=16, layers=2, heads=2, text=16, text_layers=1, projection=8)
+    clip.build(shape)["clip"].save_pretrained(folder)
     look = CLIPImageProcessor(
         size={"height": 32, "width": 32}, do_center_crop=False, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
-    CLIPProcessor(look, train_diffusion.word_tokenizer()).save_pretrained(folder)
+    CLIPProcessor(look, text.word_tokenizer()).save_pretrained(folder)

@@ -55,14 +55,14 @@ def train(
     """
     from transformers.utils import logging
 
-    from synthgen.mini.training import Options
+    from synthgen.mini.training.trainer import Options
 
     logging.disable_progress_bar()  # one for every file that a checkpoint writes
     options = Options(
         work, HOURS[model] if hours is None else hours, steps, seed, resume, start, learning_rate, device, torch_dtype,
         workers,
     )  # fmt: skip
-    import_module(f"synthgen.mini.train_{model}").train(options)
+    import_module(f"synthgen.mini.training.{model}").train(options)
 
 
 @app.command()
@@ -85,15 +85,17 @@ def score(
     from rich.console import Console
     from rich.table import Table
 
-    from synthgen.mini import scoring
+    from synthgen.mini.training import scoring
+    from synthgen.mini.training.bench import Bench
+    from synthgen.mini.training.score_cards import Score, contact_sheet, write_scores
     from synthgen.models import MINI
 
     if write and what:
         raise RunError(f"--write puts all scores into the cards; leave {what!r} out")
     root = work or MINI
-    bench = scoring.Bench(root / "diffusion", root / "sam", root / "clip", count)
+    bench = Bench(root / "diffusion", root / "sam", root / "clip", count)
     chosen = {name: table for name, table in scoring.TABLES.items() if what in (None, name)}
-    cards: dict[str, list[scoring.Score]] = {}
+    cards: dict[str, list[Score]] = {}
     for name, (card, scored) in chosen.items():
         scores = scored(bench)
         cards.setdefault(card, []).extend(scores)
@@ -103,9 +105,9 @@ def score(
         Console().print(table)
     if write:
         for card, scores in cards.items():
-            scoring.write_card(root / card, scores)
+            write_scores(root / card, scores)
         if "diffusion" in chosen:
-            Image.fromarray(scoring.contact_sheet(bench)).save(root / "diffusion" / "samples.webp", quality=85)
+            Image.fromarray(contact_sheet(bench)).save(root / "diffusion" / "samples.webp", quality=85)
 
 
 def main() -> None:

@@ -1,21 +1,22 @@
 """Composed scenes with exact truth: sprites on procedural backgrounds, from which the embedded models are trained.
 
-`draw` makes an image with its background's name, its things and their visible masks; `caption` puts that into words.
-All that is random comes from the generator passed in, so the same state gives the same bytes.
+`draw` makes an image with its background's name, its things and their visible masks. All that is random comes from the
+generator passed in, so the same state gives the same bytes.
 
 The sprites are Fluent Emoji (3D style) by Microsoft, under the MIT License; see `sprites/LICENSE`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from synthgen.mini.backgrounds import BACKGROUNDS, draw_background
 
 Floats = NDArray[np.float32]
 Box = tuple[int, int, int, int]
@@ -61,9 +62,6 @@ _UNPAINTED = 0.15
 
 # A later thing leaves at least this much of an earlier one in view, and at least so many px.
 _VISIBLE, _LEAST_PX = 0.65, 40
-
-_COUNTS = {2: "two", 3: "three", 4: "four"}
-_PLURALS = {"bus": "buses", "fish": "fish", "strawberry": "strawberries"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +111,13 @@ def draw(
     if size < 32 or most < max(1, least):
         raise ValueError(f"`size` (={size}) must be at least 32, and `most` (={most}) at least 1 and {least}.")
     background = BACKGROUNDS[rng.integers(len(BACKGROUNDS))]
-    canvas = _background(rng, background, size)
+    canvas = draw_background(rng, background, size)
     kinds = _kinds(rng, least, most, among)
     things: list[Thing] = []
     masks: list[NDArray[np.bool_]] = []
     areas: list[int] = []  # px of each mask before anything covered it
     for category, colour in kinds:
-        sprite = _sprite(category, colour)[:, :: rng.choice((-1, 1))]
+        sprite = load_sprite(category, colour)[:, :: rng.choice((-1, 1))]
         cover = occlusion and bool(things) and rng.random() < 0.3
         for attempt in range(40):
             covering = cover and attempt < 15
@@ -150,49 +148,9 @@ def draw(
     )
 
 
-def caption(background: str, things: Sequence[Thing], rng: np.random.Generator | None = None) -> str:
-    """What a scene shows, as in "a photo of a blue car and two ducks on grass".
-
-    Without `rng` complete and always the same. With it groups come in any order, a group's colour is left out with
-    probability 0.3, and its count is written out ("a duck and a duck", as a dataset spec's prompts have it) with 0.3.
-    """
-    groups: dict[tuple[str, str], int] = {}
-    dropped: dict[tuple[int, str | None], bool] = {}
-    for thing in things:
-        kind = (thing.category, thing.colour)
-        if kind not in dropped:
-            dropped[kind] = rng is not None and rng.random() < 0.3
-        key = ("" if dropped[kind] else thing.colour or "", CLASSES[thing.category])
-        groups[key] = groups.get(key, 0) + 1
-    order = list(groups)
-    if rng is not None:
-        order = [order[i] for i in rng.permutation(len(order))]
-    parts: list[str] = []
-    for colour, name in order:
-        count = groups[colour, name]
-        if count in _COUNTS and (rng is None or rng.random() >= 0.3):
-            parts.append(f"{_COUNTS[count]} {colour} {plural(name)}".replace("  ", " "))
-        else:
-            one = f"{colour} {name}".strip()
-            parts.extend([("an " if one[0] in "aeiou" else "a ") + one] * count)
-    return f"a photo of {' and '.join(parts)} on {background}" if parts else f"a photo of {background}"
-
-
-def plural(name: str) -> str:
-    """The plural of a class: "strawberries" of "strawberry"."""
-    return _PLURALS.get(name, name + "s")
-
-
-def words() -> list[str]:
-    """Every word that a caption can have, and the few that prompts join them with: what a tokenizer must know."""
-    names = [word for name in CLASSES for word in f"{name} {plural(name)}".split()]
-    joining = [",", ".", "a", "an", "and", "at", "by", "in", "near", "of", "on", "photo", "the", "with"]
-    return sorted({*names, *joining, *COLOURS, *BACKGROUNDS, *_COUNTS.values()})
-
-
 def aspect_ratio(category: int) -> float:
     """Width over height of the class's sprite."""
-    height, width = _sprite(category, None).shape[:2]
+    height, width = load_sprite(category, None).shape[:2]
     return float(width / height)
 
 
@@ -254,7 +212,7 @@ def _paste(rng: np.random.Generator, canvas: Floats, patch: Floats, box: Box) ->
 
 
 @cache
-def _sprite(category: int, colour: str | None) -> NDArray[np.uint8]:
+def load_sprite(category: int, colour: str | None) -> NDArray[np.uint8]:
     """A class's sprite, cropped to what is more than half opaque: premultiplied RGBA, uint8 (h, w, 4)."""
     name = CLASSES[category]
     path = Path(__file__).with_name("sprites") / f"{name.replace(' ', '_')}.webp"
@@ -295,58 +253,3 @@ def _recolour(rgba: Floats, name: str, colour: str) -> Floats:
     ).astype(np.float32)
     soft = cv2.GaussianBlur(paint, (0, 0), 0.7)[..., None]
     return np.asarray(rgba[..., :3] * (1 - soft) + cv2.cvtColor(painted, cv2.COLOR_HSV2RGB) * soft, np.float32)
-
-
-# A background is a colour and a tone added to it: float32 (S, S) from the generator and the coordinates x (1, S) and
-# y (S, 1), in [0, 1].
-
-
-def _noise(rng: np.random.Generator, size: int, cells: int, amplitude: float) -> Floats:
-    """Smooth noise, float32 (S, S), of standard deviation about `amplitude`."""
-    grid = rng.standard_normal((cells, cells), np.float32) * np.float32(amplitude)
-    return np.asarray(cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC), np.float32)
-
-
-def _brick(rng: np.random.Generator, x: Floats, y: Floats) -> Floats:
-    row, along = np.divmod(y * 10.7, 1)
-    mortar = (along < 0.17) | ((x * 5.35 + row % 2 / 2) % 1 < 0.085)
-    return np.where(mortar, np.float32(0.22), np.float32(0)) + _noise(rng, x.size, 20, 0.03)
-
-
-def _sand(rng: np.random.Generator, x: Floats, y: Floats) -> Any:
-    return 0.04 * np.sin((y + _noise(rng, x.size, 6, 0.05)) * 60) + _noise(rng, x.size, 50, 0.015)
-
-
-def _carpet(rng: np.random.Generator, x: Floats, y: Floats) -> Any:
-    return 0.07 * np.sign(np.sin(x * 38) * np.sin(y * 38)) * np.abs(np.sin(y * 76)) + _noise(rng, x.size, 64, 0.03)
-
-
-def _tiles(rng: np.random.Generator, x: Floats, y: Floats) -> Any:
-    return (np.floor(x * 5.99) + np.floor(y * 5.99)) % 2 * np.float32(-0.2) + _noise(rng, x.size, 12, 0.01)
-
-
-_SCENERY: dict[str, tuple[tuple[float, float, float], Callable[[np.random.Generator, Floats, Floats], Floats]]] = {
-    "grass": ((0.36, 0.58, 0.22), lambda rng, x, y: _noise(rng, x.size, 40, 0.06)),
-    "sand": ((0.86, 0.75, 0.52), _sand),
-    "water": ((0.18, 0.45, 0.70), lambda rng, x, y: 0.06 * np.sin(y * 40 + _noise(rng, x.size, 8, 2))),
-    "snow": ((0.92, 0.95, 0.98), lambda rng, x, y: _noise(rng, x.size, 20, 0.015)),
-    "wood": ((0.62, 0.42, 0.24), lambda rng, x, y: 0.07 * np.sin(x * 50 + _noise(rng, x.size, 4, 2))),
-    "asphalt": ((0.36, 0.37, 0.40), lambda rng, x, y: _noise(rng, x.size, 64, 0.05)),
-    "brick": ((0.66, 0.32, 0.24), _brick),
-    "sky": ((0.50, 0.74, 0.95), lambda rng, x, y: np.clip(_noise(rng, x.size, 6, 0.18), 0, 0.3) + (y - 0.5) * 0.2),
-    "tiles": ((0.80, 0.84, 0.80), _tiles),
-    "carpet": ((0.48, 0.22, 0.42), _carpet),
-}
-BACKGROUNDS: tuple[str, ...] = tuple(_SCENERY)
-
-
-def _background(rng: np.random.Generator, name: str, size: int) -> Floats:
-    """RGB, float32 (S, S, 3), about [0, 1]: the background's colour, varied, with its texture and a slope of light."""
-    colour, texture = _SCENERY[name]
-    base = np.array(colour) * (1 + rng.uniform(-0.12, 0.12)) + rng.uniform(-0.03, 0.03, 3)
-    x = np.linspace(0, 1, size, dtype=np.float32)[None]
-    y = x.T
-    angle = rng.uniform(0, 2 * np.pi)
-    light = (np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y - 0.5) * np.float32(rng.uniform(0, 0.18))
-    tone = light + _noise(rng, size, 5, 0.035) + texture(rng, x, y)
-    return np.clip(base.astype(np.float32) + tone[..., None].astype(np.float32), 0, 1)

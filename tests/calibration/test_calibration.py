@@ -20,7 +20,7 @@ from synthgen.calibration.faults import FAULTS, POOR, Planted, Planter
 from synthgen.calibration.truths import Truth, Truths
 from synthgen.errors import BackendError, SpecError
 from synthgen.masks import encode_rle, mask_boxes
-from synthgen.mini import scenes
+from synthgen.mini.backgrounds import BACKGROUNDS
 from synthgen.spec import DatasetSpec
 from synthgen.types import Grounding, Instances, Job, Sample
 
@@ -461,7 +461,7 @@ def test_composed_scenes_are_the_same_again_and_only_of_the_spec_s_classes():
         np.testing.assert_array_equal(a.image, b.image)
         np.testing.assert_array_equal(a.masks, b.masks)
         assert a.image.shape == (64, 64, 3) and a.masks.any((1, 2)).all() and len(a.masks) == len(a.category_id)
-        assert a.ground in scenes.BACKGROUNDS
+        assert a.ground in BACKGROUNDS
     assert {int(i) for a in images for i in a.category_id} == {1, 3}
     assert not np.array_equal(images[0].image, next(other.images).image)
 

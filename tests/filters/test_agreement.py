@@ -6,6 +6,7 @@ import pytest
 from synthgen.backends import Request
 from synthgen.filters import class_agreement, near_duplicate_embedding, prompt_agreement
 from synthgen.mini import scenes
+from synthgen.mini.training import captions
 from synthgen.models import clip
 from synthgen.types import Category, Instances, Job, Sample
 
@@ -108,7 +109,7 @@ def test_a_batch_has_the_numbers_of_its_images(module, dtype):
     name = module.__name__.rpartition(".")[2]
     f = module.Backend(module.Config(use=name, device="cpu", torch_dtype=dtype), ())
     drawn = [scenes.draw(np.random.default_rng([2**40, 7, i])) for i in range(24)]
-    prompts = [scenes.caption("grass", scene.things) for scene in drawn]
+    prompts = [captions.caption("grass", scene.things) for scene in drawn]
     jobs = [Job(i, 1, 0, 0, "f", "train", p, "", {}, (), None, 7, 128, 128) for i, p in enumerate(prompts, 1)]
     samples = [Sample(j, s.image, Instances.empty(128, 128)) for j, s in zip(jobs, drawn, strict=True)]
     together, alone = f.measure_many(samples), [f.measure(sample) for sample in samples]

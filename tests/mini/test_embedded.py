@@ -10,7 +10,9 @@ from diffusers import DiffusionPipeline, StableDiffusionAdapterPipeline, StableD
 from PIL import Image
 
 import synthgen.mini.autoencoder  # noqa: F401
-from synthgen.mini import scenes, scoring
+from synthgen.mini import scenes
+from synthgen.mini.training import captions
+from synthgen.mini.training.bench import HELD_OUT
 from synthgen.models import MINI, read_card
 
 FAMILY = ["diffusion", "sam", "clip"]
@@ -53,12 +55,12 @@ def test_cards_have_their_scores(name):
 def test_the_clip_knows_all_that_scenes_have():
     about = read_card(MINI / "clip")
     assert tuple(about.classes) == scenes.CLASSES
-    assert list(about.vocabulary) == scenes.words()
+    assert list(about.vocabulary) == captions.words()
 
 
 def test_what_the_diffusion_model_draws_can_be_composed():
     about = read_card(MINI / "diffusion")
-    assert set(about.classes) <= set(scenes.CLASSES) and set(about.vocabulary) <= set(scenes.words())
+    assert set(about.classes) <= set(scenes.CLASSES) and set(about.vocabulary) <= set(captions.words())
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +110,9 @@ def test_layout_to_image_puts_the_thing_into_its_box(pipeline):
 def test_image_to_image_stays_near_its_image(pipeline):
     changed = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
     changed.set_progress_bar_config(disable=True)
-    rng = np.random.default_rng([scoring.HELD_OUT, 1])
+    rng = np.random.default_rng([HELD_OUT, 1])
     scene, other = scenes.draw(rng, occlusion=False), scenes.draw(rng, occlusion=False)
-    prompt = scenes.caption(scene.background, scene.things)
+    prompt = captions.caption(scene.background, scene.things)
     options = {"num_inference_steps": 20, "guidance_scale": 1.5, "generator": torch.Generator().manual_seed(0)}
     image = pixels(changed(prompt, image=Image.fromarray(scene.image), strength=0.3, **options).images[0])
     near, far = np.abs(image - scene.image).mean(), np.abs(image - other.image).mean()

@@ -13,7 +13,9 @@ from safetensors.torch import save_file
 from synthgen import devices, models
 from synthgen.errors import Problem
 from synthgen.masks import mask_boxes, mask_iou
-from synthgen.mini import scenes, train_sam
+from synthgen.mini import scenes
+from synthgen.mini.backgrounds import BACKGROUNDS, draw_background
+from synthgen.mini.training import sam as training_sam
 from synthgen.models import clip, discovery
 from synthgen.models.discovery import Discovery, DiscoveryConfig
 from synthgen.models.sam.model import Embedded, SamModel
@@ -36,7 +38,7 @@ def forget_others() -> Iterator[None]:
 def save_sam(folder: Path, seed: int = 3) -> Path:
     folder.mkdir(parents=True)
     torch.manual_seed(seed)
-    save_file(train_sam.build(SHAPE).state_dict(), folder / "model.safetensors")
+    save_file(training_sam.build(SHAPE).state_dict(), folder / "model.safetensors")
     card = models.ModelCard(sam=SHAPE, weights="model.safetensors")
     (folder / "synthgen.json").write_text(card.model_dump_json(exclude_none=True))
     return folder
@@ -436,6 +438,6 @@ def test_composed_scenes_are_found_and_named() -> None:
 
 def test_bare_ground_has_nothing_in_it() -> None:
     categories = tuple(Category(i, name) for i, name in enumerate(scenes.CLASSES, 1))
-    bare = [scenes._background(np.random.default_rng(i), name, 128) for i, name in enumerate(scenes.BACKGROUNDS[:6])]
+    bare = [draw_background(np.random.default_rng(i), name, 128) for i, name in enumerate(BACKGROUNDS[:6])]
     found = Discovery(config(), categories).find([(image * 255).astype(np.uint8) for image in bare])
     assert sum(len(one.masks) > 0 for one in found) <= 1

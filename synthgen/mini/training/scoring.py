@@ -2,166 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import islice
-from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
-from synthgen.base.files import atomic
-from synthgen.errors import RunError
-from synthgen.generators.diffusion import Backend as Diffusion
-from synthgen.generators.diffusion import Config as DiffusionConfig
 from synthgen.masks import box_iou, mask_boxes, paired_mask_iou
 from synthgen.mini import scenes
+from synthgen.mini.backgrounds import BACKGROUNDS
 from synthgen.mini.scenes import Scene, Thing
-from synthgen.models import MINI, read_card
-from synthgen.models.clip import ClipConfig, ClipModel, crop, phrase
+from synthgen.mini.training import captions
+from synthgen.mini.training.bench import CATEGORIES, HELD_OUT, Bench
+from synthgen.mini.training.judged_crops import judged_crops
+from synthgen.mini.training.score_cards import Score
+from synthgen.models.clip import crop
 from synthgen.models.discovery import Discovery, DiscoveryConfig, Found
 from synthgen.models.sam.model import SamModel
-from synthgen.segmenters.sam import Backend as Segmenter
-from synthgen.segmenters.sam import Config as SegmenterConfig
-from synthgen.types import Category, Grounding, Instances, Job, Sample
+from synthgen.types import Grounding, Instances, Sample
 
-HELD_OUT = 2**40  # no training draws its scenes from such a seed
-PROMPT = "a photo of a {}"
-CATEGORIES = tuple(Category(i, name) for i, name in enumerate(scenes.CLASSES, 1))
-GROUNDS = tuple(f"a photo of {name}" for name in scenes.BACKGROUNDS)
 LEAST_PX = 40  # visible pixels of a thing that counts as one
 FOUND_IOU = 0.5  # of a found thing's box with the asked one
 PLANTED = 50  # scenes with a thing without label
-JUDGED = Path(__file__).with_name("judged_crops.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """A line of a score table. `wanted`: "≥ 30 dB", or "" where there is only the figure."""
-
-    what: str
-    value: str
-    wanted: str = ""
-
-
-class Exclusion(BaseModel):
-    """A crop that cannot be named by anyone, and why."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    image: int
-    thing: int
-    name: str
-    reason: str
-
-
-class JudgedCrops(BaseModel):
-    """Which generated crops were looked at: all things of the first `images` prompts, but for `excluded`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    unet_sha256: str
-    images: int
-    excluded: tuple[Exclusion, ...]
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The models to be scored, and what they are asked. `count`: scenes, and prompts; `steps`, `guidance`: of the
-    diffusion model. What suits a layout, which says where things are, leaves plain text too much freedom: without one
-    it is `text_guidance`."""
-
-    diffusion: Path = MINI / "diffusion"
-    sam: Path = MINI / "sam"
-    clip: Path = MINI / "clip"
-    count: int = 500
-    size: int = scenes.SIZE
-    steps: int = 20
-    guidance: float = 1.5
-    text_guidance: float = 4.5
-    batch_size: int = 8
-
-    def scenes(self, stream: int, *, occlusion: bool) -> Iterator[Scene]:
-        """`count` scenes; another `stream`, other ones."""
-        for i in range(self.count):
-            yield scenes.draw(np.random.default_rng([HELD_OUT, stream, i]), size=self.size, occlusion=occlusion)
-
-    @cached_property
-    def asked(self) -> list[Scene]:
-        """What the diffusion model is asked for: the captions and boxes of scenes in which nothing is covered, of the
-        classes, grounds and colours that it knows."""
-        card = read_card(self.diffusion)
-        words = set(card.vocabulary or scenes.words())
-        among = [i for i, name in enumerate(scenes.CLASSES) if card.classes is None or name in card.classes]
-        found = []
-        for i in range(self.count):
-            rng = np.random.default_rng([HELD_OUT, 1, i])
-            while True:
-                scene = scenes.draw(rng, size=self.size, occlusion=False, among=among)
-                if scene.things and scene.background in words:
-                    break
-            things = [t if t.colour in words else replace(t, colour=None) for t in scene.things]
-            found.append(replace(scene, things=tuple(things)))
-        return found
-
-    @cached_property
-    def eye(self) -> ClipModel:
-        return ClipModel.of(ClipConfig(use="clip", model=str(self.clip)))
-
-    @cached_property
-    def names(self) -> NDArray[np.float32]:
-        """Vectors of all classes' names, (C, D)."""
-        return self.eye.cached_texts(tuple(phrase(PROMPT, name) for name in scenes.CLASSES))
-
-    @cached_property
-    def discovery(self) -> Discovery:
-        """Looks harder than the grounder does by default: what it takes for a thing that is none shows in the controls,
-        on blank grounds and on other layouts."""
-        options = DiscoveryConfig(
-            use="everything", model=str(self.sam), clip=str(self.clip), others=GROUNDS, predicted_iou=0.5,
-            stability_score=0.3, agreement=0.35,
-        )  # fmt: skip
-        return Discovery(options, CATEGORIES)
-
-    @cached_property
-    def segmenter(self) -> Segmenter:
-        return Segmenter(SegmenterConfig(use="sam", model=str(self.sam), batch_size=self.batch_size), CATEGORIES)
-
-    @cached_property
-    def generator(self) -> Diffusion:
-        return Diffusion(
-            DiffusionConfig(
-                use="diffusion", model=str(self.diffusion), num_inference_steps=self.steps,
-                guidance_scale=self.guidance, batch_size=self.batch_size,
-            ),
-            CATEGORIES,
-        )  # fmt: skip
-
-    def job(self, index: int, *, layout: bool) -> Job:
-        scene = self.asked[index]
-        return Job(
-            id=index + 1, run=1, round=1, index=index, family=str(index), split="test",
-            prompt=scenes.caption(scene.background, scene.things), negative_prompt="", slots={},
-            asked=tuple(thing.category + 1 for thing in scene.things),
-            layout=tuple(thing.box for thing in scene.things) if layout else None,
-            seed=HELD_OUT + index, height=self.size, width=self.size,
-        )  # fmt: skip
-
-    def generated(self, *, layout: bool) -> Iterator[NDArray[np.uint8]]:
-        """An image, uint8 (S, S, 3), for each of `asked`, in order."""
-        jobs = [self.job(i, layout=layout) for i in range(len(self.asked))]
-        generator = self.generator if layout else replace(self, guidance=self.text_guidance).generator
-        for start in range(0, len(jobs), self.batch_size):
-            yield from generator.generate(jobs[start : start + self.batch_size])
-
-    @cached_property
-    def by_layout(self) -> list[NDArray[np.uint8]]:
-        return list(self.generated(layout=True))
 
 
 def score_autoencoder(bench: Bench) -> list[Score]:
@@ -169,7 +34,7 @@ def score_autoencoder(bench: Bench) -> list[Score]:
     import torch
 
     from synthgen.mini.autoencoder import PatchAutoencoder
-    from synthgen.mini.train_autoencoder import to_model
+    from synthgen.mini.training.autoencoder import to_model
 
     model = PatchAutoencoder.from_pretrained(bench.diffusion / "vae", local_files_only=True).float().eval()
     errors = []
@@ -235,7 +100,7 @@ def score_clip(bench: Bench) -> list[Score]:
             masks, things = visible(scene)
             hits.extend(named(bench, scene.image, mask_boxes(masks)) == [thing.category for thing in things])
     generated, everything = list[bool](), list[bool]()
-    judged = judged_crops(bench)
+    judged = judged_crops(bench.diffusion)
     excluded = {(e.image, e.thing) for e in judged.excluded}
     for i, image in enumerate(islice(bench.generated(layout=True), judged.images)):
         asked = bench.asked[i].things
@@ -355,57 +220,6 @@ TABLES: dict[str, tuple[str, Callable[[Bench], list[Score]]]] = {  # what is sco
 }
 
 
-def write_card(folder: Path, scores: Sequence[Score]) -> None:
-    """Puts a table of scores, and one of files, between their marks in a model's `README.md`.
-
-    Raises:
-        RunError: the card has no such marks.
-    """
-    rows = [f"| {s.what} | {s.value} | {s.wanted} |" for s in scores]
-    files = []
-    for file in sorted(p for p in folder.rglob("*.safetensors")):
-        with open(file, "rb") as opened:
-            digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        files.append(f"| `{file.relative_to(folder)}` | {file.stat().st_size / 1e6:.1f} MB | `{digest}` |")
-    card = folder / "README.md"
-    text = card.read_text("utf-8")
-    for name, lines in (
-        ("scores", ["| what | measured | wanted |", "|---|---|---|", *rows]),
-        ("files", ["| file | size | sha256 |", "|---|---|---|", *files]),
-    ):
-        before, begin, rest = text.partition(f"<!-- {name} -->\n")
-        _, end, after = rest.partition(f"<!-- /{name} -->")
-        if not begin or not end:
-            raise RunError(f"{card} has no marks <!-- {name} --> and <!-- /{name} --> to put a table between")
-        text = "".join([before, begin, "\n".join(lines), "\n", end, after])
-    with atomic(card) as opened:
-        opened.write(text.encode())
-
-
-def contact_sheet(bench: Bench) -> NDArray[np.uint8]:
-    """The first 64 prompts, with their layouts: uint8 (H, W, 3)."""
-    from synthgen.report.sheet import Tile, contact_sheet
-
-    tiles = []
-    for image, scene in zip(bench.by_layout[:64], bench.asked, strict=False):
-        words = scenes.caption(scene.background, scene.things).removeprefix("a photo of ")
-        tiles.append(Tile(image, Instances.empty(*image.shape[:2]), words))
-    return contact_sheet(tiles, {}, columns=8, tile_px=bench.size)
-
-
-def judged_crops(bench: Bench) -> JudgedCrops:
-    """The committed list.
-
-    Raises:
-        RunError: it was made for other weights, whose crops nobody has looked at.
-    """
-    judged = JudgedCrops.model_validate_json(JUDGED.read_bytes())
-    weights = (bench.diffusion / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()
-    if hashlib.sha256(weights).hexdigest() != judged.unet_sha256:
-        raise RunError(f"{JUDGED.name} judges the crops of other weights; look at these models' crops and list anew")
-    return judged
-
-
 def visible(scene: Scene) -> tuple[NDArray[np.bool_], list[Thing]]:
     """Masks and things of which enough can be seen."""
     chosen = scene.masks.sum((1, 2)) >= LEAST_PX
@@ -435,8 +249,8 @@ def in_place(found: Found, boxes: NDArray[np.float32], kinds: NDArray[np.int64])
 
 def ground_is_right(bench: Bench, image: NDArray[np.uint8], scene: Scene) -> bool:
     """Whether the caption fits best with its own background, of all backgrounds."""
-    texts = bench.eye.texts(tuple(scenes.caption(ground, scene.things) for ground in scenes.BACKGROUNDS))
-    return scenes.BACKGROUNDS[int((texts @ bench.eye.pictures([image])[0]).argmax())] == scene.background
+    texts = bench.eye.texts(tuple(captions.caption(ground, scene.things) for ground in BACKGROUNDS))
+    return BACKGROUNDS[int((texts @ bench.eye.pictures([image])[0]).argmax())] == scene.background
 
 
 def blank(bench: Bench, index: int) -> NDArray[np.uint8]:

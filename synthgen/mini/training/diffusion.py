@@ -19,27 +19,23 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, T2IAdapter, UNet2D
 from diffusers.models.attention_processor import AttnProcessor
 from numpy.typing import NDArray
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from transformers import CLIPTextConfig, CLIPTextModel
 
 from synthgen.errors import RunError
 from synthgen.mini import scenes
 from synthgen.mini.autoencoder import PatchAutoencoder
-from synthgen.mini.train_autoencoder import PATCH, to_model
-from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
-from synthgen.models import AdapterLayout, KnownClass, Licence, ModelCard, read_card
+from synthgen.mini.training import captions
+from synthgen.mini.training.autoencoder import PATCH, to_model
+from synthgen.mini.training.export import LICENCE, replacing_files, write_card
+from synthgen.mini.training.text import WORD_VECTORS, known_words, text_config, tokens, word_tokenizer
+from synthgen.mini.training.trainer import Batch, Options, Trainer, Weights
+from synthgen.models import AdapterLayout, KnownClass, ModelCard, read_card
 
-TOKENS = 40  # of a prompt, at most
-# The end of the text may not have the id 2: transformers' CLIP takes that for the id of OpenAI's first release, which
-# was wrong, and pools at the greatest id instead.
-SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
-APACHE = Licence(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0")
 UNPROMPTED, WITH_LAYOUT = 0.1, 0.5  # shares; guidance and plain text-to-image are learnt from the others
 HARD = ("backpack", "chair", "cup", "kite", "pizza", "suitcase")  # of shapes that are missed most: drawn twice as often
 CROWDED = 0.5  # share of scenes of three things, beside those that have as many by chance: the third is learnt last
 _AMONG = (*range(len(scenes.CLASSES)), *(scenes.CLASSES.index(name) for name in HARD))
-WORD_VECTORS = "embeddings.token_embedding.weight"
 EASY_BATCHES = 3_000
 COMPILED_HOURS = 0.5  # of training, from which on compiling the denoiser, some minutes of it, pays
 
@@ -80,7 +76,7 @@ class Captioned:
         ]
         layout = np.stack([planes(scene.things, self.size) for scene in drawn])
         empty = rng.random(self.count) < UNPROMPTED
-        prompts = [scenes.caption(scene.background, scene.things, rng) for scene in drawn]
+        prompts = [captions.caption(scene.background, scene.things, rng) for scene in drawn]
         return {
             "images": np.stack([scene.image for scene in drawn]),
             "prompts": ["" if no else prompt for no, prompt in zip(empty, prompts, strict=True)],
@@ -117,38 +113,6 @@ def _cells(pixels: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.ascontiguousarray(pixels.reshape(cells, PATCH, cells, PATCH, -1).mean((1, 3)).transpose(2, 0, 1))
 
 
-def word_tokenizer() -> Any:
-    """One token a word of `scenes.words()`; anything else is `<unk>`. A call leaves its padding in a tokenizer, so one
-    that has been called is not for saving."""
-    vocabulary = {word: i for i, word in enumerate([*SPECIAL, *scenes.words()])}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    made.normalizer = normalizers.Lowercase()
-    made.pre_tokenizer = pre_tokenizers.Whitespace()
-    ends = [(token, vocabulary[token]) for token in ("<bos>", "<eos>")]
-    made.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ends)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>",
-        model_max_length=TOKENS,
-    )  # fmt: skip
-
-
-def tokens(tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """-> int64 (B, TOKENS)."""
-    ids: torch.Tensor = tokenizer(
-        texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
-    ).input_ids
-    return ids
-
-
-def text_config(width: int, layers: int, **more: int) -> dict[str, int]:
-    """Of a CLIP text encoder over `word_tokenizer()`."""
-    return {
-        "vocab_size": len(SPECIAL) + len(scenes.words()), "hidden_size": width, "intermediate_size": 4 * width,
-        "num_hidden_layers": layers, "num_attention_heads": 4, "max_position_embeddings": TOKENS, "pad_token_id": 0,
-        "bos_token_id": 2, "eos_token_id": 3, **more,
-    }  # fmt: skip
-
-
 def build(shape: Shape, size: int) -> dict[str, nn.Module]:
     """`size`: px of the images' sides. All levels of the UNet have cross-attention: with a plain one first, the
     adapter's features do not fit."""
@@ -165,17 +129,6 @@ def build(shape: Shape, size: int) -> dict[str, nn.Module]:
     )
     text_encoder = CLIPTextModel(CLIPTextConfig(**text_config(shape.text, shape.text_layers)))
     return {"unet": unet, "text_encoder": text_encoder, "adapter": adapter}
-
-
-def known_words(weights: Weights, key: str, tokenizer: Path, fresh: torch.Tensor) -> Weights:
-    """The weights of an earlier text encoder for today's words: in the table `key` of word vectors, rows go by word,
-    and a word that is new has its row of `fresh` (words, width)."""
-    before = PreTrainedTokenizerFast.from_pretrained(tokenizer, local_files_only=True).get_vocab()
-    table = fresh.clone()
-    for word, row in word_tokenizer().get_vocab().items():
-        if word in before:
-            table[row] = weights[key][before[word]].to(table)
-    return {**weights, key: table}
 
 
 def known_colours(weights: Weights, earlier: AdapterLayout, fresh: torch.Tensor) -> Weights:
@@ -211,10 +164,10 @@ def loss_weight(alpha: torch.Tensor) -> torch.Tensor:
 def card(size: int) -> ModelCard:
     ratios = {name: scenes.aspect_ratio(i) for i, name in enumerate(scenes.CLASSES)}
     return ModelCard(
-        licence=APACHE,
+        licence=LICENCE,
         sizes=((size, size),),
         classes={n: KnownClass(aspect_ratio=(round(0.95 * r, 3), round(1.05 * r, 3))) for n, r in ratios.items()},
-        vocabulary=tuple(scenes.words()),
+        vocabulary=tuple(captions.words()),
         layout=AdapterLayout(
             form="t2i_adapter",
             folder="adapter",
@@ -304,6 +257,6 @@ def train(options: Options, captioned: Captioned | None = None, shape: Shape | N
         with replacing_files(options.work / "diffusion") as folder:
             pipeline.save_pretrained(folder)
             half["adapter"].save_pretrained(folder / "adapter")  # type: ignore[operator, unused-ignore]
-            (folder / "synthgen.json").write_text(about.model_dump_json(exclude_none=True, indent=1) + "\n")
+            write_card(folder, about)
 
     trainer.run(captioned, step, export)

@@ -19,8 +19,11 @@ from torch import nn
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from synthgen.mini import scenes
-from synthgen.mini.train_diffusion import APACHE, WORD_VECTORS, known_words, text_config, tokens, word_tokenizer
-from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
+from synthgen.mini.backgrounds import BACKGROUNDS
+from synthgen.mini.training import captions
+from synthgen.mini.training.export import LICENCE, replacing_files, write_card
+from synthgen.mini.training.text import WORD_VECTORS, known_words, text_config, tokens, word_tokenizer
+from synthgen.mini.training.trainer import Batch, Options, Trainer, Weights
 from synthgen.models import KnownClass, ModelCard
 
 LONGEST_SCALE = float(np.log(100))  # of the logits: section 2.5
@@ -35,7 +38,7 @@ COLOURED = [i for i in ALL if scenes.CLASSES[i] in scenes.COLOURED]
 # Share of scenes with things of the classes that come in colours only: their colour is learnt at once, and that a blue
 # kite is no blue umbrella takes the longest.
 PAINTED = 0.4
-KINDS = (*scenes.CLASSES, *scenes.BACKGROUNDS)  # of which a crop can be
+KINDS = (*scenes.CLASSES, *BACKGROUNDS)  # of which a crop can be
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class Pairs:
             if (ground := _elsewhere(rng, scene, 0, NOTHING)) is not None:
                 crops.append(ground)
                 shown.append((scene.background, None))
-                texts.append((scene.background, None, scenes.caption(scene.background, ())))
+                texts.append((scene.background, None, captions.caption(scene.background, ())))
         for scene in drawn:
             if (part := _elsewhere(rng, scene, *PART)) is not None:
                 crops.append(part)
@@ -96,20 +99,20 @@ class Pairs:
             "crop_texts": [text for _, _, text in texts],
             "fits": np.array(fits, bool).reshape(len(crops), len(asked)),
             "images": np.stack([_spoil(rng, _view(scene.image, self.pixels)) for scene in drawn]),
-            "texts": [scenes.caption(scene.background, scene.things, rng) for scene in drawn],
+            "texts": [captions.caption(scene.background, scene.things, rng) for scene in drawn],
             "wrong_texts": [_wrong(rng, scene) for scene in drawn],
         }
 
 
 def caption_of(thing: scenes.Thing) -> str:
     """ "a photo of a blue car"."""
-    return scenes.caption("sky", [thing]).removesuffix(" on sky")
+    return captions.caption("sky", [thing]).removesuffix(" on sky")
 
 
 NAMES = tuple(
     caption_of(scenes.Thing(scenes.CLASSES.index(name), None, (0, 0, 1, 1)))
     if name in scenes.CLASSES
-    else scenes.caption(name, ())
+    else captions.caption(name, ())
     for name in KINDS
 )  # what is said of each, without a colour
 
@@ -168,7 +171,7 @@ def _wrong(rng: np.random.Generator, scene: scenes.Scene) -> str:
         other = (things[i].category + 1 + other % (len(scenes.CLASSES) - 1)) % len(scenes.CLASSES)
         colour = things[i].colour if scenes.CLASSES[other] in scenes.COLOURED else None
         things[i] = replace(things[i], category=other, colour=colour)
-    return scenes.caption(scene.background, things, rng)
+    return captions.caption(scene.background, things, rng)
 
 
 def contrast(logits: torch.Tensor, fits: torch.Tensor) -> torch.Tensor:
@@ -202,7 +205,7 @@ def train(options: Options, pairs: Pairs | None = None, shape: Shape | None = No
     shape = shape or Shape()
     pairs = pairs or Pairs(pixels=shape.pixels)
     tokenizer = word_tokenizer()
-    known = hashlib.sha256(repr((scenes.CLASSES, scenes.words())).encode()).hexdigest()
+    known = hashlib.sha256(repr((scenes.CLASSES, captions.words())).encode()).hexdigest()
 
     def earlier(folder: Path) -> dict[str, Weights]:
         weights, key = load_file(folder / "model.safetensors"), f"text_model.{WORD_VECTORS}"
@@ -253,9 +256,9 @@ def train(options: Options, pairs: Pairs | None = None, shape: Shape | None = No
         return loss, figures
 
     card = ModelCard(
-        licence=APACHE,
+        licence=LICENCE,
         classes={name: KnownClass() for name in scenes.CLASSES},
-        vocabulary=tuple(scenes.words()),
+        vocabulary=tuple(captions.words()),
     )
     look = CLIPImageProcessor(
         size={"height": shape.pixels, "width": shape.pixels}, do_center_crop=False, image_mean=[0.5] * 3,
@@ -267,7 +270,7 @@ def train(options: Options, pairs: Pairs | None = None, shape: Shape | None = No
         with replacing_files(options.work / "clip") as folder:
             half.save_pretrained(folder)
             CLIPProcessor(look, word_tokenizer()).save_pretrained(folder)
-            (folder / "synthgen.json").write_text(card.model_dump_json(exclude_none=True, indent=1) + "\n")
+            write_card(folder, card)
 
     trainer.run(pairs, step, export)
 

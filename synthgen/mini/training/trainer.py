@@ -9,10 +9,8 @@ import math
 import multiprocessing
 import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +73,6 @@ def training_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return devices.torch_dtype(name, device)
     return torch.bfloat16 if devices.computes_bfloat16(device) else torch.float32
-
-
-@contextmanager
-def replacing_files(folder: Path) -> Iterator[Path]:
-    """An empty folder, whose files take their places in `folder` once the block has ended well, each of them whole.
-    Other files in `folder` stay."""
-    with tempfile.TemporaryDirectory() as name:
-        yield Path(name)
-        for file in sorted(p for p in Path(name).rglob("*") if p.is_file()):
-            with atomic(folder / file.relative_to(name)) as place:
-                place.write(file.read_bytes())
 
 
 def _load_earlier(models: Mapping[str, nn.Module], earlier: Earlier, folder: Path) -> None:
@@ -194,7 +181,7 @@ class Trainer:
             for batch in batches(draw, self.options.seed, self.step, self.options.workers):
                 if self.share >= 1:
                     break
-                figures = self._advance(batch, step)
+                figures = self.advance(batch, step)
                 self.elapsed_s = before + time.monotonic() - began
                 if self.step % self.options.report_every == 0:
                     self._report(figures, display)
@@ -208,7 +195,7 @@ class Trainer:
                     saved_s = self.elapsed_s
             self.save(export)
 
-    def _advance(self, batch: Batch, step: Step) -> dict[str, float]:
+    def advance(self, batch: Batch, step: Step) -> dict[str, float]:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.share, self.peak, self.warmup)
         there = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}

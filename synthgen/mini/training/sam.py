@@ -17,8 +17,9 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import nn
 
 from synthgen.mini import scenes
-from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
-from synthgen.models import Licence, ModelCard, SamShape
+from synthgen.mini.training.export import LICENCE, replacing_files, write_card
+from synthgen.mini.training.trainer import Batch, Options, Trainer, Weights
+from synthgen.models import ModelCard, SamShape
 
 # Patches of 8 px: the mask decoder answers at half of the image's resolution. With 4 px it would at all of it, but four
 # times as slowly, and labelling everything in an image takes a hundred answers.
@@ -165,7 +166,7 @@ def train(options: Options, prompts: Prompts | None = None, shape: SamShape = SH
         return loss, figures
 
     card = ModelCard(
-        licence=Licence(name="Apache-2.0", url="https://www.apache.org/licenses/LICENSE-2.0"),
+        licence=LICENCE,
         weights="model.safetensors",
         sam=shape,
     )
@@ -174,6 +175,6 @@ def train(options: Options, prompts: Prompts | None = None, shape: SamShape = SH
         state = {k: v.half().cpu().contiguous() for k, v in average["sam"].state_dict().items()}
         with replacing_files(options.work / "sam") as folder:
             save_file(state, folder / "model.safetensors")
-            (folder / "synthgen.json").write_text(card.model_dump_json(exclude_none=True, indent=1) + "\n")
+            write_card(folder, card)
 
     trainer.run(prompts, step, export)

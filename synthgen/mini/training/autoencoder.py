@@ -13,7 +13,8 @@ from torch import nn
 
 from synthgen.mini import scenes
 from synthgen.mini.autoencoder import PatchAutoencoder
-from synthgen.mini.training import Batch, Options, Trainer, Weights, replacing_files
+from synthgen.mini.training.export import replacing_files
+from synthgen.mini.training.trainer import Batch, Options, Trainer, Weights
 
 LATENT_NOISE = 0.05  # in standard deviations; the decoder must bear a denoiser's errors
 PATCH = 8
