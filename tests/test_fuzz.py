@@ -296,7 +296,7 @@ TABLES: list[tuple[str, Callable[[pa.Table], pa.Table], str, str]] = [
     (JOBS, values("layout", first([])), "show", "jobs/00000.parquet has a damaged job, 1"),
     (JOBS, values("asked", first([99])), "report", "jobs/00000.parquet has a damaged job, 1"),
     (JOBS, values("family", first(None)), "show", "the column family has gaps"),
-    (JOBS, lambda table: table.slice(table.num_rows), "review", "and no such image; judge it again"),
+    (JOBS, lambda table: table.slice(table.num_rows), "review", "but no such image; judge it again"),
     (LABELS, dropped("rle"), "show", "labels/00000.parquet cannot be read"),
     (LABELS, values("rle", first("0")), "show", "in labels/00000.parquet do not fit it"),
     (LABELS, cast("image_id", pa.string()), "show", ""),

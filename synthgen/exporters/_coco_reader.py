@@ -18,7 +18,7 @@ IMAGES, LABELS, CLASSES = (
 
 
 class SplitReader:
-    """A split's file as it is read back: its images and its annotations side by side, in order of id.
+    """A split's file, read back: its images and its annotations side by side, in order of id.
 
     Args:
         images, annotations: the file, opened twice.
@@ -30,7 +30,7 @@ class SplitReader:
         self._annotations = self._read_annotations(annotations)
 
     def compare(self, record: Record, file_name: str, ids: Mapping[int, int]) -> None:
-        """The next image and its annotations with the next record of the split.
+        """Compares the next image and its annotations with the next record of the split.
 
         Raises:
             ValueError: they differ; the end of a sentence that begins with the file's name.
@@ -66,7 +66,7 @@ class SplitReader:
             raise ValueError(f"{CLASSES}: class {category.name!r} is missing")
 
     def _read_annotations(self, file: IO[bytes]) -> Iterator[Any]:
-        """Compares the classes on the way, so that this pass reads the whole file."""
+        """The annotations. This pass reads the whole file, and compares the classes when it meets them."""
         for key, item in _checked(items(file, ("categories", "annotations"))):
             if key == "annotations":
                 yield item
@@ -106,7 +106,7 @@ def _require_equal(found: Any, expected: Mapping[str, Any], what: str) -> None:
 
 
 def _is_mask(segmentation: Any, rle: Mapping[str, Any]) -> bool:
-    """Whether what a file has as segmentation is this mask, to the pixel."""
+    """Whether a segmentation is this mask, to the pixel."""
     if isinstance(segmentation, dict):
         return segmentation == rle
     height, width = rle["size"]
@@ -119,7 +119,7 @@ def _is_mask(segmentation: Any, rle: Mapping[str, Any]) -> bool:
 
 
 def _is_polygon(points: Any, height: int, width: int) -> bool:
-    """Whether pycocotools can draw it: x, y, x, y, … within the image, px."""
+    """Whether pycocotools can draw these points: [x, y, x, y, …] within the image, px."""
     return (
         isinstance(points, list)
         and len(points) >= 6

@@ -1,5 +1,4 @@
-"""COCO instances: `annotations/instances_{split}.json`, and the images of a split in the folder of its name, or
-where `images_in` says.
+"""COCO instances: `annotations/instances_{split}.json`, and the images of a split in the folder that `images_in` names.
 
 Read by pycocotools, torchvision's `CocoDetection`, detectron2, MMDetection and others, with the split's folder as the
 image root. Format: https://cocodataset.org/#format-data
@@ -54,15 +53,15 @@ class Config(BackendConfig):
 
 
 class Backend(Exporter[Config]):
-    """One record a line, in order of id, ASCII, no date: equal datasets are equal bytes.
+    """Writes one record a line, in order of id, in ASCII and without a date: equal datasets give equal bytes.
 
-    Beyond COCO's keys, images carry `prompt`, `negative_prompt`, `seed`, `slots` and `measures`, annotations
-    `scores` and, with `segmentation: polygon`, `polygon_iou`: of the polygons, as pycocotools draws them, with the
-    mask. `area` is always the mask's pixels. Floats have 6 significant digits, which float32 is good for; a number
-    that could not be measured is null.
+    Beyond COCO's keys, images have `prompt`, `negative_prompt`, `seed`, `slots` and `measures`. Annotations have
+    `scores` and, with `segmentation: polygon`, `polygon_iou`: the IoU of the mask with the polygons as pycocotools
+    draws them. `area` is always the number of the mask's pixels. Floats have 6 significant digits, as many as float32
+    holds; a number that could not be measured is null.
 
-    Objects to be ignored have `iscrowd` 1 and, as COCO has it, an RLE; so has an empty mask, which no polygon can
-    say and which loaders of polygons crash on as an empty list. Memory: one image's annotations.
+    Objects to be ignored have `iscrowd` 1 and, as in COCO, an RLE. An empty mask has an RLE too: no polygon can
+    express it, and loaders of polygons crash on an empty list. Memory holds one image's annotations.
     """
 
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
@@ -82,7 +81,7 @@ class Backend(Exporter[Config]):
                 written.finish()
 
     def verify(self, folder: ExportedFolder, records: Records) -> Iterator[tuple[str, str]]:
-        """Compares images, annotations and classes with the records, and of each split tells the first difference."""
+        """Compares images, annotations and classes with the records. Reports the first difference of each split."""
         names = {match[1]: name for name in folder.names() if (match := ANNOTATIONS.fullmatch(name))}
         ids = {category.id: category.exported_id for category in self.categories}
         faults: dict[str, str] = {}  # by file
@@ -175,18 +174,18 @@ def _round(value: float) -> float:
 
 
 def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    """Whole numbers, such as hashes, stay as they are."""
+    """Integers, such as hashes, stay as they are."""
     return {name: value if isinstance(value, int) else _round(value) for name, value in values.items()}
 
 
 def _line(record: Mapping[str, Any]) -> bytes:
     line = orjson.dumps(record)
-    # pycocotools opens files in the locale's encoding, which need not be UTF-8.
+    # pycocotools opens files in the encoding of the locale, which may be another than UTF-8.
     return line if line.isascii() else json.dumps(orjson.loads(line), separators=(",", ":")).encode("ascii")
 
 
 class _Lines:
-    """A list under a key, one record a line, written as it grows."""
+    """A list under a key, written one record a line as it grows."""
 
     def __init__(self, file: IO[bytes], key: str) -> None:
         self._file, self._before = file, b"\n"
@@ -203,20 +202,21 @@ class _Lines:
 
 
 class _SplitFile:
-    """A split's file as it grows. In it all images come before the first annotation, so annotations wait in another."""
+    """A split's file, written as it grows. All images come before the first annotation, so annotations go to a
+    scratch file first."""
 
-    def __init__(self, info: DatasetInfo, file: IO[bytes], waiting: IO[bytes]) -> None:
-        self._file, self._waiting = file, waiting
+    def __init__(self, info: DatasetInfo, file: IO[bytes], scratch: IO[bytes]) -> None:
+        self._file, self._scratch = file, scratch
         self._file.write(b'{\n"info": ' + _line(_info(info)) + b",\n")
         for key, records in {"licenses": _licenses(info), "categories": _categories(info)}.items():
             lines = _Lines(self._file, key)
             lines.extend(records)
             lines.end(b",\n")
         self.images = _Lines(self._file, "images")
-        self.annotations = _Lines(self._waiting, "annotations")
+        self.annotations = _Lines(self._scratch, "annotations")
 
     def finish(self) -> None:
         self.images.end(b",\n")
         self.annotations.end(b"\n}\n")
-        self._waiting.seek(0)
-        copyfileobj(self._waiting, self._file)
+        self._scratch.seek(0)
+        copyfileobj(self._scratch, self._file)

@@ -16,6 +16,7 @@ from synthgen.judging.verdicts import NOT_FOUND, Verdicts
 
 
 def quality_of(verdicts: Verdicts) -> Quality:
+    """The first part of `quality.json`."""
     spec, tables = verdicts.spec, verdicts.tables
     accepted, kept = verdicts.image_is("accepted"), verdicts.chosen
     classes = _class_counts(verdicts)
@@ -38,7 +39,7 @@ def quality_of(verdicts: Verdicts) -> Quality:
 
 
 def label_precision(verdicts: Verdicts) -> LabelPrecision:
-    """Of the labels that pass the filters, by the verdicts of people on the random sample of them."""
+    """The precision of the labels that pass the filters, by what people said of a random sample of them."""
     passed = verdicts.instances["passed"].to_numpy()
     sample = [
         review.verdict == "accept"
@@ -51,17 +52,17 @@ def label_precision(verdicts: Verdicts) -> LabelPrecision:
 def _class_counts(verdicts: Verdicts) -> dict[str, ClassCount]:
     spec, tables = verdicts.spec, verdicts.tables
     size = len(spec.classes) + 1
-    # The objects asked for, by image and class: how many, how many of them are lost, and in an image that is rejected.
+    # By image and class: `n` objects asked for, and how many of them are lost.
     asked, n = np.unique(pairs(tables.asked.holder, tables.asked.values, size), return_counts=True)
     image, category = asked // size, asked % size
     labels = pairs(tables.holder, verdicts.categories, size)
     is_kept, is_rejected = verdicts.label_is("kept"), verdicts.image_is("rejected")
     in_rejected = is_rejected[image]
-    # A grounder may find more than was asked for: no gain, and no loss.
+    # A grounder may find more objects than were asked for, which makes up for no loss of another class.
     lost = np.where(in_rejected, n, np.maximum(n - _count_equal(asked, np.sort(labels[is_kept])), 0))
 
-    # What an asked object is lost to, in an image that stays: its class's first labels that are not kept, or nobody
-    # has found it.
+    # In an image that is not rejected, a lost object is counted with the reasons of a label of its class that is not
+    # kept; without such a label, it was not found.
     culprits = np.flatnonzero(~is_kept & ~is_rejected[tables.holder])
     culprits = culprits[labels[culprits].argsort(kind="stable")]
     row = np.minimum(asked.searchsorted(labels[culprits]), max(len(asked) - 1, 0))
@@ -127,7 +128,7 @@ def _reason_counts(verdicts: Verdicts, classes: Mapping[str, ClassCount]) -> dic
 
 
 def _advice(verdicts: Verdicts, name: str, images: NDArray[np.bool_], missing: int, which: str) -> str:
-    """Which threshold would let through as many images as are missing, of those that this filter alone rejects."""
+    """The threshold that would accept as many images as are missing, of those that this filter alone rejects."""
     f, tables = verdicts.filters.get(name), verdicts.tables
     if not isinstance(f, ThresholdFilter) or not images.any() or not missing:
         return ""
@@ -138,7 +139,7 @@ def _advice(verdicts: Verdicts, name: str, images: NDArray[np.bool_], missing: i
         numbers, image = numbers[failed], tables.holder[failed]
     else:
         numbers = numbers[image]
-    # What an image's threshold would have to be is decided by its worst number; only one side can be told simply.
+    # The worst number of an image decides which threshold it needs. The advice is about one side of the range only.
     key = "max" if f.config.min is None else "min"
     begins = np.flatnonzero(np.diff(image, prepend=-1))
     helped = np.isfinite(numbers)
@@ -156,6 +157,6 @@ def _advice(verdicts: Verdicts, name: str, images: NDArray[np.bool_], missing: i
 
 
 def _outward(value: float, key: str) -> float:
-    """A threshold of three digits that surely keeps `value`."""
+    """A threshold of three digits that keeps `value`."""
     rounding = ROUND_FLOOR if key == "min" else ROUND_CEILING
     return float(Context(prec=3, rounding=rounding).create_decimal_from_float(float(value)))

@@ -1,4 +1,4 @@
-"""What a report shows of a run, in numbers: the second part of `quality.json`. Plain data, of columns."""
+"""The figures of a report: the second part of `quality.json`, as plain data."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Plain = dict[str, Any]
 
 
 def figures(verdicts: Verdicts) -> Plain:
-    """Everything but times, models, and what jobs say of the images that are shown."""
+    """All figures except times, models, and what the jobs of the shown images say."""
     tables, chosen = verdicts.tables, verdicts.chosen
     planned = Boxes.of(tables, tables.layouts.values, tables.layouts.holder)
     accepted = Boxes.of(tables, tables.boxes[chosen], tables.holder[chosen])
@@ -47,8 +47,8 @@ def figures(verdicts: Verdicts) -> Plain:
 
 
 def funnel(verdicts: Verdicts) -> Iterable[Plain]:
-    """Images left after each step. An image leaves at the first of its reasons: `first`; those that have the reason at
-    all, and those that have no other, are `images` and `alone`."""
+    """The images that are left after each step. `first`: the images that leave here, each at the first of its reasons;
+    `images`: all that have this reason; `alone`: those that have no other."""
     sets = verdicts.image_reasons
     first, having = verdicts.reasons.having(lowest(sets)), verdicts.reasons.having(sets)
     alone = verdicts.reasons.having(sets[np.bitwise_count(sets) == 1])
@@ -67,8 +67,9 @@ def funnel(verdicts: Verdicts) -> Iterable[Plain]:
 
 
 def asked_found(verdicts: Verdicts) -> list[Plain]:
-    """How many objects asked for as `asked` were labelled as `found`; null: nothing. Of each image, like goes with
-    like; what is left of both is paired in the order of the classes, and the rest has no partner."""
+    """How many objects that were asked for as `asked` were labelled as `found`; null stands for no object. In each
+    image, objects of one class are paired first, then the others in the order of the classes; the rest has no partner.
+    """
     tables, size = verdicts.tables, len(verdicts.spec.classes) + 1  # category ids begin at 1: 0 is nothing
     seen = tables.labels["area"] > 0
     sides = (
@@ -82,7 +83,7 @@ def asked_found(verdicts: Verdicts) -> list[Plain]:
     cells = np.zeros((size, size), np.int64)
     np.add.at(cells, (both % size, both % size), same)
 
-    # Of what is left on each side: its image, how many of it come before in that image, and its class.
+    # What is left on each side, by its image and its place among what is left in that image.
     rest = [np.repeat(both, row - same) for row in numbers]
     places = []
     for keys in rest:
@@ -102,7 +103,7 @@ def asked_found(verdicts: Verdicts) -> list[Plain]:
 
 
 def classes(verdicts: Verdicts) -> list[Plain]:
-    """Instances by class: of all asked for, labelled and accepted."""
+    """Instances of each class: asked for, labelled, and accepted."""
     size, tables = len(verdicts.spec.classes) + 1, verdicts.tables
     asked = np.bincount(tables.asked.values, minlength=size)
     labelled = np.bincount(verdicts.categories[tables.labels["area"] > 0], minlength=size)
@@ -120,7 +121,7 @@ def classes(verdicts: Verdicts) -> list[Plain]:
 
 
 def counts(verdicts: Verdicts) -> list[Plain]:
-    """Images by number of objects: the share that the spec wants, asked for in all images, labels in accepted ones."""
+    """Images by their number of objects: the share that the spec wants, the images asked for, and the accepted ones."""
     tables = verdicts.tables
     held = np.bincount(tables.holder[verdicts.chosen], minlength=len(verdicts.images))[verdicts.image_is("accepted")]
     asked, have = (Counter(dict(enumerate(np.bincount(n).tolist()))) for n in (tables.asked.counts, held))
@@ -151,8 +152,8 @@ class Boxes:
 
 
 def sizes(spec: DatasetSpec, asked: Boxes, accepted: Boxes, areas: NDArray[np.int32]) -> Plain:
-    """Long sides of boxes, in shares of the image's shorter side: those of layouts, and of accepted masks; and accepted
-    instances by COCO's three areas."""
+    """The long sides of boxes of layouts and of accepted masks, as shares of the image's shorter side; and how many
+    accepted instances are in each of COCO's three ranges of area."""
 
     def histogram(boxes: Boxes) -> list[int]:
         sides = (boxes.xyxy[:, 2:] - boxes.xyxy[:, :2]).max(1, initial=0)
@@ -173,7 +174,7 @@ def sizes(spec: DatasetSpec, asked: Boxes, accepted: Boxes, areas: NDArray[np.in
 
 
 def positions(asked: Boxes, accepted: Boxes) -> Plain:
-    """Centres of boxes in a grid over the image, row by row from the top: of layouts, and of accepted masks."""
+    """The centres of boxes of layouts and of accepted masks, counted in a grid over the image, rows from the top."""
 
     def grid(boxes: Boxes) -> list[list[int]]:
         x, y = ((boxes.xyxy[:, k] + boxes.xyxy[:, k + 2]) / 2 for k in (0, 1))
@@ -184,8 +185,8 @@ def positions(asked: Boxes, accepted: Boxes) -> Plain:
 
 
 def scores(filters: Mapping[str, Filter[Any]], tables: Tables) -> Iterable[Plain]:
-    """A histogram of every number that has a threshold or is a label's score. The outer bars hold what lies beyond the
-    0.5th and the 99.5th percentile. Hashes and vectors are no scores."""
+    """A histogram of every number that has a threshold, and of every score of labels. The outer bars hold what lies
+    beyond the 0.5th and the 99.5th percentile. Hashes and vectors have no histogram."""
     taken = set()
     for name, f in filters.items():
         if isinstance(f, ThresholdFilter):

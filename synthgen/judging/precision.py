@@ -17,9 +17,9 @@ HALF_WIDTHS = (0.1, 0.05, 0.03, 0.02)
 def wilson(right: int, verdicts: int, population: int) -> tuple[float, float]:
     """The interval of a share, at `CONFIDENCE`, from a simple random sample without replacement.
 
-    Wilson's score interval (J. Am. Stat. Assoc. 22, 1927, pp. 209-212) with the sample counted as n (N - 1) / (N - n),
-    of which a draw with replacement varies as much (Cochran, Sampling Techniques, 1977, section 2.6): a sample of the
-    whole population leaves nothing open.
+    This is Wilson's score interval (J. Am. Stat. Assoc. 22, 1927, pp. 209-212) for a sample of n (N - 1) / (N - n): so
+    many draws with replacement vary as much as n draws without (Cochran, Sampling Techniques, 1977, section 2.6). A
+    sample of the whole population has an interval of width 0.
 
     Raises:
         ValueError: not 0 <= right <= verdicts <= population.
@@ -42,8 +42,8 @@ def _score_interval(share: float, n: float) -> tuple[float, float]:
 
 
 def sample_size(half_width: float, population: int, share: float = 0.5) -> int:
-    """Verdicts that make the interval no wider than ± `half_width` if `share` of them are right; at a half, the most
-    that any share takes."""
+    """The number of verdicts that make the interval no wider than ± `half_width` if `share` of them are right. A share
+    of one half takes the most."""
     low, high = 1e-9, 1e9
     while high - low > 1e-6 * low:
         n = sqrt(low * high)
@@ -56,12 +56,12 @@ class LabelPrecision:
     """What a review has shown so far.
 
     Attributes:
-        population: labels that pass the filters, in images that do; the sample is of these.
-        verdicts: of the random sample, on labels as they are now.
-        right: those of them that were accepted.
-        share: right of verdicts; None without any.
-        low, high: the interval at `confidence`.
-        needed: half width -> verdicts in all that give it, whatever comes out; narrowest last.
+        population: the labels that pass the filters, in images that pass them; the sample is drawn from these.
+        verdicts: those on the random sample, on labels as they are now.
+        right: those of them that accept the label.
+        share: `right` / `verdicts`; None without verdicts.
+        low, high: the interval of the share at `confidence`.
+        needed: pairs of a half width and the number of verdicts that surely gives it; the narrowest is last.
     """
 
     population: int
@@ -81,7 +81,7 @@ class LabelPrecision:
 
     @property
     def wanted(self) -> int:
-        """Verdicts in all that give ± 5 %."""
+        """The number of verdicts that gives ± 5 %."""
         return dict(self.needed)[0.05]
 
     def __str__(self) -> str:
@@ -94,9 +94,9 @@ class LabelPrecision:
 
 
 def shuffled(keys: NDArray[np.int64], seed: int) -> NDArray[np.intp]:
-    """An order of `keys` (N,) that is random and always the same: where a key stands among others depends on the seed
-    and these keys alone, so leaving some out or adding some leaves the order of the rest. Mixed by SplitMix64 (Steele
-    et al., OOPSLA 2014)."""
+    """The indices that put `keys` (N,) in a random order that is always the same. Which of two keys comes first depends
+    on the seed and these two alone, so keys can be added or left out without a change in the order of the others. Keys
+    are mixed by SplitMix64 (Steele et al., OOPSLA 2014)."""
     with np.errstate(over="ignore"):
         z = keys.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + _mixed(np.uint64(seed % 2**64))
     return np.argsort(_mixed(z), kind="stable")

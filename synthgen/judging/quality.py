@@ -23,11 +23,11 @@ class ClassCount:
     """Instances of a class.
 
     Attributes:
-        asked: for, in all jobs.
-        accepted: kept, in accepted images.
-        quota: the least number to be accepted; 0 is none.
-        lost: those asked for that are not kept, or are in rejected images.
-        reasons: filter -> how many of `lost` it had a part in, the hungriest first.
+        asked: the instances that all jobs ask for.
+        accepted: the kept instances in accepted images.
+        quota: the least number that the spec wants accepted; 0 for none.
+        lost: the instances asked for that are not kept, or are in rejected images.
+        reasons: filter -> how many of `lost` it had a part in, the largest number first.
     """
 
     asked: Count
@@ -43,7 +43,8 @@ class ClassCount:
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """Images that a filter rejects, and those that it alone rejects. `advice`: what another threshold would do."""
+    """`images`: those that a filter rejects; `alone`: those that no other rejects; `advice`: what another threshold
+    would do, or ""."""
 
     images: Count
     alone: Count
@@ -52,7 +53,7 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A run in numbers: what `quality.json` begins with; `figures` has the rest of it."""
+    """A run in numbers: the first part of `quality.json`. The second is made by `figures`."""
 
     name: str
     wanted: Count
@@ -87,10 +88,10 @@ class Quality:
 
     @classmethod
     def read(cls, raw: Any) -> Quality:
-        """`quality.json`; what it has besides is left.
+        """The first part of the content of `quality.json`.
 
         Raises:
-            RunError: it is none.
+            RunError: a number is missing, or does not agree with the others.
         """
         try:
             found = _QUALITY.validate_python({f.name: raw[f.name] for f in fields(cls)})
@@ -126,8 +127,7 @@ class _Timings(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """`quality.json`, as far as anything but its report asks for it: the numbers; `samples.borderline`, the images near
-    a threshold; `timings`."""
+    """What is read of `quality.json` elsewhere than in its report. `samples` has the images near a threshold."""
 
     quality: Quality
     samples: _Samples
@@ -137,7 +137,7 @@ class Numbers:
     def read(cls, file: Path) -> Numbers:
         """
         Raises:
-            RunError: it cannot be read, or is no such file.
+            RunError: it cannot be read, or is not what was written.
         """
         try:
             raw = orjson.loads(file.read_bytes())

@@ -14,19 +14,19 @@ Bits = NDArray[np.uint64]
 
 @dataclass(frozen=True)
 class Reasons:
-    """At most 64 names; the one at place k is bit k, and of several the lowest is told first."""
+    """At most 64 names. The name at index k is bit k of a set; a list of reasons begins with the lowest bit."""
 
     names: tuple[str, ...]
 
     def bits(self, *names: str) -> np.uint64:
-        """The set of these."""
+        """The set of these names."""
         return np.uint64(sum(1 << self.names.index(name) for name in set(names)))
 
     def listed(self, bits: int | np.uint64) -> list[str]:
         return [name for k, name in enumerate(self.names) if int(bits) >> k & 1]
 
     def having(self, sets: Bits, weights: NDArray[Any] | None = None) -> dict[str, int]:
-        """How many of the sets hold each name, those that none holds left out; or what these weigh together."""
+        """How many of the sets hold each name, or the sum of their weights. Names that no set holds are left out."""
         found: dict[str, int] = {}
         every = int(np.bitwise_or.reduce(sets, initial=np.uint64(0)))
         for name in self.listed(every):
@@ -50,12 +50,12 @@ class Reasons:
 
 
 def lowest(sets: Bits) -> Bits:
-    """Of each set, the one name that is told first."""
+    """The first name of each set, as a set."""
     return sets & (~sets + np.uint64(1))
 
 
 def gathered(sets: Bits, holder: NDArray[np.integer[Any]], count: int) -> Bits:
-    """The sets of the members of `count` groups, put together; `holder`: of each, its group."""
+    """The union of the sets of each of `count` groups. `holder`: the group of each set."""
     found = np.zeros(count, np.uint64)
     np.bitwise_or.at(found, holder, sets)
     return found

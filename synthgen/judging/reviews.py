@@ -1,7 +1,8 @@
-"""What people said of labels: a log that only grows, a line a verdict, each on the disk before the next is asked.
+"""Reviews: what people said of labels. They are a log that only grows, with a line for each verdict; a verdict is on
+the disk before the next question is asked.
 
-Every line names the one before it, so that none can be taken out unseen, and the mark of the judge says how many lines
-it took and names the last, so that none can be cut off.
+Every line has a hash of the line before it, and the mark of the judge has the number of lines and the hash of the last.
+So a missing line is noticed, in the middle of the file or at its end.
 """
 
 from __future__ import annotations
@@ -25,17 +26,17 @@ from synthgen.errors import FULL, OutOfRoom, RunError
 Verdict = Literal["accept", "reject", "wrong_class", "bad_mask"]
 Queue = Literal["random", "borderline"]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
-AFTER = "after"  # the key of what names the line before
+AFTER = "after"  # the key under which a line has the hash of the line before it
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
 def reason(verdict: str) -> str:
-    """The reason that a verdict gives for an image or a label that is not kept."""
+    """The reason for which an image or a label with this verdict is not kept."""
     return f"review_{verdict}"
 
 
 def labels_digest(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Names the labels of one image, rows of `labels/*.parquet`: a verdict is on these, and on no others."""
+    """A hash of the labels of one image, rows of `labels/*.parquet`. A verdict is on these labels only."""
     return digest([[row["instance"], row["category_id"], row["rle"]] for row in rows])[:16]
 
 
@@ -44,10 +45,10 @@ class Review:
     """One verdict.
 
     Attributes:
-        image_id, instance: what it is on; `instance` None: the image with all its labels.
-        category_id: with `wrong_class`, what it is instead; None if it is none of the classes.
-        queue: that it was asked from; precision is told from the random one alone.
-        labels: `labels_digest` of the image's labels when they were looked at.
+        image_id, instance: the label that it is on; `instance` None: the image with all its labels.
+        category_id: with `wrong_class`, the right class; None if it is none of the spec's.
+        queue: the queue that asked for it. Only the random one counts for precision.
+        labels: `labels_digest` of the image's labels when a person looked at them.
         at: time, UTC, ISO 8601.
     """
 
@@ -66,11 +67,11 @@ class Review:
 
 @dataclass(frozen=True, slots=True)
 class Reviews:
-    """The verdicts that hold, the last on each thing.
+    """The verdicts that hold: the last one on each label and image.
 
     Attributes:
         of: (image id, instance or None) -> verdict.
-        lines: what names each line of the log, in order.
+        lines: a hash of each line of the log, in order.
     """
 
     of: Mapping[tuple[int, int | None], Review] = field(default_factory=dict)
@@ -80,7 +81,7 @@ class Reviews:
         return len(self.of)
 
     def digest(self) -> str:
-        """Names what was said, not when; "" for nothing."""
+        """A hash of what was said, not of when; "" without verdicts."""
         said = [[r.image_id, r.instance, r.verdict, r.category_id, r.queue, r.labels] for r in self.of.values()]
         return digest(sorted(said, key=str)) if said else ""
 
@@ -91,11 +92,11 @@ class Reviews:
         return replace(self, of={about: review for about, review in self.of.items() if keep(review)})
 
     def extent(self) -> list[Any]:
-        """How long the log is, and what names its last line: for `has`."""
+        """The number of lines and the hash of the last one, for `has`."""
         return [len(self.lines), self.lines[-1]] if self.lines else [0, ""]
 
     def has(self, extent: Sequence[Any]) -> bool:
-        """Whether all lines are there that were there when `extent` was told."""
+        """Whether the log still has all the lines that it had at an earlier `extent`."""
         count, last = extent
         return not count or (len(self.lines) >= count and self.lines[count - 1] == last)
 
@@ -104,18 +105,19 @@ _REVIEW = TypeAdapter(Review)
 
 
 def read_reviews(path: Path) -> Reviews:
-    """The log of a run, verdicts that were taken back left out. A last line that a crash cut short counts as none.
+    """The log of a run, without the verdicts that were taken back. A last line that a crash cut short does not count.
 
     Raises:
-        RunError: another line is not one of ours, or lines before one are missing.
+        RunError: another line is damaged, or lines are missing before it.
     """
     made, names = _lines(path)
     return Reviews(_standing(made), names)
 
 
 def _standing(made: Sequence[Review]) -> dict[tuple[int, int | None], Review]:
-    """The last verdict on each thing. One that the random queue has asked for once is of the random sample, whichever
-    queue it is said in again: else what reviewers come across would decide what the sample holds."""
+    """The last verdict on each label and image. What the random queue has asked for once stays in the random sample,
+    even if a later verdict on it is from another queue: otherwise what reviewers come across would change the sample.
+    """
     found: dict[tuple[int, int | None], Review] = {}
     for review in made:
         before = found.get(review.about)
@@ -125,18 +127,18 @@ def _standing(made: Sequence[Review]) -> dict[tuple[int, int | None], Review]:
 
 
 def _named(line: bytes) -> str:
-    """What names a line of the log to the next one."""
+    """The hash of a line of the log that the next line has."""
     return hashlib.sha256(line).hexdigest()[:16]
 
 
 def _lines(path: Path) -> tuple[list[Review], list[str]]:
-    """Every verdict that stands, in the order in which they were made; and what names each line."""
+    """The verdicts that were not taken back, in the order of the log; and the hash of each line."""
     if not path.is_file():
         return [], []
     found: list[Review] = []
     names: list[str] = []
-    linked = False  # lines of earlier versions do not name the one before them
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # what follows the last is nothing, or torn
+    linked = False  # Earlier versions wrote lines without the hash of the line before.
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # The last piece is empty, or cut short.
         try:
             raw = orjson.loads(line)
             if raw.pop(SEAL) != digest(raw)[:8]:
@@ -153,7 +155,7 @@ def _lines(path: Path) -> tuple[list[Review], list[str]]:
                 continue
             found.append(_REVIEW.validate_python(raw))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise RunError(f"{path.name}, line {number} is damaged; put back a copy of the file") from error
+            raise RunError(f"{path.name}, line {number} is damaged; restore a copy of the file") from error
     return found, names
 
 
@@ -163,7 +165,7 @@ def _locked(path: Path) -> IO[bytes]:
         file = open(path, "ab", buffering=0)  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between the opening and the lock, who held it may have removed the file: then the lock keeps nobody out.
+            # Before this process got the lock, its holder may have removed the file: then the lock keeps nobody out.
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
         except FileNotFoundError:
@@ -190,10 +192,10 @@ class ReviewLog:
     @classmethod
     @contextmanager
     def open(cls, path: Path, publish: Callable[[Path], None] = lambda path: None) -> Iterator[ReviewLog]:
-        """A log without a verdict is removed on leaving.
+        """Opens a log. If it has no verdict when it is closed, it is removed.
 
         Args:
-            publish: called when the log has grown.
+            publish: called with the log's path after each new line.
 
         Raises:
             RunError: another reviewer has it open.
@@ -219,7 +221,8 @@ class ReviewLog:
     def _append(self, content: Mapping[str, Any]) -> None:
         """
         Raises:
-            OutOfRoom: the disk is full. Then, and where the disk fails, nothing of the line is left.
+            OutOfRoom: the disk is full. Nothing of the line is left.
+            RunError: the disk fails in another way. Nothing of the line is left.
         """
         content = {**content, AFTER: self._last}
         line = orjson.dumps({**content, SEAL: digest(content)[:8]})
@@ -233,7 +236,7 @@ class ReviewLog:
             with suppress(OSError):
                 self._file.truncate(end)
             if error.errno in FULL:
-                raise OutOfRoom(f"no room left on the disk for {self._path}; the verdict was not taken") from error
-            raise RunError(f"{self._path}: {error.strerror}; the verdict was not taken") from error
+                raise OutOfRoom(f"no room left on the disk for {self._path}; the verdict was not saved") from error
+            raise RunError(f"{self._path}: {error.strerror}; the verdict was not saved") from error
         self._last = _named(line)
         self._publish(self._path)

@@ -22,15 +22,16 @@ Plain = dict[str, Any]
 
 @dataclass(frozen=True)
 class Margins:
-    """How far each image is from failing, or past it: of all its numbers, the one that is worst off. A number's margin
-    is its distance to the threshold in interquartile ranges of its filter's numbers; below 0 it fails. Infinite where
-    nothing can be said: below 0 for what could not be measured.
+    """How far each image is from failing, by its worst number. A number's margin is its distance to the threshold,
+    in interquartile ranges of its filter's numbers; below 0 it fails. A number that could not be measured has minus
+    infinity, and an image without thresholds infinity.
 
     Attributes:
         margin: float64 (N,).
-        value: float64 (N,), the number; `filter`: int16 (N,), its filter's place in the spec, -1 for an image without
-            thresholds; `label`: int32 (N,), the place of its label, -1 for the image's own.
-        failed: filter -> the places of the images that fail it, the worst first.
+        value: float64 (N,), that number.
+        filter: int16 (N,), the index of its filter in the spec; -1 for an image without thresholds.
+        label: int32 (N,), the index of its label; -1 for a number of the image.
+        failed: filter -> the indices of the images that fail it, the worst first.
     """
 
     margin: NDArray[np.float64]
@@ -74,15 +75,15 @@ def _margins(values: NDArray[np.float64], low: float | None, high: float | None)
     above = values - (low if low is not None else -np.inf)
     below = (high if high is not None else np.inf) - values
     margin = np.where(np.isfinite(values), np.minimum(above, below) / scale, -np.inf)
-    # A share of 1 where 1 is asked: most are there, and none nearly failed.
+    # A share of 1 is typical where 1 is asked: most numbers are at the threshold, and none of them nearly failed.
     if 2 * np.count_nonzero(margin == 0) > len(margin):
         margin[margin == 0] = np.inf
     return margin
 
 
 def samples(verdicts: Verdicts, margins: Margins) -> Plain:
-    """Images to look at: `worst`, of those rejected for each reason the ones that fail it most; `borderline`, accepted
-    and rejected ones nearest to a threshold; `random`, of the accepted ones."""
+    """Images to look at. `worst`: for each reason, the rejected images that fail it most. `borderline`: the accepted
+    and the rejected images nearest to a threshold. `random`: some accepted images."""
     tables, sets, names = verdicts.tables, verdicts.image_reasons, [*verdicts.filters]
     ids = tables.images["image_id"]
     accepted = np.flatnonzero(verdicts.image_is("accepted"))
@@ -93,7 +94,7 @@ def samples(verdicts: Verdicts, margins: Margins) -> Plain:
             if has.any():  # by reason, in order of id
                 failed = margins.failed.get(name)
                 queues[name] = np.flatnonzero(has) if failed is None else failed[has[failed]]
-    # The reason that comes up first has the first turn.
+    # The reasons take turns; the one of the first image begins.
     turns = sorted(queues.values(), key=lambda queue: int(queue.min()))
     worst: list[int] = []
     for turn in range(SHOWN):
@@ -131,7 +132,7 @@ def samples(verdicts: Verdicts, margins: Margins) -> Plain:
 
 
 def duplicates(verdicts: Verdicts) -> list[Plain]:
-    """The first near-duplicates of each filter, beside the image that was kept."""
+    """The first near-duplicates of each filter, each with the image that was kept instead."""
     pairs: list[Plain] = []
     for name, compared in verdicts.compared.items():
         for place in np.flatnonzero(compared.failed)[:PAIRS]:

@@ -20,10 +20,10 @@ def headline(q: Quality) -> str:
 
 
 def shortfall(q: Quality, spent: bool = True) -> Iterator[str]:
-    """What is missing, what ate it, and what would help: a line each. Nothing if nothing is missing.
+    """What is missing, which filters rejected it, and what would help: a line each; no lines if nothing is missing.
 
     Args:
-        spent: whether the budget leaves no further round.
+        spent: whether the budget has no room for another round.
     """
     if not q.is_short:
         return
@@ -46,7 +46,7 @@ def _lost(name: str, c: ClassCount) -> str:
 
 
 def _enough(q: Quality) -> str:
-    """` to about 5.2`: the budget that would do at the yield so far, where there is one."""
+    """` to about 5.2`: the budget that would be enough at the yield so far; "" without a yield."""
     if not q.accepted or not all(c.accepted for c in q.short.values()):
         return ""
     objects = sum(c.asked for c in q.classes.values()) / q.made
@@ -62,7 +62,7 @@ def quotas(spec: DatasetSpec) -> str:
 
 
 def tables(q: Quality) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """(title, columns, rows) of what is worth a table."""
+    """The tables of a summary, each as its title, columns and rows."""
     quota = any(c.quota for c in q.classes.values())
     yield (
         "classes",
@@ -93,5 +93,5 @@ def markdown_tables(q: Quality, level: int = 3) -> str:
 
 
 def markdown_text(text: str) -> str:
-    """Text from a spec, shown as text whatever it holds."""
+    """Text of a user's, escaped so that Markdown shows it as it is, in one line."""
     return " ".join(text.split()).translate({ord(c): f"&#{ord(c)};" for c in "&\\`*_{}[]<>|#"})

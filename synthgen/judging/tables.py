@@ -1,4 +1,4 @@
-"""The records of a run as columns: what is judged, and what is shown of it."""
+"""The records of a run as columns, as judging and figures read them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNUSED = {
     "labels": {"rle", "height", "width"},
     "measures": set[str](),
 }
-# What only figures are drawn from.
+# Columns that only figures need.
 _SHOWN = {"jobs": {"layout", "height", "width"}, "labels": {"bbox_xyxy"}, "measures": set[str]()}
 _KEYS = ("image_id", "instance", "category_id", "area", "bbox_xyxy")
 
@@ -53,8 +53,8 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The records of shards, without pixels and masks: N images in order of id, and their M labels, those of an image
-    together and in order of instance. What only figures need is empty where it was not asked for.
+    """The records of shards, without pixels and masks: N images in order of id, and their M labels, in order of image
+    and instance. Columns that only figures need are empty unless `read` was asked for them.
 
     Attributes:
         images: columns (N,): image_id int64, shard int32; for figures, height and width, int32 px.
@@ -82,7 +82,7 @@ class Tables:
     def read(
         cls, run: Run, shards: Iterable[int], filters: Mapping[str, Filter[Any]], *, shown: bool = False
     ) -> Tables:
-        """`shown`: with what figures are drawn from.
+        """`shown`: with the columns that only figures need.
 
         Raises:
             RunError: a table cannot be read, or measures are not those of the labels.
@@ -125,29 +125,29 @@ class Tables:
         )
 
     def labels_of(self, image_id: int) -> slice:
-        """The places of an image's labels."""
+        """The indices of an image's labels."""
         place = np.searchsorted(self.images["image_id"], image_id)
         begin, end = np.searchsorted(self.holder, np.array([place, place + 1], np.int32))
         return slice(int(begin), int(end))
 
     def label(self, image_id: int, instance: int) -> int:
-        """The place of a label that there is."""
+        """The index of a label, which must exist."""
         own = self.labels_of(image_id)
         return int(own.start + np.searchsorted(self.labels["instance"][own], instance))
 
 
 class _Column:
-    """A column that grows, in place: the many small arrays that it is put together of need not be kept."""
+    """A column that grows in place, so that the many small arrays that make it up need not be kept."""
 
     def __init__(self) -> None:
         self._held: NDArray[Any] = np.zeros(0)
         self._used = 0
 
     def add(self, values: NDArray[Any], at: int | None = None) -> None:
-        """`at`: the place of the first, where there may be none before it: those are NaN."""
+        """`at`: the index of the first value; missing ones before it become NaN."""
         begin = self._used if at is None else at
         end = begin + len(values)
-        if end > len(self._held) or not self._used:  # the first says what they are, even if there is none
+        if end > len(self._held) or not self._used:  # The first array gives the dtype, even if it is empty.
             larger = np.empty((max(2 * len(self._held), end), *values.shape[1:]), values.dtype)
             if self._used:
                 larger[: self._used] = self._held[: self._used]
@@ -158,7 +158,7 @@ class _Column:
         self._used = end
 
     def array(self, count: int | None = None) -> NDArray[Any]:
-        """(N,), or of `count` rows, NaN for those that are not there."""
+        """(N,). `count`: the number of rows; missing ones at the end become NaN."""
         if count is not None:
             self.add(self._held[:0], count)
         return self._held[: self._used]
@@ -166,7 +166,7 @@ class _Column:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """The records of a shard. `columns`: (what of `Tables` it is of, name) -> values; of lists, values and counts."""
+    """The records of a shard. `columns`: (attribute of `Tables`, name) -> values; a list has `values` and `counts`."""
 
     images: int
     labels: int
@@ -220,18 +220,18 @@ class _Part:
 
 
 def pairs(place: NDArray[Any], category: NDArray[Any], size: int) -> NDArray[np.int64]:
-    """A number for each pair of an image and a class, in the order of both; `size`: above every category id."""
+    """A number for each pair of an image and a class, in order of image and class. `size`: above every category id."""
     keys: NDArray[np.int64] = np.multiply(place, size, dtype=np.int64)
     keys += category
     return keys
 
 
 def _lists(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, NDArray[np.int64]]:
-    """A column of lists -> their values one after another, and how many each has; null is none."""
+    """The values of a column of lists, one after another, and the length of each list; null counts as an empty list."""
     return pc.list_flatten(column), _numbers(pc.fill_null(pc.list_value_length(column), 0), np.int64)
 
 
 def _numbers(column: Any, dtype: Any) -> NDArray[Any]:
-    """A column as an array; NaN for null, of floats."""
+    """A column as an array. Null becomes NaN in a column of floats, else 0."""
     filled = column if np.issubdtype(dtype, np.floating) else pc.fill_null(column, 0)
     return np.asarray(filled.to_numpy(), dtype)

@@ -1,4 +1,4 @@
-"""Numbers become verdicts: which images are accepted, which are not, and every reason why."""
+"""Numbers become verdicts: which images and labels are kept, and every reason why the others are not."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from synthgen.store.tables import VERDICT_SCHEMA
 if TYPE_CHECKING:
     import pandas as pd
 
-# For an object that was asked for, or grounded, and has no pixel; for an asked object that was lost although no filter
-# failed; for an image that the model could not make.
+# Reasons that are no filter's: an object that was asked for, or grounded, has no pixel; an object that was asked for is
+# lost although no filter failed; the model could not make the image.
 EMPTY, NOT_FOUND, NOT_MADE = REASONS
 IMAGE_VERDICTS = ("accepted", "surplus", "rejected")
 LABEL_VERDICTS = ("kept", "dropped", "ignored", "rejected")
@@ -32,7 +32,13 @@ LABEL_VERDICTS = ("kept", "dropped", "ignored", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a filter of the whole dataset was given and said: ids (M,) in order, their numbers, which failed."""
+    """What a filter of the whole dataset was given, and what it said.
+
+    Attributes:
+        image_ids: (M,), in order.
+        values: (M,) or (M, D), their numbers.
+        failed: bool (M,).
+    """
 
     image_ids: np.ndarray[Any, Any]
     values: np.ndarray[Any, Any]
@@ -44,12 +50,12 @@ class Verdicts:
     """Verdicts on images and on instances, row by row as in `tables`.
 
     Attributes:
-        reasons: every reason that there can be, in the order in which they are told: what the model could not make,
-            masks without a pixel, filters of instances, of images, reviewers, filters of the whole dataset.
+        reasons: every possible reason, in the order in which reasons are listed: images that the model could not make,
+            masks without a pixel, filters of instances, filters of images, reviewers, filters of the whole dataset.
         images: image_id, shard, split, verdict (of IMAGE_VERDICTS), reasons (bits of `reasons`), passed.
         instances: image_id, instance, shard, category_id (what a reviewer says it is, where one does), verdict (of
             LABEL_VERDICTS), reasons, passed.
-            `passed`: by the filters alone, whatever reviewers said; an instance, with its image.
+            `passed`: whether the filters alone would keep it, whatever reviewers said; of an instance, with its image.
         compared: filter of the whole dataset -> the images that it compared, see `Compared`.
         reviews: the verdicts of people that were applied.
     """
@@ -100,13 +106,13 @@ class Verdicts:
 
 
 def select(passing: NDArray[np.bool_], held: Lists, count: int, quotas: Mapping[int, int]) -> NDArray[np.bool_]:
-    """Which images are accepted, in order of index: one that passes is if `count` is not full yet, or if it holds an
-    instance of a class that is short of its quota at that point. It rests on earlier images only, so images that are
-    made later never change it.
+    """Which images are accepted, (N,). Images are taken in order of index: one that passes is accepted if fewer than
+    `count` are, or if it holds an instance of a class that is short of its quota at that point. This depends on earlier
+    images only, so images that are made later never change it.
 
     Args:
-        passing: (N,).
-        held: category ids of each image's kept instances.
+        passing: whether an image has no reason to be rejected, (N,).
+        held: the category ids of each image's kept instances.
         quotas: category id -> least number of instances.
     """
     accepted: NDArray[np.bool_] = passing & (passing.cumsum() <= count)

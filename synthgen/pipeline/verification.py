@@ -26,8 +26,14 @@ from synthgen.store.run import Run
 
 @dataclass(frozen=True, slots=True)
 class Damage:
-    """What is wrong with a file of a run. `stage`, `shard`: the piece of work that makes it anew; None: whatever is
-    run next does."""
+    """What is wrong with a file of a run.
+
+    Attributes:
+        file: its path in the run folder.
+        what: the end of a sentence that begins with the file's name.
+        stage, shard: the work that makes the file again; of an export, `shard` is the exporter's name. None if the next
+            command that changes the run does it.
+    """
 
     file: str
     what: str
@@ -40,8 +46,13 @@ class Damage:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """`files`: how many were read; `stray`: files that no mark knows, such as contact sheets; `missing`: what is to be
-    done still, a line each."""
+    """What a run folder holds.
+
+    Attributes:
+        files: how many files were read.
+        stray: files that no mark names, such as contact sheets.
+        missing: what is still to be done, a line each.
+    """
 
     files: int
     damages: tuple[Damage, ...]
@@ -74,8 +85,8 @@ def _names_of_files(root: Path) -> Iterator[str]:
 
 
 def _missing(build: Build) -> Iterator[str]:
-    """What no mark says is done. Whether work that is done would be done the same way today, by other weights say, is
-    another question."""
+    """The work without a mark. Of images, labels and measures this does not ask whether they would be made the same way
+    today, by other weights for instance."""
     run, shards = build.run, build.run.marks.shards()
     if not shards:
         yield "nothing is planned"
@@ -85,22 +96,22 @@ def _missing(build: Build) -> Iterator[str]:
     later = [work for work in build.work() if DEPENDENCIES[work.stage].per != "shard"]
     gone = [str(work) for work in later if not ((mark := run.marks.read(*work)) and mark.inputs)]
     yield from gone
-    with suppress(RunError):  # the log of verdicts is damaged, and that is told
+    with suppress(RunError):  # The log of reviews is damaged, which `_reviews` has reported.
         stale = [str(work) for work in later if not build.is_done(*work)]
-        yield from (f"{name}, of what there is now" for name in stale if name not in gone)
+        yield from (f"{name} again: what it is made from has changed" for name in stale if name not in gone)
     if shards and not gone and not build.has_its_rounds():
-        yield "shards of a round that was begun"
+        yield "plan: some shards of a round that has begun"
 
 
 def withdraw(build: Build, damages: Iterable[Damage]) -> None:
-    """Counts what is damaged as not done, so that the next run makes it anew. Call it holding the lock."""
+    """Removes the marks of what is damaged, so that the next run makes it again. The caller holds the lock."""
     for damage in damages:
         if damage.stage:
             build.run.marks.withdraw(damage.stage, damage.shard)
 
 
 def _files(build: Build) -> Iterator[Damage]:
-    """Files that are not what their marks say, and records that do not bear their own seals."""
+    """Files that differ from what their marks say, and records that differ from their own checksums."""
     run = build.run
     for file in (*run.facts.damaged(), *run.rounds.damaged()):
         yield Damage(_name(run, file), "its checksum differs")
@@ -116,39 +127,39 @@ def _files(build: Build) -> Iterator[Damage]:
             yield Damage(_name(run, run.paths.mark(stage, shard)), "the mark is damaged", stage, shard)
             continue
         if stage == "export" and not mark.inputs:
-            continue  # to be made anew in any case
+            continue  # The export is withdrawn: the next run makes it again in any case.
         if own and mark.inputs != (_made_from(run, own, stage, shard) or mark.inputs):
             yield Damage(
-                _name(run, run.paths.mark(stage, shard)), "is of another run, or of another shard", stage, shard
+                _name(run, run.paths.mark(stage, shard)), "belongs to another run or to another shard", stage, shard
             )
         for name, (size, checksum) in run.marks.files_of(mark):
-            if stage != "export" and run.files.leads_out(run.root / name):  # an export's folder may have been moved
+            if stage != "export" and run.files.leads_out(run.root / name):  # A user may have moved an export's folder.
                 yield Damage(name, "a link on its way leads out of the run folder", stage, shard)
             elif what := _difference(run.root / name, size, checksum):
                 yield Damage(name, what, stage, shard)
 
 
 def _reviews(run: Run) -> Iterator[Damage]:
-    """A log of verdicts of which a line is damaged, or has gone."""
+    """Whether the log of reviews is damaged, or lacks lines that the last judging read."""
     name, data = run.paths.reviews.name, run.paths.reviews.read_bytes() if run.paths.reviews.is_file() else b""
     if data and not data.endswith(b"\n"):
-        yield Damage(name, "its last line is cut short, and counts as no verdict")
+        yield Damage(name, "its last line is cut short and does not count")
     try:
-        said, judged = read_reviews(run.paths.reviews), run.marks.read("judge")
+        reviews, judged = read_reviews(run.paths.reviews), run.marks.read("judge")
     except RunError as error:
         yield Damage(name, str(error).partition(", ")[2])
         return
-    took = judged.notes.get("reviews") if judged else None
-    if took and not said.has(took):
-        there = f"the last judging took {took[0]} lines, and of those not all are there"
-        yield Damage(name, f"{there}; put back a copy, or judge again to go on without")
+    extent = judged.notes.get("reviews") if judged else None
+    if extent and not reviews.has(extent):
+        what = f"the last judging read {extent[0]} lines, and some of them are missing"
+        yield Damage(name, f"{what}; restore a copy of the file, or judge again without them")
 
 
 def _made_from(run: Run, own: str, stage: StageName, shard: int | str | None) -> str | None:
-    """What a mark of the plan, or of images, says that they are made from, if it is one of this run; None for others.
+    """The `inputs` that a mark of the plan or of images has in this run; None for other stages.
 
     Args:
-        own: hash of what `run.json` says that the images are made from, whatever the models are now.
+        own: hash of what the images are made from, as `run.json` says, whatever the models are now.
     """
     if stage == "plan":
         return own
@@ -158,17 +169,17 @@ def _made_from(run: Run, own: str, stage: StageName, shard: int | str | None) ->
 
 def _difference(path: Path, size: int, checksum: str) -> str:
     try:
-        if path.exists() and not path.is_file():  # a device may have no end
-            return "is no file"
+        if path.exists() and not path.is_file():  # Reading a device may never end.
+            return "is not a file"
         if path.stat().st_size != size:
-            return f"has {path.stat().st_size:,} bytes, and {size:,} were written"
+            return f"has {path.stat().st_size:,} bytes; {size:,} were written"
         return "" if sha256(path) == checksum else "its checksum differs"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
 
 
 def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
-    """Records that do not agree with each other. Those of which a file is among the `damaged` ones are not read."""
+    """Records that contradict each other. Damaged files are not read for this."""
     run, shards = build.run, build.run.marks.shards()
     stages: tuple[StageName, ...] = ("plan", *PER_SHARD)
     whole = [s for s in shards if all(_has_whole_tables(run.marks.read(stage, s), damaged) for stage in stages)]
@@ -186,25 +197,25 @@ def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
 
 
 def _has_whole_tables(mark: Mark | None, damaged: Set[str]) -> bool:
-    """Whether work is done and no table of it is damaged. Whether an image is does not matter to other records."""
+    """Whether work is done and none of its tables is damaged. No record is compared with the pixels of an image."""
     return mark is not None and not any(name in damaged for name in mark.files if name.endswith((".parquet", ".json")))
 
 
 def _shard(build: Build, shard: int) -> Iterator[Damage]:
-    """Ids of jobs, images, labels and measures; masks against their areas and boxes."""
+    """Compares the ids of jobs, labels and measures, and masks with their areas and boxes."""
     run, jobs = build.run, {job.id: job for job in build.jobs(shard)}
     labels = run.tables.read(run.paths.table("labels", shard)).to_pylist()
     measures = run.tables.read(run.paths.table("measures", shard)).select(["image_id", "instance"]).to_pylist()
     keys = [(row["image_id"], row["instance"]) for row in labels]
-    place = run.paths.name(run.paths.table("labels", shard))
+    table = run.paths.name(run.paths.table("labels", shard))
     if len(set(keys)) < len(keys) or not {image_id for image_id, _ in keys} <= jobs.keys():
-        yield Damage(place, "has labels of images that are not in the plan, or one twice", "label", shard)
+        yield Damage(table, "has labels of images that are not in the plan, or has a label twice", "label", shard)
         return
     if sorted(keys) != sorted((m["image_id"], m["instance"]) for m in measures if m["instance"] is not None) or (
         sorted(jobs) != sorted(m["image_id"] for m in measures if m["instance"] is None)
     ):
-        table = run.paths.name(run.paths.table("measures", shard))
-        yield Damage(table, "does not measure what there is", "measure", shard)
+        measured = run.paths.name(run.paths.table("measures", shard))
+        yield Damage(measured, "does not hold the measures of these images and labels", "measure", shard)
     for row in labels:
         job = jobs[row["image_id"]]
         rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}
@@ -219,11 +230,11 @@ def _shard(build: Build, shard: int) -> Iterator[Damage]:
             elif row["area"] and not np.array_equal(mask_boxes(mask)[0], np.float32(row["bbox_xyxy"])):
                 what = "the mask's box differs"
         if what:
-            yield Damage(place, f"image {job.id}, label {row['instance']}: {what}", "label", shard)
+            yield Damage(table, f"image {job.id}, label {row['instance']}: {what}", "label", shard)
 
 
 def _export(build: Build, name: str) -> Iterator[Damage]:
-    """What the exporter finds wrong with its export."""
+    """What an exporter finds wrong when it reads its export back."""
     run, exporter = build.run, build.stages.exporters[name]
     try:
         for file, what in exporter.verify(ExportedFolder(run, name), accepted_images(build)):

@@ -25,7 +25,7 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_
 
 
 def dataset_card(build: Build, quality: dict[str, Any]) -> str:
-    """Markdown with a YAML header, of the accepted images."""
+    """The card of the accepted images: Markdown with a YAML header."""
     found = Quality.read(quality)
     header = {
         "pretty_name": build.spec.name,
@@ -75,7 +75,7 @@ image, labels = dataset[0]
 
 
 def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What the Hub calls the licence of the images: that of the models, where they have one and it is known there.
+    """The licence of the images in the Hub's terms: the models' licence if all have the same one.
 
     Args:
         models: as `quality.json` lists them.
@@ -94,7 +94,7 @@ def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 
 def model_name(model: str) -> str:
-    """A model as others may know it: its id on the Hub, or the last name of a folder of this machine."""
+    """A model's name for other people: its id on the Hub, or the last part of the path of a folder on this machine."""
     path = at_home(model)
     is_folder = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.exists()
     return path.resolve().name if is_folder else model

@@ -1,4 +1,4 @@
-"""`report.html`: a run's `quality.json` and some of its images as one file that loads nothing from anywhere."""
+"""`report.html`: a run's `quality.json` and some of its images, in one file that loads nothing else."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from synthgen.report.card import dataset_card
 from synthgen.report.thumbnails import thumbnails
 
 HERE = Path(__file__).parent
-MATRIX = 24  # classes that a matrix is drawn for; of more, the cells off the diagonal are listed
-CELLS = 60  # of that list
-PROMPT = 400  # characters of a prompt that are shown
+MATRIX_CLASSES = 24  # With more classes, confusions are listed instead of drawn as a matrix.
+LISTED_CONFUSIONS = 60
+PROMPT_LENGTH = 400  # characters that are shown
 
 
 def clock(seconds: float) -> str:
@@ -44,10 +44,10 @@ FORMATS: dict[str, Callable[[Any], str]] = {
 
 
 def write(build: Build) -> Path:
-    """Writes the report and the dataset card, if what they are made from has changed; -> the report's file.
+    """Writes the report and the dataset card if what they are made from has changed; -> the report's file.
 
     Raises:
-        RunError: the run has not been judged yet, or an image that is to be shown is damaged.
+        RunError: the run has not been judged yet, or an image of the report is damaged.
     """
     run, inputs = build.run, build.inputs("report")
     if inputs is None:
@@ -55,7 +55,7 @@ def write(build: Build) -> Path:
     if not run.marks.is_done("report", None, inputs):
         try:
             quality = orjson.loads(read_bytes(run.paths.quality))
-            # Other runs are no part of what a report is made from: this is how things stood when it was written.
+            # Other runs are not among the inputs of a report: it says how they were when it was written.
             if behind := drop([past for past in history(run.root.parent) if past.number <= run.number]):
                 quality["notes"].append(behind)
             texts = ((run.paths.report, page(build, quality)), (run.paths.card, dataset_card(build, quality)))
@@ -71,7 +71,7 @@ def write(build: Build) -> Path:
 
 
 def page(build: Build, quality: dict[str, Any]) -> str:
-    """The HTML of a report. All numbers on it are taken from `quality`, by their place in it."""
+    """The HTML of a report. Each number in it names the key in `quality` that it comes from."""
     kinds: dict[int, dict[str, Any]] = {}
     for kind, rows in quality["samples"].items():
         for place, row in enumerate(rows):
@@ -84,7 +84,7 @@ def page(build: Build, quality: dict[str, Any]) -> str:
     )  # fmt: skip
 
     def number(key: str, form: str = "count") -> Markup:
-        """The number at a place in `quality.json`, which the element names."""
+        """The number under a key of `quality.json` such as `scores.0.median`, as an element that names the key."""
         value: Any = quality
         for part in key.split("."):
             value = value[int(part)] if isinstance(value, list) else value[part]
@@ -100,9 +100,9 @@ def page(build: Build, quality: dict[str, Any]) -> str:
         thumbnails=thumbnails(build, shown),
         entries=kinds,
         reasons=sorted({r for entry in kinds.values() for r in entry["row"]["reasons"]}),
-        matrix=_matrix(quality["asked_found"], names) if len(names) <= MATRIX else None,
+        matrix=_matrix(quality["asked_found"], names) if len(names) <= MATRIX_CLASSES else None,
         confusions=_confusions(quality["asked_found"]),
-        prompt_length=PROMPT,
+        prompt_length=PROMPT_LENGTH,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         style=Markup((HERE / "report.css").read_text(encoding="utf-8")),
@@ -111,8 +111,8 @@ def page(build: Build, quality: dict[str, Any]) -> str:
 
 
 def _matrix(cells: list[dict[str, Any]], names: list[str]) -> list[list[tuple[int, float] | None]]:
-    """Rows: asked for, the last for nothing; columns: found, the last for nothing. (place in `cells`, share of its
-    row), or None for none."""
+    """Rows: the class asked for; columns: the class found; the last of each stands for no object. A cell has its index
+    in `cells` and its share of the row; None for no objects."""
     place = {name: i for i, name in enumerate(names)}
     rows: list[list[tuple[int, float] | None]] = [[None] * (len(names) + 1) for _ in range(len(names) + 1)]
     totals: dict[str | None, int] = {}
@@ -125,6 +125,6 @@ def _matrix(cells: list[dict[str, Any]], names: list[str]) -> list[list[tuple[in
 
 
 def _confusions(cells: list[dict[str, Any]]) -> list[tuple[int, dict[str, Any]]]:
-    """The commonest cells off the diagonal, each with its place."""
+    """The largest cells off the diagonal, each with its index."""
     off = [(k, cell) for k, cell in enumerate(cells) if cell["asked"] != cell["found"]]
-    return sorted(off, key=lambda item: -item[1]["instances"])[:CELLS]
+    return sorted(off, key=lambda item: -item[1]["instances"])[:LISTED_CONFUSIONS]

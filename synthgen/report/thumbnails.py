@@ -1,4 +1,4 @@
-"""Images of a run as a page embeds them: small, with their labels as outlines that can be switched off."""
+"""Small images of a run for a page to embed, with outlines of their labels that a person can switch off."""
 
 from __future__ import annotations
 
@@ -21,12 +21,18 @@ from synthgen.types import Sample
 if TYPE_CHECKING:
     import pandas as pd
 
-LONG_PX = 224  # of a thumbnail's longer side, at most
+LONG_PX = 224  # the longer side of a thumbnail, at most
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
-    """A label, drawn. `path`: of an SVG, in px of the image; `box`: xyxy px; `colour`: of its class, as CSS has it."""
+    """A label to draw.
+
+    Attributes:
+        path: the `d` of an SVG path, in px of the image.
+        box: xyxy, px of the image.
+        colour, ink: of the class, and of text on it, in CSS.
+    """
 
     instance: int
     category_id: int
@@ -40,7 +46,7 @@ class Outline:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """`source`: a data URL; `height`, `width`: px of the image itself, in which outlines are drawn."""
+    """`source`: a data URL. `height`, `width`: of the full image, px; outlines are in these px."""
 
     image_id: int
     source: str
@@ -50,7 +56,7 @@ class Thumbnail:
 
 
 def thumbnails(build: Build, image_ids: set[int]) -> dict[int, Thumbnail]:
-    """Image id -> thumbnail; shards without any of these are not read."""
+    """The thumbnails of some images, by id. Shards without any of them are not read."""
     rows = build.run.tables.read(build.run.paths.verdicts, image_ids=image_ids).to_pandas()
     judged = judged_labels(rows)
     names = {c.id: c.name for c in build.spec.categories}
@@ -73,14 +79,14 @@ def judged_labels(rows: pd.DataFrame) -> dict[tuple[int, int], tuple[int, str]]:
 def outlines(
     sample: Sample, judged: Mapping[tuple[int, int], tuple[int, Any]], names: Mapping[int, str], pixel: float
 ) -> list[Outline]:
-    """The labels of an image, the larger ones first, so that none hides another.
+    """The outlines of an image's labels. Larger ones come first, so that they hide no smaller one.
 
     Args:
         judged: (image id, instance) -> category id and verdict.
-        pixel: px of the image that are one on the page.
+        pixel: the size of a pixel of the page, in px of the image.
 
     Raises:
-        RunError: these are verdicts on other labels.
+        RunError: the verdicts are on other labels.
     """
     instances, drawn = sample.instances, []
     for i in np.argsort(-instances.masks.sum((1, 2)), kind="stable"):
@@ -101,7 +107,7 @@ def outlines(
 
 
 def data_url(image: NDArray[np.uint8], long_px: int) -> str:
-    """uint8 (H, W, 3), RGB -> a WebP of at most `long_px`, never enlarged."""
+    """An image, uint8 (H, W, 3), RGB, as the data URL of a WebP whose longer side has at most `long_px`."""
     height, width = image.shape[:2]
     scale = min(1.0, long_px / max(height, width))
     small = image

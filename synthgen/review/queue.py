@@ -1,4 +1,4 @@
-"""What a reviewer is asked, and what has been said: a run's labels in random order, or its borderline images."""
+"""The questions of a review and their answers: a run's labels in random order, or its borderline images."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from synthgen.pipeline.build import Build
 from synthgen.pipeline.label import labelled_samples, labels_digests
 from synthgen.report.thumbnails import judged_labels, outlines
 
-INSTANCES = 1 << 20  # an image's, at most: a label's key is its image's id times this, plus its place
+INSTANCES = 1 << 20  # The most labels of an image: the key of a label is its image's id times this, plus its number.
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One thing to be judged. `instance` None: an image with all its labels; `focus`: the label that put it here."""
+    """One question. `instance`: the label that it is about; None: the image with all its labels. `focus`: the label
+    that brought it into the queue."""
 
     image_id: int
     shard: int
@@ -31,10 +32,10 @@ class Item:
 
 
 class ReviewQueue:
-    """The items of a queue, in the order in which they are asked.
+    """The items of a queue, in the order of the questions.
 
-    The random one holds labels that passed the filters, in an order that is a hash of each: so what has been answered
-    from its start is a simple random sample of them, however often it is taken up.
+    The random queue holds labels that passed the filters, in an order by a hash of each. So the labels that have been
+    answered from its start are a simple random sample, however often a review is ended and opened again.
     """
 
     def __init__(self, build: Build, queue: Queue, count: int | None, log: ReviewLog) -> None:
@@ -77,8 +78,8 @@ class ReviewQueue:
         self._made = {item.shard: run.marks.read("label", item.shard) for item in self.items}
 
     def said(self) -> list[Review | None]:
-        """The verdict that stands on each item: from this queue, and on the labels as they are. On an image: the last
-        on it or on one of its labels."""
+        """The last verdict of this queue on each item, on the labels as they are now. For an image, this is the last
+        one on the image or on one of its labels."""
         found: list[Review | None] = [None] * len(self.items)
         for review in self._log.made:
             place = self._place(review)
@@ -90,20 +91,21 @@ class ReviewQueue:
         return self._places.get(review.about, self._places.get((review.image_id, None)))
 
     def add(self, place: int, verdict: Verdict, instance: int | None, category_id: int | None) -> None:
-        """Records a verdict on an item; on disk when this returns.
+        """Records a verdict on an item. It is on the disk when this returns.
 
         Raises:
-            ValueError: there is no such item, label or class; or its labels are others by now.
-            SynthgenError: it cannot be written down.
+            ValueError: there is no such label or class, or the labels have changed since the review began.
+            IndexError: there is no such item.
+            SynthgenError: the verdict cannot be written.
         """
         item = self.items[place]
         if self.build.run.marks.read("label", item.shard) != self._made[item.shard]:
             raise ValueError(
-                "The labels of this image have been made anew meanwhile. End this review and open it again."
+                "The labels of this image have changed since the review began. End the review and open it again."
             )
         instance = item.instance if item.instance is not None else instance
         if verdict in {"wrong_class", "bad_mask"} and instance is None:
-            raise ValueError("which label is it?")
+            raise ValueError("a verdict on a class or a mask takes the number of a label, got none")
         if item.instance is None and verdict in {"accept", "reject"}:
             instance = None
         if instance is not None and (item.image_id, instance) not in self._judged:
@@ -113,12 +115,12 @@ class ReviewQueue:
         self._log.add(Review(item.image_id, instance, verdict, category_id, self.queue, self._labels[item.image_id]))
 
     def undo(self) -> int | None:
-        """Takes the last verdict back; -> its item, if it is one of these."""
+        """Takes the last verdict back; -> the index of its item, or None if it is in another queue."""
         review = self._log.undo()
         return self._place(review) if review else None
 
     def state(self) -> dict[str, Any]:
-        """What has been said, what comes next, and what the random sample shows so far."""
+        """How many items are answered, which comes next, and the precision by the random sample so far."""
         said = self.said()
         given = [review for review in said if review]
         right = sum(review.verdict == "accept" for review in given)
@@ -135,7 +137,7 @@ class ReviewQueue:
         samples = [*labelled_samples(self.build, item.shard, {item.image_id})]
         if len(samples) != 1:
             raise RunError(
-                f"{self.build.run.root} has verdicts on image {item.image_id}, and no such image; judge it again"
+                f"{self.build.run.root} has verdicts on image {item.image_id}, but no such image; judge it again"
             )
         sample = samples[0]
         verdict, reasons = self._verdicts[item.image_id]
@@ -161,7 +163,7 @@ class ReviewQueue:
         """The file of an image of the queue.
 
         Raises:
-            RunError: it cannot be read, or is a link that leads out of the run folder.
+            RunError: it cannot be read, or a link on its path leads out of the run folder.
         """
         for item in self.items:
             if item.image_id == image_id:

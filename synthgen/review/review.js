@@ -112,7 +112,7 @@ async function once(work) {
   if (busy) return;
   busy = true;
   document.body.setAttribute("aria-busy", "true");
-  try { await work(); } catch (error) { at("message").textContent = `not kept: ${error.message}`; }
+  try { await work(); } catch (error) { at("message").textContent = `not saved: ${error.message}`; }
   busy = false;
   document.body.setAttribute("aria-busy", "false");
 }

@@ -1,4 +1,4 @@
-"""The review's page and its answers: on this machine's loopback only, and only to who has the token."""
+"""The server of the review's page. It listens on this machine's loopback alone, and answers only with the token."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ from synthgen.report.sheet import class_colour
 from synthgen.review.queue import ReviewQueue
 
 HERE = Path(__file__).parent
-HOSTS = ("127.0.0.1", "localhost")  # another name in a request may be a page of elsewhere that points here
-BODY = 10_000  # bytes of a request's, at most; a verdict has a hundred
-DOOR = "synthgen-review-"  # how the names of files begin that lead a browser to the page
+# Any other host in a request may be a foreign site whose name resolves to this machine (DNS rebinding).
+HOSTS = ("127.0.0.1", "localhost")
+BODY = 10_000  # The most bytes of a request's body; a verdict has a hundred.
+REDIRECT_PREFIX = "synthgen-review-"  # of the names of files that lead a browser to the page
 
 
-class _Said(BaseModel):
+class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     item: int = Field(ge=0)
@@ -43,7 +44,7 @@ class _Said(BaseModel):
 
 
 def serve(build: Build, queue: Queue, count: int | None, port: int, browser: bool) -> int:
-    """Serves until it is stopped; -> verdicts made meanwhile.
+    """Serves the page until it is stopped; -> the number of verdicts that were made.
 
     Raises:
         RunError: nothing is to be reviewed, another review is open, or the port is taken.
@@ -62,32 +63,32 @@ def serve(build: Build, queue: Queue, count: int | None, port: int, browser: boo
             raise RunError(f"port {port} cannot be used: {error.strerror}; take another --port, or 0") from error
         bound.listen()
         address = f"http://127.0.0.1:{bound.getsockname()[1]}/?token={token}"
-        print(f"review: {address}\nEvery verdict is kept as it is made; Ctrl-C ends the review.", flush=True)
+        print(f"review: {address}\nEach verdict is saved at once; Ctrl-C ends the review.", flush=True)
         server = uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="off", ws="none"))
         with ExitStack() as stack:
             stack.enter_context(ended_by_signals())
             if browser:
                 try:
-                    webbrowser.open(stack.enter_context(door(address)))
+                    webbrowser.open(stack.enter_context(redirect_file(address)))
                 except OSError as error:
-                    print(f"The browser is not opened ({error.strerror}): open this address in one.", flush=True)
+                    print(f"The browser cannot be opened ({error.strerror}): open this address in one.", flush=True)
             with suppress(KeyboardInterrupt):
                 server.run(sockets=[bound])
         return len(log.made) - before
 
 
 @contextmanager
-def door(address: str) -> Iterator[str]:
-    """The URL of a file that leads to an address, for this user's browser only, until the block ends: a browser's
-    command line can be read by everybody on the machine.
+def redirect_file(address: str) -> Iterator[str]:
+    """The URL of a file that leads a browser to an address, until the block ends. Only this user can read the file,
+    while everybody on the machine can read the command line of a browser, in which the token would stand.
 
-    Its holder has it locked, so that what a killed one left is known by its lock, and removed.
+    The file stays locked. A file without a lock is of a process that was killed, and is removed.
 
     Raises:
         OSError: no file can be made.
     """
-    for left in Path(gettempdir()).glob(f"{DOOR}*.html"):
-        with suppress(OSError):  # another user's, or in use
+    for left in Path(gettempdir()).glob(f"{REDIRECT_PREFIX}*.html"):
+        with suppress(OSError):  # It is another user's, or in use.
             handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,16 +104,16 @@ def door(address: str) -> Iterator[str]:
         file.flush()
         yield Path(file.name).as_uri()
     finally:
-        with suppress(FileNotFoundError):  # whoever clears the folder of temporary files was first
+        with suppress(FileNotFoundError):  # Something else has cleared the folder of temporary files.
             file.close()
 
 
 def _locked_file() -> Any:
-    """A temporary file that its user alone may read, locked."""
+    """A locked temporary file that only its user can read."""
     while True:
-        file = NamedTemporaryFile("w", prefix=DOOR, suffix=".html", encoding="utf-8")  # noqa: SIM115
+        file = NamedTemporaryFile("w", prefix=REDIRECT_PREFIX, suffix=".html", encoding="utf-8")  # noqa: SIM115
         fcntl.flock(file, fcntl.LOCK_EX)
-        if Path(file.name).exists():  # else another review took it for one that was left, before it was locked
+        if Path(file.name).exists():  # Before it was locked, another review may have removed it as unused.
             return file
         with suppress(FileNotFoundError):
             file.close()
@@ -136,10 +137,10 @@ def app(queue: ReviewQueue, token: str) -> Any:
         return Response(orjson.dumps(content), media_type="application/json")
 
     def refused(request: Request) -> Response | None:
-        """The answer to who has no business here."""
+        """The answer to a request that is not from our page; None for one that is."""
         host, origin = request.headers.get("host", "").lower(), request.headers.get("origin")
         given = request.headers.get("x-token") or request.query_params.get("token") or ""
-        # A browser says where a page is from that sends something elsewhere; from ours it is the host that it asks.
+        # A browser names the origin of a page that sends a request. Our page's origin is the host that it asks.
         if host.partition(":")[0] not in HOSTS or origin not in {None, f"http://{host}"}:
             return PlainTextResponse("This page is for this machine only.", 403)
         if not secrets.compare_digest(given.encode(), token.encode()):
@@ -178,9 +179,9 @@ def app(queue: ReviewQueue, token: str) -> Any:
         async for part in request.stream():
             body += part
             if len(body) > BODY:
-                return PlainTextResponse(f"a verdict has {BODY:,} bytes at most", 413)
+                return PlainTextResponse(f"a verdict takes at most {BODY:,} bytes", 413)
         try:
-            said = _Said.model_validate_json(body)
+            said = _Answer.model_validate_json(body)
             queue.add(said.item, said.verdict, said.instance, said.category_id)
         except ValidationError as error:
             return PlainTextResponse(error.errors()[0]["msg"], 422)
@@ -217,12 +218,12 @@ def app(queue: ReviewQueue, token: str) -> Any:
 
 
 def _number(text: str) -> int:
-    """A number of an address, and not one of thousands of digits, which Python does not read; -1: it is none."""
+    """The number in an address; -1 for other text, and for more digits than an id has."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
 
 
 def _page(queue: ReviewQueue) -> tuple[str, str]:
-    """The HTML, and the policy that lets it run its own script and nothing else."""
+    """The HTML, and the Content-Security-Policy that allows its own script alone."""
     script, style = ((HERE / f"review.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True)
     html = environment.get_template("review.html.j2").render(

@@ -1,4 +1,4 @@
-"""The folder of an export, `<run>/<exporter>/…`: written by its exporter, with a list of what was written, and read
+"""The folder of an export, `<run>/<exporter>/…`: written by its exporter together with a list of its files, and read
 back."""
 
 from __future__ import annotations
@@ -70,15 +70,15 @@ class ExportFolder:
 
     def _path(self, name: str) -> Path:
         folder, last = os.path.split(name)
-        named = last not in {"", ".", ".."} and not {"\0", "\n"} & set(name)
-        if named and folder not in self._folders:
-            place = (self._root / folder).resolve()
-            if place == self._root or self._is_inside(place):
+        is_name = last not in {"", ".", ".."} and not {"\0", "\n"} & set(name)
+        if is_name and folder not in self._folders:
+            resolved = (self._root / folder).resolve()
+            if resolved == self._root or self._is_inside(resolved):
                 self._run.files.confirm()
-                place.mkdir(parents=True, exist_ok=True)
-                # By the name that it has in the run folder, whatever links there are on the way.
-                self._folders[folder] = self._named / place.relative_to(self._root)
-        if not named or folder not in self._folders:
+                resolved.mkdir(parents=True, exist_ok=True)
+                # Its path inside the run folder, whatever links lead there.
+                self._folders[folder] = self._named / resolved.relative_to(self._root)
+        if not is_name or folder not in self._folders:
             raise RunError(f"an export may not write outside its folder, got {name!r}")
         return self._folders[folder] / last
 
@@ -142,35 +142,35 @@ class ExportFolder:
         return path != self._root and path.is_relative_to(self._root)
 
     def remove_others(self, files: Iterable[tuple[str, Entry]]) -> None:
-        """Removes those of these files of the run folder that an export may write and this one has not written. Beyond
-        a link, only what is still what an export wrote there: the folder may hold other things by now, and the list may
-        be a stranger's.
+        """Removes files that an earlier export wrote and this one did not. In a folder that was moved and linked back,
+        a file is removed only if it still has the checksum with which an export wrote it: the folder may hold other
+        files by now, and the list may come from a stranger.
 
         Args:
-            files: name, and what an export wrote under it.
+            files: the path in the run folder, and what an export wrote there.
         """
         self._run.files.confirm()
-        places: dict[Path, Path] = {}  # folders by name -> where they are
+        resolved: dict[Path, Path] = {}  # a folder -> the same one without links
 
         def others() -> Iterator[Path]:
             for name, entry in files:
                 path = self._run.root / name
-                if path.parent not in places:
-                    places[path.parent] = path.parent.resolve()
-                place = places[path.parent] / path.name
-                # By the name that it would have been written under: lists of earlier versions have whole paths, and
+                if path.parent not in resolved:
+                    resolved[path.parent] = path.parent.resolve()
+                file = resolved[path.parent] / path.name
+                # Names are compared as this version writes them: lists of earlier versions have whole paths, and
                 # folders may have become links, where the export's folder was moved.
-                if self._is_inside(place):
-                    own = self._named / place.relative_to(self._root)
-                    if self._run.paths.name(own) not in self._written and (not self._is_moved or _holds(place, entry)):
-                        yield own
+                if self._is_inside(file):
+                    path = self._named / file.relative_to(self._root)
+                    if self._run.paths.name(path) not in self._written and (not self._is_moved or _holds(file, entry)):
+                        yield path
 
         self._run.files.remove(others())
 
     def require_unique_names(self) -> None:
         """
         Raises:
-            RunError: two files were given one name, so that only the later one is left.
+            RunError: the exporter gave one name to two files, so that the second replaced the first.
         """
         if not self._written.has_repeats():
             return
@@ -178,7 +178,7 @@ class ExportFolder:
         seen: set[str] = set()
         for name, _ in listed(Path(self._list.name)):
             if name in seen:
-                raise RunError(f"the exporter wrote {name} twice; each file takes a name of its own")
+                raise RunError(f"the exporter wrote {name} twice; it takes a different name for each file")
             seen.add(name)
 
 
@@ -204,7 +204,7 @@ class ExportedFolder:
             RunError: the exporter wrote no file of this name, or the file cannot be read.
         """
         if not self.has(name):
-            raise RunError(f"{self._name}{name} is no file that the exporter wrote")
+            raise RunError(f"the exporter wrote no file {self._name}{name}")
         try:
             return open(self._root / name, "rb")
         except OSError as error:
@@ -227,7 +227,7 @@ def _encoded(data: bytes, source: Path, ending: str, parameters: list[int]) -> b
 
 
 def _holds(path: Path, entry: Entry) -> bool:
-    """Whether a file is there and is what an entry of a list says."""
+    """Whether a file has the size and the checksum that an entry of a list says."""
     try:
         return path.stat().st_size == entry[0] and sha256(path) == entry[1]
     except OSError:
@@ -235,7 +235,7 @@ def _holds(path: Path, entry: Entry) -> bool:
 
 
 def _linked(source: Path, path: Path) -> bool:
-    """Whether `path` is a hard link to `source` now; not between file systems, nor on one without hard links."""
+    """Makes `path` a hard link to `source`; False if the file system refuses."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         try:

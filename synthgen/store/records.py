@@ -56,7 +56,15 @@ def label_rows(image_id: int, instances: Instances) -> Iterator[dict[str, Any]]:
 
 
 def instances_of(rows: Any, height: int, width: int) -> Instances:
-    """A DataFrame of label rows of one image, or None -> its instances."""
+    """The instances of one image.
+
+    Args:
+        rows: a DataFrame of the image's rows in the table of labels, in order of instance; None if it has none.
+        height, width: of the image, px.
+
+    Raises:
+        ValueError: a mask does not have this size.
+    """
     if rows is None:
         return Instances.empty(height, width)
     rles = [{"size": [height, width], "counts": counts} for counts in rows["rle"]]
@@ -69,7 +77,7 @@ def instances_of(rows: Any, height: int, width: int) -> Instances:
 
 
 def judged_images(run: Run, verdict: Literal["accepted", "rejected"]) -> pa.Table:
-    """The images of a run with this verdict: image_id, shard, split and reasons, a row each."""
+    """A row for each image of a run with this verdict: its image_id, shard, split and reasons."""
     return run.tables.read_rows(
         run.paths.verdicts,
         ["image_id", "shard", "split", "reasons", "instance", "verdict"],
@@ -78,12 +86,12 @@ def judged_images(run: Run, verdict: Literal["accepted", "rejected"]) -> pa.Tabl
 
 
 class Accepted:
-    """Accepted images with their labels, read a shard at a time as they are iterated; nothing is kept between shards.
+    """See `backends.Records`. Each iteration reads the records a shard at a time; memory holds one shard.
 
     Args:
-        jobs: shard -> its jobs, in order of id.
-        first_annotation: id of the first label; ids run on from it over all splits, in the order of images.
-        without: ids of images that are left out.
+        jobs: gives the jobs of a shard, in order of id.
+        first_annotation: id of the first label. The ids of labels count up over all splits, in the order of images.
+        without: ids of accepted images to leave out.
     """
 
     def __init__(
@@ -125,8 +133,8 @@ class Accepted:
                         yield Record(job, image, annotations, measures[job.id])
 
     def _verdicts(self) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
-        """Of each shard that has accepted images: its number, their ids (N,) in order, and the verdicts on their labels
-        that are kept, in order. All images stand before all labels in the file, so it is read at two places at once."""
+        """For each shard that has accepted images: its number, their ids (N,) in order, and the verdicts on their kept
+        labels, in order. The file has all images before all labels, so it is read at two places side by side."""
         held = self._shards(pc.is_valid, ["kept", "ignored"])
         number, labels = next(held, _NO_MORE)
         for shard, rows in self._shards(pc.is_null, ["accepted"]):
@@ -140,23 +148,26 @@ class Accepted:
                 yield shard, images, own.take(pc.sort_indices(own, order))
 
     def _shards(self, of: Callable[[pa.ChunkedArray], Any], verdicts: list[str]) -> Iterator[tuple[int, pa.Table]]:
-        """Such verdicts, on images or on labels, as `of` tells by their instance; shard by shard, in which order they
-        are in the file."""
+        """The number of each shard and the rows with these verdicts, in the order of the file.
+
+        Args:
+            of: selects rows by their column `instance`: images or labels.
+        """
         rest, wanted = _VERDICT.empty_table(), pa.array(verdicts)
         for rows in self._run.tables.read_batches(self._run.paths.verdicts, _VERDICT.names):
-            # Not by an expression: that has threads of its own, which keep memory until the process ends.
+            # An expression would start threads of its own, which keep memory until the process ends.
             rows = rows.filter(pc.and_(of(rows["instance"]), pc.is_in(rows["verdict"], wanted)))
             rows = pa.concat_tables([rest, rows])
             shards = rows["shard"].to_numpy()
             begins = np.flatnonzero(np.diff(shards, prepend=-1))
             for begin, end in pairwise(begins.tolist()):
                 yield int(shards[begin]), rows.slice(begin, end - begin)
-            rest = rows.slice(begins[-1]) if len(begins) else rest  # it may go on in the next rows
+            rest = rows.slice(begins[-1]) if len(begins) else rest  # The next rows may belong to the same shard.
         if len(rest):
             yield rest["shard"][0].as_py(), rest
 
     def _labels(self, shard: int, kept: pa.Table, first: int) -> Iterator[Annotation]:
-        """The labels that are kept of a shard; `first`: the id of the first."""
+        """The kept labels of a shard. `first`: the id that the first one gets."""
         table = self._run.tables.read(self._run.paths.table("labels", shard))
         holders = table["image_id"].to_numpy()
         order = np.lexsort((table["instance"].to_numpy(), holders))
@@ -169,7 +180,7 @@ class Accepted:
         sizes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
         names = [name for name in rows.column_names if name not in LABEL_COLUMNS]
         scores = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else repeat(())
-        # Columns become objects as they are asked for: a shard's at once would keep the garbage collector busy.
+        # Rows become objects one at a time: a whole shard of objects would keep the garbage collector busy.
         return map(
             Annotation,
             range(first, first + len(kept)),

@@ -149,7 +149,7 @@ def test_a_verdict_that_was_refused_does_not_come_back(
         log.add(said(1, 0, "accept"))
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(code, os.strerror(code))))
-            with pytest.raises(SynthgenError, match=f"{words}.*; the verdict was not taken"):
+            with pytest.raises(SynthgenError, match=f"{words}.*; the verdict was not saved"):
                 log.add(said(2, 0, "reject"))
         log.add(said(3, 0, "accept"))
         assert [review.image_id for review in log.made] == [1, 3]
@@ -171,7 +171,7 @@ def test_the_judge_says_which_verdicts_it_took(copied: Path) -> None:
     for left in (b"".join(whole.splitlines(keepends=True)[:3]), None):
         path.write_bytes(left) if left else path.unlink()
         (damage,) = inspect(build).damages
-        assert str(damage).startswith("reviews.jsonl: the last judging took 4 lines, and of those not all are there")
+        assert str(damage).startswith("reviews.jsonl: the last judging read 4 lines, and some of them are missing")
     with build.run.lock():  # without them, since a person says so
         judge_run(build)
     assert inspect(build).damages == ()
@@ -345,7 +345,7 @@ def test_a_verdict_on_labels_that_were_made_anew_meanwhile_is_refused(asked: tup
         build.run.marks.commit("label", shard, "other inputs", [build.run.paths.table("labels", shard)])
     answer = client.post("/verdicts", json={**verdict, "item": 1})
     assert (answer.status_code, answer.text) == (
-        422, "The labels of this image have been made anew meanwhile. End this review and open it again.",
+        422, "The labels of this image have changed since the review began. End the review and open it again.",
     )  # fmt: skip
     assert len(read_reviews(build.run.paths.reviews)) == 1
 
@@ -357,7 +357,7 @@ def test_the_page_says_that_a_verdict_could_not_be_written(
     with monkeypatch.context() as patched:
         patched.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         answer = client.post("/verdicts", json={"item": 0, "verdict": "reject"})
-        assert answer.status_code == 422 and answer.text.endswith("; the verdict was not taken")
+        assert answer.status_code == 422 and answer.text.endswith("; the verdict was not saved")
     assert client.post("/verdicts", json={"item": 1, "verdict": "accept"}).status_code == 200
     assert [r.verdict for r in read_reviews(build.run.paths.reviews).of.values()] == ["accept"]
 

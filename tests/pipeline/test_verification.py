@@ -137,7 +137,7 @@ def test_records_that_disagree(copied: Path) -> None:
         ({"area": rows[0]["area"] + 1}, "the mask's area differs"),
         ({"bbox_xyxy": [0.0, 0.0, 5.0, 5.0]}, "the mask's box differs"),
         ({"image_id": 999}, "not in the plan"),
-        ({"image_id": rows[1]["image_id"], "instance": rows[1]["instance"]}, "one twice"),
+        ({"image_id": rows[1]["image_id"], "instance": rows[1]["instance"]}, "a label twice"),
     ):
         run.tables.write(file, pa.Table.from_pylist([{**rows[0], **change}, *rows[1:]], schema))
         run.marks.commit("label", 0, mark.inputs, [file], counts=mark.counts, environment=mark.environment)
@@ -341,11 +341,11 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     "the list of the export is gone": (without("commits/export-coco.files"), "damaged: commits/export-coco.files: "),
     "a shard is gone": (
         without(*(f"commits/{stage}-00001.json" for stage in ("plan", "generate", "label", "measure"))),
-        "to be done: shards of a round that was begun",
+        "to be done: plan: some shards of a round that has begun",
     ),
     "images of another run, with their mark": (
         of_the_other("images/00000", "commits/generate-00000.json"),
-        "damaged: commits/generate-00000.json: is of another run, or of another shard",
+        "damaged: commits/generate-00000.json: belongs to another run or to another shard",
     ),
     "a whole shard of another run": (
         of_the_other(
@@ -355,7 +355,7 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
             "labels/00000.parquet",
             "measures/00000.parquet",
         ),
-        "to be done: judge, of what there is now",
+        "to be done: judge again: what it is made from has changed",
     ),
     "labels and measures of another run": (
         of_the_other(
@@ -367,20 +367,20 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
     ),
     "the report of another run": (
         of_the_other("report.html", "README.md", "commits/report.json"),
-        "to be done: report,",
+        "to be done: report again: what",
     ),
     "the export of another run": (
         of_the_other("coco", "commits/export-coco.json", "commits/export-coco.files"),
-        "to be done: export coco, of",
+        "to be done: export coco again: what",
     ),
     "a mark made from something else": (
         sealed("commits/generate-00000.json", inputs="0" * 64),
-        "is of another run",
+        "belongs to another run",
     ),
     "a verdict is cut off": (cut("reviews.jsonl"), "damaged: reviews.jsonl: its last line is cut short"),
     "the last verdicts are gone": (
         keeping(slice(1)),
-        "damaged: reviews.jsonl: the last judging took 3 lines",
+        "damaged: reviews.jsonl: the last judging read 3 lines",
     ),
     "a verdict in the middle is gone": (
         keeping(slice(0, None, 2)),
@@ -390,7 +390,7 @@ TAMPERED: dict[str, tuple[Tamper, str]] = {
         edited("reviews.jsonl", b'"accept"', b'"reject"'),
         "reviews.jsonl: line 1 is damaged",
     ),
-    "all verdicts are gone": (without("reviews.jsonl"), "damaged: reviews.jsonl: the last judging took 3 lines"),
+    "all verdicts are gone": (without("reviews.jsonl"), "damaged: reviews.jsonl: the last judging read 3 lines"),
 }
 
 

@@ -26,7 +26,7 @@ from synthgen.judging.reviews import ReviewLog, read_reviews
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_shards
 from synthgen.review.queue import ReviewQueue
-from synthgen.review.server import BODY, app, door
+from synthgen.review.server import BODY, app, redirect_file
 from synthgen.store.run import Run
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=REASON)
@@ -322,7 +322,7 @@ def test_doors_in_use_stay_and_what_is_no_door_is_not_touched(tmp_path: Path, mo
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     (tmp_path / "notes.html").write_text("mine")
     (tmp_path / "synthgen-review-link.html").symlink_to(tmp_path / "notes.html")
-    with door("http://127.0.0.1:1/?token=a") as first, door("http://127.0.0.1:2/?token=b") as second:
+    with redirect_file("http://127.0.0.1:1/?token=a") as first, redirect_file("http://127.0.0.1:2/?token=b") as second:
         assert "token=a" in Path(url2pathname(urlsplit(first).path)).read_text()
         assert "token=b" in Path(url2pathname(urlsplit(second).path)).read_text()
     assert {p.name for p in tmp_path.iterdir()} == {"notes.html", "synthgen-review-link.html"}
@@ -330,7 +330,7 @@ def test_doors_in_use_stay_and_what_is_no_door_is_not_touched(tmp_path: Path, mo
 
 @needs_browser
 def test_the_file_leads_there(build: Build, tmp_path: Path) -> None:
-    with serving(build.run.root) as (_, address), door(address) as file, opened() as (tab, complaints, _):
+    with serving(build.run.root) as (_, address), redirect_file(address) as file, opened() as (tab, complaints, _):
         tab.goto(file)
         tab.wait_for_url(address)
         ready(tab, 0, 23)
