@@ -74,7 +74,7 @@ class Backend(Filter[Config]):
 def _kept(hashes: Hashes, distance: int) -> NDArray[np.bool_]:
     """Which of them are within `distance` of no earlier one that is kept, (M,). Where too many are alike to look at all
     their pairs, what is near a kept one of the first half is first taken out of the second."""
-    pairs = _near_pairs(hashes, distance)
+    pairs = near_pairs(hashes, distance)
     if pairs is not None:
         alive = [True] * len(hashes)
         for start in range(0, len(pairs), _AT_ONCE):
@@ -90,16 +90,16 @@ def _kept(hashes: Hashes, distance: int) -> NDArray[np.bool_]:
     return kept
 
 
-def _near_pairs(hashes: Hashes, distance: int) -> NDArray[np.intp] | None:
+def near_pairs(hashes: Hashes, distance: int) -> NDArray[np.intp] | None:
     """The places of any two within the distance, (P, 2), in order, the later one first; None: there are too many."""
     count = len(hashes)
     if count <= _FEW:
         return np.argwhere(np.tril(np.bitwise_count(hashes[:, None] ^ hashes) <= distance, -1))
-    if not (masks := _masks(distance, count)):
+    if not (masks := bit_masks(distance, count)):
         return None
     found, left = [], _PAIRS * count
     for mask in masks:
-        for later, earlier in _agreeing(hashes, mask):
+        for later, earlier in agreeing(hashes, mask):
             left -= len(later)
             if left < 0:
                 return None
@@ -111,12 +111,12 @@ def _near_pairs(hashes: Hashes, distance: int) -> NDArray[np.intp] | None:
 def _near_any(hashes: Hashes, kept: Hashes, distance: int) -> NDArray[np.bool_]:
     """For each of the hashes: is any of `kept` (at least one) within the distance?"""
     near = np.zeros(len(hashes), bool)
-    masks = _masks(distance, len(hashes) + len(kept))
+    masks = bit_masks(distance, len(hashes) + len(kept))
     budget = len(hashes) * len(kept) * _COMPARED / _FOUND if masks else -1
     for mask in masks:
         left = np.flatnonzero(~near)
         every = np.concatenate([kept, hashes[left]])
-        for later, earlier in _agreeing(every, mask, len(kept)):
+        for later, earlier in agreeing(every, mask, len(kept)):
             budget -= len(later)
             if budget < 0:
                 break
@@ -130,7 +130,7 @@ def _near_any(hashes: Hashes, kept: Hashes, distance: int) -> NDArray[np.bool_]:
     return near
 
 
-def _masks(distance: int, count: int) -> list[np.uint64]:
+def bit_masks(distance: int, count: int) -> list[np.uint64]:
     """Sets of bits, in one of which at least two hashes within the distance agree: of `distance + c` bands of bits, the
     c bands that are left where the others hold all the differences (G. S. Manku et al., "Detecting Near-Duplicates for
     Web Crawling", WWW 2007, section 3). With a larger c there are more sets, and fewer pairs agree that are not near:
@@ -147,7 +147,7 @@ def _masks(distance: int, count: int) -> list[np.uint64]:
     return [np.uint64(sum(some)) for some in combinations(bands, chosen)]
 
 
-def _agreeing(hashes: Hashes, mask: np.uint64, known: int = 0) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+def agreeing(hashes: Hashes, mask: np.uint64, known: int = 0) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
     """The places of any two that agree in these bits, the later and the earlier, at most one pair a hash at a time; and
     of a few that only their products have together. `known`: of the first of them only with the others."""
     # A number is sorted in a fifth of the time that it takes to find its place, so the place is in its lowest bits.

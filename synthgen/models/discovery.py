@@ -117,13 +117,13 @@ class Discovery:
                     stability_score=options.stability_score, nms_iou=options.nms_iou,
                     proposals=options.proposals,
                 )  # fmt: skip
-                found.append(self._name(image, proposed))
+                found.append(self.name(image, proposed))
         return found
 
-    def _name(self, image: NDArray[np.uint8], proposed: Proposals) -> Found:
+    def name(self, image: NDArray[np.uint8], proposed: Proposals) -> Found:
         """Of masks that hold one another, such as a thing, its part and it with its neighbour, the surest stays. CLIP
         knows a whole from a part and from two; SAM, by its predicted IoU, a clean outline from a ragged one."""
-        things = ~_is_ground(proposed.masks)
+        things = ~is_ground(proposed.masks)
         masks, predicted_iou = proposed.masks[things], proposed.predicted_iou[things]
         boxes = mask_boxes(masks)
         named = ClipModel.of(self.clip_config)
@@ -138,7 +138,7 @@ class Discovery:
         sure = (best >= self.config.agreement) & (best >= cosines[:, len(words) :].max(1, initial=-1))
         trust = best.clip(0) ** 2 * predicted_iou.clip(0)
         order = np.flatnonzero(sure)[np.argsort(-trust[sure], kind="stable")]
-        chosen = order[_without_parts(masks[order])]
+        chosen = order[without_parts(masks[order])]
         chosen = chosen[np.argsort(-best[chosen], kind="stable")]
         ids = np.array([category_id for category_id, _ in words], np.int64)
         return Found(masks[chosen], boxes[chosen], ids[own[chosen].argmax(1)], best[chosen].astype(np.float32))
@@ -183,7 +183,7 @@ def propose(
     for start in range(0, len(points), model.prompts_at_once):
         answer = model.by_points(embedded, points[start : start + model.prompts_at_once], multimask=True)
         logits, iou = answer.logits.flatten(0, 1), answer.predicted_iou.flatten()
-        logits = _without_padding(logits, embedded, model.side)
+        logits = without_padding(logits, embedded, model.side)
         high = (logits > threshold + STABILITY_OFFSET).sum((1, 2))
         low = (logits > threshold - STABILITY_OFFSET).sum((1, 2))
         stability = high / low.clamp(min=1)
@@ -200,11 +200,11 @@ def _things(
     model: SamModel, embedded: Embedded, logits: Any, score: Any, stability_score: float, nms_iou: float
 ) -> Proposals:
     """Logits (N, h, w), best first, with predicted IoU and stability, (N, 2)."""
-    small = (_without_padding(logits, embedded, model.side) > model.sam.mask_threshold).flatten(1).float()
-    chosen = _suppress(small, nms_iou)
+    small = (without_padding(logits, embedded, model.side) > model.sam.mask_threshold).flatten(1).float()
+    chosen = suppress(small, nms_iou)
     masks, numbers = model.masks(embedded, logits[chosen]).masks, score[chosen].cpu().numpy().astype(np.float32)
     there = masks.any((1, 2))  # a single pixel of the decoder's can lie between those of the image
-    whole = np.array([_without_specks(mask) for mask in masks[there]], bool).reshape(-1, *embedded.size)
+    whole = np.array([without_specks(mask) for mask in masks[there]], bool).reshape(-1, *embedded.size)
     return Proposals(whole, numbers[there, 0], numbers[there, 1])
 
 
@@ -213,7 +213,7 @@ def _official(
 ) -> Proposals:
     """As `_things`. Upstream scales every mask to the image and then chooses; here a mask is scaled when its turn
     comes, and most are so surely suppressed by a better one that theirs never does."""
-    rough = _rough_boxes(model, embedded, logits)
+    rough = rough_boxes(model, embedded, logits)
     iou = score[:, 0].cpu().numpy()
     gone = np.zeros(len(logits), bool)
     masks, boxes, numbers = [], np.zeros((0, 4), np.float32), []
@@ -232,7 +232,7 @@ def _official(
     return Proposals(np.array(masks, bool).reshape(-1, *embedded.size), scores[:, 0], scores[:, 1])
 
 
-def _rough_boxes(model: SamModel, embedded: Embedded, logits: Any) -> NDArray[np.float32]:
+def rough_boxes(model: SamModel, embedded: Embedded, logits: Any) -> NDArray[np.float32]:
     """Logits (N, h, w) -> boxes in px of the image, (N, 4), in upstream's convention, too large if anything: the
     greatest logits of rows and of columns are scaled as `postprocess_masks` scales all, which is linear along each."""
     import torch
@@ -252,13 +252,13 @@ def _rough_boxes(model: SamModel, embedded: Embedded, logits: Any) -> NDArray[np
     return boxes
 
 
-def _without_padding(logits: Any, embedded: Embedded, side: int) -> Any:
+def without_padding(logits: Any, embedded: Embedded, side: int) -> Any:
     """The part of logits (N, h, w) that is image: SAM pads at the right and the bottom."""
     height, width = (-(-length * logits.shape[-1] // side) for length in embedded.input_size)
     return logits[:, :height, :width]
 
 
-def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """A mask (H, W), not empty -> its pieces of some size, the largest at least."""
     import cv2
 
@@ -270,7 +270,7 @@ def _without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return clean
 
 
-def _suppress(masks: Any, most: float) -> Any:
+def suppress(masks: Any, most: float) -> Any:
     """Flat masks (N, P) of 0 and 1, best first -> positions that stay: greedy non-maximum suppression."""
     import torch
 
@@ -284,13 +284,13 @@ def _suppress(masks: Any, most: float) -> Any:
     return torch.tensor(kept, dtype=torch.long, device=masks.device)
 
 
-def _is_ground(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def is_ground(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
     borders = [masks[:, 0], masks[:, -1], masks[:, :, 0], masks[:, :, -1]]
     reached: NDArray[np.int64] = np.sum([border.any(1) for border in borders], 0)
     return reached >= BORDERS
 
 
-def _without_parts(masks: NDArray[np.bool_]) -> list[int]:
+def without_parts(masks: NDArray[np.bool_]) -> list[int]:
     """Positions of masks (N, H, W), the surest first, that neither hold nor lie in a surer one."""
     flat = masks.reshape(len(masks), masks[:1].size).astype(np.float32)
     areas, kept = flat.sum(1), list[int]()

@@ -48,6 +48,13 @@ def listen() -> None:
         logging.getLogger(name).addHandler(_remarks)  # once: a logger ignores a handler that it has
 
 
+def forget() -> None:
+    """Drops the remarks that were kept: each counts as new when it is heard again."""
+    with _remarks.guard:
+        _remarks.heard.clear()
+        _remarks.noted = 0
+
+
 def notes() -> dict[str, list[str]]:
     """The remarks that no mark has yet, as notes of a mark: so each is told once, whichever worker heard it."""
     with _remarks.guard:

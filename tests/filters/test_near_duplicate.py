@@ -75,18 +75,18 @@ def test_agrees_with_brute_force_however_it_goes(
     monkeypatch.setattr(near_duplicate, "_PAIRS", pairs)
     monkeypatch.setattr(near_duplicate, "_FEW", 50)
     monkeypatch.setattr(near_duplicate, "_AT_ONCE", 7)
-    assert len(near_duplicate._masks(distance, 700)) == comb(distance + bands, bands)
+    assert len(near_duplicate.bit_masks(distance, 700)) == comb(distance + bands, bands)
     hashes = np.unique(planted(distance + 100, 700))
-    assert (near_duplicate._near_pairs(hashes, distance) is None) == (not pairs and distance > 0)
+    assert (near_duplicate.near_pairs(hashes, distance) is None) == (not pairs and distance > 0)
     shuffled = np.random.default_rng(0).permutation(hashes)
     assert backend(distance).fails(shuffled).tolist() == brute_force(shuffled, distance)
 
 
 def test_pairs_that_agree() -> None:
     hashes = np.array([0x10, 0x23, 0x11, 0x24, 0x12, 0x30], np.uint64)
-    found = [pair for some in near_duplicate._agreeing(hashes, np.uint64(0xF0)) for pair in zip(*some, strict=True)]
+    found = [pair for some in near_duplicate.agreeing(hashes, np.uint64(0xF0)) for pair in zip(*some, strict=True)]
     assert sorted(found) == [(2, 0), (3, 1), (4, 0), (4, 2)]
-    found = [pair for some in near_duplicate._agreeing(hashes, np.uint64(0xF0), 2) for pair in zip(*some, strict=True)]
+    found = [pair for some in near_duplicate.agreeing(hashes, np.uint64(0xF0), 2) for pair in zip(*some, strict=True)]
     assert sorted(found) == [(2, 0), (3, 1), (4, 0)]
 
 
@@ -94,11 +94,11 @@ def test_pairs_that_agree() -> None:
 def test_hashes_within_the_distance_agree_in_a_mask(count: int) -> None:
     rng = np.random.default_rng(count)
     for distance in range(17):
-        masks = [int(mask) for mask in near_duplicate._masks(distance, count)]
+        masks = [int(mask) for mask in near_duplicate.bit_masks(distance, count)]
         for _ in range(50 if masks else 0):
             changed = sum(1 << int(bit) for bit in rng.choice(64, distance, replace=False))
             assert any(changed & mask == 0 for mask in masks)
-    assert not near_duplicate._masks(16, count)
+    assert not near_duplicate.bit_masks(16, count)
 
 
 def test_only_kept_images_count() -> None:

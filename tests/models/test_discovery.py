@@ -72,15 +72,15 @@ def test_suppression_by_hand() -> None:
     masks = torch.zeros(4, 10)
     masks[0, :6] = masks[1, 1:6] = masks[2, 4:10] = masks[3, 4:10] = 1
     # IoU of the first with the others: 5/6, 2/10, 2/10; the last two are equal.
-    assert discovery._suppress(masks, 0.7).tolist() == [0, 2]
-    assert discovery._suppress(masks, 0.9).tolist() == [0, 1, 2]
-    assert discovery._suppress(masks, 0.1).tolist() == [0]
-    assert discovery._suppress(masks, 1.0).tolist() == [0, 1, 2, 3]
+    assert discovery.suppress(masks, 0.7).tolist() == [0, 2]
+    assert discovery.suppress(masks, 0.9).tolist() == [0, 1, 2]
+    assert discovery.suppress(masks, 0.1).tolist() == [0]
+    assert discovery.suppress(masks, 1.0).tolist() == [0, 1, 2, 3]
     # What a suppressed one suppresses stays: greedy.
     chain = torch.zeros(3, 10)
     chain[0, :5] = chain[1, 1:6] = chain[2, 3:8] = 1  # 4/6, 3/7; 2/8
-    assert discovery._suppress(chain, 0.4).tolist() == [0, 2]
-    assert discovery._suppress(masks[:0], 0.7).tolist() == []
+    assert discovery.suppress(chain, 0.4).tolist() == [0, 2]
+    assert discovery.suppress(masks[:0], 0.7).tolist() == []
 
 
 def test_the_surer_of_a_whole_and_its_part_stays() -> None:
@@ -88,10 +88,10 @@ def test_the_surer_of_a_whole_and_its_part_stays() -> None:
     masks[0, :4, :4] = masks[1, :8, :8] = True  # a part, surer than the whole
     masks[2, 5:, 5:] = True  # 9 of its 25 px lie in the whole
     masks[3, 5:7, 5:7] = True  # in both of the latter
-    assert discovery._without_parts(masks) == [0, 2]
-    assert discovery._without_parts(masks[[1, 0, 2, 3]]) == [0, 2]
-    assert discovery._without_parts(masks[[3, 0]]) == [0, 1]
-    assert discovery._without_parts(masks[:0]) == []
+    assert discovery.without_parts(masks) == [0, 2]
+    assert discovery.without_parts(masks[[1, 0, 2, 3]]) == [0, 2]
+    assert discovery.without_parts(masks[[3, 0]]) == [0, 1]
+    assert discovery.without_parts(masks[:0]) == []
 
 
 @pytest.mark.parametrize("size", [(10, 10), (8, 20), (20, 8)])
@@ -102,8 +102,8 @@ def test_ground_reaches_three_borders(size: tuple[int, int]) -> None:
     masks[2, -3:, 1:] = True  # a thing in a corner
     masks[3, :, 3:5] = True  # a mast, from above to below
     masks[4, 2:4, 2:4] = True
-    assert discovery._is_ground(masks).tolist() == [True, True, False, False, False, False]
-    assert discovery._is_ground(masks[:0]).tolist() == []
+    assert discovery.is_ground(masks).tolist() == [True, True, False, False, False, False]
+    assert discovery.is_ground(masks[:0]).tolist() == []
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_padding_is_at_the_right_and_the_bottom(size: tuple[int, int], wanted: t
     """Of 32 px a side; logits of 8."""
     input_size = tuple(round(length * 32 / 128) for length in size)
     logits = torch.arange(64.0).view(1, 8, 8)
-    left = discovery._without_padding(logits, Embedded(None, input_size, size), 32)
+    left = discovery.without_padding(logits, Embedded(None, input_size, size), 32)
     assert tuple(left.shape[1:]) == wanted
     assert torch.equal(left[0], logits[0, : wanted[0], : wanted[1]])
 
@@ -125,8 +125,8 @@ def test_specks_go() -> None:
     mask[15:19, 20:24] = mask[0, 29] = mask[19, 2:11] = True  # 16, 1 and 9 px beside 101
     wanted = mask.copy()
     wanted[0, 29] = wanted[19, 2:11] = False
-    np.testing.assert_array_equal(discovery._without_specks(mask), wanted)
-    np.testing.assert_array_equal(discovery._without_specks(~np.zeros((3, 3), bool)), np.ones((3, 3), bool))
+    np.testing.assert_array_equal(discovery.without_specks(mask), wanted)
+    np.testing.assert_array_equal(discovery.without_specks(~np.zeros((3, 3), bool)), np.ones((3, 3), bool))
 
 
 # Proposals
@@ -232,7 +232,7 @@ def test_rough_boxes_are_near_those_of_the_masks() -> None:
     masks = model.masks(embedded, logits).masks
     there = masks.any((1, 2))
     true = (mask_boxes(masks) - discovery.UPSTREAM_BOX)[there]
-    rough = discovery._rough_boxes(model, embedded, logits)[there]
+    rough = discovery.rough_boxes(model, embedded, logits)[there]
     assert (rough[:, :2] <= true[:, :2]).all() and (rough[:, 2:] >= true[:, 2:]).all()
     assert (np.median(abs(rough - true), 0) <= 1).all()  # what is thinner than a pixel is lost in scaling, and not here
 
@@ -290,7 +290,7 @@ def proposed(masks: np.ndarray[Any, Any], *predicted_iou: float) -> discovery.Pr
 
 def test_names_are_those_of_the_nearest_words(flat: None) -> None:
     image, masks = fields(20, 110, 50, 80)
-    found = Discovery(config(agreement=0.8), CATEGORIES)._name(image, proposed(masks))
+    found = Discovery(config(agreement=0.8), CATEGORIES).name(image, proposed(masks))
     # 20 degrees from the cat; 10 from the dog; 10 from the kitten, a cat; 40 from both, which is too far.
     np.testing.assert_allclose(found.agreement, np.cos(np.radians([10, 10, 20])), atol=1e-6)
     assert found.category_id.tolist()[2] == 1 and sorted(found.category_id.tolist()) == [1, 1, 2]
@@ -298,19 +298,19 @@ def test_names_are_those_of_the_nearest_words(flat: None) -> None:
     for mask, box, kind in zip(found.masks, found.boxes, found.category_id, strict=True):
         np.testing.assert_array_equal(mask_boxes(mask[None])[0], box)
         assert (mask == masks[1]).all() == (kind == 2)
-    assert len(Discovery(config(agreement=0.7), CATEGORIES)._name(image, proposed(masks)).masks) == 4
-    assert len(Discovery(config(agreement=0.8), CATEGORIES[1:])._name(image, proposed(masks)).masks) == 1
+    assert len(Discovery(config(agreement=0.7), CATEGORIES).name(image, proposed(masks)).masks) == 4
+    assert len(Discovery(config(agreement=0.8), CATEGORIES[1:]).name(image, proposed(masks)).masks) == 1
 
 
 def test_what_is_rather_something_else_is_left_out(flat: None) -> None:
     image, masks = fields(50, 60)
-    found = Discovery(config(agreement=0.8, others=("a puddle",)), CATEGORIES)._name(image, proposed(masks))
+    found = Discovery(config(agreement=0.8, others=("a puddle",)), CATEGORIES).name(image, proposed(masks))
     assert found.category_id.tolist() == [1] and (found.masks[0] == masks[0]).all()  # 60 is 10 from the puddle
 
 
 def test_the_prompt_is_the_user_s(flat: None) -> None:
     image, masks = fields(10)
-    found = Discovery(config(agreement=0.99, prompt="pet: {}"), CATEGORIES)._name(image, proposed(masks))
+    found = Discovery(config(agreement=0.99, prompt="pet: {}"), CATEGORIES).name(image, proposed(masks))
     assert found.agreement.tolist() == [pytest.approx(1)]
 
 
@@ -319,7 +319,7 @@ def test_ground_has_no_name_and_parts_go(flat: None) -> None:
     ground = np.ones((1, *masks.shape[1:]), bool)
     part = masks[:1].copy()
     part[:, :, 15:] = False
-    found = Discovery(config(), CATEGORIES)._name(image, proposed(np.concatenate([ground, masks, part])))
+    found = Discovery(config(), CATEGORIES).name(image, proposed(np.concatenate([ground, masks, part])))
     assert len(found.masks) == 2
     np.testing.assert_array_equal(found.masks[0], masks[0])  # as sure as its part, and named before it
 
@@ -330,14 +330,14 @@ def test_of_equally_well_named_masks_the_cleaner_one_stays(flat: None, whole: fl
     small = masks[:1].copy()
     small[:, :, 15:] = False
     all_masks = np.concatenate([masks, small])
-    found = Discovery(config(agreement=0.7), CATEGORIES)._name(image, proposed(all_masks, whole, 0.1, part))
+    found = Discovery(config(agreement=0.7), CATEGORIES).name(image, proposed(all_masks, whole, 0.1, part))
     assert len(found.masks) == 2 and (np.diff(found.agreement) <= 0).all()
     kept = max(found.masks, key=lambda mask: mask[:, :30].sum())
     np.testing.assert_array_equal(kept, {"whole": masks[0], "part": small[0]}[stays])
 
 
 def test_nothing_to_name(flat: None) -> None:
-    found = Discovery(config(), CATEGORIES)._name(drawn(20, 30), proposed(np.zeros((0, 20, 30), bool)))
+    found = Discovery(config(), CATEGORIES).name(drawn(20, 30), proposed(np.zeros((0, 20, 30), bool)))
     assert found.masks.shape == (0, 20, 30) and found.boxes.shape == (0, 4)
     assert found.category_id.shape == found.agreement.shape == (0,)
     assert found.category_id.dtype == np.int64 and found.agreement.dtype == np.float32

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from synthgen.models import MINI, remarks
 
 
 @pytest.fixture
-def heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def heard() -> Iterator[None]:
     """Nothing was heard yet."""
-    monkeypatch.setattr(remarks._remarks, "heard", {})
-    monkeypatch.setattr(remarks._remarks, "noted", 0)
+    remarks.forget()
+    yield
+    remarks.forget()
 
 
 @pytest.mark.usefixtures("heard")
