@@ -99,4 +99,4 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_few_modules_stand_at_the_top() -> None:
     top = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
-    assert top == {"backends", "devices", "errors", "flow", "masks", "schedule", "types"}
+    assert top == {"devices", "errors", "flow", "masks", "schedule", "types"}

@@ -1,0 +1,42 @@
+"""What a stage's backend is, and how a spec's `use: name` becomes one.
+
+A backend is one module with two names, `Config` (its options) and `Backend` (its work): `use: sam` of the
+segmenter is `synthgen/segmenters/sam.py`; a dotted name, `use: acme.labels`, is the user's own module. Modules
+import cheaply; a model's packages are imported, and its weights loaded, at first use. Constructing a backend
+costs nothing, so `check` constructs them all.
+"""
+
+from __future__ import annotations
+
+from synthgen.backends.config import Config, FilterConfig, ModelConfig, ThresholdConfig
+from synthgen.backends.exporters import ExportedFolder, Exporter, Folder, ImageEncoding, Records
+from synthgen.backends.filters import Filter, ScoreFilter, ThresholdFilter, measured
+from synthgen.backends.kinds import KINDS, Kind, backend_module, builtin, is_own
+from synthgen.backends.stages import Generator, Grounder, Model, Request, Segmenter, Stage
+
+__all__ = [
+    "KINDS",
+    "Config",
+    "ExportedFolder",
+    "Exporter",
+    "Filter",
+    "FilterConfig",
+    "Folder",
+    "Generator",
+    "Grounder",
+    "ImageEncoding",
+    "Kind",
+    "Model",
+    "ModelConfig",
+    "Records",
+    "Request",
+    "ScoreFilter",
+    "Segmenter",
+    "Stage",
+    "ThresholdConfig",
+    "ThresholdFilter",
+    "backend_module",
+    "builtin",
+    "is_own",
+    "measured",
+]

@@ -1,0 +1,78 @@
+"""The options of backends."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from synthgen import devices
+
+
+class Config(BaseModel):
+    """A backend's options. `use` names the backend. Those named in `execution` say where and how it is computed (the
+    weights are named by `Stage.identity`), those in `judged` are compared with numbers already stored: neither is
+    part of `fingerprint`. Those named in `added` are younger than run folders in people's hands: at their defaults they
+    change nothing, and no fingerprint has them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
+    execution: ClassVar[frozenset[str]] = frozenset()
+    judged: ClassVar[frozenset[str]] = frozenset()
+    added: ClassVar[frozenset[str]] = frozenset()
+
+    use: str = Field(description="The backend: a built-in name, or the dotted name of a module of yours.")
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The options that decide what this backend makes of its inputs."""
+        return self.model_dump(mode="json", exclude=set(self.execution | self.judged | self.untouched()))
+
+    def untouched(self) -> set[str]:
+        """Those of `added` that have their defaults."""
+        fields = type(self).model_fields
+        return {name for name in self.added if getattr(self, name) == fields[name].get_default()}
+
+
+class ModelConfig(Config):
+    """Options of a backend that loads a model."""
+
+    execution: ClassVar[frozenset[str]] = frozenset({"model", "revision", "device", "torch_dtype", "batch_size"})
+
+    model: str = Field("mini", description="`mini` (embedded), a folder or file, or a Hugging Face model id.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face model.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="`auto`: CUDA, else MPS, else CPU."
+    )
+    torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="`auto`: bfloat16 if the chip computes in it, else float32 on CPU and float16 elsewhere."
+    )
+    batch_size: int = Field(8, ge=1, le=1024, description="Images that go through the model at once.")
+
+    def environment(self) -> dict[str, Any]:
+        """What the last bits of results depend on, besides `fingerprint` and weights: see `devices.environment`."""
+        return devices.environment(self.device, self.torch_dtype, self.batch_size)
+
+
+class FilterConfig(Config):
+    """Options of every filter."""
+
+    judged: ClassVar[frozenset[str]] = frozenset({"on_fail"})
+
+    on_fail: Literal["reject", "ignore", "drop"] = Field(
+        "reject",
+        description="reject the image; or, for measures of instances: ignore it (kept with `iscrowd` 1), or drop it.",
+    )
+
+
+class ThresholdConfig(FilterConfig):
+    """A number is kept while `min` <= number <= `max`."""
+
+    judged: ClassVar[frozenset[str]] = frozenset({"on_fail", "min", "max"})
+
+    min: float | None = Field(None, description="Least value kept.")
+    max: float | None = Field(None, description="Greatest value kept.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"`min` (={self.min:g}) must not be above `max` (={self.max:g})")
+        return self

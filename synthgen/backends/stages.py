@@ -1,0 +1,109 @@
+"""What all backends have in common, and what generators, grounders and segmenters do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from synthgen.backends.config import Config
+from synthgen.errors import Problem
+from synthgen.types import Category, Grounding, Instances, Job, PromptForm
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a spec will ask of its backends, for `check`: size in px, whether jobs carry layouts, the words of every
+    prompt that can come about, those prompts in pieces, and the negative prompt."""
+
+    height: int
+    width: int
+    has_layout: bool
+    words: frozenset[str]
+    prompts: tuple[PromptForm, ...] = ()
+    negative_prompt: str = ""
+
+
+class Model(ABC):
+    """A model that a backend uses, as the spec names it: nothing of it is loaded yet."""
+
+    @abstractmethod
+    def problems(self) -> Iterable[Problem]:
+        """Why it would not load, as far as that can be known without torch. Fields: see `Stage.check`."""
+
+    @abstractmethod
+    def identity(self) -> str:
+        """Names the exact weights: a commit, a checksum, or a package's version.
+
+        Raises:
+            ModelMissing: they are not on this machine.
+        """
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        """(name, url) of its licences, as far as they are known."""
+        return ()
+
+
+C = TypeVar("C", bound=Config)
+
+
+class Stage(ABC, Generic[C]):
+    """What all backends have in common."""
+
+    def __init__(self, config: C, categories: Sequence[Category]) -> None:
+        self.config = config
+        self.categories = tuple(categories)
+
+    def models(self) -> Sequence[Model]:
+        """The models that this backend loads. `check`, `identity` and `licences` go by them."""
+        return ()
+
+    def check(self, request: Request) -> Iterable[Problem]:
+        """Everything that would fail later and can be known now, without torch. A field that starts with a dot is
+        an option of this backend (`.model`); any other is a key of the spec."""
+        for model in self.models():
+            yield from model.problems()
+
+    def advice(self, request: Request) -> Iterable[Problem]:
+        """What works, and hardly as it was meant: `check` says it, and goes on."""
+        return ()
+
+    def identity(self) -> str:
+        """Names the exact weights of all its models; "" if it has none."""
+        return " ".join(model.identity() for model in self.models())
+
+    def licences(self) -> Iterable[tuple[str, str]]:
+        """(name, url) of the licences of its models."""
+        return [licence for model in self.models() for licence in model.licences()]
+
+
+class Generator(Stage[C]):
+    """Jobs become images."""
+
+    def aspect_ratios(self) -> Mapping[str, tuple[float, float]]:
+        """Class name -> (least, most) width over height that the model draws well, where it says so."""
+        return {}
+
+    @abstractmethod
+    def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
+        """One batch of jobs of one size -> uint8 (B, H, W, 3), RGB. An image's noise comes from `job.seed` alone."""
+
+
+class Grounder(Stage[C]):
+    """Says which object is where."""
+
+    @abstractmethod
+    def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
+        """Images uint8 (H, W, 3), RGB -> one `Grounding` each."""
+
+
+class Segmenter(Stage[C]):
+    """Boxes become masks."""
+
+    @abstractmethod
+    def segment(self, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]) -> list[Instances]:
+        """One mask for every grounded box, in the same order; the grounding's scores are carried over."""
