@@ -24,14 +24,37 @@ def listed(names: Iterable[str], most: int = 40) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in a spec: where it stands, and a sentence with what it got and what it takes."""
+    """One thing wrong in a spec.
+
+    Attributes:
+        field: the key that is wrong, such as `filters.sharpness.min`.
+        message: a sentence with what the key got and what it takes.
+        subject: the class, word or other entry of the key that the message is about; "" where it is about the key.
+    """
 
     field: str
     message: str
+    subject: str = ""
 
     def __str__(self) -> str:
         text = f"{self.field}: {self.message}" if self.field else self.message
         return " ".join(text.split())  # one line, whatever the user's value held
+
+
+class WrongValue(ValueError):
+    """A check of a model of pydantic refuses a value, and its message says what the check got.
+
+    (A check that raises a plain `ValueError` only says what it takes. The error line says what it got.)
+
+    Attributes:
+        message: a sentence with what was got and what is taken.
+        loc: the wrong key, from where the check stands; empty where the check stands at the key.
+    """
+
+    def __init__(self, message: str, *loc: str | int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.loc = loc
 
 
 class SynthgenError(Exception):

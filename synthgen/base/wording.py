@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from synthgen.errors import nearest
@@ -58,11 +57,14 @@ def looked_at(text: str) -> str:
     return unicodedata.normalize("NFC", " ".join(seen.split()))
 
 
-def takes(kind: str, context: Mapping[str, Any], got: Any) -> str | None:
-    """What would have been right, from the type and context of a pydantic error; None where its own words must do."""
+def takes(kind: str, context: Mapping[str, Any], got: Any, choices: Sequence[str] = ()) -> str | None:
+    """What a key takes, from the type and the context of a pydantic error; None where pydantic's own words must do.
+
+    Args:
+        choices: the texts that the key takes, if it takes only some.
+    """
     if kind == "literal_error":
-        known = re.findall(r"'([^']*)'", context["expected"])
-        return f"takes {context['expected']}{nearest(got, known) if isinstance(got, str) else ''}"
+        return f"takes {context['expected']}{nearest(got, choices) if isinstance(got, str) else ''}"
     if kind == "string_pattern_mismatch":
         return f"takes {PATTERNS.get(context['pattern'], 'text that matches ' + context['pattern'])}"
     if kind == "multiple_of":

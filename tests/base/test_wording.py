@@ -1,7 +1,7 @@
 """What a wrong value is told."""
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pytest
 from pydantic import Field, TypeAdapter, ValidationError
@@ -57,7 +57,8 @@ def test_takes(kind: Any, got: Any, words: str) -> None:
     with pytest.raises(ValidationError) as error:
         TypeAdapter(kind).validate_python(got)
     (found,) = error.value.errors()
-    assert takes(found["type"], found.get("ctx", {}), got) == words
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    assert takes(found["type"], found.get("ctx", {}), got, choices) == words
 
 
 def test_what_has_no_words_here_is_left_to_pydantic() -> None:

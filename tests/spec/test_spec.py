@@ -533,7 +533,7 @@ def test_a_class_says_how_prompts_name_it_and_what_exports_call_it(good: dict[st
         ({"prompt": ""}, "classes.0.prompt: got ''; takes printable text"),
         ({"prompt": [True]}, "classes.0.prompt: got True for 'prompt'; takes text; put it in quotes"),
         ({"id": 0}, "classes.0.id: got 0; takes 1 or more"),
-        ({"id": 3}, "classes: got the id 3 twice, for 'apple' and for 'tree'; a class without one has its place"),
+        ({"id": 3}, "classes: got the id 3 twice, for 'apple' and for 'tree'; a class without one has its position"),
     ):
         with pytest.raises(SpecError) as error:
             of(**keys)

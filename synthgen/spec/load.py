@@ -1,0 +1,68 @@
+"""Reads a spec from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from synthgen.backends import KINDS
+from synthgen.base.files import at_home
+from synthgen.base.reading import load_yaml, read_text
+from synthgen.base.wording import shown
+from synthgen.errors import Problem, SpecError
+from synthgen.spec.dataset import DatasetSpec
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
+    """A spec from a file, with `key.path=value` overrides (values in YAML). A model path that starts with `./` or
+    `../` is taken from the spec's own folder.
+
+    Raises:
+        SpecError: it cannot be read, or it has problems.
+    """
+    path = at_home(path)
+    try:
+        raw = load_yaml(read_text(path))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise SpecError([Problem("", f"cannot read the spec {str(path)!r}: {reason}")]) from error
+    if not isinstance(raw, dict):
+        got = "an empty file" if raw is None else type(raw).__name__
+        raise SpecError([Problem("", f"a spec is a mapping of keys to values, got {got}")])
+    for override in overrides:
+        set_value(raw, override)
+    for kind in KINDS.values():
+        options = raw.get(kind.key) if not kind.many else None
+        if isinstance(options, dict) and str(options.get("model", "")).startswith(("./", "../")):
+            # What is no path at all stays as it is, and `check` says that it does not exist.
+            with suppress(OSError, ValueError, RuntimeError):
+                options["model"] = str((path.parent / options["model"]).resolve())
+    return DatasetSpec.parse(raw)
+
+
+def set_value(raw: dict[str, Any], override: str) -> None:
+    """Puts one `key.path=value` into plain data, in place."""
+    path, equals, text = override.partition("=")
+    keys = path.split(".")
+    if not equals or not all(keys):
+        raise SpecError(
+            [Problem("--set", f"got {shown(override)}; it takes key.path=value, such as filters.sharpness.min=60")]
+        )
+    try:
+        value, place = load_yaml(text), raw
+    except SpecError as error:
+        raise SpecError([Problem("--set", f"got {shown(override)}; {error}")]) from error
+    kinds = {kind.key: kind for kind in KINDS.values()}
+    for depth, key in enumerate(keys[:-1]):
+        inner, kind = place.get(key), kinds.get(key)
+        if inner is None:
+            # One filter changed is no reason to lose the others, which were there by default.
+            inner = place[key] = dict.fromkeys(kind.defaults if kind and kind.many and depth == 0 else ())
+        elif isinstance(inner, str) and kind and not kind.many:
+            inner = place[key] = {"use": inner}
+        if not isinstance(inner, dict):
+            raise SpecError([Problem("--set", f"got {shown(override)}; {shown(key)} is no mapping of options")])
+        place = inner
+    place[keys[-1]] = value
