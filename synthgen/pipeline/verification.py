@@ -76,12 +76,15 @@ def inspect(build: Build) -> Verified:
     return Verified(count, tuple(damages), tuple(sorted(stray)), tuple(_missing(build)))
 
 
-def _names_of_files(root: Path) -> Iterator[str]:
-    """The files in a folder and below it, by their path in it."""
-    for folder, _, files in os.walk(root):
-        for file in files:
-            if (path := Path(folder, file)).is_file():
-                yield path.relative_to(root).as_posix()
+def _names_of_files(folder: Path, name: str = "") -> Iterator[str]:
+    """The files in a folder and below it, by their path in it. `name`: what their paths begin with. A folder that may
+    not be read counts as empty: the files in it that marks name cannot be read either, which is damage."""
+    with suppress(PermissionError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _names_of_files(Path(entry.path), f"{name}{entry.name}/")
+            elif entry.is_file():
+                yield name + entry.name
 
 
 def _missing(build: Build) -> Iterator[str]:
