@@ -40,15 +40,15 @@ def cores_given(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
     return max(1, cores)
 
 
-# Before torch is imported. By default OpenMP's threads spin while they wait for each other, and where anything else
-# runs on the machine, they wait for threads that are not running: then this is not slower by halves, but many times.
+# This must be set before torch is imported. By default OpenMP's threads spin while they wait for each other. If
+# anything else runs on the machine, they wait for threads that are not running, and computing takes many times as long.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# torch itself sees which CPUs it may run on, but not how much of their time a container is given.
+# torch sees which CPUs it may run on, but not how much of their time a container gets.
 if cores_given() < (os.cpu_count() or 1):
     os.environ.setdefault("OMP_NUM_THREADS", str(cores_given()))
 
-# Of a device's memory, the share that stays free for what is computed once the weights are there: SDXL in half
-# precision (7 GB) fits on a card of 12 GB, and not on one of 8 GB.
+# The share of a device's memory that weights leave free for computing: SDXL in half precision (7 GB) fits on a card of
+# 12 GB, and not on one of 8 GB.
 SPARE = 0.25
 
 T = TypeVar("T")
@@ -60,9 +60,8 @@ _lock = RLock()
 
 
 def resident(key: Hashable, load: Callable[[], T]) -> T:
-    """The model for `key`, loaded at its first use in this process and kept. Where the device's memory does not do for
-    all models, those that were not used for longest are let go: then one follows the other, stage by stage. So nobody
-    else keeps a model."""
+    """The model for `key`. Its first use in this process loads it, and it is kept here. If the device has too little
+    memory for all models, the least recently used ones are let go; so nobody else may keep a model."""
     with _lock:
         if key not in _resident:
             found = _loaded(load)
@@ -106,8 +105,8 @@ def release(keep: int = 0) -> int:
 
 
 def make_room(needed: int, device: torch.device | None = None) -> bool:
-    """Whether `needed` bytes of weights fit on a device, once those models are let go that stand in their way, the ones
-    not used for longest first. None: the CUDA device in use."""
+    """Whether `needed` bytes of weights fit on a device. Lets go of models until they do, the least recently used one
+    first. `device`: None is the CUDA device in use."""
 
     def enough() -> bool:
         memory = device_memory(device)
@@ -124,13 +123,13 @@ def make_room(needed: int, device: torch.device | None = None) -> bool:
 
 
 def fits(needed: int, free: int, total: int) -> bool:
-    """Whether so many bytes of weights leave enough of a device's memory for computing."""
+    """Whether `needed` bytes of weights leave enough of a device's memory free for computing."""
     return free - needed >= SPARE * total
 
 
 def device_memory(device: torch.device | None = None) -> tuple[int, int] | None:
-    """Bytes of a CUDA device: free, and in all. None where it is another device, or no CUDA device has been used: the
-    system shares out its memory."""
+    """(free, total) bytes of a CUDA device; None for another device, whose memory the system manages, or if no CUDA
+    device has been used."""
     torch = sys.modules.get("torch")
     if not torch or not (torch.cuda.is_initialized() if device is None else device.type == "cuda"):
         return None
@@ -139,8 +138,8 @@ def device_memory(device: torch.device | None = None) -> tuple[int, int] | None:
 
 
 def place(pipeline: DiffusionPipeline, device: torch.device, offload: Offload) -> None:
-    """Puts a diffusers pipeline that is on the CPU where it computes. `auto` is `none` where the weights fit, else
-    `model`: each part is on the device while it computes."""
+    """Moves a diffusers pipeline from the CPU to the device that computes. `auto` is `none` if the weights fit, else
+    `model`: then each part is on the device only while it computes."""
     import torch
 
     parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
@@ -195,7 +194,7 @@ def padded_size(count: int, batch_size: int) -> int:
 
 
 def free_memory() -> None:
-    """Gives back what nothing refers to any more, so that it counts as free."""
+    """Returns the memory that nothing refers to any more to the device."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
@@ -203,7 +202,7 @@ def free_memory() -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error is the device's or the system's word for having no memory left."""
+    """Whether an error says that the device, or the system, has no memory left."""
     torch = sys.modules.get("torch")
     kinds: tuple[Any, ...] = (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
     words = str(error).lower()
@@ -213,8 +212,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def to_numpy(tensor: torch.Tensor) -> NDArray[np.generic]:
-    """A tensor's values on the CPU. From CUDA by way of pinned memory, which the device writes without the CPU's help:
-    torch keeps such memory for the next time."""
+    """A tensor's values on the CPU. From CUDA they come through pinned memory, which the device writes without help of
+    the CPU; torch keeps such memory for the next time."""
     import torch
 
     if tensor.device.type != "cuda":

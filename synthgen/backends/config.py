@@ -10,10 +10,11 @@ from synthgen import devices
 
 
 class Config(BaseModel):
-    """A backend's options. `use` names the backend. Those named in `execution` say where and how it is computed (the
-    weights are named by `Stage.identity`), those in `judged` are compared with numbers already stored: neither is
-    part of `fingerprint`. Those named in `added` are younger than run folders in people's hands: at their defaults they
-    change nothing, and no fingerprint has them."""
+    """A backend's options. `use` names the backend. `fingerprint` holds the options that decide results; it leaves out:
+
+    - those named in `execution`: they say where and how the work is done. `Stage.identity` names the weights.
+    - those named in `judged`: they are compared with numbers that are stored.
+    - those named in `added`, at their defaults: run folders that are older than the option have no value for it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     execution: ClassVar[frozenset[str]] = frozenset()

@@ -148,8 +148,8 @@ def find_model(
     """The folder or file of a model that is on this machine. Nothing is ever fetched.
 
     Raises:
-        ModelMissing: it is not here; in one sentence, with its size where known and the command that fetches it. Or
-            its name, revision or variant is none.
+        ModelMissing: it is not here, or no model can have this name, revision or variant. The message is one sentence,
+            with the size if it is known and the command that fetches it.
     """
     if model == "mini":
         folder = MINI / kind
@@ -211,8 +211,8 @@ def _snapshot(model: str, revision: str, kind: str) -> Path | None:
 
 
 def existing(model: str) -> Path | None:
-    """The file or folder of this name; None where there is none, or where no file can have it: too long, a NUL, links
-    in a circle."""
+    """The file or folder of this name. None if there is none, also because no file can have the name: it is too long,
+    has a NUL, or is a link in a circle."""
     try:
         path = at_home(model)
         return path.resolve() if model and path.exists() else None
@@ -221,10 +221,10 @@ def existing(model: str) -> Path | None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """What a small JSON file says.
+    """The mapping in a small JSON file.
 
     Raises:
-        OSError, ValueError: it cannot be read, or is no mapping.
+        OSError, ValueError: it cannot be read, or holds no mapping.
     """
     with open(file, "rb") as opened:
         data = opened.read(MAX_JSON + 1)

@@ -1,9 +1,8 @@
-"""Fetching models, when a person says so. Nothing else opens a connection but the store that a run is kept in
-(`objects`), where a URL is given for its folder.
+"""Fetches models, if a person asks for it. Only this module opens a connection, and the one of object stores
+(`store/objects.py`) if a run's folder is a URL.
 
-A checkpoint grows in one file, `.NAME.part`, which a download that was killed leaves, and the next one goes on with. Of
-the hub's models, the hub's own client keeps the files that are finished; what it had of others when it was killed, it
-never takes up again, so that is removed.
+A checkpoint grows in one file, `.NAME.part`. A killed download leaves it, and the next one continues it. For models of
+the hub, the hub's client keeps finished files; it never continues unfinished ones, so those are removed.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ from synthgen.models import KNOWN, cache_folder
 
 # Weights are taken as safetensors only; pickled ones can run code.
 PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
-TIMEOUT_SECONDS = 60.0  # that a server may be silent
-QUIET_SECONDS = 3600.0  # after which nobody is writing to a file any more
+TIMEOUT_SECONDS = 60.0  # a server may be silent for so long
+QUIET_SECONDS = 3600.0  # a file that did not change for so long has no writer any more
 BLOCK = 1 << 20
 
 
@@ -39,7 +38,7 @@ def download_model(model: str, revision: str | None = None, variant: str | None 
     """Fetches a Hugging Face model's safetensors and configurations, or one of SAM's known checkpoints.
 
     Raises:
-        RunError: it cannot be had.
+        RunError: it cannot be fetched.
         OutOfRoom: the disk has no room for it.
     """
     known = KNOWN.get(model)

@@ -1,5 +1,5 @@
-"""Building a model of a folder: within the bounds that its weights give, without a connection, and with one kind of
-error for whatever the libraries raise; what they remark is kept (`remarks`)."""
+"""Building a model from a folder: within the bounds that its weights give, and without a connection. Whatever the
+libraries raise becomes one kind of error; what they log is kept (`remarks`)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from synthgen.errors import BackendError, SynthgenError
 from synthgen.models import remarks
 from synthgen.models.weights import Held
 
-# transformers reads it when it is imported: its layers shall not take compiled kernels from the hub.
+# Keeps the layers of transformers from taking compiled kernels from the hub; it is read when transformers is imported.
 os.environ["USE_HUB_KERNELS"] = "NO"
 
 # What a model may build, as its weights are on the disk. A parameter has at least half a byte there (of 4 bits); one
@@ -29,11 +29,11 @@ BYTES_OF_ONE = 8  # at most
 
 @contextmanager
 def loading(path: Path, held: Held, field: str = "") -> Iterator[None]:
-    """For the time in which a model is built of a folder that was inspected, and its weights are read.
+    """Surrounds the code that builds a model from an inspected folder and reads its weights.
 
     Args:
-        held: by its weights.
-        field: of the spec, for the message.
+        held: what its weights hold.
+        field: the key of the spec that the message begins with.
 
     Raises:
         BackendError: it could not be loaded, or was about to build what its weights do not hold.

@@ -1,4 +1,4 @@
-"""What diffusers and transformers remark while they load models and run them: kept for people, each remark once."""
+"""What diffusers and transformers log as warnings while they load and run models: kept for people, each one once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from synthgen.base.wording import plain
 
 LIBRARIES = ("diffusers", "transformers")
 MOST, LONGEST = 20, 300  # remarks that are kept, and characters of one
-# What is said of models that are as they should be, or is said better elsewhere.
+# Remarks about models that are as they should be, or that another message explains better.
 HARMLESS = re.compile(
     r"The following part of your input was truncated"  # `check` says it, before anything is made
     r"|Token indices sequence length is longer than"  # of the same
@@ -56,7 +56,7 @@ def forget() -> None:
 
 
 def notes() -> dict[str, list[str]]:
-    """The remarks that no mark has yet, as notes of a mark: so each is told once, whichever worker heard it."""
+    """The remarks that no mark has yet, as notes of a mark. So each is reported once, whichever worker heard it."""
     with _remarks.guard:
         new = list(_remarks.heard)[_remarks.noted :]
         _remarks.noted += len(new)

@@ -1,4 +1,4 @@
-"""How many tokens a text has for a model's text encoder, told from its folder alone, without torch."""
+"""How many tokens a text has for a model's text encoder, counted from the model's folder alone, without torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Counter:
 
 @lru_cache
 def counter(tokenizer: Path, text_encoder: Path | None = None) -> Counter | None:
-    """Of a tokenizer's folder; None for a kind that the package `tokenizers` does not read.
+    """A counter from a tokenizer's folder; None for a kind that the package `tokenizers` does not read.
 
     Args:
         tokenizer: has `tokenizer.json`, or a CLIP's `vocab.json` and `merges.txt`.
