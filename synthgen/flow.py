@@ -31,8 +31,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL
 
+from synthgen.base.background import WriteBehind
 from synthgen.base.interrupts import checkpoint, stoppable
-from synthgen.base.overlap import Behind
 from synthgen.dataset.growth import grow
 from synthgen.errors import SynthgenError
 from synthgen.judging.quality import Quality
@@ -80,11 +80,11 @@ def make_on_worker(run: str, shards: Sequence[int], allow_mixed: bool, strict: b
 
 def make(run: Run, shards: Sequence[int], allow_mixed: bool, strict: bool) -> int:
     """Generates, labels and measures shards. Measures a shard while the models make the next one."""
-    with Behind(1) as behind:
+    with WriteBehind(1) as behind:
         for shard in shards:
             generate(run, shard, allow_mixed, strict)
             label(run, shard, allow_mixed)
-            behind.do(measure, run, shard)
+            behind.submit(measure, run, shard)
     return len(shards)
 
 

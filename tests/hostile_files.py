@@ -36,8 +36,9 @@ from starlette.testclient import TestClient
 from test_hostile import bomb, harmless, one_line
 
 from synthgen import cli, schedule
-from synthgen.base.files import SEAL, digest, read_sealed, sha256
+from synthgen.base.files import sha256
 from synthgen.base.pictures import read_picture
+from synthgen.base.sealed import SEAL, read_sealed, sha256_json
 from synthgen.dataset import growth, history
 from synthgen.errors import SpecError, SynthgenError, of_system
 from synthgen.judging.reviews import AFTER, Review, ReviewLog
@@ -401,7 +402,7 @@ def write(file: Path, data: bytes) -> None:
 def sealed(content: Any) -> bytes:
     """As one who can seal a record writes it; as far as it can be one."""
     with contextlib.suppress(TypeError):
-        content = {**content, SEAL: digest({k: v for k, v in content.items() if k != SEAL})}
+        content = {**content, SEAL: sha256_json({k: v for k, v in content.items() if k != SEAL})}
     return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
 
 
@@ -411,7 +412,7 @@ def chained(lines: list[Any]) -> bytes:
     for line in lines:
         if isinstance(line, dict):
             content = {**{k: v for k, v in line.items() if k != SEAL}, AFTER: last}
-            content[SEAL] = digest(content)[:8]
+            content[SEAL] = sha256_json(content)[:8]
             line = content
         data = orjson.dumps(line)
         text, last = text + data + b"\n", digest_of_line(data)

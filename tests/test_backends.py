@@ -310,7 +310,7 @@ def test_filters_of_scores_that_a_segmenter_does_not_give(name, sample):
 
 def test_exporter_on_a_real_run(finished, tmp_path):
     """`finished` has been through `coco`; here its records go through every exporter into another folder."""
-    from synthgen.base.files import listed
+    from synthgen.base.file_lists import read_entries
     from synthgen.store.export_folder import exporting
     from synthgen.store.records import Accepted
     from synthgen.store.run import Run
@@ -323,7 +323,7 @@ def test_exporter_on_a_real_run(finished, tmp_path):
                 backend_module("exporter", name).Backend(config("exporter", name), finished.spec.categories).export(
                     info, Accepted(finished.run, finished.jobs, finished.stages.filters), folder
                 )
-            files = [run.root / file for file, _ in listed(run.paths.export_list(name))]
+            files = [run.root / file for file, _ in read_entries(run.paths.export_list(name))]
             assert files
             assert all(file.is_file() and file.is_relative_to(run.paths.export(name)) for file in files)
     first, second = (
@@ -483,7 +483,7 @@ def test_commands_that_only_read_a_run_import_none_of_its_modules(own, own_spec,
     assert synthgen("status", root) == (0, status, "")
     assert synthgen("verify", root) == (0, verified, "")
     assert synthgen("show", root)[0] == 0
-    code, listed, _ = synthgen(
+    code, listing, _ = synthgen(
         "runs",
         Path(__file__).parent.parent / "specs" / "quickstart.yaml",
         "--out",
@@ -491,7 +491,7 @@ def test_commands_that_only_read_a_run_import_none_of_its_modules(own, own_spec,
         "--set",
         "name=fruit",
     )
-    assert code == 0 and listed.splitlines()[1].split()[:2] == ["1", "finished"]
+    assert code == 0 and listing.splitlines()[1].split()[:2] == ["1", "finished"]
     (root / "report.html").unlink()
     assert synthgen("report", root)[0] == 0 and (root / "report.html").is_file()
     with pytest.raises(BackendError, match=r"'ownpack\.redness' is a module of yours, which commands that"):

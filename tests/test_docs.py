@@ -13,7 +13,7 @@ import typer.main
 import yaml
 
 from synthgen.backends import KINDS, backend_module, builtin
-from synthgen.base.reading import load_yaml
+from synthgen.base.safe_yaml import load_yaml
 from synthgen.cli import app
 from synthgen.orchestration.profile import Profile, load_profile
 from synthgen.spec import ClassSpec, DatasetSpec, LayoutSpec, PromptSpec, Template, load_spec

@@ -42,8 +42,8 @@ from hostile_files import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synthgen.base.files import SEAL
 from synthgen.base.pictures import require_png
+from synthgen.base.sealed import SEAL
 from synthgen.dataset.growth import Growth
 from synthgen.errors import RunError, SpecError
 from synthgen.masks import decode_rle, encode_rle

@@ -26,7 +26,8 @@ from judged import of_images, table
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from synthgen.base.files import SEAL, atomic, read_sealed, write_sealed
+from synthgen.base.files import atomic
+from synthgen.base.sealed import SEAL, read_sealed, write_sealed
 from synthgen.calibration.truths import Truth, from_coco
 from synthgen.errors import SpecError, SynthgenError
 from synthgen.judging.counting import quality_of

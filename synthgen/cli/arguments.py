@@ -12,9 +12,9 @@ from synthgen.cli import completion
 
 def path(value: str | Path) -> Path:
     """A path, with the user's home for `~`, also where the shell does not put it in."""
-    from synthgen.base.files import at_home
+    from synthgen.base.files import expand_home
 
-    return at_home(value)
+    return expand_home(value)
 
 
 def _out(value: str | Path) -> Path:

@@ -25,7 +25,7 @@ def new(name: Annotated[str, typer.Argument(help="The name of the dataset.", met
     The spec works as it is, with the embedded models. An existing file is not overwritten.
     """
     import synthgen.spec
-    from synthgen.base.reading import load_yaml
+    from synthgen.base.safe_yaml import load_yaml
 
     template = Path(synthgen.spec.__file__).with_name("template.yaml").read_text(encoding="utf-8")
     synthgen.spec.DatasetSpec.parse({**load_yaml(template), "name": name})

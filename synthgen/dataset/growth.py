@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from synthgen.backends import Filter
-from synthgen.base.files import digest, formed, read_sealed, write_sealed
+from synthgen.base.sealed import read_sealed, sha256_json, validated, write_sealed
 from synthgen.dataset.history import is_finished, others_of, runs_of
 from synthgen.errors import RunError, SynthgenError
 from synthgen.pipeline.build import Build
@@ -79,7 +79,7 @@ class Growth:
     @classmethod
     def read(cls, file: Path) -> Growth | None:
         """None if it is not there, as while a merge is going on or after one that was killed, or is damaged."""
-        found: Growth | None = formed(_GROWTH, read_sealed(file))
+        found: Growth | None = validated(_GROWTH, read_sealed(file))
         return found
 
     def __str__(self) -> str:
@@ -191,7 +191,7 @@ class Merge:
             "measured": [[self.measures(m, name) for name in self.filters] for m in self.members],
             "info": info,
         }
-        return hash_of(own, *map(digest, self.states))
+        return hash_of(own, *map(sha256_json, self.states))
 
     def alike(self) -> dict[str, set[int]]:
         """Filter of the whole dataset -> ids of the images that are near-duplicates of earlier ones by it. Images of
@@ -246,7 +246,7 @@ def grow(build: Build) -> Growth:
         while True:
             merge = Merge.of(build)
             inputs = {name: merge.inputs(name) for name in build.spec.exporters}
-            everything = digest([inputs, merge.left_out])
+            everything = sha256_json([inputs, merge.left_out])
             done = {name: folder.marks.is_done("export", name, own) for name, own in inputs.items()}
             growth = Growth.read(file)
             if growth and growth.inputs == everything and all(done.values()):

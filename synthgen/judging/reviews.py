@@ -20,7 +20,7 @@ from typing import IO, Annotated, Any, Literal, get_args
 import orjson
 from pydantic import Field, TypeAdapter
 
-from synthgen.base.files import SEAL, digest
+from synthgen.base.sealed import SEAL, sha256_json
 from synthgen.errors import FULL, OutOfRoom, RunError
 
 Verdict = Literal["accept", "reject", "wrong_class", "bad_mask"]
@@ -37,7 +37,7 @@ def reason(verdict: str) -> str:
 
 def labels_digest(rows: Sequence[Mapping[str, Any]]) -> str:
     """A hash of the labels of one image, rows of `labels/*.parquet`. A verdict is on these labels only."""
-    return digest([[row["instance"], row["category_id"], row["rle"]] for row in rows])[:16]
+    return sha256_json([[row["instance"], row["category_id"], row["rle"]] for row in rows])[:16]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Reviews:
     def digest(self) -> str:
         """A hash of what was said, not of when; "" without verdicts."""
         said = [[r.image_id, r.instance, r.verdict, r.category_id, r.queue, r.labels] for r in self.of.values()]
-        return digest(sorted(said, key=str)) if said else ""
+        return sha256_json(sorted(said, key=str)) if said else ""
 
     def image_ids(self) -> set[int]:
         return {image_id for image_id, _ in self.of}
@@ -141,7 +141,7 @@ def _lines(path: Path) -> tuple[list[Review], list[str]]:
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # The last piece is empty, or cut short.
         try:
             raw = orjson.loads(line)
-            if raw.pop(SEAL) != digest(raw)[:8]:
+            if raw.pop(SEAL) != sha256_json(raw)[:8]:
                 raise ValueError("damaged")
             before = raw.pop(AFTER, None)
             linked = linked or before is not None
@@ -225,7 +225,7 @@ class ReviewLog:
             RunError: the disk fails in another way. Nothing of the line is left.
         """
         content = {**content, AFTER: self._last}
-        line = orjson.dumps({**content, SEAL: digest(content)[:8]})
+        line = orjson.dumps({**content, SEAL: sha256_json(content)[:8]})
         end = os.fstat(self._file.fileno()).st_size
         try:
             left = memoryview(line + b"\n")

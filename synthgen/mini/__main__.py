@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from synthgen.base.files import at_home
+from synthgen.base.files import expand_home
 from synthgen.errors import RunError, SynthgenError
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ DEFAULTS = ", ".join(f"{name} {hours:g}" for name, hours in HOURS.items())
 @app.command()
 def train(
     model: Annotated[Literal["autoencoder", "diffusion", "sam", "clip"], typer.Argument(help="What to train.")],
-    work: Annotated[Path, typer.Option(metavar="DIR", parser=at_home, help="Where checkpoints, curves and models go.")],
+    work: Annotated[Path, typer.Option(metavar="DIR", parser=expand_home, help="Where checkpoints and models go.")],
     hours: Annotated[
         float | None,
         typer.Option(min=0.001, help=f"Of the whole training. Default: {DEFAULTS}."),
@@ -35,7 +35,7 @@ def train(
     start: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", parser=at_home, help="Begin with this earlier model's weights; with --resume, too."
+            metavar="FOLDER", parser=expand_home, help="Begin with this earlier model's weights; with --resume, too."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -73,7 +73,7 @@ def score(
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=at_home, help="Where they were trained. Default: those that are embedded."),
+        typer.Option(metavar="DIR", parser=expand_home, help="Where they were trained. Default: the embedded ones."),
     ] = None,
     count: Annotated[int, typer.Option(min=8, help="Held-out scenes, and prompts, of each score.")] = 500,
     write: Annotated[

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from synthgen.base.files import at_home
+from synthgen.base.files import expand_home
 from synthgen.base.wording import plain, shown
 from synthgen.errors import SynthgenError
 
@@ -136,7 +136,7 @@ class ModelMissing(SynthgenError):
 def cache_folder() -> Path:
     """Where checkpoints that are no Hugging Face repositories are kept: `$SYNTHGEN_HOME`, else in the user's cache."""
     home = os.environ.get("SYNTHGEN_HOME")
-    return at_home(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthgen"
+    return expand_home(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthgen"
 
 
 def find_model(
@@ -214,7 +214,7 @@ def existing(model: str) -> Path | None:
     """The file or folder of this name. None if there is none, also because no file can have the name: it is too long,
     has a NUL, or is a link in a circle."""
     try:
-        path = at_home(model)
+        path = expand_home(model)
         return path.resolve() if model and path.exists() else None
     except (OSError, ValueError, RuntimeError):
         return None

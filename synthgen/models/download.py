@@ -21,8 +21,10 @@ from io import BufferedRandom
 from pathlib import Path
 from urllib.error import HTTPError, URLError
 
-from synthgen.base.files import TEMPORARY, free_bytes, is_locked
+from synthgen.base.disk import free_bytes
+from synthgen.base.files import TEMPORARY_PATTERN
 from synthgen.base.interrupts import abandonable
+from synthgen.base.locks import is_locked
 from synthgen.base.wording import plain
 from synthgen.errors import FULL, OutOfRoom, RunError
 from synthgen.models import KNOWN, cache_folder
@@ -68,7 +70,7 @@ def _checkpoint(url: str, md5: str) -> Path:
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(TEMPORARY):  # by killed downloads of earlier versions
+    for left in path.parent.glob(TEMPORARY_PATTERN):  # by killed downloads of earlier versions
         if _is_quiet(left):
             left.unlink(missing_ok=True)
     part, validator = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "etag"))

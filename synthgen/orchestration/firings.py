@@ -14,7 +14,7 @@ from typing import Annotated, Any, NotRequired
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
 from typing_extensions import TypedDict  # Pydantic takes no other before Python 3.12.
 
-from synthgen.base.files import formed, read_sealed, write_sealed
+from synthgen.base.sealed import read_sealed, validated, write_sealed
 from synthgen.errors import SpecError
 from synthgen.orchestration.timetable import Timetable
 
@@ -77,7 +77,7 @@ class FiringLog:
 
     def read(self) -> dict[str, Any]:
         """The content of the file. An empty log if it is missing or damaged."""
-        log = formed(_LOG, read_sealed(self.file))
+        log = validated(_LOG, read_sealed(self.file))
         return dict(log) if log else {"timetable": None, "until": None, "firings": []}
 
     @property

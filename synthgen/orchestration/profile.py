@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from synthgen.base.files import at_home
-from synthgen.base.reading import load_yaml, read_text
+from synthgen.base.files import expand_home
+from synthgen.base.safe_yaml import load_yaml, read_yaml_text
 from synthgen.errors import Problem, SpecError
 from synthgen.spec import problems_of
 
@@ -66,9 +66,9 @@ def load_profile(path: Path) -> Profile:
     Raises:
         SpecError: the file cannot be read, or it has problems.
     """
-    path = at_home(path)
+    path = expand_home(path)
     try:
-        raw = load_yaml(read_text(path))
+        raw = load_yaml(read_yaml_text(path))
         profile = Profile.model_validate(raw if isinstance(raw, dict) else {"runner": raw})
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

@@ -26,7 +26,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from synthgen.base.files import free_bytes
+from synthgen.base.disk import free_bytes
 from synthgen.base.interrupts import ended_by_signals
 from synthgen.errors import SynthgenError
 from synthgen.orchestration import process

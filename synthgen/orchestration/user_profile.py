@@ -12,7 +12,7 @@ from typing import Any
 
 from dotenv import dotenv_values
 
-from synthgen.base.files import at_home
+from synthgen.base.files import expand_home
 from synthgen.errors import OutOfRoom, SynthgenError
 from synthgen.models import cache_folder
 
@@ -52,7 +52,7 @@ def prefect_home() -> Path:
     Raises:
         OutOfRoom: the folder cannot be made.
     """
-    path = at_home(os.environ.get("PREFECT_HOME") or cache_folder() / "prefect").absolute()
+    path = expand_home(os.environ.get("PREFECT_HOME") or cache_folder() / "prefect").absolute()
     try:
         path.mkdir(parents=True, exist_ok=True)  # Prefect does not make the folders above it.
     except OSError as error:

@@ -10,7 +10,8 @@ from string import Formatter
 from typing import Any
 
 from synthgen.backends import Request, Stage
-from synthgen.base.files import at_home, free_bytes, require_writable
+from synthgen.base.disk import free_bytes, require_writable
+from synthgen.base.files import expand_home
 from synthgen.base.wording import shown
 from synthgen.errors import Problem, SpecError
 from synthgen.models import cache_folder
@@ -138,7 +139,7 @@ def _layouts_too_full(spec: DatasetSpec, stages: Stages) -> list[Problem]:
 
 def _folders_not_writable(out: Path) -> Iterator[Problem]:
     home = os.environ.get("PREFECT_HOME")  # without it, Prefect keeps its files in the cache folder
-    cache = {"PREFECT_HOME": at_home(home)} if home else {"SYNTHGEN_HOME": cache_folder()}
+    cache = {"PREFECT_HOME": expand_home(home)} if home else {"SYNTHGEN_HOME": cache_folder()}
     for name, folder in {"--out": out, **cache}.items():
         try:
             require_writable(folder)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from synthgen.base.files import digest
+from synthgen.base.sealed import sha256_json
 from synthgen.judging.reviews import read_reviews
 from synthgen.spec import DatasetSpec
 from synthgen.store.marks import Mark
@@ -102,7 +102,7 @@ class Dependencies:
 
 
 def hash_of(fingerprint: Mapping[str, Any], *checksums: str) -> str:
-    return digest([fingerprint, *checksums])
+    return sha256_json([fingerprint, *checksums])
 
 
 def _weights(models: Models, key: str) -> str:

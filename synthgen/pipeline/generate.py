@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from synthgen.base.background import DEPTH, WriteBehind
 from synthgen.base.interrupts import checkpoint
-from synthgen.base.overlap import DEPTH, Behind
 from synthgen.models import remarks
 from synthgen.pipeline.attempts import Attempts
 from synthgen.pipeline.build import Build
@@ -43,13 +43,13 @@ def generate_shard(build: Build, shard: int, allow_mixed: bool = False, strict: 
         files = [run.images.write(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
         marks[number] = run.marks.commit_batch(shard, number, batch_inputs, files, notes)
 
-    with Behind() as behind:
+    with WriteBehind() as behind:
         for number, batch in enumerate(batches(jobs, where, "generator")):
             if mark := run.marks.read_batch(shard, number, batch_inputs):
                 marks[number] = mark
                 continue
             run.files.require_room((1 + DEPTH) * len(batch) * batch[0].height * batch[0].width * 3)
-            behind.do(write, number, batch, attempts.make(batch), attempts.notes(batch))
+            behind.submit(write, number, batch, attempts.make(batch), attempts.notes(batch))
             checkpoint()
     entries: dict[str, tuple[int, str]] = {}
     notes: dict[str, dict[str, Any]] = {}

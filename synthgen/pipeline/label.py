@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from synthgen.base.background import WriteBehind, prefetched
 from synthgen.base.interrupts import checkpoint
-from synthgen.base.overlap import Behind, ahead
 from synthgen.errors import RunError
 from synthgen.judging.reviews import labels_digest
 from synthgen.models import remarks
@@ -45,10 +45,10 @@ def label_shard(build: Build, shard: int, allow_mixed: bool = False) -> Mapping[
         for job, instances in zip(batch, labels, strict=True):
             rows.extend(label_rows(job.id, instances))
 
-    with Behind() as behind:
-        for batch, images in ahead(read()):
+    with WriteBehind() as behind:
+        for batch, images in prefetched(read()):
             checkpoint()
-            behind.do(collect, batch, segmenter.segment(images, grounder.ground(batch, images)))
+            behind.submit(collect, batch, segmenter.segment(images, grounder.ground(batch, images)))
     file = run.tables.write(run.paths.table("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
     counts = {"images": len(jobs), "instances": len(rows)}
     seconds = time.monotonic() - started

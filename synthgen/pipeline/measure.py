@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from synthgen.backends import Filter, measured
-from synthgen.base.overlap import ahead
+from synthgen.base.background import prefetched
 from synthgen.models import remarks
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.label import labelled_samples
@@ -30,7 +30,7 @@ def measure_shard(build: Build, shard: int) -> Mapping[str, int]:
     run.marks.withdraw("measure", shard)
     columns = {name: _Column(name, f) for name, f in filters.items()}
     images: list[tuple[int, int]] = []  # id, and number of instances
-    for sample in ahead(labelled_samples(build, shard)):
+    for sample in prefetched(labelled_samples(build, shard)):
         images.append((sample.job.id, len(sample.instances)))
         for column in columns.values():
             column.add(sample)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from synthgen.base.files import Names, sha256
+from synthgen.base.file_lists import NameSet
+from synthgen.base.files import sha256
 from synthgen.base.wording import plain
 from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import read_reviews
@@ -65,7 +66,7 @@ def inspect(build: Build) -> Verified:
     run = build.run
     damages = list(_files(build))
     damages += _records(build, {damage.file for damage in damages})
-    known = Names(name for _, _, mark in run.marks.read_all() if mark for name, _ in run.marks.files_of(mark))
+    known = NameSet(name for _, _, mark in run.marks.read_all() if mark for name, _ in run.marks.files_of(mark))
     for damage in damages:
         known.add(damage.file)
     count, stray = 0, []

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from synthgen.base.files import at_home
+from synthgen.base.files import expand_home
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import markdown_tables, markdown_text
 from synthgen.pipeline.build import Build
@@ -95,6 +95,6 @@ def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 
 def model_name(model: str) -> str:
     """A model's name for other people: its id on the Hub, or the last part of the path of a folder on this machine."""
-    path = at_home(model)
+    path = expand_home(model)
     is_folder = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.exists()
     return path.resolve().name if is_folder else model

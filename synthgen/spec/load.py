@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from synthgen.backends import KINDS
-from synthgen.base.files import at_home
-from synthgen.base.reading import load_yaml, read_text
+from synthgen.base.files import expand_home
+from synthgen.base.safe_yaml import load_yaml, read_yaml_text
 from synthgen.base.wording import shown
 from synthgen.errors import Problem, SpecError
 from synthgen.spec.dataset import DatasetSpec
@@ -22,9 +22,9 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
     Raises:
         SpecError: it cannot be read, or it has problems.
     """
-    path = at_home(path)
+    path = expand_home(path)
     try:
-        raw = load_yaml(read_text(path))
+        raw = load_yaml(read_yaml_text(path))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise SpecError([Problem("", f"cannot read the spec {str(path)!r}: {reason}")]) from error

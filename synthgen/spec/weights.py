@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from synthgen.base.reading import as_written
+from synthgen.base.safe_yaml import as_written
 from synthgen.base.wording import looked_at, shown, takes
 from synthgen.errors import WrongValue
 

@@ -17,7 +17,8 @@ import cv2
 import numpy as np
 
 from synthgen.backends import ImageEncoding
-from synthgen.base.files import Entry, Names, list_line, listed, read_bytes, said_of, sha256, sweep
+from synthgen.base.file_lists import Entry, NameSet, format_entry, read_entries
+from synthgen.base.files import naming_errors, read_bytes, remove_temporary, sha256
 from synthgen.base.pictures import require_png
 from synthgen.errors import RunError
 from synthgen.store.images import committed_images
@@ -41,9 +42,9 @@ def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
     with run.files.writing(list_file) as file:
         written = ExportFolder(run, exporter, file)
         for folder, _, _ in os.walk(run.paths.export(exporter)):
-            sweep(Path(folder))  # of an export that was killed
+            remove_temporary(Path(folder))  # of an export that was killed
         yield written
-        written.remove_others(chain(mark.files.items() if mark else (), listed(list_file)))
+        written.remove_others(chain(mark.files.items() if mark else (), read_entries(list_file)))
         written.require_unique_names()
     counts = {"files": len(written)}
     run.marks.commit("export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts=counts)
@@ -62,7 +63,7 @@ class ExportFolder:
         if self._root != self._named and (not self._is_moved or run.root.is_relative_to(self._root)):
             raise RunError(f"{self._named} is a link to {self._root}, which is no folder of its own; remove the link")
         self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
-        self._written = Names()  # in the run folder
+        self._written = NameSet()  # in the run folder
         self._made: tuple[Path, Mapping[str, Entry]] = Path(), {}  # a folder of images, and what is in it
 
     def __len__(self) -> int:
@@ -84,7 +85,7 @@ class ExportFolder:
 
     def _note(self, path: Path, entry: Entry | None) -> None:
         name = self._run.paths.name(path)
-        self._list.write(list_line(name, entry or (path.stat().st_size, sha256(path))))
+        self._list.write(format_entry(name, entry or (path.stat().st_size, sha256(path))))
         self._written.add(name)
 
     @contextmanager
@@ -112,7 +113,7 @@ class ExportFolder:
     def scratch(self) -> Iterator[IO[bytes]]:
         self._run.files.confirm()
         self._root.mkdir(parents=True, exist_ok=True)
-        with said_of(self._root), TemporaryFile(dir=self._root) as file:
+        with naming_errors(self._root), TemporaryFile(dir=self._root) as file:
             yield file
 
     def _entry_of(self, source: Path) -> Entry | None:
@@ -176,7 +177,7 @@ class ExportFolder:
             return
         self._list.flush()
         seen: set[str] = set()
-        for name, _ in listed(Path(self._list.name)):
+        for name, _ in read_entries(Path(self._list.name)):
             if name in seen:
                 raise RunError(f"the exporter wrote {name} twice; it takes a different name for each file")
             seen.add(name)
@@ -188,10 +189,10 @@ class ExportedFolder:
     def __init__(self, run: Run, exporter: str) -> None:
         self._list, self._root = run.paths.export_list(exporter), run.paths.export(exporter)
         self._name = f"{exporter}/"
-        self._all = Names(self.names())
+        self._all = NameSet(self.names())
 
     def names(self) -> Iterator[str]:
-        for name, _ in listed(self._list):
+        for name, _ in read_entries(self._list):
             # Earlier versions listed whole paths where the export's folder had been moved.
             yield name.removeprefix(f"{self._root.resolve()}/").removeprefix(self._name)
 

@@ -10,8 +10,9 @@ from typing import Any
 import orjson
 import yaml
 
-from synthgen.base.files import SEAL, formed, read_bytes, read_sealed, sha256
-from synthgen.base.reading import load_yaml, read_text
+from synthgen.base.files import read_bytes, sha256
+from synthgen.base.safe_yaml import load_yaml, read_yaml_text
+from synthgen.base.sealed import SEAL, read_sealed, validated
 from synthgen.base.wording import plain, shown
 from synthgen.errors import RunError, SpecError
 from synthgen.store.files import Files
@@ -35,7 +36,7 @@ class Facts:
         """
         file = self._paths.spec
         try:
-            return load_yaml(read_text(file, SPEC_GROWTH), SPEC_GROWTH)
+            return load_yaml(read_yaml_text(file, SPEC_GROWTH), SPEC_GROWTH)
         except (OSError, UnicodeDecodeError, SpecError) as error:
             reason = error.strerror if isinstance(error, OSError) else str(error)
             raise RunError(f"{file} cannot be read: {reason}; run the spec again to write it anew") from error
@@ -72,7 +73,7 @@ class Facts:
                 f"{plain(str(facts.get('synthgen')))}; this one reads format {FORMAT}: take that version, or another "
                 "--out or --run"
             )
-        facts = facts and formed(FACTS, facts)
+        facts = facts and validated(FACTS, facts)
         return {name: value for name, value in (facts or {}).items() if name != "format"}
 
     def write(self, facts: Mapping[str, Any]) -> None:
@@ -83,5 +84,5 @@ class Facts:
     def damaged(self) -> Iterator[Path]:
         """`run.json`, if it is not what was written."""
         file = self._paths.facts
-        if file.is_file() and formed(FACTS, read_sealed(file)) is None:
+        if file.is_file() and validated(FACTS, read_sealed(file)) is None:
             yield file

@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from synthgen.base.files import Entry, atomic, free_bytes, read_bytes, write_sealed
+from synthgen.base.disk import free_bytes
+from synthgen.base.file_lists import Entry
+from synthgen.base.files import atomic, read_bytes
+from synthgen.base.sealed import write_sealed
 from synthgen.errors import OutOfRoom, RunError
 from synthgen.store.mirror import Mirror
 from synthgen.store.paths import Paths

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from synthgen.base.files import Entry, protect
+from synthgen.base.file_lists import Entry
+from synthgen.base.files import make_read_only
 from synthgen.base.pictures import require_png
 from synthgen.errors import RunError
 from synthgen.store.files import Files
@@ -37,7 +38,7 @@ class Images:
             raise RunError(f"cannot encode {path.name}: {image.dtype} {image.shape}")
         with self._files.writing(path) as file:
             file.write(encoded.tobytes())
-            protect(Path(file.name))
+            make_read_only(Path(file.name))
         return path
 
     def read(self, shard: int, image_id: int, checked_by: Mark | None = None) -> NDArray[np.uint8]:

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from synthgen.base import interrupts
-from synthgen.base.files import is_locked, said_of
+from synthgen.base.files import naming_errors
+from synthgen.base.locks import is_locked
 from synthgen.base.wording import plain
 from synthgen.errors import NotWritable, RunError
 
@@ -92,7 +93,7 @@ class FileSlot:
     @contextmanager
     def _open(self, mode: str) -> Iterator[FileIO]:
         """Anew each time: NFS compares with the server's on opening."""
-        with said_of(self._file), FileIO(self._file, mode) as file:
+        with naming_errors(self._file), FileIO(self._file, mode) as file:
             yield file
 
     def read(self) -> bytes:
@@ -127,7 +128,7 @@ class FileSlot:
     def age(self) -> float:
         now = self._file.with_name(f".{self._file.name}.{os.getpid()}.tmp")
         try:
-            with said_of(now):
+            with naming_errors(now):
                 now.write_bytes(b"now")
             return now.stat().st_mtime - self._file.stat().st_mtime
         finally:
@@ -239,7 +240,7 @@ def leased(slot: Slot, locked: bool = True) -> Iterator[Lease]:
 @contextmanager
 def _opened(file: Path) -> Iterator[BinaryIO]:
     try:
-        with said_of(file):
+        with naming_errors(file):
             opened = open(file, "a+b")  # noqa: SIM115
     except OSError as error:
         raise NotWritable(f"{file.parent} cannot be written: {error.strerror}") from error

@@ -8,7 +8,8 @@ import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from synthgen.base.files import at_home, read_sealed, write_sealed
+from synthgen.base.files import expand_home
+from synthgen.base.sealed import read_sealed, write_sealed
 from synthgen.base.wording import plain
 from synthgen.errors import RunError
 from synthgen.models import cache_folder
@@ -67,7 +68,7 @@ def _path(text: str | Path) -> Path:
     scheme, colon, rest = str(text).partition(":")
     if colon and scheme in STORES and rest.startswith("/"):
         raise RunError(f"got {plain(str(text))!r}; takes a folder, or a URL such as {scheme}:/{rest}")
-    return at_home(text)
+    return expand_home(text)
 
 
 def mirror_of(root: Path, confirm: Callable[[], None]) -> Mirror | None:

@@ -14,7 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from synthgen.base.files import LIST, Entry, digest, formed, listed, read_sealed, sha256, sweep
+from synthgen.base.file_lists import LIST_SUFFIX, Entry, read_entries
+from synthgen.base.files import remove_temporary, sha256
+from synthgen.base.sealed import read_sealed, sha256_json, validated
 from synthgen.store.files import Files
 from synthgen.store.forms import MARK
 from synthgen.store.paths import JOBS, LABELS, MEASURES, StageName
@@ -41,7 +43,7 @@ class Mark:
     @property
     def outputs(self) -> str:
         """Hash of what the files hold: the next stage's input."""
-        return digest({name: checksum for name, (_, checksum) in self.files.items()})
+        return sha256_json({name: checksum for name, (_, checksum) in self.files.items()})
 
     def record(self) -> dict[str, Any]:
         """The fields as they are: `dataclasses.asdict` copies what they hold, and exports may have a million files."""
@@ -84,8 +86,8 @@ class Marks:
         them."""
         for name, entry in mark.files.items():
             yield name, entry
-            if name.endswith(LIST):
-                yield from listed(self._paths.root / name)
+            if name.endswith(LIST_SUFFIX):
+                yield from read_entries(self._paths.root / name)
 
     def commit(
         self,
@@ -163,7 +165,7 @@ class Marks:
         folders.append(self._paths.partial)
         folders += [f for shard, f in self._paths.image_folders() if not self._paths.mark("generate", shard).exists()]
         for folder in folders:
-            sweep(folder)
+            remove_temporary(folder)
         for shard in {shard for shard, _ in self._paths.batch_marks()}:
             if self.read("generate", shard):
                 self.clear_batches(shard)
@@ -181,5 +183,5 @@ class Marks:
 
 def read_mark(file: Path) -> Mark | None:
     """None if it is not there or damaged: then nothing is done."""
-    raw = formed(MARK, read_sealed(file))
+    raw = validated(MARK, read_sealed(file))
     return Mark(**raw) if raw else None

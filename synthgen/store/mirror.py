@@ -24,17 +24,10 @@ from typing import Any
 
 import orjson
 
-from synthgen.base.files import (
-    LIST,
-    SEAL,
-    Entry,
-    atomic,
-    digest,
-    is_locked,
-    listed,
-    protect,
-    sha256,
-)
+from synthgen.base.file_lists import LIST_SUFFIX, Entry, read_entries
+from synthgen.base.files import atomic, make_read_only, sha256
+from synthgen.base.locks import is_locked
+from synthgen.base.sealed import SEAL, sha256_json
 from synthgen.errors import RunError
 from synthgen.store.lease import FileSlot
 from synthgen.store.objects import Objects, ObjectSlot, is_inside
@@ -108,7 +101,7 @@ class Mirror:
             for name in records:
                 named = still_stored(_named(self.root / name))
                 self._note(named)
-                self.fetch(n for n in named if n.endswith(LIST))
+                self.fetch(n for n in named if n.endswith(LIST_SUFFIX))
                 entries = still_stored(_with_listed(named, lambda n: self.root / n))
                 self._note(entries)
                 if shards is None or shard_of(name) in shards:
@@ -130,7 +123,7 @@ class Mirror:
         if name == REVIEWS and is_locked(path):
             return  # a reviewer of this machine is writing to it
         before, after, was_done = _named(path, done=False), _named(data, done=False), bool(_named(path))
-        lists = self.objects.read(n for n in after if n.endswith(LIST) and before.get(n) != after[n])
+        lists = self.objects.read(n for n in after if n.endswith(LIST_SUFFIX) and before.get(n) != after[n])
         earlier = _with_listed(before, lambda n: self.root / n)
         now = _with_listed(after, lambda n: lists.get(n, self.root / n))
         if is_export_mark(name):
@@ -164,7 +157,7 @@ class Mirror:
                     self._stored.pop(name)  # the object is damaged
                     continue
                 if is_image(name):
-                    protect(temporary)
+                    make_read_only(temporary)
                 temporary.replace(self.root / name)
         except FileNotFoundError as error:
             raise RunError(f"{self.url} has changed while it was read; run the same command again") from error
@@ -239,7 +232,7 @@ def _named(mark: Path | bytes, done: bool = True) -> dict[str, Entry]:
     of an export that is to be made anew."""
     try:
         content = orjson.loads(mark.read_bytes() if isinstance(mark, Path) else mark)
-        if content.pop(SEAL) != digest(content) or (done and not content["inputs"]):
+        if content.pop(SEAL) != sha256_json(content) or (done and not content["inputs"]):
             return {}
         return {str(n): (int(s), str(c)) for n, (s, c) in content["files"].items() if is_inside(n)}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -248,7 +241,7 @@ def _named(mark: Path | bytes, done: bool = True) -> dict[str, Entry]:
 
 def _with_listed(named: Entries, lists: Callable[[str], Path | bytes]) -> dict[str, Entry]:
     """These files, and the files on the lists among them."""
-    on_lists = (entry for name in named if name.endswith(LIST) for entry in listed(lists(name)))
+    on_lists = (entry for name in named if name.endswith(LIST_SUFFIX) for entry in read_entries(lists(name)))
     return {**named, **{name: entry for name, entry in on_lists if is_inside(name)}}
 
 

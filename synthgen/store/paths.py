@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from synthgen.base.files import LIST
+from synthgen.base.file_lists import LIST_SUFFIX
 from synthgen.spec import RUN_FOLDERS
 
 StageName = Literal["plan", "generate", "label", "measure", "judge", "export", "report"]
@@ -87,8 +87,8 @@ class Paths:
         return self.root / exporter
 
     def export_list(self, exporter: str) -> Path:
-        """The list of an export's files, see `files.listed`."""
-        return self.commits / f"export-{exporter}{LIST}"
+        """The list of an export's files, see `file_lists`."""
+        return self.commits / f"export-{exporter}{LIST_SUFFIX}"
 
     def mark(self, stage: StageName, shard: int | str | None) -> Path:
         end = "" if shard is None else f"-{shard:05d}" if isinstance(shard, int) else f"-{shard}"
@@ -156,7 +156,7 @@ def is_commit(name: str) -> bool:
     about = _mark_about(stem)
     if ending == "json":
         return about is not None or bool(_ROUND.fullmatch(stem))
-    return f".{ending}" == LIST and about is not None and about[0] == "export"
+    return f".{ending}" == LIST_SUFFIX and about is not None and about[0] == "export"
 
 
 def shard_of(name: str) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from synthgen.base.files import formed, read_sealed
+from synthgen.base.sealed import read_sealed, validated
 from synthgen.store.files import Files
 from synthgen.store.forms import ROUND
 from synthgen.store.marks import Marks
@@ -41,7 +41,7 @@ class Rounds:
     def damaged(self) -> Iterator[Path]:
         """The records that are not what was written."""
         for file in self._paths.rounds():
-            if file.is_file() and formed(ROUND, read_sealed(file)) is None:
+            if file.is_file() and validated(ROUND, read_sealed(file)) is None:
                 yield file
 
     def _recorded(self, number: int) -> dict[str, Any] | None:
@@ -58,5 +58,5 @@ class Rounds:
 
 def _formed(raw: Any, number: int) -> dict[str, Any] | None:
     """The record of this round; None if it is none."""
-    record = formed(ROUND, raw)
+    record = validated(ROUND, raw)
     return dict(record) if record and record["number"] == number else None

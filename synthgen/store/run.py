@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from synthgen.base.files import said_of
+from synthgen.base.files import naming_errors
 from synthgen.errors import NotWritable, OutOfRoom, RunError
 from synthgen.store import lease
 from synthgen.store.facts import Facts
@@ -192,7 +192,7 @@ class Run:
     def _held(self, file: Path, name: str) -> Iterator[list[lease.Lease]]:
         """`lease.held` for a file and, in a store, for the object of this name."""
         try:
-            with said_of(self.root):
+            with naming_errors(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise NotWritable(f"{self.root} cannot be made: {error.strerror}") from error

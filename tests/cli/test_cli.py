@@ -17,7 +17,7 @@ import typer
 import yaml
 
 from synthgen import cli
-from synthgen.base.files import at_home
+from synthgen.base.files import expand_home
 from synthgen.cli.preview import preview
 from synthgen.errors import BackendError, OutOfRoom, SynthgenError
 from synthgen.models import MINI, cache_folder
@@ -186,8 +186,12 @@ def test_the_users_home_stands_for_a_tilde(
 def test_a_name_that_only_looks_like_a_home_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("~nobody-of-this-name/x", "~backup.yaml", "a~", "x/~", ""):
-        assert at_home(name) == Path(name)
-    assert (at_home("~"), at_home("~/x"), at_home(Path("~/x"))) == (tmp_path, tmp_path / "x", tmp_path / "x")
+        assert expand_home(name) == Path(name)
+    assert (expand_home("~"), expand_home("~/x"), expand_home(Path("~/x"))) == (
+        tmp_path,
+        tmp_path / "x",
+        tmp_path / "x",
+    )
 
 
 def test_plan_shows_and_makes_nothing(synthgen: Synthgen, tmp_path: Path) -> None:

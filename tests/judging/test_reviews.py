@@ -16,7 +16,7 @@ import pytest
 from judged import of_images, of_instances, table
 from starlette.testclient import TestClient
 
-from synthgen.base.files import SEAL, digest
+from synthgen.base.sealed import SEAL, sha256_json
 from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.counting import label_precision
 from synthgen.judging.reviews import Review, ReviewLog, read_reviews
@@ -100,7 +100,7 @@ def test_a_changed_line_is_named(tmp_path: Path, line: bytes) -> None:
 def unlinked(review: Review) -> bytes:
     """A line as earlier versions wrote it: it does not name the one before it."""
     content = {name: getattr(review, name) for name in Review.__slots__}
-    return orjson.dumps({**content, SEAL: digest(content)[:8]}) + b"\n"
+    return orjson.dumps({**content, SEAL: sha256_json(content)[:8]}) + b"\n"
 
 
 def test_lines_that_are_taken_out_are_missed(tmp_path: Path) -> None:
@@ -301,10 +301,10 @@ def test_the_next_judging_honours_them(copied: Path, quick, run_through) -> None
     rows = build.run.tables.read(build.run.paths.verdicts).to_pandas()
     labels = rows[rows["instance"].notna()]
     image_id, instance, shard = (int(labels.iloc[0][n]) for n in ("image_id", "instance", "shard"))
-    digest = labels_digests(build, shard, {image_id})[image_id]
+    labels = labels_digests(build, shard, {image_id})[image_id]
     before = {p: p.stat().st_mtime_ns for p in build.run.root.rglob("*.png")}
     with ReviewLog.open(build.run.paths.reviews) as log:
-        log.add(said(image_id, instance, "wrong_class", category_id=3, labels=digest))
+        log.add(said(image_id, instance, "wrong_class", category_id=3, labels=labels))
     assert not Build.open(Run(build.run.root)).is_complete()
     again = run_through(quick, copied)
     now = again.run.tables.read(again.run.paths.verdicts).to_pandas()

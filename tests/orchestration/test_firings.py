@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from synthgen import flow as _flow  # noqa: F401  # before Prefect: its settings
-from synthgen.base.files import write_sealed
+from synthgen.base.sealed import write_sealed
 from synthgen.orchestration import firings
 from synthgen.orchestration.firings import FiringLog
 from synthgen.orchestration.timetable import Timetable

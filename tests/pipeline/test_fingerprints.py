@@ -5,7 +5,7 @@ from typing import Any, get_args
 
 import pytest
 
-from synthgen.base.files import digest
+from synthgen.base.sealed import sha256_json
 from synthgen.errors import SpecError
 from synthgen.judging.reviews import Review, ReviewLog
 from synthgen.pipeline.build import Build
@@ -124,9 +124,9 @@ def test_the_hash_of_a_report_is_that_of_runs_in_peoples_hands(build: Build) -> 
         build.run.marks.read("judge"),
         *(build.run.marks.read(stage, s) for s in (0, 1) for stage in ("label", "measure")),
     ]
-    assert build.inputs("report") == digest([fingerprint, *(mark.outputs for mark in marks if mark)])
+    assert build.inputs("report") == sha256_json([fingerprint, *(mark.outputs for mark in marks if mark)])
     assert fingerprint.pop("templates").keys() == {"card.md.j2", "report.css", "report.html.j2", "report.js"}
-    assert digest(fingerprint) == REPORT_WITHOUT_TEMPLATES
+    assert sha256_json(fingerprint) == REPORT_WITHOUT_TEMPLATES
 
 
 def test_the_store_knows_the_marks_of_every_row(build: Build) -> None:

@@ -15,7 +15,9 @@ from runs import images, results
 
 from synthgen import cli
 from synthgen.base import json_stream
-from synthgen.base.files import listed, read_sealed, sha256, write_sealed
+from synthgen.base.file_lists import read_entries
+from synthgen.base.files import sha256
+from synthgen.base.sealed import read_sealed, write_sealed
 from synthgen.bench import synthesis
 from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import Review, ReviewLog
@@ -153,7 +155,10 @@ def test_an_export_that_disagrees(copied: Path) -> None:
     mark = build.run.marks.read("export", "coco")
     assert mark is not None
     build.run.marks.commit(
-        "export", "coco", mark.inputs, [build.run.root / n for n, _ in listed(build.run.paths.export_list("coco"))]
+        "export",
+        "coco",
+        mark.inputs,
+        [build.run.root / n for n, _ in read_entries(build.run.paths.export_list("coco"))],
     )
     assert "does not have the labels that were kept" in str([*map(str, inspect(build).damages)])
 
@@ -201,7 +206,7 @@ def test_a_folder_of_an_earlier_format_is_refused(copied: Path, quick: Any, run_
 
 
 def test_a_folder_of_a_later_format_is_refused(copied: Path, quick: Any, run_through: Any) -> None:
-    from synthgen.base.files import write_sealed
+    from synthgen.base.sealed import write_sealed
 
     facts = Run(copied / "fruit" / "run-0001").paths.facts
     write_sealed(facts, {**(read_sealed(facts) or {}), "format": 99})

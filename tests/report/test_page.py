@@ -11,7 +11,8 @@ from browser import CHROMIUM, REASON, opened, overflow, ready, serving
 from conftest import QUICK
 from huggingface_hub import DatasetCard
 
-from synthgen.base.files import digest, sha256
+from synthgen.base.files import sha256
+from synthgen.base.sealed import sha256_json
 from synthgen.errors import RunError
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_run
@@ -212,9 +213,9 @@ def test_the_templates_are_those_of_finished_runs(run: Build) -> None:
     """Their text is part of what a report is made from: with another one, every finished run writes its report again.
     Who changes a template on purpose writes its checksum here."""
     folder = Path(page.__file__).parent
-    assert digest({file.name: sha256(file) for file in folder.iterdir() if file.suffix in {".j2", ".css", ".js"}}) == (
-        "2abfcc6bc71f19f260d4b842beb2123c546ed6ad787054f730246135a6b7772e"
-    )
+    assert sha256_json(
+        {file.name: sha256(file) for file in folder.iterdir() if file.suffix in {".j2", ".css", ".js"}}
+    ) == ("2abfcc6bc71f19f260d4b842beb2123c546ed6ad787054f730246135a6b7772e")
 
 
 def test_the_card_says_how_the_labels_are_loaded(run: Build, monkeypatch: pytest.MonkeyPatch) -> None:

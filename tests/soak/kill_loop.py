@@ -41,7 +41,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {sys.path[0]!r})
 from runs import made
-from synthgen.base.reading import load_yaml
+from synthgen.base.safe_yaml import load_yaml
 
 made(load_yaml(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
 """

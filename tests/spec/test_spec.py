@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from synthgen import cli
-from synthgen.base.reading import load_yaml
+from synthgen.base.safe_yaml import load_yaml
 from synthgen.errors import SpecError
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.check import advice, check

@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from synthgen.base.files import list_line, listed, sha256
+from synthgen.base.file_lists import format_entry, read_entries
+from synthgen.base.files import sha256
 from synthgen.errors import RunError
 from synthgen.store.export_folder import ExportedFolder, exporting
 from synthgen.store.marks import Mark, Marks
@@ -47,7 +48,7 @@ def exported(run: Run, **contents: bytes) -> None:
 
 
 def list_of(run: Run) -> dict[str, tuple[int, str]]:
-    return dict(listed(run.paths.export_list("coco")))
+    return dict(read_entries(run.paths.export_list("coco")))
 
 
 @pytest.mark.parametrize(
@@ -345,7 +346,7 @@ def test_beyond_a_link_only_what_an_export_wrote_is_removed(run: Run, tmp_path: 
     (run.root / "coco").parent.mkdir(parents=True, exist_ok=True)
     (run.root / "coco").symlink_to(home)
     run.paths.export_list("coco").parent.mkdir(exist_ok=True)
-    run.paths.export_list("coco").write_bytes(list_line("coco/photo.png", (4, "0" * 64)))
+    run.paths.export_list("coco").write_bytes(format_entry("coco/photo.png", (4, "0" * 64)))
     exported(run, a=b"1", b=b"2")
     (home / "b.json").write_bytes(b"changed by a person")
     exported(run)
@@ -356,6 +357,6 @@ def test_beyond_a_link_only_what_an_export_wrote_is_removed(run: Run, tmp_path: 
 def test_whole_paths_on_the_list_of_an_earlier_version_remove_nothing(run: Run) -> None:
     exported(run, a=b"1")
     list_file = run.paths.export_list("coco")
-    list_file.write_bytes(list_line(str(run.root / "coco" / "a.json"), (1, "0" * 64)))
+    list_file.write_bytes(format_entry(str(run.root / "coco" / "a.json"), (1, "0" * 64)))
     exported(run, a=b"2")
     assert (run.root / "coco" / "a.json").read_bytes() == b"2"

@@ -20,7 +20,8 @@ from moto.server import ThreadedMotoServer
 from runs import results
 
 from synthgen.base import interrupts
-from synthgen.base.files import LIST, listed
+from synthgen.base.file_lists import LIST_SUFFIX, read_entries
+from synthgen.base.sealed import sha256_json
 from synthgen.dataset.growth import Growth, grow
 from synthgen.dataset.history import runs_of
 from synthgen.errors import RunError, SynthgenError
@@ -30,7 +31,7 @@ from synthgen.pipeline.generate import generate_shard
 from synthgen.pipeline.plan import plan_shards
 from synthgen.pipeline.verification import inspect
 from synthgen.review.queue import ReviewQueue
-from synthgen.store import lease, mirror, objects
+from synthgen.store import lease, objects
 from synthgen.store.location import address, local_folder, local_run_folder, runs_in_store
 from synthgen.store.run import Run
 
@@ -140,12 +141,12 @@ def named(content: dict[str, bytes]) -> set[str]:
     """The files that the marks of a run in a store name. Each is there, with the checksum that its mark says."""
     found = set()
     for name, data in content.items():
-        if not name.startswith("commits/") or name.startswith("commits/round") or name.endswith(LIST):
+        if not name.startswith("commits/") or name.startswith("commits/round") or name.endswith(LIST_SUFFIX):
             continue
         mark = orjson.loads(data)
         if not mark["inputs"]:
             continue  # of an export that is to be made anew
-        lists = [listed(content[file]) for file in mark["files"] if file.endswith(LIST)]
+        lists = [read_entries(content[file]) for file in mark["files"] if file.endswith(LIST_SUFFIX)]
         for file, (size, checksum) in itertools.chain(mark["files"].items(), *lists):
             assert len(content[file]) == size, (name, file)
             assert hashlib.sha256(content[file]).hexdigest() == checksum, (name, file)
@@ -787,7 +788,7 @@ def test_names_that_lead_out_of_the_folder_are_not_followed(s3: Any, url: str, m
     mark = orjson.loads(content["commits/judge.json"])
     mark.pop("seal")
     mark["files"] = {"../../../outside": mark["files"]["x"], "/outside": mark["files"]["x"]}
-    put(s3, run.address, "commits/judge.json", orjson.dumps({**mark, "seal": mirror.digest(mark)}))
+    put(s3, run.address, "commits/judge.json", orjson.dumps({**mark, "seal": sha256_json(mark)}))
     machine("second")
     other = Run.at(local_folder(url), "fruit", 1)
     with other.lock():

@@ -20,8 +20,11 @@ import pytest
 import yaml
 
 from synthgen.base import files
-from synthgen.base.files import atomic, digest, free_bytes, listed, read_bytes, sha256
-from synthgen.base.reading import MAX_BYTES
+from synthgen.base.disk import free_bytes
+from synthgen.base.file_lists import read_entries
+from synthgen.base.files import atomic, read_bytes, sha256
+from synthgen.base.safe_yaml import MAX_BYTES
+from synthgen.base.sealed import sha256_json
 from synthgen.errors import OutOfRoom, RunError, of_system
 from synthgen.spec import MAX_CLASSES, MAX_VALUES, DatasetSpec
 from synthgen.store.marks import Mark
@@ -107,7 +110,7 @@ def test_what_the_disk_answers_names_the_file(call: str, tmp_path: Path, monkeyp
     assert names(tmp_path) == []
 
 
-@pytest.mark.parametrize("read", [read_bytes, sha256, lambda path: list(listed(path))])
+@pytest.mark.parametrize("read", [read_bytes, sha256, lambda path: list(read_entries(path))])
 def test_what_cannot_be_read_is_named(read: Callable[[Path], Any]) -> None:
     memory = Path("/proc/self/mem")  # nothing is at its beginning: proc(5)
     if not memory.exists():
@@ -184,9 +187,9 @@ def test_atomic_syncs_the_file_before_it_gets_its_name(tmp_path: Path, monkeypat
 
 
 def test_digest_does_not_mind_the_order_of_keys() -> None:
-    assert digest({"a": 1, "b": {2: 3, "c": None}}) == digest({"b": {"c": None, 2: 3}, "a": 1})
-    assert digest([1, 2]) != digest([2, 1])
-    assert digest({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
+    assert sha256_json({"a": 1, "b": {2: 3, "c": None}}) == sha256_json({"b": {"c": None, 2: 3}, "a": 1})
+    assert sha256_json([1, 2]) != sha256_json([2, 1])
+    assert sha256_json({"a": 1}) == "015abd7f5cc57a2dd94b7590f04ad8084273905ee33ec5cebeae62276a97f862"
 
 
 # Marks

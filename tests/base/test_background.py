@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from synthgen.base import overlap
-from synthgen.base.overlap import Behind, ahead
+from synthgen.base import background
+from synthgen.base.background import WriteBehind, prefetched
 
 HERE = threading.get_ident
 
@@ -23,7 +23,7 @@ def test_items_come_in_order_made_elsewhere() -> None:
             threads.add(HERE())
             yield i
 
-    assert list(ahead(items())) == list(range(20))
+    assert list(prefetched(items())) == list(range(20))
     assert threads
     assert HERE() not in threads
 
@@ -36,7 +36,7 @@ def test_no_more_is_made_ahead_than_asked() -> None:
             made.append(i)
             yield i
 
-    taken = ahead(items(), 3)
+    taken = prefetched(items(), 3)
     for i in range(10):
         assert next(taken) == i
         time.sleep(0.02)
@@ -53,7 +53,7 @@ def test_what_making_an_item_raises_comes_in_its_place() -> None:
         yield 2
         raise OSError("gone")
 
-    taken = ahead(items())
+    taken = prefetched(items())
     assert [next(taken), next(taken)] == [1, 2]
     with pytest.raises(OSError, match="gone"):
         next(taken)
@@ -62,13 +62,13 @@ def test_what_making_an_item_raises_comes_in_its_place() -> None:
 def test_work_is_done_in_order_while_the_caller_goes_on() -> None:
     done: list[int] = []
     gate = threading.Event()
-    with Behind(2) as behind:
-        behind.do(lambda: gate.wait(10) and done.append(0))
-        behind.do(done.append, 1)
+    with WriteBehind(2) as behind:
+        behind.submit(lambda: gate.wait(10) and done.append(0))
+        behind.submit(done.append, 1)
         assert done == []  # and yet we are here
         gate.set()
         for i in range(2, 50):
-            behind.do(done.append, i)
+            behind.submit(done.append, i)
             assert len(done) >= i - 2
     assert done == list(range(50))
 
@@ -79,14 +79,14 @@ def test_a_piece_that_fails_is_told_and_ends_the_rest() -> None:
     def fail() -> None:
         raise OSError("full")
 
-    with pytest.raises(OSError, match="full"), Behind(2) as behind:
-        behind.do(done.append, 0)
-        behind.do(fail)
+    with pytest.raises(OSError, match="full"), WriteBehind(2) as behind:
+        behind.submit(done.append, 0)
+        behind.submit(fail)
         for i in range(1, 10):
-            behind.do(done.append, i)
+            behind.submit(done.append, i)
     assert done == [0]
-    with pytest.raises(OSError, match="full"), Behind() as behind:
-        behind.do(fail)
+    with pytest.raises(OSError, match="full"), WriteBehind() as behind:
+        behind.submit(fail)
     assert done == [0]
 
 
@@ -97,9 +97,9 @@ def test_an_interruption_waits_for_what_is_finished() -> None:
         time.sleep(0.1)
         done.append(i)
 
-    with pytest.raises(KeyboardInterrupt), Behind(2) as behind:
-        behind.do(slowly, 0)
-        behind.do(slowly, 1)
+    with pytest.raises(KeyboardInterrupt), WriteBehind(2) as behind:
+        behind.submit(slowly, 0)
+        behind.submit(slowly, 1)
         raise KeyboardInterrupt
     assert done == [0, 1]
 
@@ -122,10 +122,10 @@ def test_a_signal_while_pieces_are_waited_for(monkeypatch: pytest.MonkeyPatch, r
             signal.raise_signal(signal.SIGINT)
         wait(pieces)
 
-    monkeypatch.setattr(overlap, "wait", waited_for)
+    monkeypatch.setattr(background, "wait", waited_for)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever libraries have made of it
     request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
-    with pytest.raises(KeyboardInterrupt), Behind(2) as behind:
-        behind.do(piece, 0)
-        behind.do(piece, 1)
+    with pytest.raises(KeyboardInterrupt), WriteBehind(2) as behind:
+        behind.submit(piece, 0)
+        behind.submit(piece, 1)
     assert done == [0]

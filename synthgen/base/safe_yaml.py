@@ -191,7 +191,7 @@ def load_yaml(text: str, times: int = 1) -> Any:
         raise SpecError([Problem("", f"not valid YAML: {plain(str(error), 300)} {where}")]) from error
 
 
-def read_text(path: Path, times: int = 1) -> str:
+def read_yaml_text(path: Path, times: int = 1) -> str:
     """A file's text, of which no more is read than `load_yaml` takes.
 
     Raises:
