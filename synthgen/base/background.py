@@ -32,10 +32,10 @@ def prefetched(items: Iterable[T], depth: int = DEPTH) -> Iterator[T]:
 class WriteBehind:
     """Calls functions in a thread, one after the other, while its caller goes on.
 
-    `submit` waits while `depth` calls are still to be made. If a call raises an error, a later `submit` or the end of the
-    block raises it, and no later call starts. However else the block ends, the calls that were submitted are made first,
-    so an interrupted stage keeps what was finished. If a signal comes during that wait, the call that has started is
-    finished and no other starts.
+    `submit` waits while `depth` calls are still to be made. If a call raises an error, a later `submit` or the end of
+    the block raises it, and no later call starts. However else the block ends, the calls that were submitted are made
+    first, so an interrupted stage keeps what was finished. If a signal comes during that wait, the call that has
+    started is finished and no other starts.
     """
 
     def __init__(self, depth: int = DEPTH) -> None:
@@ -65,8 +65,8 @@ class WriteBehind:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # This waits for the calls, not for the thread: Python 3.11 takes a thread for ended if a signal comes while it is
-        # joined (bpo-46726).
+        # This waits for the calls, not for the thread: Python 3.11 takes a thread for ended if a signal comes while it
+        # is joined (bpo-46726).
         try:
             wait(self._waiting)
         except BaseException:  # A signal came: the call that has started is finished, and no other starts.
