@@ -100,10 +100,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 
 def test_few_modules_stand_at_the_top() -> None:
     top = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__"}
-<<<<<<< Updated upstream
     assert top == {"devices", "errors", "flow", "masks", "schedule", "types"}
-=======
-    assert top == {"backends", "devices", "errors", "flow", "masks", "schedule", "types"}
 
 
 def oversized(source: str, file: str) -> list[str]:
@@ -135,4 +132,3 @@ def test_modules_and_classes_are_small() -> None:
 )
 def test_what_is_too_long_is_found(source: str) -> None:
     assert len(oversized(source, "x.py")) == 1
->>>>>>> Stashed changes
