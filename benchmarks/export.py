@@ -28,6 +28,7 @@ from synthgen.backends import ImageEncoding
 from synthgen.bench.synthesis import synthesise
 from synthgen.masks import decode_rle
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import export_run
 from synthgen.pipeline.judge import judge_run
 from synthgen.store.records import Accepted
 from synthgen.store.run import Run
@@ -46,7 +47,8 @@ def make(folder: Path, annotations: int) -> Path:
 
 
 def run_folder(root: Path, out: Path) -> Callable[[], Any]:
-    return Build.open(Run(root)).export
+    build = Build.open(Run(root))
+    return lambda: export_run(build)
 
 
 def synthgen(root: Path, out: Path) -> Callable[[], Any]:
