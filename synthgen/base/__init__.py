@@ -1,1 +1,1 @@
-"""What knows nothing of datasets: files, interrupts, YAML, words, pictures."""
+"""Modules that know nothing of datasets: files, interrupts, YAML, wording, pictures."""

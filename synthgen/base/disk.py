@@ -12,9 +12,9 @@ from synthgen.base.files import UNSUPPORTED, naming_errors
 
 
 def free_bytes(folder: Path) -> float:
-    """Of the disk that a folder is on, or will be; infinity where the file system does not say."""
+    """The free bytes on the disk of a folder, which need not exist yet; infinity where the file system reports none."""
     try:
-        room = shutil.disk_usage(_standing(folder))
+        room = shutil.disk_usage(_nearest_existing(folder))
     except OSError as error:
         if error.errno not in {*UNSUPPORTED, errno.ENOSYS}:
             raise
@@ -23,19 +23,19 @@ def free_bytes(folder: Path) -> float:
 
 
 def require_writable(folder: Path) -> None:
-    """Tries to write where a folder is, or will be made; nothing is left of it.
+    """Writes a file in a folder, or above it if it does not exist yet, and removes the file again.
 
     Raises:
         OutOfRoom: the disk is full.
-        OSError: one may not.
+        OSError: this process may not write there.
     """
-    with naming_errors(folder), TemporaryFile(dir=_standing(folder)):
+    with naming_errors(folder), TemporaryFile(dir=_nearest_existing(folder)):
         pass
 
 
-def _standing(folder: Path) -> Path:
-    """A folder, or the nearest one above it that there is."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    return place
+def _nearest_existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    folder = folder.absolute()
+    while not folder.exists():
+        folder = folder.parent
+    return folder

@@ -14,18 +14,20 @@ from typing import IO
 
 from synthgen.base.files import naming_errors
 
-LIST_SUFFIX = ".files"  # how the names of lists end
-Entry = tuple[int, str]  # what a file holds: size in bytes, sha256
+LIST_SUFFIX = ".files"  # the ending of the names of lists
+Entry = tuple[int, str]  # a file's size in bytes, and its sha256 in hex
 
 
 def format_entry(name: str, entry: Entry) -> bytes:
-    """A line of a list; the name has no line break in it."""
+    """The line of a list for one file; `name` has no line break in it."""
     return f"{entry[1]} {entry[0]} {name}\n".encode(errors="surrogateescape")
 
 
 def read_entries(file: Path | bytes) -> Iterator[tuple[str, Entry]]:
-    """The lines of a list, or of what is in one: one at a time, but for those that are no such lines. None if it is not
-    there."""
+    """Yields the entries of a list, which is a file or its content, a line at a time.
+
+    Leaves out lines that `format_entry` does not write. Yields nothing if there is no such file.
+    """
     with suppress(FileNotFoundError), BytesIO(file) if isinstance(file, bytes) else _lines(file) as lines:
         for line in lines:
             checksum, _, rest = line.decode(errors="surrogateescape").partition(" ")
@@ -41,8 +43,8 @@ def _lines(path: Path) -> Iterator[IO[bytes]]:
 
 
 class NameSet:
-    """A set of many names, each in eight bytes: a hash of 64 bits. Among a hundred thousand names, the chance that two
-    have one hash is below 1e-9."""
+    """A set of many names that keeps a hash of 64 bits for each. Among a hundred thousand names, the chance that two
+    share a hash is below 1e-9."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
         self._hashes, self._is_sorted = array("q", map(hash, names)), False
@@ -52,20 +54,21 @@ class NameSet:
         self._is_sorted = False
 
     def __len__(self) -> int:
-        """How many were added, repeats included."""
+        """The number of names added, repeats included."""
         return len(self._hashes)
 
     def __contains__(self, name: str) -> bool:
         self._sort()
-        place = bisect_left(self._hashes, wanted := hash(name))
-        return place < len(self._hashes) and self._hashes[place] == wanted
+        index = bisect_left(self._hashes, wanted := hash(name))
+        return index < len(self._hashes) and self._hashes[index] == wanted
 
     def has_repeats(self) -> bool:
+        """Whether a name was added twice."""
         self._sort()
         return any(map(eq, self._hashes, islice(self._hashes, 1, None)))
 
     def _sort(self) -> None:
         if not self._is_sorted:
-            import numpy as np  # not at the top: commands that read no run import this module too
+            import numpy as np  # here, because commands that read no run import this module too
 
             self._hashes, self._is_sorted = array("q", np.sort(self._hashes).tobytes()), True

@@ -14,32 +14,36 @@ from typing import IO
 
 from synthgen.errors import FULL, OutOfRoom
 
-TEMPORARY_PATTERN = ".*.[0-9]*.tmp"  # what names of files match that have not got their own yet
-# What file systems answer that have no such thing as they are asked for: FAT, some of FUSE, network shares.
+TEMPORARY_PATTERN = ".*.[0-9]*.tmp"  # matches the temporary names that `atomic` gives
+# File systems without modes, or without fsync of folders, answer with these: FAT, some of FUSE, network shares.
 UNSUPPORTED = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 def expand_home(path: str | Path) -> Path:
-    """A path that a person gave, with their home, or another user's, for a `~` at its start. A shell does that only
-    where it sees one: not in `--out=~/datasets`, in quotes, in a spec or in a service's environment."""
-    with suppress(RuntimeError):  # there is no such user; the name stays as it is, as a shell has it
+    """Replaces a `~` at the start of a path by the user's home, and `~name` by that user's.
+
+    A shell expands neither in `--out=~/datasets`, nor in quotes, in a spec or in a service's environment.
+    """
+    with suppress(RuntimeError):  # There is no such user: the path stays as it is, as in a shell.
         return Path(path).expanduser()
     return Path(path)
 
 
 def sha256(path: Path) -> str:
+    """The hex digest of a file's content. Raises: OSError, with the file's name."""
     with naming_errors(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_bytes(path: Path) -> bytes:
+    """A file's content. Raises: OSError, with the file's name."""
     with naming_errors(path):
         return path.read_bytes()
 
 
 @contextmanager
 def naming_errors(path: Path) -> Iterator[None]:
-    """In it, what the system says of no file, since it was asked by a descriptor, is said of this one.
+    """Puts the path into errors that name no file: the system names none where it was called with a descriptor.
 
     Raises:
         OutOfRoom: the disk is full.
@@ -57,11 +61,12 @@ def naming_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A new file that has its name only once it is whole and on the disk.
+    """Opens a new file that gets its name only once it is whole and on the disk. If the block fails, the file of that
+    name stays as it was.
 
     Raises:
-        OutOfRoom: the disk is full; nothing of the file is left.
-        OSError: the system refuses otherwise, and names the file.
+        OutOfRoom: the disk is full; nothing of the new file is left.
+        OSError: the system refuses for another reason; the error names the file.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -79,7 +84,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             error.filename, error.filename2 = str(path), None
         raise
     finally:
-        with suppress(OSError):  # a disk that fails has said so already, and `sweep` comes by
+        with suppress(OSError):  # A disk that fails has raised its error already; `remove_temporary` removes the rest.
             temporary.unlink(missing_ok=True)
 
 
@@ -87,7 +92,7 @@ def _new(path: Path) -> IO[bytes]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         return open(path, "wb")
-    except FileNotFoundError:  # another worker has just removed the folder, which was empty
+    except FileNotFoundError:  # Another worker has just removed the folder, which was empty.
         path.parent.mkdir(parents=True, exist_ok=True)
         return open(path, "wb")
 
@@ -97,14 +102,14 @@ def _fsync_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in {*UNSUPPORTED, errno.EINVAL}:  # fsync(2): EINVAL where it cannot be asked of folders
+        if error.errno not in {*UNSUPPORTED, errno.EINVAL}:  # fsync(2): EINVAL where folders cannot be synced
             raise
     finally:
         os.close(handle)
 
 
 def make_read_only(path: Path) -> None:
-    """Makes a file read-only, where the file system knows such files."""
+    """Makes a file read-only; does nothing on file systems without modes."""
     try:
         path.chmod(0o444)
     except OSError as error:
@@ -113,15 +118,17 @@ def make_read_only(path: Path) -> None:
 
 
 def _fault(when: str, path: Path) -> None:
-    """For tests: `SYNTHGEN_FAULT="before */judge.json"` kills the process before (or after) a file that matches gets
-    its name. Every commit of a run passes here."""
+    """Kills the process for tests: `SYNTHGEN_FAULT="before */judge.json"` does so before (or after) a file that matches
+    gets its name. Every commit of a run calls this."""
     wanted = os.environ.get("SYNTHGEN_FAULT")
     if wanted and wanted.split(" ")[0] == when and fnmatch(str(path), wanted.split(" ", 1)[1]):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def remove_temporary(folder: Path) -> None:
-    """Removes files in `folder`, not below it, that a process left unfinished when it was killed. Call it holding the
-    run's lock: then no living process has one there."""
+    """Removes the unfinished files that killed processes left in `folder`, but none in folders below it.
+
+    The caller holds the run's lock, so no living process has such a file there.
+    """
     for file in folder.glob(TEMPORARY_PATTERN):
         file.unlink(missing_ok=True)

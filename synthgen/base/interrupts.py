@@ -1,5 +1,5 @@
-"""Stopping a run: a first Ctrl-C (or SIGTERM, or SIGHUP, as when its terminal is closed) lets the batch in hand be
-finished and kept, a second stops at once. Other threads stop it by `halt`."""
+"""Stopping a run. On a first Ctrl-C, SIGTERM or SIGHUP (its terminal was closed) the run finishes the current batch and
+keeps it; on a second it stops at once. Other threads stop it by `halt`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ _halted: SynthgenError | None = None
 
 
 class Interrupted(SynthgenError):
-    """The person, or the system, asked for an end."""
+    """The user, or the system, asked the process to stop."""
 
     exit_code = 130
 
     def __init__(
-        self, words: str = "stopped; what is finished is kept, and the same command goes on from there"
+        self, message: str = "stopped; what is finished is kept, and the same command goes on from there"
     ) -> None:
-        super().__init__(words)
+        super().__init__(message)
 
 
 def checkpoint() -> None:
-    """Called between batches.
+    """Raises an error if the run is to stop. Long work calls this between batches.
 
     Raises:
-        Interrupted: an end was asked for.
-        SynthgenError: what `halt` was given.
+        Interrupted: a signal asked for a stop.
+        SynthgenError: the error that `halt` was given.
     """
     if _halted:
         raise _halted
@@ -44,14 +44,15 @@ def checkpoint() -> None:
 
 
 def halt(error: SynthgenError | None) -> None:
-    """Lets `checkpoint` raise an error, in whatever thread; None: no longer."""
+    """Makes `checkpoint` raise an error in every thread; None takes that back."""
     global _halted
     _halted = error
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Takes the signals over until the block ends; not outside the main thread, where Python allows no handlers."""
+    """Handles the signals within the block: the first makes `checkpoint` raise `Interrupted`, the second raises
+    `KeyboardInterrupt`. Does nothing outside the main thread, where Python allows no handlers."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         if _asked.is_set():
@@ -69,12 +70,12 @@ def stoppable() -> Iterator[None]:
 
 @contextmanager
 def ended_by_signals() -> Iterator[None]:
-    """In it, SIGTERM and SIGHUP do what Ctrl-C does at the time: without, they would end the process at once, and leave
-    behind what it has started. Not outside the main thread."""
+    """Makes SIGTERM and SIGHUP do what Ctrl-C does at the time, within the block. By default they would end the process
+    at once, and the processes that it has started would go on. Does nothing outside the main thread."""
 
     def end(number: int, frame: FrameType | None) -> None:
         handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler):  # it is ignored, as in the background of a script
+        if not callable(handler):  # Ctrl-C is ignored, as in the background of a script.
             raise KeyboardInterrupt
         handler(signal.SIGINT, frame)
 
@@ -84,8 +85,8 @@ def ended_by_signals() -> Iterator[None]:
 
 @contextmanager
 def abandonable() -> Iterator[None]:
-    """In it, any of the signals ends the process where it is: for what others do in threads of theirs, which cannot be
-    interrupted and would be waited for, and which leave nothing that is not whole. Not outside the main thread."""
+    """Makes any of the signals end the process at once, within the block. This is for libraries whose threads cannot be
+    interrupted, would be waited for, and leave only whole files. Does nothing outside the main thread."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         with suppress(OSError):
@@ -98,10 +99,10 @@ def abandonable() -> Iterator[None]:
 
 @contextmanager
 def _handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameType | None], None]) -> Iterator[bool]:
-    """-> whether the handler is set, as it is in the main thread."""
+    """Sets a handler within the block; yields whether it is set, which it is only in the main thread."""
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGHUP:  # it comes twice, from the shell and from the kernel, and is one wish
+        if number == signal.SIGHUP:  # The shell and the kernel both send it; the second is ignored.
             signal.signal(number, signal.SIG_IGN)
             _leave_terminal()
         handler(number, frame)
@@ -109,7 +110,8 @@ def _handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameTyp
     if threading.current_thread() is not threading.main_thread():
         yield False
         return
-    # One that is ignored stays so, as nohup has it; not Ctrl-C, which scripts ignore for all in their background.
+    # A signal that is ignored stays ignored, as nohup wants it. Ctrl-C does not: scripts ignore it for all processes in
+    # their background.
     taken = [n for n in numbers if n == signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
     earlier = {number: signal.signal(number, handle) for number in taken}
     try:
@@ -121,7 +123,7 @@ def _handled(numbers: Sequence[signal.Signals], handler: Callable[[int, FrameTyp
 
 
 def _leave_terminal() -> None:
-    """Sends to nowhere what would be said on a terminal that is closed: to write there is an error."""
+    """Redirects output from a closed terminal to nowhere, since writing to it would raise an error."""
     for descriptor in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):

@@ -12,13 +12,13 @@ LONGEST_ITEM = 2**25  # characters
 
 
 def items(file: IO[bytes], keys: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """The items of the lists under some keys of a JSON object, each with its key, in the order of the file.
+    """Yields the items of the lists under `keys` of a JSON object, each with its key, in the order of the file.
 
-    The layout of the file does not matter. Memory holds one item, of at most `LONGEST_ITEM` characters. A caller that
-    stops early leaves the rest of the document unread and unchecked.
+    The layout of the file does not matter. Memory holds one item, of at most `LONGEST_ITEM` characters. If the caller
+    stops early, the rest of the document is neither read nor checked.
 
     Raises:
-        ValueError: the file is no JSON object, a key stands in it twice, or one of `keys` is missing or holds no list.
+        ValueError: the file is no JSON object, has a key twice, or one of `keys` is missing or holds no list.
     """
     reader = _Reader(file)
     seen = set[str]()
@@ -47,7 +47,7 @@ def items(file: IO[bytes], keys: Collection[str]) -> Iterator[tuple[str, Any]]:
 
 
 class _Reader:
-    """Text of which a window is in memory: `_text[_at:]` is what has been read from the file and not yet taken."""
+    """A window of a text: `_text[_at:]` has been read from the file and not yet been taken."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file, self._text, self._at, self._at_end = file, "", 0, False
@@ -55,7 +55,7 @@ class _Reader:
         self._parse = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
 
     def _read_on(self) -> None:
-        """Doubles what is not yet taken, so that an item is parsed few times however long it is."""
+        """Doubles the text that is not yet taken, so that even a long item is parsed only a few times."""
         rest = self._text[self._at :]
         if len(rest) > LONGEST_ITEM:
             raise ValueError(f"it is no JSON, or an item in it has more than {LONGEST_ITEM:,} characters")
@@ -63,7 +63,7 @@ class _Reader:
         self._text, self._at, self._at_end = rest + self._decode(data, not data), 0, not data
 
     def peek(self) -> str:
-        """The next character that is no space; "" at the end of the file."""
+        """The next character that is no white space; "" at the end of the file."""
         while True:
             while self._at < len(self._text) and self._text[self._at] in " \t\r\n":
                 self._at += 1
@@ -72,20 +72,20 @@ class _Reader:
             self._read_on()
 
     def take(self, character: str) -> None:
-        if (found := self.peek()) != character:
-            raise ValueError(f"it is no JSON: {found!r} stands where {character!r} belongs")
+        if (actual := self.peek()) != character:
+            raise ValueError(f"it is no JSON: {actual!r} stands where {character!r} belongs")
         self._at += 1
 
     def value(self) -> Any:
-        """The value that begins at the next character that is no space."""
+        """The value that begins at the next character that is no white space."""
         self.peek()
         while True:
             try:
                 value, end = self._parse(self._text, self._at)
-                if end < len(self._text) or self._at_end:  # a number may go on in what is not read yet
+                if end < len(self._text) or self._at_end:  # a number may go on in text that is not read yet
                     self._at = end
                     return value
-            except json.JSONDecodeError as error:  # the value may go on in what is not read yet
+            except json.JSONDecodeError as error:  # The value may go on in text that is not read yet.
                 if self._at_end:
                     raise ValueError(f"it is no JSON: {error.msg}") from error
             except RecursionError as error:

@@ -7,8 +7,10 @@ from pathlib import Path
 
 
 def is_locked(file: Path) -> bool | None:
-    """Whether another process of this host has a lock on a file, if it is there; None where the file system, or who may
-    read the file, does not let that be known."""
+    """Whether another process of this host holds a lock on a file; False if there is no such file.
+
+    None where the file system has no locks, or this process may not read the file.
+    """
     try:
         with open(file, "rb") as opened:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)

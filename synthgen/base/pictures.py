@@ -1,4 +1,4 @@
-"""Pictures that people bring, as RGB of eight bits: what has one meaning is converted, all else is refused."""
+"""Users' pictures as RGB of 8 bits a channel. Pixels with a single meaning are converted; all others are refused."""
 
 from __future__ import annotations
 
@@ -10,24 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-MAX_PIXELS = 50_000_000  # of a picture: a few kilobytes can stand for gigabytes
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # not EPS, for which Pillow starts another program
-RGB = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr"}  # modes of which `convert("RGB")` makes what a viewer shows
-
-
-_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # and then its width and height
+MAX_PIXELS = 50_000_000  # of a picture: a file of a few kilobytes can decode to gigabytes
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF", "PPM")  # without EPS, for which Pillow starts another program
+RGB = {
+    "1",
+    "L",
+    "P",
+    "RGB",
+    "RGBX",
+    "CMYK",
+    "YCbCr",
+}  # modes that `convert("RGB")` turns into the pixels a viewer shows
+_PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"  # the first bytes of a PNG; its width and height follow
 
 
 class SizeError(ValueError):
-    """A picture has another size than was said."""
+    """A picture has another size than the caller expects."""
 
 
 def require_png(data: bytes) -> None:
-    """Looks at an image of a run before it is decoded: OpenCV takes whatever is a picture, of up to 2**30 px, and its
-    size at its word.
+    """Checks an image of a run before OpenCV decodes it: OpenCV takes any format, and allocates memory for the size
+    that the file claims, up to 2**30 px.
 
     Raises:
-        ValueError: it is no PNG, or says that it has more pixels than are taken.
+        ValueError: the data is no PNG, or claims more than `MAX_PIXELS`.
     """
     if not data.startswith(_PNG) or len(data) < len(_PNG) + 8:
         raise ValueError("it is no PNG")
@@ -40,22 +46,24 @@ def _require_size(width: int, height: int) -> None:
 
 
 def read_picture(file: Path, width: int, height: int) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3), RGB, of a file that is said to have this size, px. Nothing is decoded of one of another size.
+    """Reads a picture that should have this size, px, as uint8 (H, W, 3), RGB. It decodes no picture of another size.
 
-    A picture that its EXIF orientation turns on its side is turned if it has the size only then.
+    A picture whose EXIF orientation turns it on its side is turned if only then it has the size.
 
     Raises:
-        SizeError: it has another size.
+        SizeError: the picture has another size.
         ValueError: it is too large, or its pixels have more than one reading: transparent ones, floats, whole numbers
-            without a known range, an orientation that the size does not tell whether it was minded.
-        Exception: whatever a decoder makes of a damaged file.
+            without a known range, or an orientation where the size does not tell whether the labels follow it.
+        Exception: whatever a decoder raises for a damaged file.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of bombs, as our own limit is lower; of odd tags
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow warns of large pictures, for which our limit is lower, and of odd tags.
         with Image.open(file, formats=FORMATS) as opened:
-            own = opened.size
-            if (width, height) not in {own, own[::-1]}:
-                raise SizeError(f"has {own[0]}x{own[1]} px")
+            stored = opened.size
+            if (width, height) not in {stored, stored[::-1]}:
+                raise SizeError(f"has {stored[0]}x{stored[1]} px")
             _require_size(width, height)
             orientation = opened.getexif().get(ExifTags.Base.Orientation, 1)
             picture: Image.Image = opened
@@ -65,7 +73,7 @@ def read_picture(file: Path, width: int, height: int) -> NDArray[np.uint8]:
                         f"it has the EXIF orientation {orientation}, and its size does not tell whether its labels "
                         "are of the pixels as they lie in the file or as they are shown; takes pictures turned for good"
                     )
-                if own != (width, height) and opened.format != "TIFF":  # of which Pillow turns the pixels itself
+                if stored != (width, height) and opened.format != "TIFF":  # Pillow turns the pixels of TIFFs itself.
                     picture = ImageOps.exif_transpose(opened)
             pixels = _rgb(picture, opened.format)
     if pixels.shape[:2] != (height, width):
@@ -87,7 +95,8 @@ def _rgb(picture: Image.Image, form: str | None) -> NDArray[np.uint8]:
 
 
 def _grey16(picture: Image.Image, form: str | None) -> NDArray[np.uint8]:
-    """Of 0 to 65535, to which Pillow brings the greys of PGM files too; its own conversion would cut all above 255."""
+    """Converts greys from 0 to 65535, the range to which Pillow scales PGM files too. Pillow's own conversion would cut
+    all values above 255."""
     if form == "TIFF":
         tags = picture.tag_v2  # type: ignore[attr-defined]
         if (bits := tags.get(258)) != (16,) or tags.get(262) != 1:

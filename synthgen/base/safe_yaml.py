@@ -1,8 +1,8 @@
-"""YAML text becomes plain data, safely: no code, no duplicate keys, no aliases that stand for gigabytes.
+"""A safe reader of YAML: it runs no code, and refuses duplicate keys and aliases that stand for gigabytes.
 
-Numbers are those that are written in plain decimal, and what looks like one only to YAML 1.1 is text, as it is to a
-person: 12:00 is no 720, 0100 no 64, 0x10 no 16, and 2024-01-01 no date. (YAML 1.2 has done away with base 60, dates and
-octal numbers that start with 0: https://yaml.org/spec/1.2.2/ext/changes/.)
+Only plain decimals are numbers. Text that looks like a number or a date only to YAML 1.1 stays text: 12:00 is not read
+as 720, 0100 not as 64, 0x10 not as 16, 2024-01-01 not as a date. (YAML 1.2 has removed base 60, dates and octal numbers
+that start with 0: https://yaml.org/spec/1.2.2/ext/changes/.)
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, SpecError
 
 MAX_BYTES = 1_000_000
-MAX_WRITTEN = 40_000  # values as they are written: reading more takes longer than a `check` should
-MAX_NODES = 100_000  # after aliases are expanded: a few kilobytes of them can stand for gigabytes
-MAX_DIGITS = 100  # of a number: reading, and showing, one of 100,000 digits takes minutes or fails
+MAX_WRITTEN = 40_000  # values in the text: to read more takes longer than a `check` should
+MAX_NODES = 100_000  # values once aliases are expanded: a few kilobytes of them can stand for gigabytes
+MAX_DIGITS = 100  # of a number: to read or show one of 100,000 digits takes minutes or fails
 TAG = "tag:yaml.org,2002:"
-# What PyYAML takes for text is text here too (1e3, say): it wrote the specs in run folders, with quotes only where it
-# needs them itself.
+# Text for PyYAML (1e3, say) is text here too: PyYAML wrote the specs in run folders, and quotes only what it would not
+# read as text itself.
 _WHOLE = re.compile(r"[-+]?(?:0|[1-9][0-9]*)$")
 _DECIMAL = re.compile(
     r"(?:[-+]?(?:0|[1-9][0-9]*)\.[0-9]*|\.[0-9]+)(?:[eE][-+][0-9]+)?$|[-+]?\.(?:inf|Inf|INF)$|\.(?:nan|NaN|NAN)$"
@@ -31,7 +31,7 @@ _DECIMAL = re.compile(
 
 
 class _Int(int):
-    """A whole number that Python would write otherwise, such as +5."""
+    """A whole number that Python would write in another way, such as +5."""
 
     written: str
 
@@ -40,7 +40,7 @@ class _Int(int):
 
 
 class _Float(float):
-    """A number that Python would write otherwise, such as 1.40."""
+    """A number that Python would write in another way, such as 1.40."""
 
     written: str
 
@@ -49,15 +49,15 @@ class _Float(float):
 
 
 def as_written(value: str | float) -> str:
-    """Text, or a number as it stands in the YAML text that it was read from."""
+    """Text, or a number the way the YAML text writes it."""
     return value.written if isinstance(value, _Int | _Float) else str(value)
 
 
 class _Loader(yaml.SafeLoader):
-    """`yaml.safe_load`, refusing duplicate keys, alias bombs, and what is no plain data. Whatever is wrong has its line
-    and column."""
+    """`yaml.SafeLoader` that refuses duplicate keys, alias bombs and tags that are not plain data. Every error has its
+    line and column."""
 
-    times = 1
+    times = 1  # the factor on all limits
     written = 0
 
     def compose_document(self) -> Any:
@@ -78,7 +78,7 @@ class _Loader(yaml.SafeLoader):
         try:
             return super().construct_object(node, deep)  # type: ignore[no-untyped-call]
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            # PyYAML takes tags and what looks like a number or a date at their word: `!!int x`, 2024-13-01.
+            # PyYAML tries to build whatever a tag or a pattern promises: `!!int x`, 2024-13-01.
             raise _error(node, f"got {shown(node.value)}, which is no {node.tag.removeprefix(TAG)}") from error
 
     def construct_scalar(self, node: Any) -> Any:
@@ -91,14 +91,14 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         if not isinstance(node, yaml.MappingNode):
-            raise _error(node, "a tag that calls it a mapping")
+            raise _error(node, "its tag says that it is a mapping, and it is none")
         seen: set[Any] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
                 raise _error(key, "a key that is a list or a mapping")
             if key.tag == TAG + "merge":
                 continue
-            same = {key.value, self.construct_object(key)}  # 1.4 and 1.40 are one key, and so are 1 and true
+            same = {key.value, self.construct_object(key)}  # 1.4 and 1.40 are the same key, and so are 1 and true
             if same & seen:
                 raise _error(key, f"the key {shown(key.value)} stands twice, again")
             seen |= same
@@ -123,7 +123,7 @@ def _number(text: str, form: re.Pattern[str], kind: type[Any], written: type[Any
     return number
 
 
-for _kind in ("binary", "set", "omap", "pairs"):  # neither JSON nor pydantic gives them back as they were
+for _kind in ("binary", "set", "omap", "pairs"):  # neither JSON nor pydantic keeps these types
     _Loader.add_constructor(TAG + _kind, _Loader.construct_undefined)  # type: ignore[type-var]
 _Loader.add_constructor(TAG + "int", _Loader.construct_yaml_int)
 _Loader.add_constructor(TAG + "float", _Loader.construct_yaml_float)
@@ -139,10 +139,10 @@ def _error(node: Any, problem: str) -> yaml.MarkedYAMLError:
 
 
 def _expanded(node: Any, sizes: dict[int, int | None], most: int) -> int:
-    """Values that a YAML node stands for once its aliases are written out; counted no further than `most`.
+    """The number of values that a YAML node stands for once its aliases are expanded; at most `most + 1`.
 
     Raises:
-        yaml.YAMLError: a node stands inside itself.
+        yaml.YAMLError: a node contains itself.
     """
     if id(node) in sizes:
         size = sizes[id(node)]
@@ -160,10 +160,10 @@ def _expanded(node: Any, sizes: dict[int, int | None], most: int) -> int:
 
 
 def load_yaml(text: str, times: int = 1) -> Any:
-    """Plain data from YAML text; `times` as much of it as a person's spec may have.
+    """Reads YAML text as plain data. `times`: the factor on the limits of a user's spec.
 
     Raises:
-        SpecError: not YAML, a duplicate key, too long, or aliases that stand for too much.
+        SpecError: the text is not YAML, is too long, has a duplicate key, or aliases that stand for too many values.
     """
     if len(text) > MAX_BYTES * times:
         raise SpecError([Problem("", f"a spec takes at most {MAX_BYTES * times:,} characters, got {len(text):,}")])
@@ -173,7 +173,7 @@ def load_yaml(text: str, times: int = 1) -> Any:
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark, problem = error.problem_mark, str(error.problem)
-        if problem.startswith("but "):  # "expected a single document", "but found another document"
+        if problem.startswith("but "):  # as in "expected a single document", "but found another document"
             problem = f"{error.context}, {problem}"
         where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise SpecError([Problem("", f"not valid YAML: {plain(problem, 300)}{where}")]) from error
@@ -185,20 +185,20 @@ def load_yaml(text: str, times: int = 1) -> Any:
         message = f"not valid YAML: the character U+{ord(text[error.position]):04X} {where}"
         raise SpecError([Problem("", message)]) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        # PyYAML takes the number of an escaped character, or of a version, at its word.
+        # PyYAML does not check the number of an escaped character, or of a version.
         mark = loader.get_mark()  # type: ignore[no-untyped-call]
         where = f"in line {mark.line + 1}, column {mark.column + 1}"
         raise SpecError([Problem("", f"not valid YAML: {plain(str(error), 300)} {where}")]) from error
 
 
 def read_yaml_text(path: Path, times: int = 1) -> str:
-    """A file's text, of which no more is read than `load_yaml` takes.
+    """Reads a file's text, but no more of it than `load_yaml` takes.
 
     Raises:
-        OSError, UnicodeDecodeError: it cannot be read.
-        SpecError: too long.
+        OSError, UnicodeDecodeError: the file cannot be read.
+        SpecError: the file is too long.
     """
-    most = 4 * MAX_BYTES * times  # UTF-8 takes at most so much for a character
+    most = 4 * MAX_BYTES * times  # UTF-8 takes at most four bytes for a character
     with open(path, "rb") as file:
         data = file.read(most + 1)
     if len(data) > most:

@@ -12,16 +12,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from synthgen.base.files import atomic
 
-SEAL = "seal"
+SEAL = "seal"  # the key of the checksum
 
 
 def sha256_json(value: Any) -> str:
-    """sha256 of plain data, independent of the order of its keys."""
+    """The sha256, in hex, of plain data as JSON with sorted keys: the order of keys does not matter."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS)).hexdigest()
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> bytes:
-    """JSON with a checksum of its own, under `SEAL`; -> what has been written."""
+    """Writes `content` as JSON with its checksum under `SEAL`, and returns the bytes written."""
     options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
     data = orjson.dumps({**content, SEAL: sha256_json(content)}, option=options)
     with atomic(path) as file:
@@ -30,7 +30,7 @@ def write_sealed(path: Path, content: Mapping[str, Any]) -> bytes:
 
 
 def read_sealed(path: Path) -> dict[str, Any] | None:
-    """What `write_sealed` wrote; None if it is not there or not what was written."""
+    """The content that `write_sealed` wrote; None if the file is missing, unreadable or damaged."""
     try:
         content: dict[str, Any] = orjson.loads(path.read_bytes())
         seal = content.pop(SEAL)
@@ -40,7 +40,7 @@ def read_sealed(path: Path) -> dict[str, Any] | None:
 
 
 def validated(form: TypeAdapter[Any], raw: Any) -> Any:
-    """Plain data in a form; None if it has another."""
+    """The data as the form's type; None if it does not have that form."""
     try:
         return form.validate_python(raw)
     except ValidationError:
