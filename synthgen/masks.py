@@ -1,4 +1,4 @@
-"""RLE, boxes, areas, polygons and IoU on arrays of masks. Masks are bool (N, H, W); boxes xyxy px, half-open."""
+"""RLE, boxes, areas, polygons and IoU of masks. Masks are bool (N, H, W); boxes are half-open xyxy px, (N, 4)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -10,26 +10,26 @@ from pycocotools import mask as coco_mask
 
 
 def encode_rle(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
-    """bool (N, H, W) -> COCO RLEs, `{"size": [h, w], "counts": str}`. Lossless."""
+    """Encodes masks, bool (N, H, W), as COCO RLEs, `{"size": [h, w], "counts": str}`, without loss."""
     if len(masks) == 0:
         return []
-    # The encoder wants (H, W, N) in Fortran order: the same bytes as (N, W, H) in C order. OpenCV goes by tiles that
-    # fit the cache, which takes a tenth of NumPy's time.
+    # The encoder takes (H, W, N) in Fortran order, which has the same bytes as (N, W, H) in C order. OpenCV transposes
+    # in tiles that fit the cache, in a tenth of NumPy's time.
     columns = np.empty((len(masks), masks.shape[2], masks.shape[1]), np.uint8)
-    for mask, turned in zip(masks.view(np.uint8), columns, strict=True):
-        cv2.transpose(mask, turned)
+    for mask, transposed in zip(masks.view(np.uint8), columns, strict=True):
+        cv2.transpose(mask, transposed)
     encoded = coco_mask.encode(columns.transpose(2, 1, 0))
     return [{"size": [int(v) for v in rle["size"]], "counts": rle["counts"].decode("ascii")} for rle in encoded]
 
 
 def decode_rle(rles: Sequence[Mapping[str, Any]], height: int, width: int) -> NDArray[np.bool_]:
-    """COCO RLEs of one image -> bool (N, H, W).
+    """Decodes the COCO RLEs of one image to masks, bool (N, H, W).
 
-    pycocotools takes sizes and runs at their word: it asks for the memory that a size calls for, and leaves what the
-    runs do not reach as it was in that memory.
+    pycocotools checks neither sizes nor runs: it allocates whatever a size asks for, and leaves uninitialised memory
+    where the runs end early.
 
     Raises:
-        ValueError: one has another size, or runs that do not sum to it.
+        ValueError: an RLE has another size, or runs that do not sum to it.
     """
     masks = np.empty((len(rles), height, width), bool)
     for rle, mask in zip(rles, masks, strict=True):
@@ -44,37 +44,37 @@ def decode_rle(rles: Sequence[Mapping[str, Any]], height: int, width: int) -> ND
 
 
 def rle_runs(counts: str | bytes) -> NDArray[np.int64]:
-    """The runs of COCO's compressed RLE, (N,), as `rleFrString` in its maskApi.c reads them.
+    """The runs, (N,), of a compressed COCO RLE, read as `rleFrString` in COCO's maskApi.c does.
 
     Raises:
-        ValueError: these are none.
+        ValueError: `counts` is no such RLE.
     """
     if not isinstance(counts, str | bytes):
         raise ValueError("an RLE whose runs are no text")
-    parts = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
-    ends = np.flatnonzero(parts & 32 == 0)  # of runs, each of parts of five bits, the lowest first
-    if len(parts) and (parts.min() < 0 or parts.max() > 63 or parts[-1] & 32):
+    digits = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(digits & 32 == 0)  # A run is digits of five bits, the lowest first; its last has no bit 32.
+    if len(digits) and (digits.min() < 0 or digits.max() > 63 or digits[-1] & 32):
         raise ValueError("an RLE that is garbled, or cut short")
     begins = np.concatenate([np.zeros(1, np.int64), ends + 1])[:-1]
-    place = np.arange(len(parts)) - np.repeat(begins, ends - begins + 1)
-    if place.max(initial=0) > 6:
+    index = np.arange(len(digits)) - np.repeat(begins, ends - begins + 1)  # of each digit in its run
+    if index.max(initial=0) > 6:
         raise ValueError("an RLE with a run of more than 32 bits")
-    runs = np.add.reduceat((parts & 31) << (5 * place), begins) if len(begins) else begins
-    runs -= np.where(parts[ends] & 16, 1 << (5 * (place[ends] + 1)), 0)
-    for first in (1, 2):  # from the fourth on, each says how much longer it is than the last one but one
+    runs = np.add.reduceat((digits & 31) << (5 * index), begins) if len(begins) else begins
+    runs -= np.where(digits[ends] & 16, 1 << (5 * (index[ends] + 1)), 0)
+    for first in (1, 2):  # from the fourth on, a run is coded as its difference from the run two before
         runs[first::2] = runs[first::2].cumsum()
     return runs
 
 
 def mask_areas(masks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """bool (N, H, W) -> pixels set, (N,)."""
+    """The number of pixels of each mask, bool (N, H, W) -> int64 (N,)."""
     return np.array([cv2.countNonZero(mask) for mask in np.ascontiguousarray(masks).view(np.uint8)], np.int64)
 
 
 def mask_boxes(masks: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """bool (N, H, W) -> tight half-open xyxy px boxes, float32 (N, 4); zeros for an empty mask."""
-    found = [cv2.boundingRect(mask) for mask in np.ascontiguousarray(masks).view(np.uint8)]  # x, y, width, height
-    boxes = np.array(found, np.float32).reshape(-1, 4)
+    """The tight box of each mask, bool (N, H, W) -> half-open xyxy px, float32 (N, 4); zeros for an empty mask."""
+    rectangles = [cv2.boundingRect(mask) for mask in np.ascontiguousarray(masks).view(np.uint8)]  # x, y, width, height
+    boxes = np.array(rectangles, np.float32).reshape(-1, 4)
     boxes[:, 2:] += boxes[:, :2]
     return boxes
 
@@ -92,7 +92,7 @@ def box_iou(a: NDArray[np.floating[Any]], b: NDArray[np.floating[Any]]) -> NDArr
 
 def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float32]:
     """IoU of every mask of `a` (N, H, W) with every mask of `b` (M, H, W) -> float32 (N, M); 0 for empty masks."""
-    pixels = a.shape[1] * a.shape[2]  # said, since of no masks it cannot be told
+    pixels = a.shape[1] * a.shape[2]  # `reshape` cannot infer it where there are no masks
     flat_a, flat_b = a.reshape(len(a), pixels).astype(np.float32), b.reshape(len(b), pixels).astype(np.float32)
     inner = flat_a @ flat_b.T
     union = flat_a.sum(1)[:, None] + flat_b.sum(1)[None] - inner
@@ -100,53 +100,53 @@ def mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float32]:
 
 
 def paired_mask_iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """IoU of each mask of `a` (N, H, W) with the one of `b` (N, H, W) at its place -> float32 (N,); 0 for two empty."""
+    """IoU of each mask of `a` (N, H, W) with the same one of `b` (N, H, W) -> float32 (N,); 0 for two empty masks."""
     union = np.maximum((a | b).sum((1, 2)), 1)
     return np.asarray((a & b).sum((1, 2)) / union, np.float32)
 
 
 def mask_polygons(mask: NDArray[np.bool_]) -> list[list[float]]:
-    """One mask, bool (H, W) -> COCO polygons `[x1, y1, x2, y2, …]` px, one a part; none for an empty mask.
+    """The COCO polygons `[x1, y1, x2, y2, …]`, px, of one mask, bool (H, W): one a component; none if it is empty.
 
-    Corners lie on the edges between pixels, so pycocotools' rasteriser gives the same mask back, lines and single
-    pixels too, and the polygons' areas sum to the mask's pixels. COCO has no word for a hole: a part with holes is
-    cut by vertical lines through them, as few as will do. Every polygon is simple, and none overlaps another.
+    Corners lie on the edges between pixels. So pycocotools' rasteriser gives the same mask back, even of lines and
+    single pixels, and the polygons' areas sum to the mask's pixels. COCO's polygons have no holes: a component with
+    holes is cut by the fewest vertical lines through all of them. Every polygon is simple, and none overlaps another.
     """
-    return [polygon for x, y, part in _parts(mask, 0, 0) for polygon in _part_polygons(part, x, y)]
+    return [polygon for x, y, component in _components(mask, 0, 0) for polygon in _component_polygons(component, x, y)]
 
 
-def _parts(mask: NDArray[Any], x: int, y: int) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
-    """(x, y, crop) of each part joined by pixel sides; `x`, `y`: px, where `mask` itself lies in the image."""
+def _components(mask: NDArray[Any], x: int, y: int) -> Iterator[tuple[int, int, NDArray[np.bool_]]]:
+    """Yields (x, y, crop) of each 4-connected component. `x`, `y`: the position, px, of `mask` itself in the image."""
     count, labels, stats, _ = cv2.connectedComponentsWithStats(np.ascontiguousarray(mask, np.uint8), connectivity=4)
     for label in range(1, count):
         left, top, width, height = (int(v) for v in stats[label, :4])
         yield x + left, y + top, labels[top : top + height, left : left + width] == label
 
 
-def _part_polygons(part: NDArray[np.bool_], x: int, y: int) -> Iterator[list[float]]:
-    height, width = part.shape
-    _, _, stats, _ = cv2.connectedComponentsWithStats((~part).astype(np.uint8), connectivity=4)
+def _component_polygons(component: NDArray[np.bool_], x: int, y: int) -> Iterator[list[float]]:
+    height, width = component.shape
+    _, _, stats, _ = cv2.connectedComponentsWithStats((~component).astype(np.uint8), connectivity=4)
     left, top, wide, high = stats[1:, :4].T
     hole = (left > 0) & (top > 0) & (left + wide < width) & (top + high < height)
 
-    # The fewest columns that meet every hole: the last one of the hole that ends first, and so on.
+    # The fewest columns that meet every hole: the last column of the hole that ends first, and so on.
     cuts: list[int] = []
     for last, first in sorted(zip((left + wide - 1)[hole].tolist(), left[hole].tolist(), strict=True)):
         if not cuts or cuts[-1] < first:
             cuts.append(last)
     if cuts:
         for begin, end in zip([0, *cuts], [*cuts, width], strict=True):
-            for strip_x, strip_y, strip in _parts(part[:, begin:end], x + begin, y):
+            for strip_x, strip_y, strip in _components(component[:, begin:end], x + begin, y):
                 yield _outline(strip, strip_x, strip_y)
     else:
-        yield _outline(part, x, y)
+        yield _outline(component, x, y)
 
 
-def _outline(part: NDArray[np.bool_], x: int, y: int) -> list[float]:
-    """The polygon around a part that has no holes."""
-    # findContours walks through pixel centres. At twice the size pixel i is 2i and 2i + 1, and halving the centre
-    # upwards sends the one to its near edge, i, the other to its far edge, i + 1.
-    doubled = part.astype(np.uint8).repeat(2, 0).repeat(2, 1)
+def _outline(component: NDArray[np.bool_], x: int, y: int) -> list[float]:
+    """The polygon around a component without holes."""
+    # findContours walks through the centres of pixels. At twice the size, pixel i becomes 2i and 2i + 1. Halving and
+    # rounding up moves the first to the pixel's near edge, i, and the second to its far edge, i + 1.
+    doubled = component.astype(np.uint8).repeat(2, 0).repeat(2, 1)
     contours, _ = cv2.findContours(doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     corners = (contours[0].reshape(-1, 2) + 1) // 2
     corners = corners[(corners != np.roll(corners, 1, 0)).any(1)]
@@ -155,23 +155,25 @@ def _outline(part: NDArray[np.bool_], x: int, y: int) -> list[float]:
 
 
 def polygon_iou(polygons: list[list[float]], mask: NDArray[np.bool_]) -> float:
-    """IoU of the polygons, as pycocotools rasterises them, with the mask they came from; 0 with no polygon."""
+    """IoU of polygons, rasterised by pycocotools, with the mask that they outline, bool (H, W); 0 if there are none."""
     if not polygons:
         return 0.0
     height, width = mask.shape
-    drawn = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
-    return float(mask_iou(drawn[None], mask[None])[0, 0])
+    raster = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))).astype(bool)
+    return float(mask_iou(raster[None], mask[None])[0, 0])
 
 
 def mask_path(mask: NDArray[np.bool_], tolerance_px: float = 0.5) -> str:
-    """One mask, bool (H, W) -> the `d` of an SVG path around it, in px of the image, to be filled by the even-odd rule;
-    "" for an empty mask. For showing: its corners may lie `tolerance_px` off."""
+    """The `d` of an SVG path around one mask, bool (H, W), in px, to be filled by the even-odd rule; "" if it is empty.
+
+    The path is for display: its corners may lie `tolerance_px` off.
+    """
     doubled = np.ascontiguousarray(mask, np.uint8).repeat(2, 0).repeat(2, 1)  # see `_outline`
     contours, _ = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    parts = []
+    pieces = []
     for contour in contours:
         exact = (contour + 1) // 2
         rough = cv2.approxPolyDP(exact, tolerance_px, True)
-        corners = (rough if len(rough) > 2 else exact).reshape(-1, 2)  # what is thin is not thinned away
-        parts.append("M" + "L".join(f"{x} {y}" for x, y in corners) + "Z")
-    return "".join(parts)
+        corners = (rough if len(rough) > 2 else exact).reshape(-1, 2)  # a thin mask keeps its exact corners
+        pieces.append("M" + "L".join(f"{x} {y}" for x, y in corners) + "Z")
+    return "".join(pieces)
