@@ -1,7 +1,7 @@
-"""Runs on a disk that fails at one call: what each comes to, and whether the next one makes the same dataset.
+"""Runs on a disk that fails at one call: how each run ends, and whether the next run makes the same dataset.
 
-A process of its own tries case after case (`python bad_disk.py WATCH`, cases as lines of JSON on its standard input,
-outcomes on its standard output), with `bad_disk.c` below its C library.
+A process of its own (`python bad_disk.py LIBRARY OUT`) tries the cases one after another, with `bad_disk.c` in front
+of its C library. It reads cases and writes outcomes as lines of JSON.
 """
 
 from __future__ import annotations

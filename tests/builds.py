@@ -1,4 +1,4 @@
-"""What tests do to run folders, and see in them."""
+"""What tests change in run folders and specs, and what they read there."""
 
 import contextlib
 from collections.abc import Callable
@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow.parquet as pq
 from pycocotools.coco import COCO
 
+from synthgen.base import interrupts
+from synthgen.errors import SynthgenError
 from synthgen.pipeline.build import Build
 
 Raw = dict[str, Any]
@@ -73,6 +75,15 @@ def cut(pattern: str) -> Callable[[Path], None]:
 
     act.__name__ = f"cut {pattern}"
     return act
+
+
+def is_halted() -> bool:
+    """Whether this process may not go on with its run."""
+    try:
+        interrupts.checkpoint()
+    except SynthgenError:
+        return True
+    return False
 
 
 def load_coco(root: Path, split: str) -> COCO:

@@ -1,4 +1,4 @@
-"""Backends that cost next to nothing, as modules of a user's own, and a spec of them."""
+"""Backends that cost next to nothing, in a package of a user's (`write_parts`), and a spec that uses them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ class Config(Base):
 """
 MODULES = {
     "__init__": "",
-    # Where a run is: a command halts there if `HALT` names it, and makes the file `HALTED` then.
+    # Backends report here where a run is. The run makes the file `HALTED` and waits where `HALT` names the point.
     "moment": """
 import os, time
 from pathlib import Path

@@ -1,5 +1,6 @@
-"""Files and requests that nobody should have written, and what is to come of them: an answer, or one error in words for
-people. Strategies and checks, for `test_fuzz.py` and for `soak/fuzz.py`, which tries many more of them."""
+"""Files and requests that nobody should have written: Hypothesis's strategies for them, and checks that each is
+answered, or refused in one line for people. `system/test_fuzz.py` and `soak/fuzz.py` use them; the second tries more.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +30,11 @@ import pyarrow.parquet as pq
 import typer
 import yaml
 from conftest import GOOD
+from harmless import bomb, harmless, one_line
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.configuration import set_hypothesis_home_dir
 from starlette.testclient import TestClient
-from test_hostile import bomb, harmless, one_line
 
 from synthgen import cli, schedule
 from synthgen.base.files import sha256

@@ -1,6 +1,8 @@
-"""Small real models with one thing changed, each checked, and some in which nothing was found loaded. A process of its
-own tells in JSON what came of each, and what it did meanwhile that no model may do. `python hostile_models.py DIR 1`
-loads them all, which takes a minute."""
+"""Small real models, each with one thing changed: checked, and loaded where the check has no complaint.
+
+`python hostile_models.py DIR 1` does so in a process of its own, for `tests/models`. It prints as JSON what came of
+each model, and what the process did that no model may make it do. Loading them all takes a minute.
+"""
 
 import json
 import os

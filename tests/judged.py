@@ -1,4 +1,4 @@
-"""Verdicts over numbers that are given by hand, without a run."""
+"""Verdicts on numbers that a test gives by hand, without a run."""
 
 from collections.abc import Sequence
 from typing import Any

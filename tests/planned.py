@@ -1,4 +1,4 @@
-"""Specs and their jobs."""
+"""Specs, and the jobs that are planned from them."""
 
 from typing import Any
 

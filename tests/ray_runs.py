@@ -1,4 +1,4 @@
-"""Runs on workers of Ray."""
+"""`synthgen run` on workers of Ray, in a process of its own."""
 
 import os
 import subprocess
@@ -14,12 +14,6 @@ TWO = {"runner": "ray", "workers": 2, "num_cpus": 1, "shards_at_once": 1}
 def written(path: Path, content: Any) -> Path:
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
     return path
-
-
-def results(root: Path) -> dict[str, bytes]:
-    files = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
-    kinds = ("images/", "jobs/", "labels/", "measures/", "coco/", "verdicts")
-    return {n: p.read_bytes() for n, p in files.items() if n.startswith(kinds)}
 
 
 def run(spec: Path, out: Path, profile: Path, home: Path, migrated: Any) -> subprocess.CompletedProcess[str]:

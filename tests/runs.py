@@ -1,12 +1,17 @@
-"""Runs without Prefect, from the plan to the report, and what is left of them to be compared."""
+"""Runs without Prefect, from the plan to the report, and what they made, to be compared.
+
+`python runs.py SPEC OUT` makes one in a process of its own, for tests that kill it.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from synthgen.base.safe_yaml import load_yaml
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.check import check
 from synthgen.pipeline.export import export_run
@@ -54,3 +59,7 @@ def results(root: Path, without: tuple[str, ...] = HOW) -> dict[str, bytes]:
 def images(root: Path) -> dict[str, bytes]:
     """Name -> bytes of every image of a run folder."""
     return {p.name: p.read_bytes() for p in root.glob("images/*/*.png")}
+
+
+if __name__ == "__main__":
+    made(load_yaml(Path(sys.argv[1]).read_text(encoding="utf-8")), Path(sys.argv[2]))

@@ -11,6 +11,8 @@ from typing import Any
 import orjson
 import pytest
 import yaml
+from runs import results
+from servers import left_behind
 
 from synthgen.errors import RunError
 from synthgen.generators import diffusion
@@ -57,11 +59,6 @@ def read(kind: str, **filters: Any) -> list[Any]:
     with get_client(sync_client=True) as client:
         found: list[Any] = getattr(client, f"read_{kind}")(**filters)
         return found
-
-
-def results(root: Path) -> dict[str, bytes]:
-    files = {p.relative_to(root).as_posix(): p for p in root.rglob("*") if p.is_file()}
-    return {n: p.read_bytes() for n, p in files.items() if n.startswith(("images/", "labels/", "measures/", "coco/"))}
 
 
 # The flow
@@ -155,18 +152,6 @@ def test_errors_for_people_come_out_of_the_flow_as_they_are(server, spec, copied
 
 
 # `synthgen run`
-
-
-def left_behind(home: Path) -> list[str]:
-    """Commands of processes that were started with this home."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(home).encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
 
 
 @pytest.mark.slow

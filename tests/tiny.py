@@ -1,4 +1,4 @@
-"""Models of the real classes, tiny and randomly initialised, to be saved in the real formats."""
+"""Tiny models of the real classes with random weights, which tests save in the real formats."""
 
 import string
 from collections.abc import Callable

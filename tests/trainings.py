@@ -1,4 +1,4 @@
-"""Trainings of the embedded models so tiny that a test can run them."""
+"""Trainings of the embedded models that are small enough for a test."""
 
 from collections.abc import Callable
 from pathlib import Path

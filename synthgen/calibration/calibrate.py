@@ -162,7 +162,7 @@ def _judged(
     sees = tuple(kind for kind, area in areas.items() if area >= SEES)
     keeps, threshold, yielded = _keeps(f), None, None
     if sees and keeps != "between":
-        threshold, yielded = _threshold(good, [v for kind in sees for v in bad[kind]], precision)
+        threshold, yielded = loosest_threshold(good, [v for kind in sees for v in bad[kind]], precision)
         threshold = -threshold if threshold is not None and keeps == "below" else threshold
     return replace(plain, keeps=keeps, auroc=areas, sees=sees, threshold=threshold, yielded=yielded)
 
@@ -199,7 +199,9 @@ def _numbers(
     return good, bad
 
 
-def _threshold(good: Sequence[float], bad: Sequence[float], precision: float) -> tuple[float | None, float | None]:
+def loosest_threshold(
+    good: Sequence[float], bad: Sequence[float], precision: float
+) -> tuple[float | None, float | None]:
     """The loosest margin at which `precision` of what is kept is good, and the share of the good that it keeps."""
     margins = np.array([*good, *bad])
     is_good = np.arange(len(margins)) < len(good)

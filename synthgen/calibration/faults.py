@@ -66,7 +66,7 @@ class Planter:
         height, width = sample.image.shape[:2]
         box = before.boxes[chosen][0]
         for _ in range(SHIFTS):
-            moved = _beside(box, self.rng.uniform(*SHIFT, 2), height, width)
+            moved = beside(box, self.rng.uniform(*SHIFT, 2), height, width)
             found = self.label(sample.image, moved[None], before.category_id[chosen])
             if (paired_mask_iou(found.masks, before.masks[chosen]) < GOOD_IOU).all():
                 return Planted(replace(sample, instances=_replaced(before, found, chosen)), "", chosen, True)
@@ -198,7 +198,7 @@ def _first(planter: Planter, queue: list[str], sample: Sample, ground: str) -> P
     return None
 
 
-def _beside(box: NDArray[np.float32], share: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
+def beside(box: NDArray[np.float32], share: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
     """A box (4,), xyxy px, moved by shares (x, y) of its sides, towards the side with more room, and cut to the image:
     of a box within it something is always left."""
     low, high = box[:2].astype(float), box[2:].astype(float)

@@ -179,7 +179,7 @@ def _labelled(
         got = plain(f"{shown(entry.get('width'))}x{shown(entry.get('height'))}", 100)
         message = f"image {shown(entry['id'])} in {named_by} has {got} px; takes sizes of at most {MAX_PIXELS:,} px"
         raise SpecError([Problem("--truth", message)])
-    found = _Labelled(images / entry["file_name"], height, width, [], [], _ground(entry.get("prompt")))
+    found = _Labelled(images / entry["file_name"], height, width, [], [], ground_of(entry.get("prompt")))
     for a in objects:
         try:
             if a["category_id"] not in known:
@@ -199,7 +199,7 @@ def _side(said: Any) -> int:
     return int(said) if type(said) in {int, float} and 1 <= said <= MAX_PIXELS and said == int(said) else 0
 
 
-def _ground(said: Any) -> str:
+def ground_of(said: Any) -> str:
     """What the things stand on, by the prompt that our own exports keep: "grass" of "a photo of a cat on grass"."""
     return said.rpartition(" on ")[2] if isinstance(said, str) and " on " in said else ""
 

@@ -85,7 +85,7 @@ class FileSlot:
         self._file = file
         self._taken: os.stat_result | None = None
         self.where = str(file.parent)
-        self.reach = _boot()
+        self.reach = boot_id()
 
     def reaches(self, host: str, reach: str) -> bool:
         return host == platform.node() or reach == self.reach
@@ -218,7 +218,7 @@ def leased(slot: Slot, locked: bool = True) -> Iterator[Lease]:
     Raises:
         RunError: another process is at work there; says which, and on which host.
     """
-    found = _read(slot)
+    found = read_lease(slot)
     if other := _other(slot, found, locked):
         raise RunError(
             f"another process ({other}) is at work in {slot.where}; if it has ended without a word, the folder is "
@@ -261,7 +261,7 @@ def holder(file: Path) -> str:
 
 def named(slot: Slot, locked: bool = True) -> str:
     """`holder` without the lock. `locked`: whether there is a lock, which nobody holds."""
-    found = _read(slot)
+    found = read_lease(slot)
     try:
         return _other(slot, found, locked)
     except PermissionError:  # the age of a lease takes a file beside it
@@ -273,7 +273,8 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
         lease.renew()
 
 
-def _read(slot: Slot) -> bytes:
+def read_lease(slot: Slot) -> bytes:
+    """The content of a lease; b"" if there is none, or it may not be read."""
     try:
         return slot.read()
     except (FileNotFoundError, PermissionError):
@@ -296,7 +297,8 @@ def _name(content: bytes) -> str:
     return plain(content.decode(errors="replace").partition("\n")[0], 100)
 
 
-def _boot() -> str:
+def boot_id() -> str:
+    """An id of this start of the machine, else its host name."""
     try:
         return _BOOT_FILE.read_text(encoding="ascii").strip()
     except OSError:

@@ -100,7 +100,7 @@ def test_large_and_small_boxes_stay_in_the_image():
         ((80, 50, 90, 60), (73, 46, 83, 56)),
         ((5, 0, 75, 40), (54, 16, 90, 56)),
     ]:
-        found = faults._beside(np.array(box, np.float32), share, HEIGHT, WIDTH)
+        found = faults.beside(np.array(box, np.float32), share, HEIGHT, WIDTH)
         np.testing.assert_allclose(found, moved, rtol=1e-5)
         assert found.dtype == np.float32
 
@@ -280,7 +280,7 @@ def test_auroc_by_hand():
     ],
 )
 def test_thresholds_by_hand(good, bad, precision, margin, kept):
-    assert calibration._threshold(good, bad, precision) == (margin, pytest.approx(kept) if kept else None)
+    assert calibration.loosest_threshold(good, bad, precision) == (margin, pytest.approx(kept) if kept else None)
 
 
 class Number(ThresholdFilter[ThresholdConfig]):
@@ -731,4 +731,4 @@ def test_what_is_left_out_is_said(good, coco, tmp_path, synthgen, spec_file):
     [("a photo of a cat on grass", "grass"), ("a photo of a cat", ""), (None, ""), ("a cat on a mat on sand", "sand")],
 )
 def test_ground_of_an_export_s_prompt(said, ground):
-    assert truths._ground(said) == ground
+    assert truths.ground_of(said) == ground

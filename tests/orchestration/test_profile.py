@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ray_runs import TWO, results, run, written
+from ray_runs import TWO, run, written
+from runs import results
 
 from synthgen.errors import SpecError
 from synthgen.orchestration.profile import Profile, load_profile

@@ -102,12 +102,12 @@ def test_a_process_is_known_without_ps_and_in_any_time_zone(monkeypatch: pytest.
     assert not process.is_alive(process.identity(999999999))
 
 
-def test_one_that_cannot_start_says_so_at_once(home: Path) -> None:
+def test_one_that_cannot_start_says_so_at_once(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits for its answer all the same waits for ever."""
+    monkeypatch.setattr(server, "START_SECONDS", 1e9)
     (home / "prefect.db").mkdir(parents=True)
-    started = time.monotonic()
     with pytest.raises(server.ServerError, match="Prefect's server ended with"), server.embedded_server():
         pass
-    assert time.monotonic() - started < 60
 
 
 def test_the_settings_of_the_user_do_not_reach_it(used: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

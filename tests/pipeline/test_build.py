@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 import pytest
+import runs
 import yaml
 from builds import Killed, changed, cut, remove, rewritten, state
 from runs import images, results
@@ -137,36 +138,6 @@ def test_killed_before_a_mark(finished, quick, run_through, tmp_path, monkeypatc
     assert results(build.run.root) == results(finished.run.root)
 
 
-WORKER = """
-import sys, yaml
-from pathlib import Path
-from synthgen.pipeline.build import Build
-from synthgen.pipeline.export import export_run
-from synthgen.pipeline.generate import generate_shard
-from synthgen.pipeline.judge import judge_run
-from synthgen.pipeline.label import label_shard
-from synthgen.pipeline.measure import measure_shard
-from synthgen.pipeline.plan import add_round, plan_shards
-from synthgen.report.page import write
-from synthgen.spec import DatasetSpec
-from synthgen.pipeline.check import check
-from synthgen.store.run import Run
-
-spec, out = DatasetSpec.parse(yaml.safe_load(Path(sys.argv[1]).read_text())), Path(sys.argv[2])
-folder = Run.at(out, spec.name, 1)
-with folder.lock():
-    build = Build.start(folder, spec, check(spec, out))
-    plan_shards(build)
-    print("planned", flush=True)
-    for shard in build.pending():
-        generate_shard(build, shard), label_shard(build, shard), measure_shard(build, shard)
-    judge_run(build)
-    add_round(build)
-    export_run(build)
-    write(build)
-"""
-
-
 @pytest.mark.slow
 def test_killed_for_real(finished, quick, tmp_path):
     """Three times, each somewhere in what was left to do; then to the end."""
@@ -175,7 +146,7 @@ def test_killed_for_real(finished, quick, tmp_path):
     root, killed = out / "fruit" / "run-0001", 0
     for kill in (True, True, True, False):
         done = len(images(root))
-        with subprocess.Popen([sys.executable, "-c", WORKER, spec, out], stdout=subprocess.PIPE) as process:
+        with subprocess.Popen([sys.executable, runs.__file__, spec, out]) as process:
             if kill:
                 until = time.monotonic() + 120
                 while process.poll() is None and len(images(root)) < min(8, done + 2) and time.monotonic() < until:

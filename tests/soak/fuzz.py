@@ -6,7 +6,7 @@ other files, until there have been enough of them.
 
 Prints cases and seconds of each target, and exits 1 at the first case that brings another exception than a
 `SynthgenError`, writes or starts anything, takes too much memory, or does not end; the smallest such case is shown. It
-belongs into a parametrised test in `tests/test_fuzz.py`.
+belongs into a parametrised test in `tests/system/test_fuzz.py`.
 """
 
 from __future__ import annotations
@@ -27,36 +27,11 @@ import hostile_files as hostile
 from conftest import QUICK
 from hypothesis import given, seed
 from hypothesis import strategies as st
-
-from synthgen.pipeline.build import Build
-from synthgen.pipeline.export import export_run
-from synthgen.pipeline.generate import generate_shard
-from synthgen.pipeline.judge import judge_run
-from synthgen.pipeline.label import label_shard
-from synthgen.pipeline.measure import measure_shard
-from synthgen.pipeline.plan import plan_shards
-from synthgen.pipeline.stages import Stages
-from synthgen.report.page import write
-from synthgen.spec import DatasetSpec
-from synthgen.store.run import Run
+from runs import made
 
 TARGETS = ("spec", "profile", "rle", "picture", "post", "record")
 LOT = 500  # cases that are drawn from one seed
 MOST_SECONDS = 120.0  # for a case, on a busy machine: one that takes longer does not end
-
-
-def make(out: Path) -> Build:
-    spec = DatasetSpec.parse(QUICK)
-    folder = Run.at(out, spec.name, 1)
-    with folder.lock():
-        build = Build.start(folder, spec, Stages.of(spec))
-        plan_shards(build)
-        for shard in build.pending():
-            generate_shard(build, shard), label_shard(build, shard), measure_shard(build, shard)
-        judge_run(build)
-        export_run(build)
-        write(build)
-    return build
 
 
 @contextmanager
@@ -67,7 +42,7 @@ def target(name: str, folder: Path) -> Iterator[tuple[st.SearchStrategy[Any], Ca
         "picture": hostile.picture_files(), "post": hostile.posts(),
     }  # fmt: skip
     if name in {"post", "record"}:
-        make(folder / "made")
+        made(QUICK, folder / "made")
         world = hostile.World.of(folder / "world", folder / "made")
     if name == "post":
         with hostile.served(world, folder / "copy") as client:

@@ -22,6 +22,7 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+import runs
 from runs import results
 
 SPEC = {
@@ -35,16 +36,6 @@ SPEC = {
     "filters": {"predicted_iou": {"min": 0.3}, "sharpness": {"min": 20}, "near_duplicate": {"max_distance": 0}},
 }  # fmt: skip
 
-# What the flow does, without the orchestrator: a kill then costs seconds, not a server's start.
-WORKER = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, {sys.path[0]!r})
-from runs import made
-from synthgen.base.safe_yaml import load_yaml
-
-made(load_yaml(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))
-"""
 NOT_COMPARED = ("commits/", "run.json", "report.html", "README.md")  # what holds times, or says how it was made
 POINTS = [
     "*/spec.yaml", "*/run.json", "*/commits/round-0001.json", "*/jobs/00003.parquet", "*/commits/plan-00003.json",
@@ -57,8 +48,9 @@ POINTS = [
 
 
 def start(spec: Path, out: Path, fault: str = "") -> subprocess.Popen[bytes]:
+    """What the flow does, without Prefect: a kill then costs seconds, not the start of a server."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "SYNTHGEN_FAULT": fault}
-    return subprocess.Popen([sys.executable, "-c", WORKER, spec, out], env=environment, start_new_session=True)
+    return subprocess.Popen([sys.executable, runs.__file__, spec, out], env=environment, start_new_session=True)
 
 
 def alive(group: int) -> bool:

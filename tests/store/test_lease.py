@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builds import is_halted
 from runs import results
 
 from synthgen.base import interrupts
@@ -69,7 +70,7 @@ def test_a_lease_of_another_host_keeps_us_out(run: Run, seconds: float) -> None:
         ("pid 7", 0),
         ("\0\n\n\n", 0),
         (f"pid 999999999 on {platform.node()}\nx y\n", 0),  # of this host, and without its lock: killed
-        (f"pid 999999999 on a-container\n{lease._boot()} y\n", 0),  # of this machine
+        (f"pid 999999999 on a-container\n{lease.boot_id()} y\n", 0),  # of this machine
     ],
 )
 def test_a_lease_that_has_ended_is_taken_over(run: Run, content: str, seconds: float) -> None:
@@ -107,7 +108,7 @@ def test_a_holder_that_has_lost_its_lease_writes_nothing_more(run: Run, quickly:
         run.rounds.write(1, {"number": 1})
         run.paths.lock.write_text(content) if content else run.paths.lock.unlink()
         deadline = time.monotonic() + 10
-        while interrupts._halted is None:
+        while not is_halted():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         lost = "^pid 7 on elsewhere has taken over " if content else f"^{run.root} has been moved or removed, or what "
@@ -163,7 +164,7 @@ from pathlib import Path
 import yaml
 from synthgen.store import lease
 fcntl.flock = lambda *_: None  # whose locks do not reach us
-platform.node, lease._boot, lease.LEASE_SECONDS = lambda: "laptop", lambda: "its-boot", 1.0
+platform.node, lease.boot_id, lease.LEASE_SECONDS = lambda: "laptop", lambda: "its-boot", 1.0
 from synthgen.errors import SynthgenError
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.plan import plan_shards

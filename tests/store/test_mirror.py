@@ -16,6 +16,7 @@ import aiobotocore.client
 import boto3
 import orjson
 import pytest
+from builds import is_halted
 from moto.server import ThreadedMotoServer
 from runs import results
 
@@ -380,11 +381,11 @@ def test_another_machine_keeps_us_out_until_its_lease_ends(
 def test_who_was_quicker_has_the_folder(s3: Any, url: str, machine: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """However close: its name comes between our look and our put, or our removal of one that had ended."""
     run = Run.at(local_folder(url), "fruit", 1)
-    monkeypatch.setattr(lease, "_read", lambda slot: b"")
+    monkeypatch.setattr(lease, "read_lease", lambda slot: b"")
     put(s3, run.address, ".lock", THEIRS)
     with pytest.raises(RunError, match=f"^another process is at work in {run.address}$"), run.lock():
         pytest.fail("two machines in one folder")
-    monkeypatch.setattr(lease, "_read", lambda slot: b"pid 9 on elsewhere\nx y\n")
+    monkeypatch.setattr(lease, "read_lease", lambda slot: b"pid 9 on elsewhere\nx y\n")
     monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)
     with pytest.raises(RunError, match=f"^another process is at work in {run.address}$"), run.lock():
         pytest.fail("two machines in one folder")
@@ -412,7 +413,7 @@ def test_a_holder_that_has_lost_its_lease_puts_nothing_more(
         run.rounds.write(1, {"number": 1})
         put(s3, run.address, ".lock", THEIRS)
         deadline = time.monotonic() + 10
-        while interrupts._halted is None:
+        while not is_halted():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         before = stored(s3, run.address)
@@ -516,7 +517,7 @@ def test_a_worker_on_another_machine_takes_and_gives_its_shards_only(
 def test_workers_of_ray_are_given_the_url(
     url: str, machine: Any, quick: Any, finished: Build, tmp_path: Path, migrated: Any
 ) -> None:
-    from ray_runs import TWO, results, run, written
+    from ray_runs import TWO, run, written
 
     spec, profile = written(tmp_path / "spec.yaml", quick), written(tmp_path / "ray.yaml", TWO)
     done = run(spec, url, profile, tmp_path / "home", migrated)

@@ -8,18 +8,16 @@ import re
 import struct
 import subprocess
 import sys
-import threading
-import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from harmless import DEEDS, LONGEST, bomb, harmless, one_line, require_quick
 from PIL import Image
 
 from synthgen.backends import Request
@@ -37,78 +35,13 @@ from synthgen.segmenters.sam import Config as SamConfig
 from synthgen.spec import DatasetSpec, load_spec
 from synthgen.types import Category
 
-LONGEST = 600  # characters of a problem
-# Hostile input may cost this many times what a short ordinary text of YAML does (`ordinary`): two seconds where that
-# takes 3 ms, and as much longer as the machine is slower.
-TIMES = 700.0
 SpecFile = Callable[..., Path]
-
-# What hostile input would like to do, as Python itself tells it.
-DEEDS = ("socket.", "os.system", "os.exec", "os.posix_spawn", "os.startfile", "subprocess.", "pty.", "webbrowser.",
-         "os.mkdir", "os.rename", "os.remove", "os.link", "os.symlink", "shutil.")  # fmt: skip
-watched: list[list[str]] = []
-HERE = threading.get_ident()  # other tests may have left threads behind
-
-
-def audit(event: str, arguments: tuple[Any, ...]) -> None:
-    if not watched or threading.get_ident() != HERE:
-        return
-    if event == "open":
-        path, _, flags = arguments
-        writes = isinstance(flags, int) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
-        if writes and path != os.devnull:
-            watched[-1].append(f"open {path!r} for writing")
-    elif event.startswith(DEEDS):
-        watched[-1].append(f"{event} {arguments!r}"[:200])
-
-
-sys.addaudithook(audit)  # for the rest of the process: it cannot be taken away, and does nothing unless asked to
-
-
-@contextmanager
-def harmless() -> Iterator[None]:
-    """What is done within is quick, writes nothing, starts nothing and asks no network."""
-    deeds: list[str] = []
-    watched.append(deeds)
-    start = time.process_time()
-    try:
-        yield
-    finally:
-        watched.pop()
-    assert deeds == []
-    require_quick(time.process_time() - start)
-
-
-def ordinary() -> float:
-    """Processor seconds that reading an ordinary text of YAML takes on this machine, as it is now."""
-    text = "\n".join(f"key{i}: [a, {i}, {{b: c}}]" for i in range(30))
-    start = time.process_time()
-    yaml.load(text, yaml.SafeLoader)
-    return time.process_time() - start
-
-
-def require_quick(seconds: float) -> None:
-    """`seconds`: of the processor."""
-    if seconds > 0.1:  # below, no machine would call it slow, and measuring costs time
-        assert seconds < TIMES * sorted(ordinary() for _ in range(5))[2]
-
-
-def one_line(text: str) -> None:
-    assert "\n" not in text and text.isprintable(), text
-    assert len(text) < LONGEST, f"{len(text)} characters: {text}"
-
 
 # Specs
 
 
 def nested(depth: int) -> Any:
     return [nested(depth - 1)] if depth else "x"
-
-
-def bomb(levels: int) -> str:
-    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
-    lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, levels)]
-    return "\n".join(lines)
 
 
 def text_of(keys: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from synthgen import cli
 from synthgen.pipeline.label import labelled_samples
 from synthgen.spec import load_spec
 
-SPECS = sorted((Path(__file__).parent.parent / "specs").glob("*.yaml"))
+SPECS = sorted((Path(__file__).parents[2] / "specs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", SPECS, ids=lambda path: path.stem)
