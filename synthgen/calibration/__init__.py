@@ -1,1 +1,1 @@
-"""How well filters catch faults that were planted."""
+"""How well filters catch planted faults."""

@@ -1,5 +1,5 @@
-"""How well each measure tells good labels from bad ones, in images of known truth with planted faults: the spec's
-filters measure all of it as they would measure a run."""
+"""How well each measure tells good labels from bad ones. The spec's filters measure images of known truth with planted
+faults in the same way as they measure the images of a run."""
 
 from __future__ import annotations
 
@@ -19,23 +19,24 @@ from synthgen.pipeline.check import problems_of, request_of
 from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
 
-SEES = 0.75  # AUROC from which a measure is said to see a kind of fault
+SEES = 0.75  # A measure sees a kind of fault if its AUROC on it is this or more.
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What a filter makes of the planted images.
+    """How one filter judges the planted images.
 
     Attributes:
-        name: the filter's, in the spec.
-        keeps: "above" or "below" its threshold, "between" two; "unknown" where the spec sets none, and then higher
-            counts as better; "" where its numbers have no order.
-        auroc: fault -> how well its numbers tell that fault from good labels; no entry where it cannot be said.
-        caught: fault -> share of the images with it that fail.
-        lost: share of the images without fault that fail.
+        name: the filter's name in the spec.
+        keeps: which numbers pass: "above" or "below" a threshold, or "between" two. "unknown": the spec sets no
+            threshold, and higher counts as better. "": the filter's numbers have no order.
+        auroc: fault -> how well the numbers tell this fault from good labels; only faults for which it is defined.
+        caught: fault -> the share of the images with this fault that fail.
+        lost: the share of the images without a fault that fail.
         sees: the faults with an AUROC of `SEES` or more.
-        threshold, yielded: the loosest threshold at which the wanted share of what is kept is good, counting as bad
-            only what it sees, and the share of what is good that it keeps; None where there is no such threshold.
+        threshold: the loosest threshold at which the wanted share of what is kept is good. Only the faults in `sees`
+            count as bad. None if there is no such threshold.
+        yielded: the share of the good that this threshold keeps; None without a threshold.
     """
 
     name: str
@@ -50,8 +51,15 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Of all filters, and `EMPTY` the last, which is a reason without one. `caught` and `lost` are of all together;
-    `images`: fault -> how many; `good`: how many have none."""
+    """How all filters judge the planted images.
+
+    Attributes:
+        measures: one entry a filter; the last one is `EMPTY`, a reason without a filter.
+        caught, lost: as in `Measured`, by any of the filters.
+        images: fault -> the number of images with it.
+        good: the number of images without a fault.
+        precision: the share of good that the thresholds are to reach.
+    """
 
     measures: Sequence[Measured]
     caught: Mapping[str, float]
@@ -61,11 +69,11 @@ class Calibration:
     precision: float
 
 
-def prepared(spec: DatasetSpec) -> Stages:
-    """The spec's backends, of which the segmenter and the filters have been checked: nothing else is used.
+def checked_stages(spec: DatasetSpec) -> Stages:
+    """The spec's backends. Checks the segmenter and the filters, since a calibration uses no others.
 
     Raises:
-        SpecError: with every problem found.
+        SpecError: they have problems; lists all.
     """
     stages = Stages.of(spec)
     used = {k: stage for k, stage in stages.named().items() if k == "segmenter" or k.startswith("filters.")}
@@ -75,11 +83,15 @@ def prepared(spec: DatasetSpec) -> Stages:
 
 
 def calibrate(filters: Mapping[str, Filter[Any]], planted: Iterable[Planted], precision: float) -> Calibration:
-    """Measures planted images by each filter, one at a time; numbers only are kept. `precision`: the share of good
-    wanted in what is kept.
+    """Measures planted images with each filter, one image at a time, and keeps only the numbers.
+
+    Args:
+        filters: name -> filter.
+        planted: the images; each is read once.
+        precision: the share of what a threshold keeps that is to be good.
 
     Raises:
-        BackendError: a filter's numbers have not the shape that its scope asks for.
+        BackendError: a filter's numbers do not have the shape that its scope needs.
     """
     rows: list[_Row] = []
     values: dict[str, list[NDArray[Any]]] = {name: [] for name in filters}
@@ -96,23 +108,23 @@ def calibrate(filters: Mapping[str, Filter[Any]], planted: Iterable[Planted], pr
     together = _together(filters, values, failing)
 
     def caught(failed: NDArray[np.bool_]) -> dict[str, float]:
-        # Of an image and its twin one may stay, so it is enough that either fails.
+        # A run may keep an image or its twin, so a duplicate is caught if either fails.
         either = failed | failed[twins]
         return {kind: _mean(either[at]) for kind, at in has.items()}
 
     measures = []
     for name, failed in failing.items():
-        plain = Measured(name, "", {}, caught(failed), _mean(failed[clean]))
-        if isinstance(own := filters.get(name), ThresholdFilter):
-            plain = _judged(own, plain, values[name], rows, precision)
-        measures.append(plain)
+        result = Measured(name, "", {}, caught(failed), _mean(failed[clean]))
+        if isinstance(ordered := filters.get(name), ThresholdFilter):
+            result = _with_threshold(ordered, result, values[name], rows, precision)
+        measures.append(result)
     images = {kind: int(at.sum()) for kind, at in has.items()}
     return Calibration(measures, caught(together), _mean(together[clean]), images, int(clean.sum()), precision)
 
 
 def auroc(good: Sequence[float], bad: Sequence[float]) -> float:
-    """The probability that a good number is above a bad one, ties counting half: the area under the ROC curve (J. A.
-    Hanley and B. J. McNeil, Radiology 143, 1982). Neither may be empty."""
+    """The probability that a good number is above a bad one, where a tie counts half. This is the area under the ROC
+    curve (J. A. Hanley and B. J. McNeil, Radiology 143, 1982). Neither sequence may be empty."""
     import pandas as pd
 
     ranks = pd.Series([*good, *bad], dtype="float64").rank().to_numpy()
@@ -122,7 +134,12 @@ def auroc(good: Sequence[float], bad: Sequence[float]) -> float:
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """What is kept of a planted image; `twin`: its own place where it repeats none."""
+    """What a calibration keeps of a planted image.
+
+    Attributes:
+        twin: the index of the image that it repeats, or its own index.
+        empty: whether one of its masks is empty.
+    """
 
     fault: str
     bad: NDArray[np.bool_]
@@ -132,16 +149,17 @@ class _Row:
 
 
 def _failing(f: Filter[Any], values: list[NDArray[Any]]) -> NDArray[np.bool_]:
-    """Which images fail, by themselves or by one of their instances."""
+    """bool (images,): which images fail, by themselves or by one of their instances."""
     if f.scope == "instance":
-        return np.array([bool(f.fails(own).any()) for own in values], bool)
+        return np.array([bool(f.fails(numbers).any()) for numbers in values], bool)
     return f.fails(np.stack(values)) if values else np.zeros(0, bool)
 
 
 def _together(
     filters: Mapping[str, Filter[Any]], values: Mapping[str, list[NDArray[Any]]], failing: Mapping[str, Any]
 ) -> NDArray[np.bool_]:
-    """Which images fail by any filter. As in a run, those of the whole dataset see only what passes all before."""
+    """bool (images,): which images fail by any filter. As in a run, a filter of the whole dataset sees only the images
+    that pass all others."""
     failed = np.zeros(len(failing[EMPTY]), bool)
     for name in failing:
         if name not in filters or not filters[name].whole_dataset:
@@ -153,10 +171,10 @@ def _together(
     return failed
 
 
-def _judged(
-    f: ThresholdFilter[Any], plain: Measured, values: list[NDArray[Any]], rows: Sequence[_Row], precision: float
+def _with_threshold(
+    f: ThresholdFilter[Any], result: Measured, values: list[NDArray[Any]], rows: Sequence[_Row], precision: float
 ) -> Measured:
-    """With what only ordered numbers tell."""
+    """Adds AUROC and threshold, which need numbers that have an order."""
     good, bad = _numbers(f, values, rows)
     areas = {kind: auroc(good, bad[kind]) for kind in KINDS if good and bad.get(kind)}
     sees = tuple(kind for kind, area in areas.items() if area >= SEES)
@@ -164,7 +182,7 @@ def _judged(
     if sees and keeps != "between":
         threshold, yielded = loosest_threshold(good, [v for kind in sees for v in bad[kind]], precision)
         threshold = -threshold if threshold is not None and keeps == "below" else threshold
-    return replace(plain, keeps=keeps, auroc=areas, sees=sees, threshold=threshold, yielded=yielded)
+    return replace(result, keeps=keeps, auroc=areas, sees=sees, threshold=threshold, yielded=yielded)
 
 
 def _keeps(f: ThresholdFilter[Any]) -> str:
@@ -173,27 +191,27 @@ def _keeps(f: ThresholdFilter[Any]) -> str:
 
 
 def _margin(f: ThresholdFilter[Any], numbers: NDArray[Any]) -> NDArray[np.float64]:
-    """Numbers as they count for a filter, the better the higher. One with both limits has them on both sides; what
-    could not be measured (NaN) is the worst."""
-    plain = numbers.astype(np.float64)
+    """Numbers turned so that higher is better for the filter. With both limits, this is the distance to the nearer one,
+    positive between them. NaN, which could not be measured, becomes the worst."""
+    raw = numbers.astype(np.float64)
     keeps = _keeps(f)
-    margin = -plain if keeps == "below" else plain
+    margin = -raw if keeps == "below" else raw
     if keeps == "between":
-        margin = np.minimum(plain - f.config.min, f.config.max - plain)
-    return np.where(np.isnan(plain), -np.inf, margin)
+        margin = np.minimum(raw - f.config.min, f.config.max - raw)
+    return np.where(np.isnan(raw), -np.inf, margin)
 
 
 def _numbers(
     f: ThresholdFilter[Any], values: list[NDArray[Any]], rows: Sequence[_Row]
 ) -> tuple[list[float], dict[str, list[float]]]:
-    """Margins of what is good, and by fault those of what is bad: of instances, or of images."""
+    """Margins of what is good, and fault -> margins of what is bad: of instances, or of images."""
     good: list[float] = []
     bad: dict[str, list[float]] = {}
-    for own, row in zip(values, rows, strict=True):
-        margins = _margin(f, np.atleast_1d(own))
-        # Of a bad image whose labels are as they were, all of it counts as bad.
-        own_bad = f.scope == "instance" and row.bad.any()
-        wrong = row.bad if own_bad else np.full(len(margins), row.bad_image)
+    for numbers, row in zip(values, rows, strict=True):
+        margins = _margin(f, np.atleast_1d(numbers))
+        # If an image is bad and none of its labels is, every label of it counts as bad.
+        by_instance = f.scope == "instance" and row.bad.any()
+        wrong = row.bad if by_instance else np.full(len(margins), row.bad_image)
         good.extend(margins[~wrong].tolist())
         bad.setdefault(row.fault, []).extend(margins[wrong].tolist())
     return good, bad
@@ -202,13 +220,14 @@ def _numbers(
 def loosest_threshold(
     good: Sequence[float], bad: Sequence[float], precision: float
 ) -> tuple[float | None, float | None]:
-    """The loosest margin at which `precision` of what is kept is good, and the share of the good that it keeps."""
+    """The loosest margin at which a share of `precision` of what it keeps is good, and the share of the good that it
+    keeps; (None, None) if no margin does."""
     margins = np.array([*good, *bad])
     is_good = np.arange(len(margins)) < len(good)
     order = np.argsort(-margins, kind="stable")
     ordered, kept_good = margins[order], is_good[order].cumsum()
     share = kept_good / np.arange(1, len(margins) + 1)
-    last = np.append(ordered[1:] != ordered[:-1], True)  # equal numbers are kept or not together
+    last = np.append(ordered[1:] != ordered[:-1], True)  # Equal numbers pass or fail together.
     enough = np.flatnonzero((share >= precision) & last & np.isfinite(ordered))
     if not len(enough):
         return None, None

@@ -1,6 +1,6 @@
 """Faults planted into images whose truth is known.
 
-The spec's segmenter labels truth by its boxes, and a share of the images gets one fault each.
+The spec's segmenter labels each image, given the true boxes. A share of the images then gets one fault each.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from synthgen.planning.prompts import enumeration, with_article
 from synthgen.spec import DatasetSpec
 from synthgen.types import Grounding, Instances, Job, Sample
 
-GOOD_IOU = 0.75  # of a mask with the true one; below, the label is bad without anybody's planting
-POOR = "poor mask"  # the fault that nobody plants
-SHIFT = (0.4, 0.7)  # of a box's side
-SHIFTS = 3  # tries: a good segmenter finds its object again from a box that lies beside it
-BLUR = 0.03  # standard deviation, as a share of the image's shorter side
-NOISE = 2  # grey levels by which a duplicate differs, at most
-TWINS = 8  # earlier images kept for duplicates; bounds the memory
+GOOD_IOU = 0.75  # The least IoU of a good mask with the true one. A label with less is bad, though nobody planted it.
+POOR = "poor mask"  # The fault of a label that the segmenter itself got wrong.
+SHIFT = (0.4, 0.7)  # The least and most shift of a box, as a share of its side.
+SHIFTS = 3  # The most tries to shift a box: a good segmenter may find its object from a box beside it.
+BLUR = 0.03  # The standard deviation of the blur, as a share of the image's shorter side.
+NOISE = 2  # The most grey levels by which a duplicate differs.
+TWINS = 8  # The number of earlier images kept for duplicates, which bounds the memory.
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +34,10 @@ class Planted:
     """A labelled image.
 
     Attributes:
-        fault: "", `POOR`, or a key of `FAULTS`.
+        fault: "" (none), `POOR`, or a key of `FAULTS`.
         bad: bool (N,), which of its instances are wrong.
-        bad_image: whether it is wrong as a whole.
-        twin: the place, from 0, of the earlier image that it repeats.
+        bad_image: whether the image as a whole is wrong.
+        twin: the index, from 0, of the earlier image that it repeats.
     """
 
     sample: Sample
@@ -49,8 +49,12 @@ class Planted:
 
 @dataclass(frozen=True)
 class Planter:
-    """Plants faults into well labelled samples; None where one cannot be had of this sample. `names`: category id ->
-    class; `others`: (place, sample) of images that have gone before, for duplicates."""
+    """Plants faults into well labelled samples. Its methods return None if the sample does not allow the fault.
+
+    Attributes:
+        names: category id -> class.
+        others: (index, sample) of earlier images, for duplicates.
+    """
 
     segmenter: Segmenter[Any]
     names: Mapping[int, str]
@@ -61,7 +65,7 @@ class Planter:
         return self.segmenter.segment([image], [Grounding(boxes.astype(np.float32), ids)])[0]
 
     def shifted(self, sample: Sample, ground: str) -> Planted | None:
-        """A box that lies beside its object, and what the segmenter makes of it, if that is not the object."""
+        """A box beside its object, with the mask that the segmenter finds there, if this is not the object's."""
         chosen, before = self._one(sample), sample.instances
         height, width = sample.image.shape[:2]
         box = before.boxes[chosen][0]
@@ -73,7 +77,7 @@ class Planter:
         return None
 
     def swapped(self, sample: Sample, ground: str) -> Planted | None:
-        """An object under another class's name; the prompt asked for that one."""
+        """An object with another class, for which the prompt asks too."""
         chosen, ids = self._one(sample), sample.instances.category_id.copy()
         other = [c for c in self.names if c != ids[chosen][0]]
         if not other:
@@ -83,13 +87,13 @@ class Planter:
         return Planted(replace(sample, job=self._asked(sample.job, ids, ground), instances=instances), "", chosen, True)
 
     def cut(self, sample: Sample, ground: str) -> Planted | None:
-        """A mask of which the left, right, upper or lower half is missing. Of its scores only `box_iou` follows."""
+        """A mask without its left, right, upper or lower half. It keeps its scores, except `box_iou`."""
         chosen, before = self._one(sample), sample.instances
         i = int(chosen.argmax())
         masks, boxes, scores = before.masks.copy(), before.boxes.copy(), dict(before.scores)
-        places = np.argwhere(masks[i])
-        order = places[:, self.rng.integers(2)].argsort(kind="stable")[:: self.rng.choice((-1, 1))]
-        ys, xs = places[order[: len(order) // 2]].T
+        pixels = np.argwhere(masks[i])
+        order = pixels[:, self.rng.integers(2)].argsort(kind="stable")[:: self.rng.choice((-1, 1))]
+        ys, xs = pixels[order[: len(order) // 2]].T
         masks[i, ys, xs] = False
         boxes[i] = mask_boxes(masks[i : i + 1])[0]
         if "box_iou" in scores and sample.job.layout:
@@ -98,7 +102,7 @@ class Planter:
         return Planted(replace(sample, instances=Instances(masks, boxes, before.category_id, scores)), "", chosen, True)
 
     def blanked(self, sample: Sample, ground: str) -> Planted | None:
-        """One flat colour."""
+        """An image of one flat colour, the mean of the sample's."""
         flat = np.empty_like(sample.image)
         flat[:] = sample.image.mean((0, 1)).astype(np.uint8)
         return self._again(sample, flat)
@@ -108,30 +112,30 @@ class Planter:
         return self._again(sample, np.asarray(cv2.GaussianBlur(sample.image, (0, 0), sigma), np.uint8))
 
     def duplicated(self, sample: Sample, ground: str) -> Planted | None:
-        """An earlier image once more, with noise that nobody sees."""
+        """An earlier image again, with invisible noise."""
         if not self.others:
             return None
-        place, twin = self.others[int(self.rng.integers(len(self.others)))]
+        index, twin = self.others[int(self.rng.integers(len(self.others)))]
         noise = self.rng.integers(-NOISE, NOISE + 1, twin.image.shape)
         image = (twin.image.astype(int) + noise).clip(0, 255).astype(np.uint8)
         job = replace(twin.job, id=sample.job.id, index=sample.job.index, seed=sample.job.seed)
-        return Planted(replace(twin, job=job, image=image), "", np.zeros(len(twin.instances), bool), True, place)
+        return Planted(replace(twin, job=job, image=image), "", np.zeros(len(twin.instances), bool), True, index)
 
     def unlabelled(self, sample: Sample, ground: str) -> Planted | None:
-        """An object that nobody asked for, without a label."""
+        """An object that the prompt does not ask for, and that has no label."""
         instances = sample.instances[~self._one(sample)]
         job = self._asked(replace(sample.job, asked=(), layout=None), instances.category_id, ground)
         return Planted(replace(sample, job=job, instances=instances), "", np.zeros(len(instances), bool), True)
 
     def _again(self, sample: Sample, image: NDArray[np.uint8]) -> Planted:
-        """The sample with another image, labelled anew."""
+        """The sample with another image, which the segmenter labels again."""
         before = sample.instances
         boxes = before.boxes if sample.job.layout is None else np.array(sample.job.layout, np.float32)
         instances = self.label(image, boxes, before.category_id)
         return Planted(replace(sample, image=image, instances=instances), "", np.zeros(len(before), bool), True)
 
     def _asked(self, job: Job, ids: NDArray[np.int64], ground: str) -> Job:
-        """As if the prompt had asked for these classes."""
+        """The job with a prompt that asks for these classes."""
         kinds = tuple(int(i) for i in ids)
         return replace(job, asked=kinds, prompt=prompt([self.names[i] for i in kinds], ground))
 
@@ -150,20 +154,18 @@ FAULTS: dict[str, Callable[[Planter, Sample, str], Planted | None]] = {
     "duplicate": Planter.duplicated,
     "unlabelled thing": Planter.unlabelled,
 }
-
-
 KINDS = (*FAULTS, POOR)
 
 
 def prompt(names: Sequence[str], ground: str) -> str:
     """`(["cat", "car"], "grass")` -> "a photo of a cat and a car on grass"."""
-    said = " on ".join(part for part in (enumeration([with_article(name) for name in names]), ground) if part)
-    return f"a photo of {said}" if said else "a photo"
+    content = " on ".join(part for part in (enumeration([with_article(name) for name in names]), ground) if part)
+    return f"a photo of {content}" if content else "a photo"
 
 
 def plant(spec: DatasetSpec, segmenter: Segmenter[Any], truths: Truths, share: float, seed: int) -> Iterator[Planted]:
-    """Labels truths by their boxes, and plants one fault into `share` of those that are labelled well, one kind after
-    another."""
+    """Labels images of known truth, given their true boxes. Plants one fault, the kinds in turn, into a share of those
+    that the segmenter labels well."""
     rng = np.random.default_rng([seed, 1])
     names = {c.id: c.name for c in spec.categories}
     planter, queue = Planter(segmenter, names, rng), list(FAULTS)
@@ -189,7 +191,7 @@ def plant(spec: DatasetSpec, segmenter: Segmenter[Any], truths: Truths, share: f
 
 
 def _first(planter: Planter, queue: list[str], sample: Sample, ground: str) -> Planted | None:
-    """The first fault of the queue that can be had of the sample; it goes to the queue's end."""
+    """Plants the first fault of the queue that the sample allows, and moves it to the queue's end."""
     for kind in list(queue):
         if planted := FAULTS[kind](planter, sample, ground):
             queue.remove(kind)
@@ -199,8 +201,8 @@ def _first(planter: Planter, queue: list[str], sample: Sample, ground: str) -> P
 
 
 def beside(box: NDArray[np.float32], share: NDArray[np.float64], height: int, width: int) -> NDArray[np.float32]:
-    """A box (4,), xyxy px, moved by shares (x, y) of its sides, towards the side with more room, and cut to the image:
-    of a box within it something is always left."""
+    """Moves a box (4,), xyxy px, by shares (x, y) of its sides, towards the side with more room, and cuts it to the
+    image. Something is left of every box that lies inside the image."""
     low, high = box[:2].astype(float), box[2:].astype(float)
     limits = np.array([width, height])
     move = share * (high - low) * np.where(low + high < limits, 1, -1)
@@ -208,7 +210,7 @@ def beside(box: NDArray[np.float32], share: NDArray[np.float64], height: int, wi
 
 
 def _replaced(before: Instances, after: Instances, chosen: NDArray[np.bool_]) -> Instances:
-    """`before` with the chosen instance as it is in `after`, which has no other."""
+    """`before` with its chosen instance replaced by the only instance of `after`."""
     masks, boxes, scores = before.masks.copy(), before.boxes.copy(), dict(before.scores)
     masks[chosen], boxes[chosen] = after.masks, after.boxes
     for name, numbers in after.scores.items():

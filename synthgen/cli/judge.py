@@ -120,7 +120,7 @@ def calibrate(
     if json and json.is_dir():
         raise SpecError([Problem("--json", f"{str(json)!r} is a folder; takes a file")])
     loaded, screen = load(spec, overrides), console()
-    stages = calibration.prepared(loaded)
+    stages = calibration.checked_stages(loaded)
     known = truths.from_coco(loaded, truth, images, count) if truth and images else truths.composed(loaded, count, seed)
     if known.left_out and not quiet:
         screen.print(
@@ -130,7 +130,7 @@ def calibrate(
         screen.print(truths.objects_left_out(known.unusable), highlight=False, markup=False, soft_wrap=True)
     planted = faults.plant(loaded, stages.segmenter, known, share, seed)
     if not quiet:
-        planted = findings.watched(planted, known.count, screen)
+        planted = findings.with_progress(planted, known.count, screen)
     try:
         result = calibration.calibrate(stages.filters, planted, precision)
     except KeyboardInterrupt as stop:

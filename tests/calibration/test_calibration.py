@@ -419,7 +419,7 @@ def test_an_empty_mask_fails_without_a_filter():
 def test_nothing_at_all():
     found = calibration.calibrate({"n": number(min=1)}, [], 0.9)
     assert (found.images, found.good, found.lost) == ({}, 0, 0)
-    assert findings.headline(found) == "no fault was planted, there is no good one"
+    assert findings.headline(found) == "no image is faulty and no image is good"
     assert len(list(findings.tables(found))) > 3
 
 
@@ -613,9 +613,9 @@ def test_an_export_is_truth(finished, tmp_path):
 def test_only_what_is_used_is_checked():
     spec = spec_of(generator={"model": "nobody/nothing"}, segmenter={"model": "./nowhere"})
     with pytest.raises(SpecError) as told:
-        calibration.prepared(spec)
+        calibration.checked_stages(spec)
     assert [p.field for p in told.value.problems] == ["segmenter.model"]
-    calibration.prepared(spec_of(generator={"model": "nobody/nothing"}))
+    calibration.checked_stages(spec_of(generator={"model": "nobody/nothing"}))
 
 
 def full() -> Calibration:
@@ -647,7 +647,7 @@ def test_tables_fit(width, capsys):
             "0.50", "0.57", "0.64", "0.71", "0.79", "0.86", "0.93", "1.00", "1%", "≥", "0.000123", "88%"
         ]  # fmt: skip
         assert rows["[red]mine"].split()[-3:] == ["≤", "0.25", "50%"]
-        assert rows["touches_border"].split()[1] == "*" and "*: has neither `min` nor `max`" in out
+        assert rows["touches_border"].split()[1] == "*" and "*: the spec sets neither `min` nor `max`" in out
         assert rows["mask_area"].split()[1] == "↔" and rows["mask_area"].split()[-2:] == ["·", "·"]
         # All catch as much; those that lose no good image are named.
         assert rows["duplicate"].split() == ["duplicate", "12", "71%", "touches_border", "71%,", "mask_area", "71%"]
@@ -656,7 +656,7 @@ def test_tables_fit(width, capsys):
 
 def test_headline_and_data():
     found = full()
-    assert findings.headline(found) == "50% of 96 faulty images are caught, 3% of 100 good ones lost"
+    assert findings.headline(found) == "the filters catch 50% of 96 faulty images and lose 3% of 100 good ones"
     data = orjson.loads(orjson.dumps(findings.as_data(found)))
     assert data["faults"]["duplicate"] == {"images": 12, "caught": 5 / 7}
     assert data["measures"]["predicted_iou"]["threshold"] == 0.0001234
@@ -675,13 +675,13 @@ def test_progress(monkeypatch, capsys):
 
     one = item([1])
     monkeypatch.setattr(findings.time, "monotonic", lambda: seconds)
-    assert list(findings.watched(items(), 9, Console())) == [one] * 9
+    assert list(findings.with_progress(items(), 9, Console())) == [one] * 9
     assert capsys.readouterr().out.splitlines() == [
         "4/9 images (0.2/s)",
         "8/9 images (0.2/s)",
         "9/9 images (0.2/s)",
     ]
-    assert len(list(findings.watched([one] * 3, 3, Console(force_terminal=True, width=100)))) == 3
+    assert len(list(findings.with_progress([one] * 3, 3, Console(force_terminal=True, width=100)))) == 3
     assert "3/3" in capsys.readouterr().out
 
 
@@ -692,7 +692,7 @@ def test_a_whole_calibration(good, tmp_path):
         "near_duplicate": None, "touches_border": None,
     }  # fmt: skip
     spec = DatasetSpec.parse({**deepcopy(good), "filters": filters})
-    stages = calibration.prepared(spec)
+    stages = calibration.checked_stages(spec)
     drawn = truths.composed(spec, 40, 0)
     found = calibration.calibrate(stages.filters, faults.plant(spec, stages.segmenter, drawn, 0.6, 0), 0.9)
     assert sum(found.images.values()) + found.good == 40
