@@ -1,1 +1,1 @@
-"""The embedded models: small, in the formats of the big ones, so that everything runs with no network."""
+"""The embedded models: small ones in the formats of the big ones, so that everything runs without a network."""

@@ -1,4 +1,4 @@
-"""`python -m synthgen.mini`: trains the embedded models, and scores them."""
+"""`python -m synthgen.mini`: trains and scores the embedded models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Makes the embedded models: small ones, in the formats of the big ones.",
+    help="Trains and scores the embedded models: small ones in the formats of the big ones.",
 )
 HOURS = {"autoencoder": 0.5, "diffusion": 8.0, "sam": 2.0, "clip": 1.0}
 DEFAULTS = ", ".join(f"{name} {hours:g}" for name, hours in HOURS.items())
@@ -24,40 +24,48 @@ DEFAULTS = ", ".join(f"{name} {hours:g}" for name, hours in HOURS.items())
 
 @app.command()
 def train(
-    model: Annotated[Literal["autoencoder", "diffusion", "sam", "clip"], typer.Argument(help="What to train.")],
-    work: Annotated[Path, typer.Option(metavar="DIR", parser=expand_home, help="Where checkpoints and models go.")],
+    model: Annotated[Literal["autoencoder", "diffusion", "sam", "clip"], typer.Argument(help="The model to train.")],
+    work: Annotated[
+        Path, typer.Option(metavar="DIR", parser=expand_home, help="Folder for checkpoints, curves and models.")
+    ],
     hours: Annotated[
         float | None,
-        typer.Option(min=0.001, help=f"Of the whole training. Default: {DEFAULTS}."),
+        typer.Option(min=0.001, help=f"Hours that the whole training takes. Default: {DEFAULTS}."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="End after so many, whatever the time.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in DIR.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="End after this many steps, however long they take.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint in DIR.")] = False,
     start: Annotated[
         Path | None,
         typer.Option(
-            metavar="FOLDER", parser=expand_home, help="Begin with this earlier model's weights; with --resume, too."
+            metavar="FOLDER",
+            parser=expand_home,
+            help="Start from the weights of an earlier model. Give it again with --resume.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     learning_rate: Annotated[
-        float | None, typer.Option(min=0, help="Peak. With --start, about a third of the default keeps what is known.")
+        float | None,
+        typer.Option(
+            min=0,
+            help="Peak learning rate. With --start, a third of the default keeps what the model knows.",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda.")] = "auto",
     torch_dtype: Annotated[
-        Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the chip has it.")
+        Literal["auto", "float32", "bfloat16"], typer.Option(help="auto: bfloat16 where the chip computes in it.")
     ] = "auto",
     workers: Annotated[int, typer.Option(min=0, help="Processes that draw scenes.")] = 1,
 ) -> None:
-    """Train a model on scenes drawn as it goes; the diffusion model needs the autoencoder first.
+    """Train a model on composed scenes. The diffusion model needs the autoencoder first.
 
-    A checkpoint is written every five minutes, at the end, and when stopped (Ctrl-C, SIGTERM). Each exports the model
-    into DIR/autoencoder, DIR/diffusion, DIR/sam or DIR/clip; DIR/curves has what was measured on the way.
+    The training writes a checkpoint every five minutes, at the end, and when it is stopped (Ctrl-C, SIGTERM). With each
+    it exports the model into DIR/autoencoder, DIR/diffusion, DIR/sam or DIR/clip, and its figures into DIR/curves.
     """
     from transformers.utils import logging
 
     from synthgen.mini.training.trainer import Options
 
-    logging.disable_progress_bar()  # one for every file that a checkpoint writes
+    logging.disable_progress_bar()  # It would show one for every file that a checkpoint writes.
     options = Options(
         work, HOURS[model] if hours is None else hours, steps, seed, resume, start, learning_rate, device, torch_dtype,
         workers,
@@ -69,15 +77,15 @@ def train(
 def score(
     what: Annotated[
         Literal["speed", "autoencoder", "diffusion", "sam", "clip", "discovery"] | None,
-        typer.Argument(help="Default: all."),
+        typer.Argument(help="The score to compute. Default: all of them."),
     ] = None,
     work: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", parser=expand_home, help="Where they were trained. Default: the embedded ones."),
+        typer.Option(metavar="DIR", parser=expand_home, help="Folder of trained models. Default: the embedded ones."),
     ] = None,
-    count: Annotated[int, typer.Option(min=8, help="Held-out scenes, and prompts, of each score.")] = 500,
+    count: Annotated[int, typer.Option(min=8, help="Number of held-out scenes, and of prompts, in each score.")] = 500,
     write: Annotated[
-        bool, typer.Option("--write", help="Put the tables, and a sheet of 64 samples, into the models' cards.")
+        bool, typer.Option("--write", help="Write the tables, and a sheet of 64 samples, into the models' cards.")
     ] = False,
 ) -> None:
     """Score the models on held-out scenes and prompts."""
@@ -91,7 +99,7 @@ def score(
     from synthgen.models import MINI
 
     if write and what:
-        raise RunError(f"--write puts all scores into the cards; leave {what!r} out")
+        raise RunError(f"--write writes all scores into the cards; leave {what!r} out")
     root = work or MINI
     bench = Bench(root / "diffusion", root / "sam", root / "clip", count)
     chosen = {name: table for name, table in scoring.TABLES.items() if what in (None, name)}
@@ -111,7 +119,7 @@ def score(
 
 
 def main() -> None:
-    """Runs the command; an error for people becomes one line, and its exit code."""
+    """Runs the command. An error for users becomes one line and its exit code."""
     try:
         app(prog_name="python -m synthgen.mini")
     except SynthgenError as error:

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# A background is a colour and a tone added to it: float32 (S, S) from the generator and the coordinates x (1, S) and
-# y (S, 1), in [0, 1].
+# A background is a colour plus a texture. The functions make the texture, float32 (S, S), from the generator and the
+# coordinates x (1, S) and y (S, 1), in [0, 1].
 
 
 def _noise(rng: np.random.Generator, size: int, cells: int, amplitude: float) -> Floats:
@@ -40,7 +40,7 @@ def _tiles(rng: np.random.Generator, x: Floats, y: Floats) -> Any:
     return (np.floor(x * 5.99) + np.floor(y * 5.99)) % 2 * np.float32(-0.2) + _noise(rng, x.size, 12, 0.01)
 
 
-_SCENERY: dict[str, tuple[tuple[float, float, float], Callable[[np.random.Generator, Floats, Floats], Floats]]] = {
+_TEXTURES: dict[str, tuple[tuple[float, float, float], Callable[[np.random.Generator, Floats, Floats], Floats]]] = {
     "grass": ((0.36, 0.58, 0.22), lambda rng, x, y: _noise(rng, x.size, 40, 0.06)),
     "sand": ((0.86, 0.75, 0.52), _sand),
     "water": ((0.18, 0.45, 0.70), lambda rng, x, y: 0.06 * np.sin(y * 40 + _noise(rng, x.size, 8, 2))),
@@ -52,12 +52,13 @@ _SCENERY: dict[str, tuple[tuple[float, float, float], Callable[[np.random.Genera
     "tiles": ((0.80, 0.84, 0.80), _tiles),
     "carpet": ((0.48, 0.22, 0.42), _carpet),
 }
-BACKGROUNDS: tuple[str, ...] = tuple(_SCENERY)
+BACKGROUNDS: tuple[str, ...] = tuple(_TEXTURES)
 
 
 def draw_background(rng: np.random.Generator, name: str, size: int) -> Floats:
-    """RGB, float32 (S, S, 3), about [0, 1]: the background's colour, varied, with its texture and a slope of light."""
-    colour, texture = _SCENERY[name]
+    """Draws a background as RGB, float32 (S, S, 3), in [0, 1]: its colour, varied at random, its texture and a gradient
+    of light."""
+    colour, texture = _TEXTURES[name]
     base = np.array(colour) * (1 + rng.uniform(-0.12, 0.12)) + rng.uniform(-0.03, 0.03, 3)
     x = np.linspace(0, 1, size, dtype=np.float32)[None]
     y = x.T

@@ -1,4 +1,4 @@
-"""Composed scenes with exact truth: sprites on procedural backgrounds, from which the embedded models are trained.
+"""Composed scenes whose truth is known exactly: sprites on procedural backgrounds. The embedded models learn from them.
 
 `draw` makes an image with its background's name, its things and their visible masks. All that is random comes from the
 generator passed in, so the same state gives the same bytes.
@@ -30,8 +30,8 @@ CLASSES: tuple[str, ...] = (
     *("clock", "potted plant"),
 )
 
-# Which pixels of a sprite are paint: hue from, to (degrees; negative ones lie below 360), saturation from, to, and the
-# least value, which spares tyres.
+# The pixels of a sprite that are paint: hue from, to (degrees; negative ones lie below 360), saturation from, to, and
+# the lowest value, which leaves out tyres.
 _PAINT = {
     "car": (-60, 15, 0.3, 1, 0),
     "bus": (-130, 60, 0, 1, 0.6),
@@ -44,8 +44,8 @@ _PAINT = {
 }
 COLOURED: frozenset[str] = frozenset(_PAINT)
 
-# "orange" is a class, and one word should mean one thing to a small text encoder.
-_COLOURS = {  # hue (degrees), saturation, value of a colour's middle tone
+# Orange is missing, because it is a class: one word should mean one thing to a small text encoder.
+_COLOURS = {  # hue (degrees), saturation and value of a colour's middle tone
     "red": (1, 0.90, 0.88),
     "yellow": (49, 0.85, 0.98),
     "green": (128, 0.78, 0.66),
@@ -57,16 +57,16 @@ _COLOURS = {  # hue (degrees), saturation, value of a colour's middle tone
 }
 COLOURS: tuple[str, ...] = tuple(_COLOURS)
 
-# Share of the things of those classes that are left as they are: wooden chairs, yellow buses.
+# The share of things of those classes that keep their sprite's colour: wooden chairs, yellow buses.
 _UNPAINTED = 0.15
 
-# A later thing leaves at least this much of an earlier one in view, and at least so many px.
-_VISIBLE, _LEAST_PX = 0.65, 40
+# Things that cover an earlier one leave at least this share of it visible, and at least this many px.
+_MIN_VISIBLE, _MIN_VISIBLE_PX = 0.65, 40
 
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One thing of a scene. `box`: half-open xyxy px, of the whole sprite as asked for, clipped to the image."""
+    """One thing of a scene. `box`: half-open xyxy px, of the whole sprite, also where others cover it."""
 
     category: int
     colour: str | None
@@ -80,8 +80,8 @@ class Scene:
     Attributes:
         image: uint8 (S, S, 3), RGB.
         background: one of `BACKGROUNDS`.
-        things: in the order in which they were drawn: a later one may cover part of an earlier one.
-        masks: bool (N, S, S), what can be seen of each thing; disjoint.
+        things: in the order in which they are drawn; a later one may cover part of an earlier one.
+        masks: bool (N, S, S), the visible pixels of each thing; disjoint.
     """
 
     image: NDArray[np.uint8]
@@ -99,11 +99,11 @@ def draw(
     occlusion: bool = True,
     among: Sequence[int] = range(len(CLASSES)),
 ) -> Scene:
-    """A random scene of `size` x `size` px with `least` to `most` things, of the categories in `among`; 5 % have none,
-    if none may be.
+    """Draws a random scene of `size` x `size` px with `least` to `most` things of the categories in `among`. If `least`
+    is 0, 5 % of scenes are empty.
 
-    Of each thing at least 65 % of its pixels are visible, and at least 40 px; one that finds no place is left out.
-    Things of one class never overlap by more than a touch, so they can be counted; without `occlusion` no boxes do.
+    At least 65 % of each thing's pixels are visible, and at least 40 px. A thing for which there is no room is left
+    out. Things of one class touch at most, so that they can be counted. Without `occlusion`, no boxes overlap.
 
     Raises:
         ValueError: `size` below 32, `most` below 1 or below `least`.
@@ -131,8 +131,8 @@ def draw(
             mask[box[1] : box[3], box[0] : box[2]] = patch[..., 3] > 0.5
             area = int(mask.sum())
             left = [int((other & ~mask).sum()) for other in masks]
-            if area < _LEAST_PX or any(
-                seen < max(_LEAST_PX, _VISIBLE * whole) for seen, whole in zip(left, areas, strict=True)
+            if area < _MIN_VISIBLE_PX or any(
+                seen < max(_MIN_VISIBLE_PX, _MIN_VISIBLE * whole) for seen, whole in zip(left, areas, strict=True)
             ):
                 continue
             _paste(rng, canvas, patch, box)
@@ -149,13 +149,13 @@ def draw(
 
 
 def aspect_ratio(category: int) -> float:
-    """Width over height of the class's sprite."""
+    """The width of the class's sprite over its height."""
     height, width = load_sprite(category, None).shape[:2]
     return float(width / height)
 
 
 def _kinds(rng: np.random.Generator, least: int, most: int, among: Sequence[int]) -> list[tuple[int, str | None]]:
-    """(category, colour) of each thing; every so often the same once more, for captions that count."""
+    """The category and colour of each thing. Some things repeat the one before, so that captions count."""
     share = rng.random()
     count = 0 if share < 0.05 else 1 if share < 0.45 or most == 1 else 2 if share < 0.75 or most == 2 else 3
     if count == 3:
@@ -175,7 +175,8 @@ def _kinds(rng: np.random.Generator, least: int, most: int, among: Sequence[int]
 def _propose(
     rng: np.random.Generator, shape: tuple[int, ...], size: int, count: int, attempt: int, near: Sequence[Thing]
 ) -> Box:
-    """A box for a sprite of `shape`, smaller the more attempts have failed; centred in the box of one of `near`."""
+    """A random box for a sprite of `shape`, smaller with every attempt. If `near` has things, it is centred in the box
+    of one of them."""
     low, high = (0.35, 0.8) if count == 1 else (0.25, 0.62)
     scale = rng.uniform(low, high - (high - low) * attempt / 50) * size / max(shape[:2])
     w, h = max(8, round(shape[1] * scale)), max(8, round(shape[0] * scale))
@@ -194,7 +195,7 @@ def _meet(a: Box, b: Box, slack: int) -> bool:
 
 
 def _paste(rng: np.random.Generator, canvas: Floats, patch: Floats, box: Box) -> None:
-    """Draws a premultiplied patch and its soft shadow into `canvas`, float32 (S, S, 3)."""
+    """Draws a patch, premultiplied RGBA, and its soft shadow into `canvas`, float32 (S, S, 3)."""
     size, (x0, y0, x1, y1) = len(canvas), box
     sigma = max(1.0, (x1 - x0) / 20)
     pad, drop = int(3 * sigma) + 1, max(2, (y1 - y0) // 14)
@@ -213,7 +214,8 @@ def _paste(rng: np.random.Generator, canvas: Floats, patch: Floats, box: Box) ->
 
 @cache
 def load_sprite(category: int, colour: str | None) -> NDArray[np.uint8]:
-    """A class's sprite, cropped to what is more than half opaque: premultiplied RGBA, uint8 (h, w, 4)."""
+    """Reads a class's sprite, cropped to the pixels that are more than half opaque: premultiplied RGBA, uint8
+    (h, w, 4)."""
     name = CLASSES[category]
     path = Path(__file__).with_name("sprites") / f"{name.replace(' ', '_')}.webp"
     with Image.open(path) as file:
@@ -229,7 +231,7 @@ def load_sprite(category: int, colour: str | None) -> NDArray[np.uint8]:
 
 
 def _recolour(rgba: Floats, name: str, colour: str) -> Floats:
-    """RGB, float32 (h, w, 3), of a sprite whose paint has another colour: its shading kept, its hue turned."""
+    """Repaints a sprite: RGB, float32 (h, w, 3), with its shading kept and the hue of its paint changed."""
     low, high, dull, vivid, dark = _PAINT[name]
     hsv = cv2.cvtColor(rgba[..., :3], cv2.COLOR_RGB2HSV)
     turn = (hsv[..., 0] - low) % 360
@@ -237,7 +239,7 @@ def _recolour(rgba: Floats, name: str, colour: str) -> Floats:
     paint = chosen.astype(np.float32)
     solid = chosen & (rgba[..., 3] > 0.5)
 
-    # Value alone hardly shades a vivid colour (a channel stays at its top); luma does.
+    # The shading is the luma. HSV's value hardly changes over a vivid colour, as one channel stays near its maximum.
     luma = rgba[..., :3] @ np.array((0.299, 0.587, 0.114), np.float32)
     shade = (luma / np.median(luma[solid])) ** np.float32(0.75)
     hue, saturation, value = _COLOURS[colour]
@@ -246,7 +248,7 @@ def _recolour(rgba: Floats, name: str, colour: str) -> Floats:
     painted = np.stack(
         [
             (hue + np.clip(0.2 * drift, -6, 6)) % 360,
-            np.clip(saturation * (1 - np.clip(bright - 1, 0, 0.6)), 0, 1),  # beyond white, a highlight pales
+            np.clip(saturation * (1 - np.clip(bright - 1, 0, 0.6)), 0, 1),  # a highlight above the maximum gets paler
             np.clip(bright, 0, 1),
         ],
         -1,

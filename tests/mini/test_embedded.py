@@ -12,7 +12,7 @@ from PIL import Image
 import synthgen.mini.autoencoder  # noqa: F401
 from synthgen.mini import scenes
 from synthgen.mini.training import captions
-from synthgen.mini.training.bench import HELD_OUT
+from synthgen.mini.training.bench import HELD_OUT_SEED
 from synthgen.models import MINI, read_card
 
 FAMILY = ["diffusion", "sam", "clip"]
@@ -110,7 +110,7 @@ def test_layout_to_image_puts_the_thing_into_its_box(pipeline):
 def test_image_to_image_stays_near_its_image(pipeline):
     changed = StableDiffusionImg2ImgPipeline(**pipeline.components, requires_safety_checker=False)
     changed.set_progress_bar_config(disable=True)
-    rng = np.random.default_rng([HELD_OUT, 1])
+    rng = np.random.default_rng([HELD_OUT_SEED, 1])
     scene, other = scenes.draw(rng, occlusion=False), scenes.draw(rng, occlusion=False)
     prompt = captions.caption(scene.background, scene.things)
     options = {"num_inference_steps": 20, "guidance_scale": 1.5, "generator": torch.Generator().manual_seed(0)}

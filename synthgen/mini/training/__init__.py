@@ -1,1 +1,1 @@
-"""The training of the embedded models on composed scenes, and the scores of what was trained."""
+"""Training of the embedded models on composed scenes, and scores of the trained models."""

@@ -1,4 +1,4 @@
-"""Trains the autoencoder that the denoiser works in: `WORK/autoencoder`, a folder of `PatchAutoencoder`."""
+"""Trains the autoencoder in whose latents the denoiser works: `WORK/autoencoder`, a folder of `PatchAutoencoder`."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from synthgen.mini.autoencoder import PatchAutoencoder
 from synthgen.mini.training.export import replacing_files
 from synthgen.mini.training.trainer import Batch, Options, Trainer, Weights
 
-LATENT_NOISE = 0.05  # in standard deviations; the decoder must bear a denoiser's errors
+LATENT_NOISE = 0.05  # in standard deviations; so the decoder learns to tolerate a denoiser's errors
 PATCH = 8
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Draws scenes: whole ones, and every second time four crops each, so that the grid of patches and the borders
-    are not learnt by heart. -> `images` uint8 (scenes, S, S, 3) or (4 scenes, S/2, S/2, 3): as many pixels."""
+    """Draws batches of scenes: whole ones, and every second time four crops of each, so that the model does not learn
+    the grid of patches and the borders by heart.
+
+    Returns `images`, uint8 (scenes, S, S, 3) or (4 scenes, S/2, S/2, 3), with the same number of pixels.
+    """
 
     count: int = 8
     size: int = scenes.SIZE
@@ -40,13 +43,13 @@ class Pictures:
 
 
 def to_model(images: torch.Tensor) -> torch.Tensor:
-    """uint8 (B, H, W, 3) -> float32 (B, 3, H, W) in [-1, 1], channels last in memory."""
+    """Converts images, uint8 (B, H, W, 3), to float32 (B, 3, H, W) in [-1, 1], channels last in memory."""
     return images.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
 def unit_scale(model: PatchAutoencoder, images: torch.Tensor) -> None:
-    """Folds the latents' scale, as measured on `images` (B, 3, H, W), into the weights: each latent channel then has
-    unit variance and mean 0, and `scaling_factor` is 1. What comes out of the decoder stays, but at its borders."""
+    """Folds the latents' scale, measured on `images` (B, 3, H, W), into the weights: each latent channel then has unit
+    variance, and `scaling_factor` is 1. The decoder's output does not change."""
     first, last = model.decoder[0], model.encoder[-1]
     with torch.no_grad():
         latents = model.encoder(images)
@@ -57,7 +60,8 @@ def unit_scale(model: PatchAutoencoder, images: torch.Tensor) -> None:
 
 
 def train(options: Options, pictures: Pictures | None = None, channels: int = 256, decoder_blocks: int = 6) -> None:
-    """`decoder_blocks`: the decoder has to invent what 16 numbers a patch of 192 cannot say."""
+    """Trains and exports the autoencoder. The decoder is the larger half: it has to invent what 16 numbers cannot say
+    of the 192 of a patch."""
     pictures = pictures or Pictures()
 
     def build() -> dict[str, nn.Module]:
@@ -78,11 +82,11 @@ def train(options: Options, pictures: Pictures | None = None, channels: int = 25
             noise = torch.randn(z.shape, generator=generator).to(z.device)
             out = model.decoder(z + LATENT_NOISE * z.std().detach() * noise).float()
         difference = out - target
-        # Gradients besides values keep edges sharp, where L1 alone blurs them; the square is what PSNR measures.
+        # L1 alone blurs edges; the loss on gradients keeps them sharp. The square is what PSNR measures.
         edges = difference.diff(dim=2).abs().mean() + difference.diff(dim=3).abs().mean()
         square = difference.pow(2).mean()
         loss = difference.abs().mean() + 0.5 * edges + 2 * square + 1e-3 * z.pow(2).mean()
-        return loss, {"psnr_db": 10 * float(torch.log10(4 / square.detach()))}  # [-1, 1] is 2 wide
+        return loss, {"psnr_db": 10 * float(torch.log10(4 / square.detach()))}  # the range is 2 wide
 
     rng = np.random.default_rng([options.seed, 2**32])
     probe = to_model(torch.from_numpy(Pictures(100, pictures.size)(rng, 0)["images"])).to(trainer.device)

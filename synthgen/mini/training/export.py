@@ -14,16 +14,16 @@ LICENCE = Licence(name="Apache-2.0", url="https://www.apache.org/licenses/LICENS
 
 
 def write_card(folder: Path, card: ModelCard) -> None:
-    """Writes `synthgen.json`."""
+    """Writes a model's card, `synthgen.json`."""
     (folder / "synthgen.json").write_text(card.model_dump_json(exclude_none=True, indent=1) + "\n")
 
 
 @contextmanager
 def replacing_files(folder: Path) -> Iterator[Path]:
-    """An empty folder, whose files take their places in `folder` once the block has ended well, each of them whole.
-    Other files in `folder` stay."""
+    """Yields an empty folder. If the block ends without an error, its files are written into `folder`, each of them
+    atomically. Other files in `folder` stay."""
     with tempfile.TemporaryDirectory() as name:
         yield Path(name)
         for file in sorted(p for p in Path(name).rglob("*") if p.is_file()):
-            with atomic(folder / file.relative_to(name)) as place:
-                place.write(file.read_bytes())
+            with atomic(folder / file.relative_to(name)) as target:
+                target.write(file.read_bytes())

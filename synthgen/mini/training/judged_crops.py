@@ -13,7 +13,7 @@ JUDGED = Path(__file__).with_name("judged_crops.json")
 
 
 class Exclusion(BaseModel):
-    """A crop that cannot be named by anyone, and why."""
+    """A crop that nobody can name, and the reason."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -24,7 +24,8 @@ class Exclusion(BaseModel):
 
 
 class JudgedCrops(BaseModel):
-    """Which generated crops were looked at: all things of the first `images` prompts, but for `excluded`."""
+    """The generated crops that a person has looked at: all things of the first `images` prompts. Those that nobody can
+    name are `excluded`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -37,7 +38,7 @@ def judged_crops(diffusion: Path) -> JudgedCrops:
     """The committed list, for the diffusion model in this folder.
 
     Raises:
-        RunError: it was made for other weights, whose crops nobody has looked at.
+        RunError: the list was made for other weights; nobody has looked at the crops of these.
     """
     judged = JudgedCrops.model_validate_json(JUDGED.read_bytes())
     weights = (diffusion / "unet" / "diffusion_pytorch_model.safetensors").read_bytes()

@@ -19,7 +19,7 @@ from synthgen.types import Instances
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A line of a score table. `wanted`: "≥ 30 dB", or "" where there is only the figure."""
+    """A line of a score table. `wanted`: a limit such as "≥ 30 dB"; "" if there is none."""
 
     what: str
     value: str
@@ -27,10 +27,10 @@ class Score:
 
 
 def write_scores(folder: Path, scores: Sequence[Score]) -> None:
-    """Puts a table of scores, and one of files, between their marks in a model's `README.md`.
+    """Writes a table of scores and one of files between their marks in a model's `README.md`.
 
     Raises:
-        RunError: the card has no such marks.
+        RunError: the `README.md` has no such marks.
     """
     rows = [f"| {s.what} | {s.value} | {s.wanted} |" for s in scores]
     files = []
@@ -54,11 +54,11 @@ def write_scores(folder: Path, scores: Sequence[Score]) -> None:
 
 
 def contact_sheet(bench: Bench) -> NDArray[np.uint8]:
-    """The first 64 prompts, with their layouts: uint8 (H, W, 3)."""
+    """The images of the first 64 prompts, with their layouts, on one sheet: uint8 (H, W, 3)."""
     from synthgen.report.sheet import Tile, contact_sheet
 
     tiles = []
-    for image, scene in zip(bench.by_layout[:64], bench.asked, strict=False):
+    for image, scene in zip(bench.layout_images[:64], bench.prompt_scenes, strict=False):
         words = captions.caption(scene.background, scene.things).removeprefix("a photo of ")
         tiles.append(Tile(image, Instances.empty(*image.shape[:2]), words))
     return contact_sheet(tiles, {}, columns=8, tile_px=bench.size)

@@ -1,4 +1,4 @@
-"""What the text encoders of the diffusion model and of the CLIP share: a tokenizer of whole words, and its weights."""
+"""The tokenizer of whole words, which the diffusion model's text encoder and the CLIP share, and their word vectors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from synthgen.mini.training import captions
 from synthgen.mini.training.trainer import Weights
 
-TOKENS = 40  # of a prompt, at most
-# The end of the text may not have the id 2: transformers' CLIP takes that for the id of OpenAI's first release, which
-# was wrong, and pools at the greatest id instead.
+MAX_TOKENS = 40  # of a prompt
+# The end of the text must not have the id 2: transformers' CLIP reads 2 as the wrong id of OpenAI's first release, and
+# pools at the greatest id instead.
 SPECIAL = ("<pad>", "<unk>", "<bos>", "<eos>")
 WORD_VECTORS = "embeddings.token_embedding.weight"
 
@@ -32,30 +32,30 @@ def word_tokenizer() -> Any:
     made.post_processor = processors.TemplateProcessing(single="<bos> $A <eos>", special_tokens=ends)
     return PreTrainedTokenizerFast(
         tokenizer_object=made, pad_token="<pad>", unk_token="<unk>", bos_token="<bos>", eos_token="<eos>",
-        model_max_length=TOKENS,
+        model_max_length=MAX_TOKENS,
     )  # fmt: skip
 
 
 def tokens(tokenizer: Any, texts: list[str]) -> torch.Tensor:
-    """-> int64 (B, TOKENS)."""
+    """The ids of texts, padded or cut, int64 (B, MAX_TOKENS)."""
     ids: torch.Tensor = tokenizer(
-        texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+        texts, padding="max_length", max_length=MAX_TOKENS, truncation=True, return_tensors="pt"
     ).input_ids
     return ids
 
 
 def text_config(width: int, layers: int, **more: int) -> dict[str, int]:
-    """Of a CLIP text encoder over `word_tokenizer()`."""
+    """The options of a CLIP text encoder for the words of `word_tokenizer()`."""
     return {
         "vocab_size": len(SPECIAL) + len(captions.words()), "hidden_size": width, "intermediate_size": 4 * width,
-        "num_hidden_layers": layers, "num_attention_heads": 4, "max_position_embeddings": TOKENS, "pad_token_id": 0,
+        "num_hidden_layers": layers, "num_attention_heads": 4, "max_position_embeddings": MAX_TOKENS, "pad_token_id": 0,
         "bos_token_id": 2, "eos_token_id": 3, **more,
     }  # fmt: skip
 
 
 def known_words(weights: Weights, key: str, tokenizer: Path, fresh: torch.Tensor) -> Weights:
-    """The weights of an earlier text encoder for today's words: in the table `key` of word vectors, rows go by word,
-    and a word that is new has its row of `fresh` (words, width)."""
+    """The weights of an earlier text encoder, for today's words. In the table `key` of word vectors, a known word keeps
+    its vector; a new word gets its row of `fresh` (words, width)."""
     before = PreTrainedTokenizerFast.from_pretrained(tokenizer, local_files_only=True).get_vocab()
     table = fresh.clone()
     for word, row in word_tokenizer().get_vocab().items():

@@ -1,4 +1,4 @@
-"""What every training shares: clock, learning rate, averaged weights, checkpoints, curves and scenes drawn ahead."""
+"""The trainer of all embedded models: clock, learning rate, averaged weights, checkpoints, curves and prefetching."""
 
 from __future__ import annotations
 
@@ -33,15 +33,21 @@ Export = Callable[[Mapping[str, nn.Module]], None]
 Weights = dict[str, torch.Tensor]
 Earlier = Callable[[Path], dict[str, Weights]]  # an export's folder -> the weights of each model
 
-COLUMNS = ("{task.description}", BarColumn(), "{task.percentage:.1f}%", TimeElapsedColumn(), "{task.fields[words]}")
+COLUMNS = ("{task.description}", BarColumn(), "{task.percentage:.1f}%", TimeElapsedColumn(), "{task.fields[figures]}")
 
 
 @dataclass(frozen=True)
 class Options:
-    """How long, where and from what. `hours` is the whole training's, over all its resumptions; `steps` ends it by
-    count instead, so that its end does not depend on the machine's speed. `start`: the folder of an earlier model whose
-    weights it begins with, instead of random ones. `learning_rate`: the peak; None: the one that suits a training from
-    random weights. `workers`: processes that draw scenes."""
+    """How a training runs.
+
+    Attributes:
+        work: the folder of checkpoints, curves and models.
+        hours: the time of the whole training, over all its resumptions.
+        steps: ends the training after this many steps instead, so that its end does not depend on the machine's speed.
+        start: the folder of an earlier model, whose weights replace the random ones.
+        learning_rate: the peak; None takes the one that suits random weights.
+        workers: the number of processes that draw scenes.
+    """
 
     work: Path
     hours: float = 1.0
@@ -57,19 +63,20 @@ class Options:
     report_every: int = 20
 
 
-def learning_rate(step: int, share: float, peak: float, warmup: int) -> float:
-    """Linear warm-up over `warmup` steps, times a half cosine over the elapsed share of the time (arXiv 1608.03983)."""
-    return peak * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0))) + 0.002 * peak
+def learning_rate(step: int, progress: float, peak: float, warmup: int) -> float:
+    """Linear warm-up over `warmup` steps, times a half cosine over the training's progress (arXiv 1608.03983)."""
+    return peak * min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0))) + 0.002 * peak
 
 
 def average_decay(step: int, decay: float) -> float:
-    """Of the moving average of the weights: (1 + step) / (10 + step) at first, or they would remember their
-    initialisation (as TensorFlow's ExponentialMovingAverage with `num_updates`)."""
+    """The decay of the moving average of the weights: at first (1 + step) / (10 + step), so that the average forgets
+    the initial weights (as TensorFlow's ExponentialMovingAverage does with `num_updates`)."""
     return min(decay, (1 + step) / (10 + step))
 
 
 def training_dtype(name: str, device: torch.device) -> torch.dtype:
-    """Of autocast; `auto` is bfloat16 where the chip computes in it, else float32. float16 would need loss scaling."""
+    """The dtype of autocast: `auto` is bfloat16 where the chip computes in it, else float32. float16 would need loss
+    scaling."""
     if name != "auto":
         return devices.torch_dtype(name, device)
     return torch.bfloat16 if devices.computes_bfloat16(device) else torch.float32
@@ -79,13 +86,16 @@ def _load_earlier(models: Mapping[str, nn.Module], earlier: Earlier, folder: Pat
     try:
         for name, weights in earlier(folder).items():
             models[name].load_state_dict(weights)
-    except (OSError, RuntimeError) as error:  # torch's message lists every tensor that does not fit
+    except (
+        OSError,
+        RuntimeError,
+    ) as error:  # torch's message lists every tensor that does not fit; the first lines suffice
         first = str(error).strip().splitlines()
         raise RunError(f"cannot start from {folder}: {' '.join(first[:2])}") from error
 
 
 class _Numbered(Dataset[Batch]):
-    """Batch `index` is a function of the seed and of `index` alone: resuming draws what would have been drawn."""
+    """Batch `index` is a function of the seed and `index` alone, so a resumed training draws the same batches."""
 
     def __init__(self, draw: Draw, seed: int) -> None:
         self.draw, self.seed = draw, seed
@@ -98,13 +108,13 @@ def _start_worker(number: int) -> None:
     import cv2
 
     cv2.setNumThreads(0)
-    for name in interrupts.SIGNALS:  # a terminal's Ctrl-C reaches workers too; the trainer ends them
+    for name in interrupts.SIGNALS:  # A terminal's Ctrl-C reaches workers too, but the trainer ends them.
         signal.signal(name, signal.SIG_IGN)
 
 
 def batches(draw: Draw, seed: int, start: int, workers: int) -> Iterator[Batch]:
-    """Batches from number `start` on, without end, arrays as tensors. At most four a worker are drawn ahead."""
-    context = multiprocessing.get_context("spawn") if workers else None  # a forked process and torch's threads deadlock
+    """Yields batches from number `start` on, without end, with arrays as tensors. Each worker prefetches up to four."""
+    context = multiprocessing.get_context("spawn") if workers else None  # forking deadlocks with torch's threads
     loader: DataLoader[Batch] = DataLoader(
         _Numbered(draw, seed), batch_size=None, sampler=range(start, sys.maxsize), num_workers=workers,
         prefetch_factor=4 if workers else None, worker_init_fn=_start_worker, multiprocessing_context=context,
@@ -114,21 +124,21 @@ def batches(draw: Draw, seed: int, start: int, workers: int) -> Iterator[Batch]:
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """Every random number of a step comes from it: there is no state of a generator to be kept between steps."""
+    """The generator of all random numbers of a step, so that no generator's state is kept between steps."""
     entropy = np.random.SeedSequence([seed, step, 1]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(entropy) >> 1)
 
 
 class Trainer:
-    """Trains `models` together, from random weights, from those that `earlier` reads in `options.start`, or from the
-    checkpoint `work/checkpoints/NAME.pt`.
+    """Trains `models` together: from random weights, from the weights that `earlier` reads in `options.start`, or from
+    the checkpoint `work/checkpoints/NAME.pt`.
 
-    `average` holds the models with averaged weights: these are what is exported. `about` says what the models were
-    made for, such as words in order; a checkpoint of something else is refused.
+    `average` holds the models with averaged weights, which are exported. `about` describes the training, such as the
+    order of words; a checkpoint with another description is refused.
 
     Raises:
-        RunError: there is a checkpoint and `resume` is false, or the reverse; or the checkpoint or the earlier model
-            does not fit.
+        RunError: there is a checkpoint and `resume` is false, or there is none and it is true; or the checkpoint or the
+            earlier model does not fit.
     """
 
     def __init__(
@@ -157,29 +167,29 @@ class Trainer:
         if options.resume:
             self._load()
         elif self.checkpoint.exists():
-            raise RunError(f"{self.checkpoint} exists; go on from it with --resume, or name another --work")
+            raise RunError(f"{self.checkpoint} exists; continue from it with --resume, or name another --work")
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.dtype is torch.bfloat16)
 
     @property
-    def share(self) -> float:
-        """Of the training that is done, from 0."""
+    def progress(self) -> float:
+        """The share of the training that is done, from 0."""
         if self.options.steps is not None:
             return self.step / self.options.steps
         return self.elapsed_s / (3600 * self.options.hours)
 
     def run(self, draw: Draw, step: Step, export: Export) -> None:
-        """Trains until the time or the steps are over, and exports then and at every checkpoint.
+        """Trains until the time or the steps are over. Exports the models then and with every checkpoint.
 
         Raises:
-            Interrupted: SIGINT or SIGTERM came; the checkpoint has been written.
+            Interrupted: a signal came; the checkpoint has been written.
         """
         began, before, saved_s = time.monotonic(), self.elapsed_s, self.elapsed_s
         with interrupts.stoppable(), Progress(*COLUMNS, disable=not sys.stdout.isatty()) as display:
-            display.update(display.add_task(self.name, total=1.0, words=""), completed=self.share)
+            display.update(display.add_task(self.name, total=1.0, figures=""), completed=self.progress)
             for batch in batches(draw, self.options.seed, self.step, self.options.workers):
-                if self.share >= 1:
+                if self.progress >= 1:
                     break
                 figures = self.advance(batch, step)
                 self.elapsed_s = before + time.monotonic() - began
@@ -196,13 +206,16 @@ class Trainer:
             self.save(export)
 
     def advance(self, batch: Batch, step: Step) -> dict[str, float]:
+        """Does one step, and returns its figures."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.share, self.peak, self.warmup)
-        there = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
-        loss, figures = step(there, step_generator(self.options.seed, self.step))
+            group["lr"] = learning_rate(self.step, self.progress, self.peak, self.warmup)
+        on_device = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
+        loss, figures = step(on_device, step_generator(self.options.seed, self.step))
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call, unused-ignore]
-        if nn.utils.clip_grad_norm_(self.weights, 1.0).isfinite():  # one bad step in bfloat16 may not end a night
+        if nn.utils.clip_grad_norm_(
+            self.weights, 1.0
+        ).isfinite():  # One bad step in bfloat16 must not end a long training.
             self.optimizer.step()
         torch._foreach_lerp_(
             self._averaged, [p.detach() for p in self.weights], 1 - average_decay(self.step, self.decay)
@@ -211,7 +224,7 @@ class Trainer:
         return {"loss": loss.item(), **figures}
 
     def save(self, export: Export) -> None:
-        """Writes the checkpoint, the curve `work/curves/NAME.csv`, and the averaged models in their final format."""
+        """Writes the checkpoint and the curve, `work/curves/NAME.csv`, and exports the averaged models."""
         state = {
             "about": self.about, "step": self.step, "elapsed_s": self.elapsed_s, "curve": self.curve,
             "models": {k: m.state_dict() for k, m in self.models.items()},
@@ -230,7 +243,7 @@ class Trainer:
 
     def _load(self) -> None:
         if not self.checkpoint.is_file():
-            raise RunError(f"there is no {self.checkpoint} to resume from; leave --resume out to begin")
+            raise RunError(f"there is no {self.checkpoint} to resume from; leave --resume out to start")
         state = torch.load(self.checkpoint, map_location=self.device, weights_only=True)
         if state["about"] != self.about:
             raise RunError(f"{self.checkpoint} is of another training: {state['about']!r}; this is {self.about!r}")
@@ -244,7 +257,7 @@ class Trainer:
         row = {"step": float(self.step), "elapsed_s": round(self.elapsed_s, 1)}
         row |= {"lr": self.optimizer.param_groups[0]["lr"], **figures}
         self.curve.append(row)
-        words = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step")
+        text = "  ".join(f"{k} {v:.4g}" for k, v in row.items() if k != "step")
         if display.disable:
-            print(f"{self.name} step {self.step}  {words}", flush=True)
-        display.update(display.task_ids[0], completed=self.share, words=f"step {self.step}  {words}")
+            print(f"{self.name} step {self.step}  {text}", flush=True)
+        display.update(display.task_ids[0], completed=self.progress, figures=f"step {self.step}  {text}")

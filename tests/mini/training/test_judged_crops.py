@@ -24,7 +24,7 @@ def test_the_judged_crops_are_of_the_embedded_weights():
     assert judged.images >= 64
     bench = Bench(count=judged.images)
     for excluded in judged.excluded:
-        thing = bench.asked[excluded.image].things[excluded.thing]
+        thing = bench.prompt_scenes[excluded.image].things[excluded.thing]
         assert scenes.CLASSES[thing.category] == excluded.name and len(excluded.reason) > 5
     assert len({(e.image, e.thing) for e in judged.excluded}) == len(judged.excluded)
     assert json.loads(JUDGED.read_text())["images"] == judged.images
