@@ -29,7 +29,8 @@ class Problem:
     Attributes:
         field: the key that is wrong, such as `filters.sharpness.min`.
         message: a sentence with what the key got and what it takes.
-        subject: the class, word or other entry of the key that the message is about; "" where it is about the key.
+        subject: the class or word that a model does not know, if that is the problem. `check` reports a class that the
+            generator does not know once, and leaves out what later backends say of it.
     """
 
     field: str

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from synthgen import devices
+from synthgen.base.pattern import Pattern
+
+DEVICE = Pattern(r"^(auto|cpu|mps|cuda(:\d+)?)$", "auto, cpu, mps, cuda, or cuda: with a number, such as cuda:0")
 
 
 class Config(BaseModel):
@@ -40,9 +43,7 @@ class ModelConfig(Config):
 
     model: str = Field("mini", description="`mini` (embedded), a folder or file, or a Hugging Face model id.")
     revision: str | None = Field(None, description="Branch, tag or commit of a Hugging Face model.")
-    device: str = Field(
-        "auto", pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$", description="`auto`: CUDA, else MPS, else CPU."
-    )
+    device: Annotated[str, DEVICE] = Field("auto", description="`auto`: CUDA, else MPS, else CPU.")
     torch_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="`auto`: bfloat16 if the chip computes in it, else float32 on CPU and float16 elsewhere."
     )

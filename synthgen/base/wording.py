@@ -8,13 +8,6 @@ from typing import Any
 
 from synthgen.errors import nearest
 
-# What a pattern takes, where the pattern itself would be a riddle.
-PATTERNS = {
-    r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": "letters, digits, _ and -, at most 64 of them, a letter or digit first",
-    r"^(auto|cpu|mps|cuda(:\d+)?)$": "auto, cpu, mps, cuda, or cuda: with a number, such as cuda:0",
-    r"^(ray://)?[^\s:/]+:\d+$": "an address such as ray://head:10001 or head:6379",
-    r"^[^{}]*\{\}[^{}]*$": "text with one {} in it, where the word goes",
-}
 WORDS = {
     "int": "a whole number",
     "float": "a number",
@@ -66,7 +59,7 @@ def takes(kind: str, context: Mapping[str, Any], got: Any, choices: Sequence[str
     if kind == "literal_error":
         return f"takes {context['expected']}{nearest(got, choices) if isinstance(got, str) else ''}"
     if kind == "string_pattern_mismatch":
-        return f"takes {PATTERNS.get(context['pattern'], 'text that matches ' + context['pattern'])}"
+        return f"takes text that matches {context['pattern']}"
     if kind == "multiple_of":
         step = context["multiple_of"]
         return f"takes a multiple of {step:g}, such as {max(step, round(got / step) * step):g}"

@@ -1,13 +1,14 @@
 """Whether the object in a box looks like its class, by a second model."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen.backends import Model, Request, ThresholdConfig, ThresholdFilter
+from synthgen.base.pattern import ONE_GAP
 from synthgen.errors import Problem, listed, nearest
 from synthgen.models import clip
 from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
@@ -26,9 +27,8 @@ class Config(ClipConfig, ThresholdConfig):
         0.5, ge=-1, le=1, description="Least cosine kept. It depends on the model: see `calibrate`."
     )
     max: float | None = Field(None, ge=-1, le=1, description="Greatest cosine kept.")
-    prompt: str = Field(
+    prompt: Annotated[str, ONE_GAP] = Field(
         "a photo of a {}",
-        pattern=r"^[^{}]*\{\}[^{}]*$",
         description="CLIP is asked this; {} is a class's name or synonym.",
     )
     confusables: dict[str, tuple[str, ...]] = Field(

@@ -230,7 +230,7 @@ class Checks:
         model, takes = shown(self.config.model), listed(known, most)
         for name in names[:TOLD]:
             message = f"got {kind}{shown(name)}, which {model} does not know{nearest(name, known)}; it knows: {takes}"
-            yield Problem(field, plain(message, 800))
+            yield Problem(field, plain(message, 800), subject=name)
         if more := names[TOLD:]:
             yield Problem(field, f"got {len(more):,} more that {model} does not know")
 

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from synthgen import devices, masks
 from synthgen.backends import Grounder, Model, ModelConfig, Request
+from synthgen.base.pattern import ONE_GAP
 from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, listed, nearest
 from synthgen.grounders._detectors import DetectorFiles, ask_grounding_dino, ask_owlv2, load
@@ -33,9 +34,8 @@ class Config(ModelConfig):
         "google/owlv2-base-patch16-ensemble",
         description="An OWLv2 or Grounding DINO model: a folder of `save_pretrained`, or a Hugging Face model id.",
     )
-    prompt: str = Field(
+    prompt: Annotated[str, ONE_GAP] = Field(
         "a photo of a {}",
-        pattern=r"^[^{}]*\{\}[^{}]*$",
         description="OWLv2 is asked this; {} is a class's name or synonym. Grounding DINO is asked the bare words.",
     )
     score_threshold: float = Field(0.2, ge=0, le=1, description="A box needs a `grounding_score` above this.")

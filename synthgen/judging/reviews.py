@@ -101,6 +101,21 @@ class Reviews:
         return not count or (len(self.lines) >= count and self.lines[count - 1] == last)
 
 
+class DamagedReviews(RunError):
+    """A log of reviews is damaged.
+
+    Attributes:
+        what: the line, and what is wrong with it.
+    """
+
+    def __init__(self, file: str, what: str) -> None:
+        super().__init__(file, what)  # An exception is pickled by its arguments.
+        self.what = what
+
+    def __str__(self) -> str:
+        return ", ".join(self.args)
+
+
 _REVIEW = TypeAdapter(Review)
 
 
@@ -108,7 +123,7 @@ def read_reviews(path: Path) -> Reviews:
     """The log of a run, without the verdicts that were taken back. A last line that a crash cut short does not count.
 
     Raises:
-        RunError: another line is damaged, or lines are missing before it.
+        DamagedReviews: another line is damaged, or lines are missing before it.
     """
     made, names = _lines(path)
     return Reviews(_standing(made), names)
@@ -146,16 +161,15 @@ def _lines(path: Path) -> tuple[list[Review], list[str]]:
             before = raw.pop(AFTER, None)
             linked = linked or before is not None
             if linked and before != (names[-1] if names else ""):
-                raise RunError(
-                    f"{path.name}, line {number} does not follow the line before it: lines are missing there"
-                )
+                what = f"line {number} does not follow the line before it: lines are missing there"
+                raise DamagedReviews(path.name, what)
             names.append(_named(line))
             if raw == {"undo": True}:
                 found.pop()
                 continue
             found.append(_REVIEW.validate_python(raw))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise RunError(f"{path.name}, line {number} is damaged; restore a copy of the file") from error
+            raise DamagedReviews(path.name, f"line {number} is damaged; restore a copy of the file") from error
     return found, names
 
 

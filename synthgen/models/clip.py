@@ -83,7 +83,7 @@ class ClipFiles(ModelFiles):
         for name in unknown[:TOLD]:
             hint = nearest(name, card.classes or ())
             mend = "name another model, such as openai/clip-vit-large-patch14, or leave the filter out"
-            yield Problem(self.field, f"{model} does not know {shown(name)}{hint}; {mend}")
+            yield Problem(self.field, f"{model} does not know {shown(name)}{hint}; {mend}", subject=name)
         if more := unknown[TOLD:]:
             yield Problem(self.field, f"{model} does not know {len(more):,} more")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen.backends import Model, ModelConfig
+from synthgen.base.pattern import ONE_GAP
 from synthgen.masks import box_iou, mask_boxes
 from synthgen.models import clip
 from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
@@ -59,9 +60,8 @@ class DiscoveryConfig(ModelConfig):
         "things",
         description="`official`: the masks of SamAutomaticMaskGenerator. `things`: also those that lie on others.",
     )
-    prompt: str = Field(
+    prompt: Annotated[str, ONE_GAP] = Field(
         "a photo of a {}",
-        pattern=r"^[^{}]*\{\}[^{}]*$",
         description="CLIP is asked this; {} is a class's name or synonym.",
     )
     agreement: float = Field(0.5, ge=-1, le=1, description="Least cosine of a crop with its class's text.")

@@ -7,14 +7,17 @@ import logging
 from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synthgen.base.files import expand_home
+from synthgen.base.pattern import Pattern
 from synthgen.base.safe_yaml import load_yaml, read_yaml_text
 from synthgen.errors import Problem, SpecError
 from synthgen.spec import problems_of
+
+ADDRESS = Pattern(r"^(ray://)?[^\s:/]+:\d+$", "an address such as ray://head:10001 or head:6379")
 
 
 class Profile(BaseModel):
@@ -25,9 +28,8 @@ class Profile(BaseModel):
     runner: Literal["local", "ray"] = Field(
         "local", description="`local` computes in this process, `ray` on workers of Ray."
     )
-    address: str | None = Field(
+    address: Annotated[str, ADDRESS] | None = Field(
         None,
-        pattern=r"^(ray://)?[^\s:/]+:\d+$",
         description="Address of a Ray cluster, such as ray://head:10001. null starts workers on this machine.",
     )
     workers: int = Field(1, ge=1, le=4096, description="Number of workers, if `address` is null.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -89,14 +90,19 @@ def _form(template: str, spec: DatasetSpec) -> PromptForm:
 
 
 def problems_of(named: Mapping[str, Stage[Any]], request: Request) -> list[Problem]:
-    """The problems that backends find, each with its field of the spec. `named`: key in the spec -> backend."""
+    """The problems that backends find, each with its field of the spec. A class that an earlier backend does not know
+    is one problem, also if later ones do not know it either.
+
+    Args:
+        named: key in the spec -> backend.
+    """
     problems: list[Problem] = []
-    unknown: set[str] = set()  # classes that an earlier backend does not know: each is one problem
+    unknown: set[str] = set()
     for key, stage in named.items():
         for problem in stage.check(request):
-            if problem.field == "classes":
-                unknown.update(re.findall(r"got ('.*?')", problem.message))
-            elif any(f"does not know {name}" in problem.message for name in unknown):
+            if problem.subject and problem.field == "classes":
+                unknown.add(problem.subject)
+            elif problem.subject in unknown:
                 continue
             problems.append(_in_spec(key, problem))
     return problems
@@ -104,7 +110,7 @@ def problems_of(named: Mapping[str, Stage[Any]], request: Request) -> list[Probl
 
 def _in_spec(key: str, problem: Problem) -> Problem:
     """A backend's problem with its field of the spec; an option of the backend starts with a dot."""
-    return Problem(key + problem.field, problem.message) if problem.field.startswith(".") else problem
+    return replace(problem, field=key + problem.field) if problem.field.startswith(".") else problem
 
 
 def _wrong_scopes(stages: Stages) -> Iterator[Problem]:

@@ -14,7 +14,7 @@ from synthgen.base.file_lists import NameSet
 from synthgen.base.files import sha256
 from synthgen.base.wording import plain
 from synthgen.errors import RunError, SynthgenError
-from synthgen.judging.reviews import read_reviews
+from synthgen.judging.reviews import DamagedReviews, read_reviews
 from synthgen.masks import decode_rle, mask_areas, mask_boxes
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import accepted_images
@@ -150,8 +150,8 @@ def _reviews(run: Run) -> Iterator[Damage]:
         yield Damage(name, "its last line is cut short and does not count")
     try:
         reviews, judged = read_reviews(run.paths.reviews), run.marks.read("judge")
-    except RunError as error:
-        yield Damage(name, str(error).partition(", ")[2])
+    except DamagedReviews as error:
+        yield Damage(name, error.what)
         return
     extent = judged.notes.get("reviews") if judged else None
     if extent and not reviews.has(extent):

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from synthgen.base.pattern import Pattern
 from synthgen.errors import WrongValue
 
 # Why an image or a label may be lost where no filter rejects it; `review_…` too.
@@ -17,7 +18,12 @@ REASONS = ("empty_mask", "not_found", "not_made")
 RUN_FOLDERS = ("commits", "images", "jobs", "labels", "measures")
 MEASURE_COLUMNS = ("image_id", "instance")
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+Name = Annotated[
+    str,
+    Pattern(
+        r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$", "letters, digits, _ and -, at most 64 of them, a letter or digit first"
+    ),
+]
 Word = Annotated[str, Field(max_length=200)]
 
 

@@ -8,20 +8,30 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal, Self
 
 import jsonschema
 import pytest
 import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from synthgen import cli
 from synthgen.base.safe_yaml import load_yaml
-from synthgen.errors import SpecError
+from synthgen.errors import SpecError, WrongValue
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.check import advice, check
 from synthgen.pipeline.fingerprints import exported_by, judged_by, labelled_by, made_from, measured_by
 from synthgen.pipeline.stages import Stages
-from synthgen.spec import MEASURE_COLUMNS, RUN_FOLDERS, DatasetSpec, differences, load_spec, set_value
+from synthgen.spec import (
+    MAX_PROBLEMS,
+    MEASURE_COLUMNS,
+    RUN_FOLDERS,
+    DatasetSpec,
+    differences,
+    load_spec,
+    problems_of,
+    set_value,
+)
 from synthgen.spec.schema import json_schema
 
 ROOT = Path(__file__).parents[2]
@@ -486,6 +496,57 @@ def test_numbers_that_specs_in_run_folders_have_are_numbers() -> None:
     ]
     assert load_yaml(yaml.safe_dump(values)) == values
     assert [isinstance(v, float) for v in load_yaml(yaml.safe_dump(values))] == [isinstance(v, float) for v in values]
+
+
+def test_many_problems_of_one_backend_are_counted(good: dict[str, Any]) -> None:
+    options = {f"x{i}": i for i in range(200)}
+    with pytest.raises(SpecError) as error:
+        DatasetSpec.parse({**good, "count": 0, "generator": options})
+    assert len(error.value.problems) == MAX_PROBLEMS
+    assert str(error.value.problems[-1]) == "and 152 problems more"
+
+
+def test_a_check_says_which_key_within_its_mapping_is_wrong() -> None:
+    """Whatever its message looks like: the key does not come from the text."""
+
+    class Ordered(BaseModel):
+        least: int
+        greatest: int
+
+        @model_validator(mode="after")
+        def _ordered(self) -> Self:
+            if self.least > self.greatest:
+                raise WrongValue(f"least: got {self.least}; takes at most {self.greatest}", "least")
+            if self.least < 0:
+                raise ValueError("greatest: takes what is above 0")
+            return self
+
+    lines = []
+    for least in (3, -1):
+        with pytest.raises(ValidationError) as error:
+            Ordered.model_validate({"least": least, "greatest": 2})
+        lines += [str(problem) for _, problem in problems_of(error.value, Ordered)]
+    assert lines == [
+        "least: least: got 3; takes at most 2",
+        "got {'least': -1, 'greatest': 2}; greatest: takes what is above 0",
+    ]
+
+
+def test_keys_and_choices_are_named_also_within_lists_and_mappings() -> None:
+    class Inner(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        colour: tuple[Literal["red", "green"], ...] = ()
+
+    class Outer(BaseModel):
+        many: dict[str, list[Inner] | None] = {}
+
+    with pytest.raises(ValidationError) as error:
+        Outer.model_validate({"many": {"a": [{"color": []}, {"colour": ["gren"]}]}})
+    lines = [str(problem) for _, problem in problems_of(error.value, Outer)]
+    assert lines == [
+        "many.a.0.color: unknown key (did you mean 'colour'?); it takes: colour",
+        "many.a.1.colour.0: got 'gren'; takes 'red' or 'green' (did you mean 'green'?)",
+    ]
 
 
 TWINS: list[tuple[dict[str, Any], str]] = [

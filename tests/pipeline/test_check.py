@@ -1,0 +1,30 @@
+"""What `check` reports of a spec and its backends together."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from synthgen.errors import SpecError
+from synthgen.pipeline.check import check
+from synthgen.spec import DatasetSpec
+
+
+@pytest.mark.parametrize("name", ["aple", "witch's aple", 'a "red" aple'])
+def test_a_class_that_no_model_knows_is_one_problem(good: dict[str, Any], tmp_path: Path, name: str) -> None:
+    """The generator and the CLIP of a filter do not know it; whatever quotes stand in its name."""
+    spec = DatasetSpec.parse({**good, "classes": ["tree", name], "filters": {"class_agreement": None}})
+    with pytest.raises(SpecError) as error:
+        check(spec, tmp_path)
+    assert [problem.field for problem in error.value.problems if problem.subject == name] == ["classes"]
+    assert not [problem for problem in error.value.problems if problem.field.startswith("filters")]
+
+
+def test_a_word_that_only_a_filter_does_not_know_is_a_problem_of_the_filter(
+    good: dict[str, Any], tmp_path: Path
+) -> None:
+    options = {"class_agreement": {"confusables": {"apple": ["aple"]}}}
+    with pytest.raises(SpecError) as error:
+        check(DatasetSpec.parse({**good, "filters": options}), tmp_path)
+    (problem,) = error.value.problems
+    assert (problem.field, problem.subject) == ("filters.class_agreement.model", "aple")
