@@ -32,7 +32,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.settings import PREFECT_API_URL
 
 from synthgen.base.background import WriteBehind
-from synthgen.base.interrupts import checkpoint, stoppable
+from synthgen.base.interrupts import raise_if_stopped, stoppable
 from synthgen.dataset.growth import grow
 from synthgen.errors import SynthgenError
 from synthgen.judging.quality import Quality
@@ -101,7 +101,7 @@ def hand_out(request: BuildRequest, run: Run, shards: Sequence[int]) -> None:
         futures = [make_on_worker.submit(run.address, lot, request.allow_mixed, request.strict) for lot in lots]
     for future in futures:
         while not future.state.is_final():
-            checkpoint()
+            raise_if_stopped()
             future.wait(1)
         future.result()
         run.sync(files=False, drop=False)  # The display reads the marks. Other workers still write here.

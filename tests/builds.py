@@ -80,7 +80,7 @@ def cut(pattern: str) -> Callable[[Path], None]:
 def is_halted() -> bool:
     """Whether this process may not go on with its run."""
     try:
-        interrupts.checkpoint()
+        interrupts.raise_if_stopped()
     except SynthgenError:
         return True
     return False

@@ -15,8 +15,8 @@ from synthgen.errors import SynthgenError
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-_asked = threading.Event()
-_halted: SynthgenError | None = None
+_stop_requested = threading.Event()
+_halt_error: SynthgenError | None = None
 
 
 class Interrupted(SynthgenError):
@@ -30,34 +30,34 @@ class Interrupted(SynthgenError):
         super().__init__(message)
 
 
-def checkpoint() -> None:
+def raise_if_stopped() -> None:
     """Raises an error if the run is to stop. Long work calls this between batches.
 
     Raises:
         Interrupted: a signal asked for a stop.
         SynthgenError: the error that `halt` was given.
     """
-    if _halted:
-        raise _halted
-    if _asked.is_set():
+    if _halt_error:
+        raise _halt_error
+    if _stop_requested.is_set():
         raise Interrupted
 
 
 def halt(error: SynthgenError | None) -> None:
-    """Makes `checkpoint` raise an error in every thread; None takes that back."""
-    global _halted
-    _halted = error
+    """Makes `raise_if_stopped` raise an error in every thread; None takes that back."""
+    global _halt_error
+    _halt_error = error
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Handles the signals within the block: the first makes `checkpoint` raise `Interrupted`, the second raises
+    """Handles the signals within the block: the first makes `raise_if_stopped` raise `Interrupted`, the second raises
     `KeyboardInterrupt`. Does nothing outside the main thread, where Python allows no handlers."""
 
     def stop(number: int, frame: FrameType | None) -> None:
-        if _asked.is_set():
+        if _stop_requested.is_set():
             raise KeyboardInterrupt
-        _asked.set()
+        _stop_requested.set()
         os.write(2, b"\nstopping once this batch is finished; again to stop at once\n")
 
     with _handled(SIGNALS, stop) as is_handled:
@@ -65,7 +65,7 @@ def stoppable() -> Iterator[None]:
             yield
         finally:
             if is_handled:
-                _asked.clear()
+                _stop_requested.clear()
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.base.background import DEPTH, WriteBehind
-from synthgen.base.interrupts import checkpoint
+from synthgen.base.interrupts import raise_if_stopped
 from synthgen.models import remarks
 from synthgen.pipeline.attempts import Attempts
 from synthgen.pipeline.build import Build
@@ -50,7 +50,7 @@ def generate_shard(build: Build, shard: int, allow_mixed: bool = False, strict: 
                 continue
             run.files.require_room((1 + DEPTH) * len(batch) * batch[0].height * batch[0].width * 3)
             behind.submit(write, number, batch, attempts.make(batch), attempts.notes(batch))
-            checkpoint()
+            raise_if_stopped()
     entries: dict[str, tuple[int, str]] = {}
     notes: dict[str, dict[str, Any]] = {}
     for _, mark in sorted(marks.items()):

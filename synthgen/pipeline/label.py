@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from synthgen.base.background import WriteBehind, prefetched
-from synthgen.base.interrupts import checkpoint
+from synthgen.base.interrupts import raise_if_stopped
 from synthgen.errors import RunError
 from synthgen.judging.reviews import labels_digest
 from synthgen.models import remarks
@@ -47,7 +47,7 @@ def label_shard(build: Build, shard: int, allow_mixed: bool = False) -> Mapping[
 
     with WriteBehind() as behind:
         for batch, images in prefetched(read()):
-            checkpoint()
+            raise_if_stopped()
             behind.submit(collect, batch, segmenter.segment(images, grounder.ground(batch, images)))
     file = run.tables.write(run.paths.table("labels", shard), pa.Table.from_pylist(rows, label_schema(rows)))
     counts = {"images": len(jobs), "instances": len(rows)}

@@ -150,7 +150,8 @@ class Lease:
         self._renewed = time.clock_gettime(_CLOCK)
 
     def renew(self) -> None:
-        """Writes our name again if it is still there. If not, `confirm` and `interrupts.checkpoint` raise from now."""
+        """Writes our name again if it is still there. If not, `confirm` and `interrupts.raise_if_stopped` raise from
+        now."""
         with self._mutex:
             now = time.clock_gettime(_CLOCK)
             try:

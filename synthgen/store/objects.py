@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
-from synthgen.base.interrupts import checkpoint
+from synthgen.base.interrupts import raise_if_stopped
 from synthgen.base.wording import plain
 from synthgen.errors import OutOfRoom, RunError, nearest
 
@@ -206,7 +206,7 @@ class Objects:
                         f"{self.url} cannot be reached ({said}); what is finished is kept, and the same command goes "
                         "on from there"
                     ) from error
-            checkpoint()
+            raise_if_stopped()
             time.sleep(pause)
             self._confirm()
             pause = min(2 * pause, 15.0)

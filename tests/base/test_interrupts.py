@@ -22,7 +22,7 @@ import yaml
 from cheap import write_parts
 from runs import results
 
-from synthgen.base.interrupts import SIGNALS, Interrupted, checkpoint, ended_by_signals, halt, stoppable
+from synthgen.base.interrupts import SIGNALS, Interrupted, ended_by_signals, halt, raise_if_stopped, stoppable
 from synthgen.cli import main
 from synthgen.errors import RunError
 from synthgen.pipeline.build import Build
@@ -43,16 +43,16 @@ filters: {}
 """
 
 
-def test_a_checkpoint_raises_once_an_end_was_asked_for() -> None:
-    checkpoint()
+def test_a_batch_ends_with_an_error_once_a_stop_was_requested() -> None:
+    raise_if_stopped()
     with stoppable():
-        checkpoint()
+        raise_if_stopped()
         os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted, match="the same command goes on"):
-            checkpoint()
+            raise_if_stopped()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-    checkpoint()
+    raise_if_stopped()
 
 
 @pytest.fixture
@@ -67,14 +67,14 @@ def test_the_end_of_the_terminal_comes_twice_and_is_one_wish(hang_up: None) -> N
         for _ in range(2):
             signal.raise_signal(signal.SIGHUP)
         with pytest.raises(Interrupted):
-            checkpoint()
+            raise_if_stopped()
 
 
 def test_it_is_no_wish_under_nohup(hang_up: None) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     with ended_by_signals(), stoppable():
         signal.raise_signal(signal.SIGHUP)
-        checkpoint()
+        raise_if_stopped()
     assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
@@ -96,10 +96,10 @@ def test_another_thread_stops_a_run_and_says_why() -> None:
     try:
         for _ in range(2):
             with pytest.raises(RunError, match="the folder is another's"):
-                checkpoint()
+                raise_if_stopped()
     finally:
         halt(None)
-    checkpoint()
+    raise_if_stopped()
 
 
 def test_handlers_are_put_back() -> None:

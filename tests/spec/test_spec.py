@@ -424,14 +424,6 @@ def test_differences_names_leaves() -> None:
     assert differences(old, new) == ["a.c: 2 -> 4", "d: 3 -> None", "e: None -> 5"]
 
 
-def test_yaml_limits_let_ordinary_aliases_through() -> None:
-    assert load_yaml("a: &x {k: 1}\nb: *x\nc:\n  <<: *x\n  m: 2\n") == {
-        "a": {"k": 1},
-        "b": {"k": 1},
-        "c": {"k": 1, "m": 2},
-    }
-
-
 def test_numbers_are_read_as_they_are_written(good: dict[str, Any], spec_file: SpecFile) -> None:
     """What YAML 1.1 reads as 720, 1.4, 64, 1080 and 16 is text, in lists, in mappings, and from `--set`."""
     slots = (
@@ -486,16 +478,6 @@ def test_numbers_that_are_none_and_text_that_is_none_are_refused(
     with pytest.raises(SpecError) as error:
         load_spec(spec_file(good), [override])
     assert line in str(error.value)
-
-
-def test_numbers_that_specs_in_run_folders_have_are_numbers() -> None:
-    """As PyYAML writes them."""
-    values = [
-        *(0, -7, 10**18, 0.5, 1e-05, 1e16, -2.5e-07, 1.0, True, None),
-        *("010", "1_0", "12:00", "1e3", "no", ".5", "=", "~"),
-    ]
-    assert load_yaml(yaml.safe_dump(values)) == values
-    assert [isinstance(v, float) for v in load_yaml(yaml.safe_dump(values))] == [isinstance(v, float) for v in values]
 
 
 def test_many_problems_of_one_backend_are_counted(good: dict[str, Any]) -> None:

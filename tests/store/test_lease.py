@@ -98,7 +98,7 @@ def test_a_holder_gives_signs_of_life(run: Run, quickly: None) -> None:
             time.sleep(0.01)
         assert run.paths.lock.read_bytes() == content
         assert [p.name for p in run.root.iterdir()] == [".lock"]
-        interrupts.checkpoint()
+        interrupts.raise_if_stopped()
         run.files.confirm()
 
 
@@ -113,7 +113,7 @@ def test_a_holder_that_has_lost_its_lease_writes_nothing_more(run: Run, quickly:
             time.sleep(0.01)
         lost = "^pid 7 on elsewhere has taken over " if content else f"^{run.root} has been moved or removed, or what "
         for write in (
-            interrupts.checkpoint,
+            interrupts.raise_if_stopped,
             lambda: run.rounds.write(2, {"number": 2}),
             lambda: run.marks.commit("plan", 0, "x", []),
             lambda: run.marks.commit_batch(0, 0, "x", []),
@@ -125,7 +125,7 @@ def test_a_holder_that_has_lost_its_lease_writes_nothing_more(run: Run, quickly:
             with pytest.raises(RunError, match=f"{lost}.*; it stops and writes nothing more") as stop:
                 write()
             assert stop.value.exit_code == 2
-    interrupts.checkpoint()  # that was of that run only
+    interrupts.raise_if_stopped()  # that was of that run only
     assert run.paths.lock.exists() == bool(content)
     if content:
         assert run.paths.lock.read_text() == content

@@ -418,7 +418,7 @@ def test_a_holder_that_has_lost_its_lease_puts_nothing_more(
             time.sleep(0.01)
         before = stored(s3, run.address)
         for write in (
-            interrupts.checkpoint,
+            interrupts.raise_if_stopped,
             lambda: run.rounds.write(2, {"number": 2}),
             lambda: run.marks.commit("plan", 0, "x", []),
             lambda: run.marks.withdraw("judge"),

@@ -196,7 +196,7 @@ class Trainer:
                 if self.step % self.options.report_every == 0:
                     self._report(figures, display)
                 try:
-                    interrupts.checkpoint()
+                    interrupts.raise_if_stopped()
                 except interrupts.Interrupted:
                     self.save(export)
                     raise
