@@ -1,5 +1,5 @@
-"""How much of a run's time is its models': a whole run against a bare loop over the same models, shard by shard; and
-what exports of any size take."""
+"""How much time a run needs beside its models: a whole run against a bare loop over the same models, shard by shard.
+And the time and memory of an export of any size."""
 
 from __future__ import annotations
 
@@ -35,13 +35,18 @@ from synthgen.store.run import Run
 from synthgen.types import Grounding, Instances, Job, Sample
 
 STAGES = ("generate", "label", "measure")
-LABELS = 5  # an image, of synthesised records
-SIDE_PX = 224  # at which five masks of a scene have 270 B of RLE each on average
+LABELS = 5  # The labels of each image in synthesised records.
+SIDE_PX = 224  # At this size, five masks of a scene have 270 B of RLE each on average.
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A shard that was made twice, one right after the other: seconds of the bare loop by stage, and of the run."""
+    """The times of a shard that was made twice in a row.
+
+    Attributes:
+        bare: stage -> seconds of the bare loop.
+        run: seconds of the run.
+    """
 
     bare: Mapping[str, float]
     run: float
@@ -56,11 +61,11 @@ class Comparison:
     """Seconds of one measurement.
 
     Attributes:
-        images, accepted: made by the whole run, and those of them that passed.
-        pairs: its shards, each with the bare loop over the same jobs.
-        stages: stage -> seconds of the whole run's shards; stages overlap, so these sum to more than it took.
-        rest: seconds of the run that are of no shard: plan, judge, export, report, and Prefect's flow around them.
-        start: seconds that Prefect took to start.
+        images, accepted: the number of images that the whole run made, and that it accepted.
+        pairs: the times of each shard.
+        stages: stage -> seconds of the whole run's shards. Stages overlap, so their sum is more than the run's time.
+        rest: seconds of the run outside its shards: plan, judge, export, report, and Prefect's flow around them.
+        start: seconds until Prefect had started.
     """
 
     images: int
@@ -82,20 +87,25 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Of the whole run to the bare loop; 1 would be nothing but models."""
+        """The whole run's time divided by the bare loop's; 1 means that the models need all of the time."""
         return self.whole / sum(self.bare.values())
 
     @property
     def spread(self) -> tuple[float, float, float]:
-        """Median, least and greatest of the shards' own ratios, which have nothing of `rest`."""
+        """Median, least and greatest of the shards' ratios, which do not include `rest`."""
         ratios = [pair.ratio for pair in self.pairs]
         return median(ratios), min(ratios), max(ratios)
 
 
 @dataclass(frozen=True, slots=True)
 class ExportCost:
-    """What the COCO export of so many annotations, with its commit mark, takes in a process of its own: seconds, and
-    the most memory, MB, that it had."""
+    """The cost of a COCO export with its commit mark, in a process of its own.
+
+    Attributes:
+        annotations: the number of annotations exported.
+        seconds: wall time.
+        peak_mb: the most memory that the process had, MB.
+    """
 
     annotations: int
     seconds: float
@@ -103,7 +113,7 @@ class ExportCost:
 
 
 def export_cost(annotations: int, folder: Path) -> ExportCost:
-    """Of synthesised records, five labels an image."""
+    """Exports synthesised records with `LABELS` labels an image; `annotations`: about how many."""
     images = -(-annotations // LABELS)
     build = synthesise(folder, round(1.6 * images), objects=LABELS, side=SIDE_PX, count=images)
     judge_run(build)
@@ -113,16 +123,16 @@ def export_cost(annotations: int, folder: Path) -> ExportCost:
 
 def _exported(root: Path) -> ExportCost:
     build = Build.open(Run(root))
-    began = time.perf_counter()
+    start_time = time.perf_counter()
     export_run(build)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start_time
     quality = build.quality()
     return ExportCost(quality.instances if quality else 0, seconds, _peak_bytes() / 1e6)
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process has had. Linux's `ru_maxrss` begins with what the process that started it had;
-    its `VmHWM` does not."""
+    """The most memory that this process has had. On Linux this is `VmHWM`, since `ru_maxrss` starts with the peak of
+    the parent process."""
     if sys.platform == "darwin":
         return getrusage(RUSAGE_SELF).ru_maxrss
     status = Path("/proc/self/status").read_text(encoding="ascii")
@@ -130,9 +140,9 @@ def _peak_bytes() -> int:
 
 
 def compare(spec: DatasetSpec, folder: Path) -> Comparison:
-    """Makes `spec.count` images by a run with Prefect in `folder`, and the same images by the bare loop, in turns: see
-    `in_turns`. Models are loaded before."""
-    began = time.perf_counter()
+    """Makes `spec.count` images with a run with Prefect in `folder`, and the same images with the bare loop, as
+    `in_turns` does. Loads the models before."""
+    start_time = time.perf_counter()
     from prefect import flow
 
     from synthgen.flow import carry_out, make, served
@@ -142,22 +152,22 @@ def compare(spec: DatasetSpec, folder: Path) -> Comparison:
 
     def shards(run: Run, pending: Sequence[int]) -> None:
         nonlocal inside
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         build = Build.open(run)
         pairs.extend(in_turns(build, pending, lambda shard: make(run, [shard], False, False), folder / "bare"))
-        inside = time.perf_counter() - began
+        inside = time.perf_counter() - start_time
 
     with served():
-        start = time.perf_counter() - began
-        spec = spec.model_copy(update={"budget": 1.0})  # one round, so that all is made in one go
+        start = time.perf_counter() - start_time
+        spec = spec.model_copy(update={"budget": 1.0})  # One round makes all images.
         stages = Stages.of(spec)
-        bare(
+        bare_loop(
             stages, list(plan_round(spec, 1, first_round(spec), stages.generator.aspect_ratios()))[:1], folder / "warm"
         )
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         run = Run.at(folder / "outputs", spec.name, 1)
         flow(name="bench")(lambda: carry_out(run, spec, stages, shards))()
-        rest = time.perf_counter() - began - inside
+        rest = time.perf_counter() - start_time - inside
     build = Build.open(run)
     quality = build.quality()
     assert quality is not None
@@ -166,59 +176,60 @@ def compare(spec: DatasetSpec, folder: Path) -> Comparison:
 
 
 def in_turns(build: Build, shards: Sequence[int], make: Callable[[int], object], folder: Path) -> Iterator[Pair]:
-    """Has every shard made by `make` and by the bare loop, one right after the other, so that what else the machine
-    does meets both; the bare loop is the first in every other shard.
+    """Makes every shard with `make` and with the bare loop, one right after the other, so that other work on the
+    machine slows both. The bare loop is first in every second shard.
 
-    The next does not begin before a shard is measured, so what a run gains by measuring a shard behind the next one
-    is not in these seconds."""
-    for place, shard in enumerate(shards):
+    A shard starts when the one before is measured. A run measures a shard while it generates the next, and these
+    seconds do not show that gain."""
+    for index, shard in enumerate(shards):
         jobs = build.jobs(shard)
         spent: dict[str, float] = {}
-        if place % 2 == 0:
-            spent = bare(build.stages, jobs, folder)
-        began = time.perf_counter()
+        if index % 2 == 0:
+            spent = bare_loop(build.stages, jobs, folder)
+        start_time = time.perf_counter()
         make(shard)
-        seconds = time.perf_counter() - began
-        if place % 2:
-            spent = bare(build.stages, jobs, folder)
+        seconds = time.perf_counter() - start_time
+        if index % 2:
+            spent = bare_loop(build.stages, jobs, folder)
         yield Pair(spent, seconds)
 
 
-def table(found: Comparison) -> Table:
-    """For the terminal: a row a stage."""
-    drawn = Table(box=None)
-    drawn.add_column("stage")
+def table(result: Comparison) -> Table:
+    """A table for the terminal with a row for each stage and one for all."""
+    table = Table(box=None)
+    table.add_column("stage")
     for column in ("bare loop", "images/s", "whole run", "images/s", "accepted/s"):
-        drawn.add_column(column, justify="right")
-    times = [(stage, found.bare[stage], found.stages[stage]) for stage in STAGES]
-    for name, bare, ours in (*times, ("all", sum(found.bare.values()), found.whole)):
-        rates = (f"{found.images / ours:.2f}", f"{found.accepted / ours:.2f}")
-        drawn.add_row(name, f"{bare:.1f} s", f"{found.images / bare:.2f}", f"{ours:.1f} s", *rates)
-    return drawn
+        table.add_column(column, justify="right")
+    times = [(stage, result.bare[stage], result.stages[stage]) for stage in STAGES]
+    for name, bare, ours in (*times, ("all", sum(result.bare.values()), result.whole)):
+        rates = (f"{result.images / ours:.2f}", f"{result.accepted / ours:.2f}")
+        table.add_row(name, f"{bare:.1f} s", f"{result.images / bare:.2f}", f"{ours:.1f} s", *rates)
+    return table
 
 
-def bare(stages: Stages, jobs: Sequence[Job], folder: Path) -> dict[str, float]:
-    """What a script would do that has no interest in anything but images, labels and measures: the same batches through
-    the same diffusers pipeline, PNG files by OpenCV, `SamPredictor` image by image and box by box, RLE, the same
-    filters. -> stage: seconds."""
+def bare_loop(stages: Stages, jobs: Sequence[Job], folder: Path) -> dict[str, float]:
+    """Makes images, labels and measures as a plain script would: the same batches through the same diffusers pipeline,
+    PNG files with OpenCV, `SamPredictor` image by image and box by box, RLE, the same filters. -> stage -> seconds."""
     import cv2
     from segment_anything import SamPredictor
 
     folder.mkdir(parents=True, exist_ok=True)
     spent = dict.fromkeys(STAGES, 0.0)
     c: Any = stages.segmenter.config
-    predictor = SamPredictor(SamModel.of(c.model, c.revision, c.device, "float32").sam)  # it knows no other
+    predictor = SamPredictor(
+        SamModel.of(c.model, c.revision, c.device, "float32").sam
+    )  # `SamPredictor` knows no other dtype.
     size: int = stages.generator.config.batch_size  # type: ignore[attr-defined]
     for batch in (jobs[i : i + size] for i in range(0, len(jobs), size)):
-        with _spending(spent, "generate"):
+        with _adding_seconds(spent, "generate"):
             images = stages.generator.generate(batch)
             for job, image in zip(batch, images, strict=True):
                 cv2.imwrite(str(folder / f"{job.id}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        with _spending(spent, "label"):
+        with _adding_seconds(spent, "label"):
             groundings = stages.grounder.ground(batch, list(images))
-            found = [_predicted(predictor, image, g) for image, g in zip(images, groundings, strict=True)]
-        with _spending(spent, "measure"):
-            samples = [Sample(*labelled) for labelled in zip(batch, images, found, strict=True)]
+            labels = [_predicted(predictor, image, g) for image, g in zip(images, groundings, strict=True)]
+        with _adding_seconds(spent, "measure"):
+            samples = [Sample(*labelled) for labelled in zip(batch, images, labels, strict=True)]
             for name, f in stages.filters.items():
                 measured(name, f, samples)
     return spent
@@ -245,7 +256,7 @@ def _predicted(predictor: Any, image: NDArray[np.uint8], grounding: Grounding) -
 
 
 @contextmanager
-def _spending(spent: dict[str, float], stage: str) -> Iterator[None]:
-    began = time.perf_counter()
+def _adding_seconds(spent: dict[str, float], stage: str) -> Iterator[None]:
+    start_time = time.perf_counter()
     yield
-    spent[stage] += time.perf_counter() - began
+    spent[stage] += time.perf_counter() - start_time

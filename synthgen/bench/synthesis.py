@@ -1,5 +1,5 @@
-"""A run of records that no model has made: jobs, labels and measures of any number of images, for what is measured at
-a size that models would need days for. Image files are hard links to a few dozen composed scenes."""
+"""A run whose records no model has made: jobs, labels and measures of any number of images, for benchmarks of sizes at
+which models would need days. The image files are hard links to a few dozen composed scenes."""
 
 from __future__ import annotations
 
@@ -36,8 +36,15 @@ SPEC = {
 
 
 def synthesise(out: Path, images: int, *, objects: int = 2, side: int = 128, count: int | None = None) -> Build:
-    """A run of `images` images of `side` px with `objects` labels each, up to its measures; 5 % of its images are
-    near-duplicates. Of these `count` are wanted, by default 80 %."""
+    """Writes a run up to its measures. 5 % of its images are near-duplicates.
+
+    Args:
+        out: the folder of run folders.
+        images: the number of images.
+        objects: the labels of each image.
+        side: width and height of each image, px.
+        count: the number of images that the spec asks for; by default 80 % of `images`.
+    """
     count = count or int(0.8 * images)
     size = {"height": side, "width": side, "objects_per_image": objects}
     spec = DatasetSpec.parse(SPEC | size | {"count": count, "budget": images / count})
@@ -45,7 +52,7 @@ def synthesise(out: Path, images: int, *, objects: int = 2, side: int = 128, cou
     run, rng, inputs = build.run, np.random.default_rng(0), build.inputs("plan") or ""
     round = {"number": 1, "start": 0, "count": images, "classes": {1: 1.0}, "objects": {objects: 1.0}}
     run.rounds.write(1, round)
-    # Objects hide each other where many would find no place otherwise.
+    # With more than two objects, some may hide others, since a scene has no room for many side by side.
     drawn = (
         scenes.draw(np.random.default_rng(i), size=side, most=objects + 1, occlusion=objects > 2) for i in range(10**6)
     )
@@ -81,13 +88,13 @@ def _write_shard(
     run.marks.commit("plan", shard, inputs, [file], counts={"images": n, "round": 1}, environment=round)
     made = {}
     for image_id, k in zip(ids.tolist(), which.tolist(), strict=True):
-        place = run.paths.image(shard, image_id)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.link(files[k], place)
-        made[place.relative_to(run.root).as_posix()] = known[k]
-    places = [run.paths.image(shard, i) for i in ids.tolist()]
+        path = run.paths.image(shard, image_id)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.link(files[k], path)
+        made[path.relative_to(run.root).as_posix()] = known[k]
+    paths = [run.paths.image(shard, i) for i in ids.tolist()]
     run.marks.commit(
-        "generate", shard, build.inputs("generate", shard) or "", places,
+        "generate", shard, build.inputs("generate", shard) or "", paths,
         seconds=n / 1.5, counts={"images": n}, known=made,
     )  # fmt: skip
     each = np.repeat(ids, objects)

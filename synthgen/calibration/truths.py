@@ -18,15 +18,21 @@ from synthgen.errors import Problem, SpecError, listed
 from synthgen.masks import decode_rle, rle_runs
 from synthgen.spec import DatasetSpec
 
-MAX_MASKS = 500_000_000  # pixels of all masks of an image
-MAX_OUTLINE_PX = 2_000_000  # of a polygon: pycocotools takes 100 B of memory for each
-HELD_OUT = 2**41  # of seeds: the embedded models were trained on scenes of [seed, index]
+MAX_MASK_PIXELS = 500_000_000  # The most pixels that all masks of an image may have together.
+MAX_OUTLINE_PX = 2_000_000  # The longest outline of a polygon; pycocotools needs 100 B of memory for each pixel of it.
+HELD_OUT = 2**41  # Starts the seeds of scenes that no training has seen: trainings use [seed, index].
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """An image, uint8 (H, W, 3), RGB, with all that can be seen of the spec's classes: masks bool (N, H, W), none of
-    them empty, category ids (N,), and what they stand on, in a word, or "" where it is not known."""
+    """An image with all of its visible objects of the spec's classes.
+
+    Attributes:
+        image: uint8 (H, W, 3), RGB.
+        masks: bool (N, H, W); none is empty.
+        category_id: int64 (N,), the spec's category ids.
+        ground: what the objects stand on, such as "grass"; "" if it is not known.
+    """
 
     image: NDArray[np.uint8]
     masks: NDArray[np.bool_]
@@ -36,8 +42,14 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Truths:
-    """So many images, read or drawn as they are asked for, once; `left_out`: the spec's classes that they lack;
-    `unusable`: why objects of them are left out -> how many."""
+    """Images of known truth.
+
+    Attributes:
+        count: the number of images.
+        images: the images, read or drawn one by one; they can be iterated once.
+        left_out: the spec's classes that no image has.
+        unusable: the reason for leaving out objects -> how many.
+    """
 
     count: int
     images: Iterator[Truth]
@@ -46,10 +58,10 @@ class Truths:
 
 
 def composed(spec: DatasetSpec, count: int, seed: int) -> Truths:
-    """Square scenes of the spec's shorter side with its classes, one to three things each.
+    """Composes square scenes with the spec's shorter side, each with one to three objects of the spec's classes.
 
     Raises:
-        SpecError: none of its classes can be composed.
+        SpecError: none of the spec's classes can be composed.
     """
     from synthgen.mini import scenes
 
@@ -75,20 +87,21 @@ def composed(spec: DatasetSpec, count: int, seed: int) -> Truths:
 
 
 def from_coco(spec: DatasetSpec, annotations: Path, images: Path, count: int) -> Truths:
-    """The first `count` images of a COCO file that have objects of the spec's classes. Crowds and other classes are
-    left out; names are compared without regard to case, synonyms too. An object whose own entry gives no mask is left
-    out, and counted.
+    """The first `count` images of a COCO file that have objects of the spec's classes.
+
+    Compares the names of categories with names and synonyms of classes, in any case. Leaves out crowds and other
+    categories. Leaves out and counts objects whose entry gives no mask.
 
     Raises:
-        SpecError: the file cannot be read, says a thing twice, has no object to be used, or an image is missing. What
-            is wrong with an image file is found when it is read.
+        SpecError: the file cannot be read, repeats an id or an image file, or has no usable object; or an image is
+            missing. A damaged image raises when it is read.
     """
     try:
         coco = json.loads(annotations.read_bytes())
         entries, categories = _by_id(coco, "images", annotations), _by_id(coco, "categories", annotations)
-        names = {own: str(c["name"]) for own, c in categories.items()}
-        wanted = {_plain(word): c.id for c in spec.categories for word in (c.name, *c.synonyms)}
-        known = {own: wanted[_plain(name)] for own, name in names.items() if _plain(name) in wanted}
+        names = {category_id: str(c["name"]) for category_id, c in categories.items()}
+        wanted = {_normalized(word): c.id for c in spec.categories for word in (c.name, *c.synonyms)}
+        known = {i: wanted[_normalized(name)] for i, name in names.items() if _normalized(name) in wanted}
         labelled: dict[Any, list[dict[str, Any]]] = {}
         for a in _by_id(coco, "annotations", annotations).values():
             if (a["category_id"] in known or a["category_id"] not in names) and not a.get("iscrowd"):
@@ -97,9 +110,9 @@ def from_coco(spec: DatasetSpec, annotations: Path, images: Path, count: int) ->
         unusable: Counter[str] = Counter()
         for image_id in sorted(entries):
             if image_id in labelled and len(chosen) < count:
-                found = _labelled(entries[image_id], labelled[image_id], known, images, annotations.name, unusable)
-                if found.rles:
-                    chosen[image_id] = found
+                entry = _labelled(entries[image_id], labelled[image_id], known, images, annotations.name, unusable)
+                if entry.rles:
+                    chosen[image_id] = entry
     except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SpecError([Problem("--truth", f"cannot read {str(annotations)!r}: {error}")]) from error
     except RecursionError as error:
@@ -113,19 +126,19 @@ def from_coco(spec: DatasetSpec, annotations: Path, images: Path, count: int) ->
     if not chosen:
         there = plain(listed(names.values()), 300) or "none"
         raise SpecError([Problem("--truth", f"has no instance of the spec's classes; its categories: {there}")])
-    _require_different((found.file for found in chosen.values()), annotations.name)
-    for found in chosen.values():
-        _require_inside(found.file, images, annotations.name)
+    _require_different((entry.file for entry in chosen.values()), annotations.name)
+    for entry in chosen.values():
+        _require_inside(entry.file, images, annotations.name)
 
     def read() -> Iterator[Truth]:
-        for found in chosen.values():
-            image = _read(found, annotations.name)
-            masks = decode_rle(found.rles, found.height, found.width)
-            yield Truth(image, masks, np.array(found.category_id, np.int64), found.ground)
+        for entry in chosen.values():
+            image = _read(entry, annotations.name)
+            masks = decode_rle(entry.rles, entry.height, entry.width)
+            yield Truth(image, masks, np.array(entry.category_id, np.int64), entry.ground)
 
-    seen = {category for found in chosen.values() for category in found.category_id}
-    lacking = tuple(c.name for c in spec.categories if c.id not in seen)
-    return Truths(len(chosen), read(), lacking, unusable)
+    seen = {category for entry in chosen.values() for category in entry.category_id}
+    left_out = tuple(c.name for c in spec.categories if c.id not in seen)
+    return Truths(len(chosen), read(), left_out, unusable)
 
 
 def objects_left_out(unusable: Mapping[str, int]) -> str:
@@ -136,7 +149,7 @@ def objects_left_out(unusable: Mapping[str, int]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Labelled:
-    """An image of a COCO file, with those of its objects that can be used: their RLEs, and the spec's categories."""
+    """An image of a COCO file with the RLEs and the spec's category ids of its usable objects."""
 
     file: Path
     height: int
@@ -147,18 +160,22 @@ class _Labelled:
 
 
 class _UnusableError(Exception):
-    """Why an object is left out, as what it comes with."""
+    """The reason for leaving out an object, in the form "1 with <reason>"."""
 
 
 def _by_id(coco: Any, key: str, file: Path) -> dict[Any, dict[str, Any]]:
-    """Raises: SpecError: an id stands twice, and with it labels would come under another's image or name."""
-    found: dict[Any, dict[str, Any]] = {}
+    """The entries of a list in the file, by id.
+
+    Raises:
+        SpecError: an id is there twice, so that labels could get the wrong image or class.
+    """
+    entries: dict[Any, dict[str, Any]] = {}
     for entry in coco[key]:
-        if entry["id"] in found:
+        if entry["id"] in entries:
             message = f"{str(file)!r} has two `{key}` with the id {shown(entry['id'])}; takes each id once"
             raise SpecError([Problem("--truth", message)])
-        found[entry["id"]] = entry
-    return found
+        entries[entry["id"]] = entry
+    return entries
 
 
 def _labelled(
@@ -169,47 +186,49 @@ def _labelled(
     named_by: str,
     unusable: Counter[str],
 ) -> _Labelled:
-    """Counts in `unusable` what it leaves out.
+    """One image with its usable objects. Counts the others in `unusable`.
 
     Raises:
-        SpecError: the image has no size, or more pixels, by itself or by its masks, than are taken.
+        SpecError: the image has no size, or the image or its masks have too many pixels.
     """
     width, height = (_side(entry.get(key)) for key in ("width", "height"))
     if not width or not height or width * height > MAX_PIXELS:
         got = plain(f"{shown(entry.get('width'))}x{shown(entry.get('height'))}", 100)
         message = f"image {shown(entry['id'])} in {named_by} has {got} px; takes sizes of at most {MAX_PIXELS:,} px"
         raise SpecError([Problem("--truth", message)])
-    found = _Labelled(images / entry["file_name"], height, width, [], [], ground_of(entry.get("prompt")))
+    labelled = _Labelled(images / entry["file_name"], height, width, [], [], ground_of(entry.get("prompt")))
     for a in objects:
         try:
             if a["category_id"] not in known:
                 raise _UnusableError("a category that the file does not have")
-            found.rles.append(_rle(a.get("segmentation"), height, width))
-            found.category_id.append(known[a["category_id"]])
+            labelled.rles.append(_rle(a.get("segmentation"), height, width))
+            labelled.category_id.append(known[a["category_id"]])
         except _UnusableError as error:
             unusable[str(error)] += 1
-    if len(found.rles) * height * width > MAX_MASKS:
-        message = f"image {shown(entry['id'])} in {named_by} has {len(found.rles):,} masks, which are too many for one"
+    if len(labelled.rles) * height * width > MAX_MASK_PIXELS:
+        message = (
+            f"image {shown(entry['id'])} in {named_by} has {len(labelled.rles):,} masks, which are too many for one"
+        )
         raise SpecError([Problem("--truth", message)])
-    return found
+    return labelled
 
 
-def _side(said: Any) -> int:
-    """Of an image, px; 0 for what is none. Some tools write whole numbers with a point."""
-    return int(said) if type(said) in {int, float} and 1 <= said <= MAX_PIXELS and said == int(said) else 0
+def _side(value: Any) -> int:
+    """A side of an image, px; 0 if the value is no side. Some tools write whole numbers as floats."""
+    return int(value) if type(value) in {int, float} and 1 <= value <= MAX_PIXELS and value == int(value) else 0
 
 
-def ground_of(said: Any) -> str:
-    """What the things stand on, by the prompt that our own exports keep: "grass" of "a photo of a cat on grass"."""
-    return said.rpartition(" on ")[2] if isinstance(said, str) and " on " in said else ""
+def ground_of(prompt: Any) -> str:
+    """What the objects stand on, read from the prompt in an export: "a photo of a cat on grass" -> "grass"."""
+    return prompt.rpartition(" on ")[2] if isinstance(prompt, str) and " on " in prompt else ""
 
 
 def _require_inside(file: Path, images: Path, named_by: str) -> None:
-    """Raises: SpecError: no file in this folder, whatever links lead there."""
+    """Raises SpecError if there is no such file, or if it lies outside the folder after links are followed."""
     try:
         is_there = file.is_file()
         is_inside = file.resolve().is_relative_to(images.resolve())
-    except (OSError, ValueError, RuntimeError):  # too long, links in a circle
+    except (OSError, ValueError, RuntimeError):  # The path is too long, or its links form a circle.
         is_there = is_inside = False
     if is_there and not is_inside:
         message = f"{named_by} names {shown(str(file))}, which lies outside {str(images)!r}; takes files in it"
@@ -221,7 +240,7 @@ def _require_inside(file: Path, images: Path, named_by: str) -> None:
 
 
 def _require_different(files: Iterable[Path], named_by: str) -> None:
-    """Raises: SpecError: two images are one file, so that each would lack the other's labels."""
+    """Raises SpecError if two images are one file, since each would lack the other's labels."""
     for file, times in Counter(files).items():
         if times > 1:
             message = f"{named_by} has {times} `images` with the file {shown(str(file))}; takes each file once"
@@ -229,11 +248,12 @@ def _require_different(files: Iterable[Path], named_by: str) -> None:
 
 
 def _rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
-    """COCO's compressed RLE of an object's segmentation, with some pixel. pycocotools takes sizes, counts and corners
-    at their word, and asks for the memory that they call for; so it gets only what has been looked at.
+    """COCO's compressed RLE of an object's segmentation; it has at least one pixel.
+
+    pycocotools trusts sizes, counts and corners, and allocates the memory that they imply. So all are checked first.
 
     Raises:
-        _UnusableError: no polygons or RLE of an image of this size, px.
+        _UnusableError: the segmentation is neither polygons nor RLE of an image of this size, px.
     """
     from pycocotools import mask as coco_mask
 
@@ -266,7 +286,7 @@ def _polygon(corners: Any, height: int, width: int) -> list[float]:
         raise _UnusableError("a polygon of fewer than 3 corners, or half a corner")
     pairs = pairs.reshape(-1, 2)
     side = np.array((width, height))
-    if not ((pairs >= -side) & (pairs <= 2 * side)).all():  # annotation tools leave corners a little outside
+    if not ((pairs >= -side) & (pairs <= 2 * side)).all():  # Annotation tools leave some corners a little outside.
         raise _UnusableError("a corner far outside the image")
     if np.abs(np.diff(pairs, axis=0, append=pairs[:1])).max(1).sum() > MAX_OUTLINE_PX:
         raise _UnusableError(f"an outline longer than {MAX_OUTLINE_PX:,} px")
@@ -274,17 +294,21 @@ def _polygon(corners: Any, height: int, width: int) -> list[float]:
     return polygon
 
 
-def _read(found: _Labelled, said_by: str) -> NDArray[np.uint8]:
-    """uint8 (H, W, 3), RGB. Raises: SpecError: it cannot be read, or has not the size that `said_by` says."""
+def _read(entry: _Labelled, named_by: str) -> NDArray[np.uint8]:
+    """uint8 (H, W, 3), RGB.
+
+    Raises:
+        SpecError: the file cannot be read, or has another size than in `named_by`.
+    """
     try:
-        return read_picture(found.file, found.width, found.height)
+        return read_picture(entry.file, entry.width, entry.height)
     except SizeError as error:
-        message = f"{str(found.file)!r} {error}, and {found.width}x{found.height} px in {said_by}"
+        message = f"{str(entry.file)!r} {error}, and {entry.width}x{entry.height} px in {named_by}"
         raise SpecError([Problem("--images", message)]) from error
-    except Exception as error:  # whatever a decoder makes of a damaged file
-        message = f"cannot read {str(found.file)!r}: {plain(str(error), 300)}"
+    except Exception as error:  # A decoder may raise anything on a damaged file.
+        message = f"cannot read {str(entry.file)!r}: {plain(str(error), 300)}"
         raise SpecError([Problem("--images", message)]) from error
 
 
-def _plain(word: str) -> str:
+def _normalized(word: str) -> str:
     return " ".join(word.lower().split())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import yaml
 
-from synthgen.bench.compare import STAGES, Comparison, Pair, bare, export_cost, in_turns, table
+from synthgen.bench.compare import STAGES, Comparison, Pair, bare_loop, export_cost, in_turns, table
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.generate import generate_shard
 from synthgen.pipeline.label import label_shard
@@ -47,7 +47,7 @@ def test_the_run_and_the_bare_loop_make_the_same_images_in_turns(
 
     def looped(stages: Stages, jobs: Sequence[Job], into: Path) -> dict[str, float]:
         order.append(("bare", jobs[0].index // 2))
-        return bare(stages, jobs, into)
+        return bare_loop(stages, jobs, into)
 
     with folder.lock():
         build = Build.start(folder, spec, Stages.of(spec))
@@ -58,7 +58,7 @@ def test_the_run_and_the_bare_loop_make_the_same_images_in_turns(
             for stage in (generate_shard, label_shard, measure_shard):
                 stage(build, shard)
 
-        monkeypatch.setattr("synthgen.bench.compare.bare", looped)
+        monkeypatch.setattr("synthgen.bench.compare.bare_loop", looped)
         pairs = list(in_turns(build, build.pending(), make, tmp_path))
         assert not build.pending()
     assert order == [("bare", 0), ("run", 0), ("run", 1), ("bare", 1), ("bare", 2), ("run", 2)]
