@@ -61,5 +61,5 @@ def ready(tab: Any, done: int, of: int) -> None:
     """Waits until so many verdicts are in, and the next item is on the page."""
     from playwright.sync_api import expect
 
-    expect(tab.locator("#place")).to_have_text(f"{done} of {of}")
+    expect(tab.locator("#done")).to_have_text(f"{done} of {of}")
     expect(tab.locator("body")).to_have_attribute("aria-busy", "false")

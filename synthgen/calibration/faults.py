@@ -71,9 +71,9 @@ class Planter:
         box = before.boxes[chosen][0]
         for _ in range(SHIFTS):
             moved = beside(box, self.rng.uniform(*SHIFT, 2), height, width)
-            found = self.label(sample.image, moved[None], before.category_id[chosen])
-            if (paired_mask_iou(found.masks, before.masks[chosen]) < GOOD_IOU).all():
-                return Planted(replace(sample, instances=_replaced(before, found, chosen)), "", chosen, True)
+            moved_label = self.label(sample.image, moved[None], before.category_id[chosen])
+            if (paired_mask_iou(moved_label.masks, before.masks[chosen]) < GOOD_IOU).all():
+                return Planted(replace(sample, instances=_replaced(before, moved_label, chosen)), "", chosen, True)
         return None
 
     def swapped(self, sample: Sample, ground: str) -> Planted | None:

@@ -1,12 +1,12 @@
 "use strict";
 const token = new URLSearchParams(location.search).get("token");
-const at = (id) => document.getElementById(id);
+const byId = (id) => document.getElementById(id);
 const SVG = "http://www.w3.org/2000/svg";
-let item = null; // what is on the page
-let chosen = null; // the label that a verdict is on
+let item = null; // the item on the page
+let chosen = null; // the label that a verdict is about
 let busy = false;
 
-async function ask(path, body) {
+async function request(path, body) {
   const options = { headers: { "X-Token": token } };
   if (body !== undefined) Object.assign(options, { method: "POST", body: JSON.stringify(body) });
   const answer = await fetch(path, options);
@@ -16,35 +16,35 @@ async function ask(path, body) {
 
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-function told(state) {
-  at("place").textContent = `${state.done} of ${state.items}`;
-  at("bar").max = state.items;
-  at("bar").value = state.done;
+function showState(state) {
+  byId("done").textContent = `${state.done} of ${state.items}`;
+  byId("bar").max = state.items;
+  byId("bar").value = state.done;
   const p = state.precision;
   if (!p) return;
   const width = p.needed[1];
-  at("precision").textContent = p.verdicts
+  byId("precision").textContent = p.verdicts
     ? `label precision ${percent(p.share)} (${percent(p.low)} to ${percent(p.high)}), ${p.verdicts} verdicts`
     : `${width[1]} verdicts give ± ${percent(width[0])}`;
 }
 
-async function show(place) {
-  const over = place === null;
-  document.querySelector("main").hidden = over;
-  at("end").hidden = !over;
+async function show(index) {
+  const isEnd = index === null;
+  document.querySelector("main").hidden = isEnd;
+  byId("end").hidden = !isEnd;
   item = null;
-  if (over) return;
-  const found = await ask(`items/${place}`);
-  at("image").src = `images/${found.image_id}?token=${encodeURIComponent(token)}`;
-  await at("image").decode().catch(() => {});
-  at("stage").style.setProperty("--ratio", found.width / found.height);
-  item = found;
-  chosen = found.focus ?? (found.labels.length === 1 ? found.labels[0].instance : null);
+  if (isEnd) return;
+  const next = await request(`items/${index}`);
+  byId("image").src = `images/${next.image_id}?token=${encodeURIComponent(token)}`;
+  await byId("image").decode().catch(() => {});
+  byId("stage").style.setProperty("--ratio", next.width / next.height);
+  item = next;
+  chosen = next.focus ?? (next.labels.length === 1 ? next.labels[0].instance : null);
   draw();
 }
 
 function draw() {
-  const labels = at("labels");
+  const labels = byId("labels");
   labels.setAttribute("viewBox", `0 0 ${item.width} ${item.height}`);
   labels.replaceChildren(...item.labels.map((label) => {
     const group = document.createElementNS(SVG, "g");
@@ -65,11 +65,11 @@ function draw() {
     return group;
   }));
   const label = item.labels.find((one) => one.instance === chosen);
-  const question = at("question");
+  const question = byId("question");
   question.replaceChildren();
   if (item.instance !== null) question.append("Is ", named(label.name), " right, and does the mask fit?");
   else question.append("Is this image good, with all its labels?");
-  at("names").replaceChildren(...item.labels.map((one, i) => {
+  byId("names").replaceChildren(...item.labels.map((one, i) => {
     const button = document.createElement("button");
     const dot = document.createElement("i");
     dot.style.setProperty("--c", one.colour);
@@ -82,14 +82,14 @@ function draw() {
   }));
   const facts = { image: `#${item.image_id}, ${item.split}`, state: [item.verdict, ...item.reasons].join(", ") };
   if (label) for (const [name, value] of Object.entries(label.scores)) facts[name.replaceAll("_", " ")] = value.toFixed(3);
-  at("facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => {
+  byId("facts").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => {
     const [dt, dd] = ["dt", "dd"].map((tag) => document.createElement(tag));
     dt.textContent = name;
     dd.textContent = value;
     return [dt, dd];
   }));
-  at("prompt").textContent = item.prompt;
-  at("message").textContent = "";
+  byId("prompt").textContent = item.prompt;
+  byId("message").textContent = "";
 }
 
 function named(text) {
@@ -112,71 +112,71 @@ async function once(work) {
   if (busy) return;
   busy = true;
   document.body.setAttribute("aria-busy", "true");
-  try { await work(); } catch (error) { at("message").textContent = `not saved: ${error.message}`; }
+  try { await work(); } catch (error) { byId("message").textContent = `not saved: ${error.message}`; }
   busy = false;
   document.body.setAttribute("aria-busy", "false");
 }
 
-const say = (verdict, category = null) => once(async () => {
+const sendVerdict = (verdict, category = null) => once(async () => {
   if (!item) return;
   const labelled = verdict === "wrong_class" || verdict === "bad_mask";
-  if (labelled && chosen === null) { at("message").textContent = "choose a label first, by its number"; return; }
-  const state = await ask("verdicts", { item: item.item, verdict, instance: labelled ? chosen : null, category_id: category });
-  told(state);
+  if (labelled && chosen === null) { byId("message").textContent = "choose a label first: press its number"; return; }
+  const state = await request("verdicts", { item: item.item, verdict, instance: labelled ? chosen : null, category_id: category });
+  showState(state);
   await show(state.next);
 });
 
 const undo = () => once(async () => {
-  const state = await ask("undo", {});
-  told(state);
+  const state = await request("undo", {});
+  showState(state);
   await show(state.undone ?? state.next);
 });
 
 const toggle = () => document.body.classList.toggle("off");
 
 function pick() {
-  if (!item || chosen === null) { at("message").textContent = "choose a label first, by its number"; return; }
-  at("find").value = "";
+  if (!item || chosen === null) { byId("message").textContent = "choose a label first: press its number"; return; }
+  byId("find").value = "";
   find();
-  at("classes").showModal();
-  at("find").focus();
+  byId("classes").showModal();
+  byId("find").focus();
 }
 
 function find() {
-  const wanted = at("find").value.trim().toLowerCase();
-  for (const entry of at("classes").querySelectorAll("li")) entry.hidden = !entry.textContent.toLowerCase().includes(wanted);
+  const wanted = byId("find").value.trim().toLowerCase();
+  for (const entry of byId("classes").querySelectorAll("li")) entry.hidden = !entry.textContent.toLowerCase().includes(wanted);
 }
 
-at("find").addEventListener("input", find);
-at("find").addEventListener("keydown", (event) => {
+byId("find").addEventListener("input", find);
+byId("find").addEventListener("keydown", (event) => {
   event.stopPropagation();
-  if (event.key === "Enter") at("classes").querySelector("li:not([hidden]) button")?.click();
+  if (event.key === "Enter") byId("classes").querySelector("li:not([hidden]) button")?.click();
 });
-at("classes").addEventListener("click", (event) => {
+byId("classes").addEventListener("click", (event) => {
   const button = event.target.closest("[data-category]");
   if (!button) return;
-  at("classes").close();
-  say("wrong_class", button.dataset.category ? Number(button.dataset.category) : null);
+  byId("classes").close();
+  sendVerdict("wrong_class", button.dataset.category ? Number(button.dataset.category) : null);
 });
 
-const act = (verdict) => (verdict === "wrong_class" ? pick() : say(verdict));
-at("verdicts").addEventListener("click", (event) => {
+const act = (verdict) => (verdict === "wrong_class" ? pick() : sendVerdict(verdict));
+byId("verdicts").addEventListener("click", (event) => {
   const button = event.target.closest("[data-verdict]");
   if (button) { button.blur(); act(button.dataset.verdict); }
 });
-at("undo").addEventListener("click", undo);
-at("toggle").addEventListener("click", toggle);
+byId("undo").addEventListener("click", undo);
+byId("toggle").addEventListener("click", toggle);
 
 const KEYS = { a: () => act("accept"), r: () => act("reject"), c: () => act("wrong_class"), m: () => act("bad_mask"), u: undo, l: toggle };
 document.addEventListener("keydown", (event) => {
-  if (at("classes").open || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
+  if (byId("classes").open || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
   const number = Number(event.key);
   if (item && number >= 1 && number <= item.labels.length) choose(item.labels[number - 1].instance);
   else if (KEYS[event.key.toLowerCase()]) { event.preventDefault(); KEYS[event.key.toLowerCase()](); }
 });
 
 once(async () => {
-  const state = await ask("state");
-  told(state);
+  const state = await request("state");
+  showState(state);
   await show(state.next);
 });

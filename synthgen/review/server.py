@@ -1,4 +1,5 @@
-"""The server of the review's page. It listens on this machine's loopback alone, and answers only with the token."""
+"""The server of the review's page. It listens on this machine's loopback only, and answers only requests that have the
+token."""
 
 from __future__ import annotations
 
@@ -30,8 +31,8 @@ from synthgen.review.queue import ReviewQueue
 HERE = Path(__file__).parent
 # Any other host in a request may be a foreign site whose name resolves to this machine (DNS rebinding).
 HOSTS = ("127.0.0.1", "localhost")
-BODY = 10_000  # The most bytes of a request's body; a verdict has a hundred.
-REDIRECT_PREFIX = "synthgen-review-"  # of the names of files that lead a browser to the page
+MAX_BODY_BYTES = 10_000  # of a request; a verdict has about a hundred.
+REDIRECT_PREFIX = "synthgen-review-"  # starts the names of the files that lead a browser to the page.
 
 
 class _Answer(BaseModel):
@@ -44,10 +45,10 @@ class _Answer(BaseModel):
 
 
 def serve(build: Build, queue: Queue, count: int | None, port: int, browser: bool) -> int:
-    """Serves the page until it is stopped; -> the number of verdicts that were made.
+    """Serves the page until the process is stopped; -> the number of verdicts made.
 
     Raises:
-        RunError: nothing is to be reviewed, another review is open, or the port is taken.
+        RunError: there is nothing to review, another review is open, or the port is in use.
     """
     import uvicorn
 
@@ -71,7 +72,10 @@ def serve(build: Build, queue: Queue, count: int | None, port: int, browser: boo
                 try:
                     webbrowser.open(stack.enter_context(redirect_file(address)))
                 except OSError as error:
-                    print(f"The browser cannot be opened ({error.strerror}): open this address in one.", flush=True)
+                    print(
+                        f"The browser cannot be opened ({error.strerror}). Open the address above in a browser.",
+                        flush=True,
+                    )
             with suppress(KeyboardInterrupt):
                 server.run(sockets=[bound])
         return len(log.made) - before
@@ -79,16 +83,16 @@ def serve(build: Build, queue: Queue, count: int | None, port: int, browser: boo
 
 @contextmanager
 def redirect_file(address: str) -> Iterator[str]:
-    """The URL of a file that leads a browser to an address, until the block ends. Only this user can read the file,
-    while everybody on the machine can read the command line of a browser, in which the token would stand.
+    """Yields the URL of a file that leads a browser to an address, and removes the file at the end. Only this user can
+    read the file. Everybody on the machine could read the token in the command line of a browser.
 
-    The file stays locked. A file without a lock is of a process that was killed, and is removed.
+    The file stays locked. This removes files without a lock, which killed processes have left.
 
     Raises:
         OSError: no file can be made.
     """
     for left in Path(gettempdir()).glob(f"{REDIRECT_PREFIX}*.html"):
-        with suppress(OSError):  # It is another user's, or in use.
+        with suppress(OSError):  # The file is another user's, or in use.
             handle = os.open(left, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -142,7 +146,7 @@ def app(queue: ReviewQueue, token: str) -> Any:
         given = request.headers.get("x-token") or request.query_params.get("token") or ""
         # A browser names the origin of a page that sends a request. Our page's origin is the host that it asks.
         if host.partition(":")[0] not in HOSTS or origin not in {None, f"http://{host}"}:
-            return PlainTextResponse("This page is for this machine only.", 403)
+            return PlainTextResponse("This page answers only requests from this machine.", 403)
         if not secrets.compare_digest(given.encode(), token.encode()):
             return PlainTextResponse("Open the address that `synthgen review` has printed.", 403)
         if request.method not in {"GET", "POST"}:
@@ -162,14 +166,14 @@ def app(queue: ReviewQueue, token: str) -> Any:
             await (refused(Request(scope)) or self._inner)(scope, receive, with_headers)
 
     async def item(request: Request) -> Response:
-        place = _number(request.path_params["place"])
-        if not 0 <= place < len(queue.items):
+        index = _number(request.path_params["index"])
+        if not 0 <= index < len(queue.items):
             return PlainTextResponse("there is no such item", 404)
-        return answer(queue.item(place))
+        return answer(queue.item(index))
 
     async def image(request: Request) -> Response:
         data = queue.image(_number(request.path_params["image_id"]))
-        return Response(data, media_type="image/png") if data else PlainTextResponse("no such image here", 404)
+        return Response(data, media_type="image/png") if data else PlainTextResponse("there is no such image", 404)
 
     async def damaged(_: Request, error: Exception) -> Response:
         return PlainTextResponse(str(error), 500)
@@ -178,11 +182,11 @@ def app(queue: ReviewQueue, token: str) -> Any:
         body = b""
         async for part in request.stream():
             body += part
-            if len(body) > BODY:
-                return PlainTextResponse(f"a verdict takes at most {BODY:,} bytes", 413)
+            if len(body) > MAX_BODY_BYTES:
+                return PlainTextResponse(f"a verdict takes at most {MAX_BODY_BYTES:,} bytes", 413)
         try:
-            said = _Answer.model_validate_json(body)
-            queue.add(said.item, said.verdict, said.instance, said.category_id)
+            answered = _Answer.model_validate_json(body)
+            queue.add(answered.item, answered.verdict, answered.instance, answered.category_id)
         except ValidationError as error:
             return PlainTextResponse(error.errors()[0]["msg"], 422)
         except (ValueError, IndexError, SynthgenError) as error:
@@ -191,10 +195,10 @@ def app(queue: ReviewQueue, token: str) -> Any:
 
     async def undo(_: Request) -> Response:
         try:
-            place = queue.undo()
+            index = queue.undo()
         except SynthgenError as error:
             return PlainTextResponse(str(error), 422)
-        return answer({**queue.state(), "undone": place})
+        return answer({**queue.state(), "undone": index})
 
     async def state(_: Request) -> Response:
         return answer(queue.state())
@@ -205,7 +209,7 @@ def app(queue: ReviewQueue, token: str) -> Any:
     routes = [
         Route("/", root),
         Route("/state", state),
-        Route("/items/{place}", item),
+        Route("/items/{index}", item),
         Route("/images/{image_id}", image),
         Route("/verdicts", verdict, methods=["POST"]),
         Route("/undo", undo, methods=["POST"]),
@@ -218,12 +222,12 @@ def app(queue: ReviewQueue, token: str) -> Any:
 
 
 def _number(text: str) -> int:
-    """The number in an address; -1 for other text, and for more digits than an id has."""
+    """The number in an address; -1 for other text and for more digits than an id has."""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 19 else -1
 
 
 def _page(queue: ReviewQueue) -> tuple[str, str]:
-    """The HTML, and the Content-Security-Policy that allows its own script alone."""
+    """The HTML, and the Content-Security-Policy that allows no script but the page's."""
     script, style = ((HERE / f"review.{kind}").read_text(encoding="utf-8") for kind in ("js", "css"))
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True)
     html = environment.get_template("review.html.j2").render(

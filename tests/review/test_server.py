@@ -26,7 +26,7 @@ from synthgen.judging.reviews import ReviewLog, read_reviews
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_shards
 from synthgen.review.queue import ReviewQueue
-from synthgen.review.server import BODY, app, redirect_file
+from synthgen.review.server import MAX_BODY_BYTES, app, redirect_file
 from synthgen.store.run import Run
 
 needs_browser = pytest.mark.skipif(CHROMIUM is None, reason=REASON)
@@ -210,7 +210,7 @@ def test_what_comes_of_requests_over_a_socket(build: Build) -> None:
             ),
             ("POST", "/state", ours, b"", 405),
             ("GET", "/undo", ours, b"", 405),
-            ("POST", "/verdicts", ours, b"{" + b" " * BODY, 413),
+            ("POST", "/verdicts", ours, b"{" + b" " * MAX_BODY_BYTES, 413),
             ("POST", "/verdicts", {**ours, "Origin": f"http://{host}"}, b"{}", 422),
             *(("GET", f"/images/{name}", ours, b"", 404) for name in ("..%2f..%2fspec.yaml", "1%00", "99")),
         ]
@@ -228,7 +228,7 @@ def test_what_comes_of_requests_over_a_socket(build: Build) -> None:
         # Of a body without end, no more is read than is a verdict's.
         with socket.create_connection(("127.0.0.1", int(port))) as line:
             lines = ["POST /verdicts HTTP/1.1", f"Host: {host}", f"X-Token: {token}", "Transfer-Encoding: chunked"]
-            line.sendall("\r\n".join([*lines, "", f"{BODY + 1:x}", " " * (BODY + 1), ""]).encode())
+            line.sendall("\r\n".join([*lines, "", f"{MAX_BODY_BYTES + 1:x}", " " * (MAX_BODY_BYTES + 1), ""]).encode())
             assert line.recv(100).startswith(b"HTTP/1.1 413")
         got, _, _ = asked(address, "POST", "/verdicts", {**ours, "Origin": f"http://{host}"}, said)
         assert got == 200
