@@ -1,10 +1,12 @@
-"""The two filters that look at whole images through a CLIP: batches against one image at a time, by turns, in one run.
+"""The two filters that measure whole images with a CLIP: batches against one image at a time, in turns.
 
     python benchmarks/clip_batches.py [--images 64] [--rounds 5] [--size 512] [--torch-dtype auto]
 
-With the embedded CLIP, and with one of the size of CLIP ViT-B/32 that has random weights: the time does not depend on
-the weights. Prints the median over rounds of the wall time for all images, the median ratio of a round, and the
-greatest difference between the numbers of the two ways.
+It measures with the embedded CLIP, and with a CLIP of the size of ViT-B/32 with random weights, since the time does not
+depend on the weights.
+
+Prints one line for each model and filter: the median wall time for all images, one at a time and in batches; the median
+of the rounds' ratios; and the greatest difference between the numbers of both ways.
 """
 
 import argparse
@@ -31,7 +33,7 @@ def save_base(folder: Path) -> None:
     processor = CLIPProcessor.from_pretrained(MINI / "clip", local_files_only=True)
     processor.image_processor = CLIPImageProcessor()
     torch.manual_seed(0)
-    config = CLIPConfig()  # its defaults are ViT-B/32
+    config = CLIPConfig()  # The defaults are ViT-B/32.
     config.text_config.eos_token_id = processor.tokenizer.eos_token_id
     CLIPModel(config).save_pretrained(folder)
     processor.save_pretrained(folder)
@@ -68,7 +70,7 @@ def main() -> None:
                 use = module.__name__.rpartition(".")[2]
                 config = module.Config(use=use, model=model, device="cpu", torch_dtype=options.torch_dtype)
                 f: Filter[Any] = module.Backend(config, ())
-                for at_once in (1, f.batch_size):  # load the model, and let its kernels be prepared
+                for at_once in (1, f.batch_size):  # The first call loads the model and prepares its kernels.
                     seconds(f, samples, at_once)
                 pairs = [(seconds(f, samples, 1), seconds(f, samples, f.batch_size)) for _ in range(options.rounds)]
                 alone, together = (float(np.median([pair[i][0] for pair in pairs])) for i in (0, 1))

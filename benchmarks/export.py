@@ -1,9 +1,14 @@
-"""Time and memory of the COCO export, over synthesised records: `python benchmarks/export.py`.
+"""Time and memory of the COCO export of synthesised records.
 
-Of a run folder, the exporter reads verdicts, labels and measures, links images and writes annotations, the list of all
-files and the commit mark. Other tools (`pip install supervision datumaro`) are given the same annotations as objects of
-theirs, in memory; of them, and of synthgen's exporter beside them, only the writing of the annotation files is counted,
-no images. Every export has a process of its own.
+    python benchmarks/export.py [--annotations 100000 1000000] [--beside 50000]
+
+- `--annotations`: exports a run folder. The exporter reads verdicts, labels and measures, links the images, and writes
+  annotations, the list of all files and the commit mark.
+- `--beside`: exports the same annotations with synthgen, supervision and datumaro (`pip install supervision datumaro`).
+  Every tool gets the annotations as its own objects in memory, and writes annotation files only, no images.
+
+Every export has a process of its own. Prints one line for each export: wall time, CPU time, peak memory, the memory
+before the export, and for the other tools their CPU time divided by synthgen's.
 """
 
 from __future__ import annotations
@@ -35,11 +40,11 @@ from synthgen.store.run import Run
 from synthgen.types import DatasetInfo, Record
 
 PER_IMAGE = 5
-SIDE_PX = 224  # at which five masks of a scene have 270 B of RLE on average
+SIDE_PX = 224  # At this size, five masks of a scene have 270 B of RLE each on average.
 
 
 def make(folder: Path, annotations: int) -> Path:
-    """A judged run with as many annotations in its accepted images."""
+    """Makes a judged run with about this many annotations in its accepted images; -> its folder."""
     count = annotations // PER_IMAGE
     build = synthesise(folder, int(1.6 * count), objects=PER_IMAGE, side=SIDE_PX, count=count)
     judge_run(build)
@@ -58,12 +63,12 @@ def synthgen(root: Path, out: Path) -> Callable[[], Any]:
 
 
 def supervision(root: Path, out: Path) -> Callable[[], Any]:
-    """From dense masks, as segmenters give them."""
+    """supervision, from dense masks as segmenters return them."""
     return _supervision(root, out, lambda record: {"mask": masks_of(record)})
 
 
 def supervision_rle(root: Path, out: Path) -> Callable[[], Any]:
-    """From RLEs as it keeps them of a COCO file, and writes them unchanged."""
+    """supervision, from RLEs as it reads them from a COCO file; it writes them unchanged."""
     from supervision.config import COCO_RAW_SEGMENTATION
 
     def segmentation(record: Record) -> dict[str, Any]:
@@ -140,7 +145,7 @@ def accepted_images(build: Build) -> Accepted:
 
 
 def masks_of(record: Record) -> np.ndarray[Any, Any]:
-    """bool (N, H, W). Of the few scenes each is decoded once, so that memory holds those of any number of images."""
+    """bool (N, H, W). Decodes each of the few scenes once, so that the masks of all images fit into memory."""
     return _decoded(tuple(a.rle["counts"] for a in record.annotations), record.job.height, record.job.width)
 
 
@@ -150,19 +155,19 @@ def _decoded(counts: tuple[str, ...], height: int, width: int) -> np.ndarray[Any
 
 
 def memory_mb(name: str) -> int:
-    """`VmRSS`: now; `VmHWM`: the most there was."""
+    """`VmRSS`: the memory of this process now; `VmHWM`: its peak."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status[name].split()[0]) // 1024
 
 
 def measure(case: str, root: Path) -> None:
-    """In a process of its own: prints what one export takes."""
+    """Exports once and prints times and memory as JSON. `measured` calls it in a process of its own."""
     with tempfile.TemporaryDirectory(dir=root.parent) as out:
         export = CASES[case](root, Path(out))
-        before, began, cpu = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
+        before, start, cpu = memory_mb("VmRSS"), time.perf_counter(), time.process_time()
         export()
-        taken = {"wall": time.perf_counter() - began, "cpu": time.process_time() - cpu}
-        print(json.dumps(taken | {"before": before, "peak": memory_mb("VmHWM")}))
+        used = {"wall": time.perf_counter() - start, "cpu": time.process_time() - cpu}
+        print(json.dumps(used | {"before": before, "peak": memory_mb("VmHWM")}))
 
 
 def measured(case: str, root: Path) -> dict[str, float]:

@@ -1,14 +1,18 @@
-"""Labelling against the official implementation's own ways, with the embedded SAM's weights, in one run, by turns.
+"""Labelling against the official implementation's ways, with the weights of the embedded SAM, in turns.
 
     python benchmarks/labelling.py [--scenes 40] [--large 6] [--rounds 3] [--torch-dtype auto]
 
-Boxes: the `sam` segmenter and one RLE a mask, with its area, against a loop over `SamPredictor`: `set_image` once an
-image; for each box `predict`, the stability score, an RLE, its area and box. On composed scenes of four boxes.
+- Boxes: the `sam` segmenter with an RLE and an area for each mask, against a loop over `SamPredictor`. The loop calls
+  `set_image` for each image, and for each box `predict`, the stability score, an RLE, its area and its box. The
+  images are composed scenes of four boxes.
+- Everything: the proposals of `everything` with `proposals: official`, against `SamAutomaticMaskGenerator` with the
+  same thresholds, both with RLEs, on scenes of 1024 px.
 
-Everything: the proposals of `everything`, `proposals: official`, against `SamAutomaticMaskGenerator` of the same
-thresholds, both with RLEs, on scenes of 1024 px: and how many masks of either are among the other's, at IoU 0.99.
+The official side computes in float32, as it is written.
 
-The official side computes in float32, as it is written. Times are wall times; in brackets, what the CPU was kept busy.
+Prints for each task the median milliseconds of an image, official and ours, and the ratio: wall time first, CPU time in
+brackets. A second line says how well both agree: the least IoU of the masks, or the share of each side's masks that the
+other side has too, at an IoU of 0.99.
 """
 
 import argparse
@@ -39,7 +43,7 @@ MATCHED = 0.99
 
 
 def drawn(stream: int, size: int, least: int) -> Iterator[scenes.Scene]:
-    """Scenes of `least` to four things that no training has seen."""
+    """Scenes of `least` to four objects that no training has seen."""
     for i in count():
         scene = scenes.draw(np.random.default_rng([2**40, stream, i]), size=size, most=BOXES)
         if len(scene.things) >= least:
@@ -47,7 +51,7 @@ def drawn(stream: int, size: int, least: int) -> Iterator[scenes.Scene]:
 
 
 def plain_labels(predictor: SamPredictor, images, boxes) -> list[np.ndarray]:
-    """Masks (N, H, W) of each image, box by box."""
+    """Masks bool (N, H, W) of each image, box by box with `SamPredictor`."""
     found = []
     for image, own in zip(images, boxes, strict=True):
         predictor.set_image(image)
@@ -81,17 +85,17 @@ def our_proposals(model: SamModel, images, options) -> list[np.ndarray]:
     return found
 
 
-def by_turns(theirs: Callable, ours: Callable, rounds: int, name: str, images: int):  # type: ignore[no-untyped-def]
-    """Prints both times and their ratio, the medians over rounds; -> what either has found."""
-    took = np.zeros((rounds, 2, 2))  # round, side, (wall, CPU) s
+def in_turns(theirs: Callable, ours: Callable, rounds: int, name: str, images: int):  # type: ignore[no-untyped-def]
+    """Prints the median times of both sides and the median ratio; -> the last results of both sides."""
+    times = np.zeros((rounds, 2, 2))  # round, side, (wall, CPU) s
     found = [None, None]
     for r in range(rounds):
         for side, work in enumerate((theirs, ours)):
             wall, cpu = time.perf_counter(), time.process_time()
             found[side] = work()
-            took[r, side] = time.perf_counter() - wall, time.process_time() - cpu
-    ratio = np.median(took[:, 0] / took[:, 1], 0)
-    theirs_ms, ours_ms = np.median(took, 0) / images * 1e3
+            times[r, side] = time.perf_counter() - wall, time.process_time() - cpu
+    ratio = np.median(times[:, 0] / times[:, 1], 0)
+    theirs_ms, ours_ms = np.median(times, 0) / images * 1e3
     print(
         f"{name}: {theirs_ms[0]:.1f} -> {ours_ms[0]:.1f} ms an image ({theirs_ms[1]:.1f} -> {ours_ms[1]:.1f}); "
         f"{ratio[0]:.2f}x ({ratio[1]:.2f}x)",
@@ -126,7 +130,7 @@ def main() -> None:
         images = [scene.image for scene in chosen]
         boxes = [np.array([thing.box for thing in scene.things], np.float32) for scene in chosen]
         our_labels(segmenter, images[:1], boxes[:1])  # loads the model
-        theirs, ours = by_turns(
+        theirs, ours = in_turns(
             lambda i=images, b=boxes: plain_labels(predictor, i, b),
             lambda i=images, b=boxes: our_labels(segmenter, i, b),
             options.rounds,
@@ -144,7 +148,7 @@ def main() -> None:
         stability_score_thresh=options.stability_score, box_nms_thresh=ask["nms_iou"], output_mode="coco_rle",
     )  # fmt: skip
     model = SamModel.of("mini", None, "cpu", options.torch_dtype)
-    theirs, ours = by_turns(
+    theirs, ours = in_turns(
         lambda: [[found["segmentation"] for found in generator.generate(image)] for image in images],
         lambda: our_proposals(model, images, ask),
         options.rounds,

@@ -1,9 +1,10 @@
-"""Near-duplicates planted among many images: what the filters find of what comparing all pairs finds.
+"""Near-duplicates among many images: what the filters reject, against what a comparison of all pairs rejects.
 
     python benchmarks/near_duplicates.py [--images 20000]
 
-Prints recall and seconds of `near_duplicate` (hash) and `near_duplicate_embedding` (CLIP), and whether two images that
-are alike, or of one family, are kept in two splits.
+A tenth of the images are copies of earlier ones. Prints for `near_duplicate` (hash) and `near_duplicate_embedding`
+(CLIP) the number of rejected images, the recall, the seconds of the filter and of the comparison; and how many pairs of
+similar images, and how many families, have members in two splits.
 """
 
 import argparse
@@ -24,7 +25,7 @@ SPLITS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 
 def spoiled(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """A copy that a person calls the same: noise, JPEG, a little light, a pixel's shift."""
+    """A copy that looks the same to a person: with noise, JPEG, other light, or a shift of one pixel."""
     kind = rng.integers(4)
     if kind == 0:
         return (image.astype(int) + rng.integers(-3, 4, image.shape)).clip(0, 255).astype(np.uint8)
@@ -44,7 +45,7 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def compared(values: np.ndarray, pairs, block: int = 500) -> np.ndarray:
-    """All pairs, a block of rows at a time; the kept ones are what later rows are compared with."""
+    """bool (N,): what a comparison of all pairs rejects, a block of rows at a time. Later rows meet only kept ones."""
     failed = np.zeros(len(values), bool)
     for start in range(0, len(values), block):
         rows = values[start : start + block]
@@ -89,14 +90,14 @@ def main() -> None:
     ):  # fmt: skip
         began = time.perf_counter()
         failed = f.fails(values)
-        took = time.perf_counter() - began
+        quick = time.perf_counter() - began
         began = time.perf_counter()
         expected = compared(values, compare)
         slow = time.perf_counter() - began
         recall = (failed & expected).sum() / expected.sum()
         print(
             f"{name}: {failed.sum():,} rejected; recall {recall:.2%} of the {expected.sum():,} that comparing all "
-            f"pairs rejects, {(failed & ~expected).sum()} besides; {took:.2f} s, all pairs {slow:.1f} s"
+            f"pairs rejects, {(failed & ~expected).sum()} besides; {quick:.2f} s, all pairs {slow:.1f} s"
         )
         kept = np.flatnonzero(~failed)
         split = np.array([split_of(families[i], SPLITS) for i in kept])

@@ -1,4 +1,10 @@
-"""Time, memory and size of a run's judging and report: `python benchmarks/report.py --images 100000`."""
+"""Time, memory and size of a run's judging and report, over synthesised records.
+
+    python benchmarks/report.py [--images 100000]
+
+Prints the seconds of judging with all figures and of the report, the yield, the size of `report.html`, and the peak
+memory of the process with the memory before.
+"""
 
 from __future__ import annotations
 

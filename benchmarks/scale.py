@@ -1,16 +1,17 @@
-"""Plan, judge and near-duplicates over records that no model has made: seconds, memory, and how the cost of an image
-grows with their number.
+"""Plan, judge and near-duplicates over records that no model has made, at several sizes.
 
     python benchmarks/scale.py [--images 10000 100000 1000000] [--stages plan judge dedup]
 
-- plan: `plan_round` over a spec with a layout, slots and 40 classes; jobs are drawn and let go.
-- judge: `Build.judge` over a run folder of jobs, labels (five an image) and measures of the default filters, without
-  images: verdicts, every figure of `quality.json`, and the files.
-- dedup: `near_duplicate` over hashes of which a tenth are copies of earlier ones, up to 4 bits changed, and a half lie
-  in families of 500 that share all but some 10 bits; against comparing all pairs, at 20,000.
+- plan: `plan_round` over a spec with a layout, slots and 40 classes. It drops the jobs.
+- judge: `judge_run` over a run folder without images, with jobs, labels (five for each image) and measures of the
+  default filters. It makes verdicts, every figure of `quality.json`, and the files.
+- dedup: `near_duplicate` over hashes. A tenth are copies of earlier ones with up to 4 bits changed. Half of the hashes
+  are in families of about 500 that share all but some 10 bits. A comparison of all pairs at 20,000 images gives the
+  recall.
 
-Each is run in a process of its own, whose peak memory is printed, imports included. The cost of an image is of CPU
-time, which other work on the machine leaves as it is. The records of a million images take 700 MB of temporary files.
+Every stage has a process of its own. Prints for each stage and size: wall time, CPU time, peak memory with imports, the
+CPU time of an image, and this time divided by that at the first size. CPU time does not depend much on other work on
+the machine. The records of a million images need 700 MB of temporary files.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ BASE = {
         "slots": {"ground": ["grass", "sand", "snow"], "light": ["bright", "soft", "evening"]},
     },
 }  # fmt: skip
-RUNS = 8  # of run-length codes, that labels share
+RLES = 8  # The number of different RLEs, which the labels share.
 
 
 def spec_of(images: int, **changes: Any) -> Any:
@@ -56,7 +57,7 @@ def plan(images: int, folder: Path) -> dict[str, Any]:
     began = time.perf_counter(), time.process_time()
     for _ in plan_round(spec, 1, first_round(spec)):
         pass
-    return took(began)
+    return times_since(began)
 
 
 def judge(images: int, folder: Path) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def judge(images: int, folder: Path) -> dict[str, Any]:
     build = Build.open(Run(folder))
     began = time.perf_counter(), time.process_time()
     quality = judge_run(build)
-    return took(began) | {"said": f"{images * PER_IMAGE:,} labels, {quality.instances:,} of them accepted"}
+    return times_since(began) | {"result": f"{images * PER_IMAGE:,} labels, {quality.instances:,} of them accepted"}
 
 
 def dedup(images: int, folder: Path) -> dict[str, Any]:
@@ -77,18 +78,18 @@ def dedup(images: int, folder: Path) -> dict[str, Any]:
     hashes = look_alikes(images)
     began = time.perf_counter(), time.process_time()
     failed = f.fails(hashes)
-    return took(began) | {"said": f"{failed.sum():,} rejected"}
+    return times_since(began) | {"result": f"{failed.sum():,} rejected"}
 
 
 def recall(images: int, folder: Path) -> dict[str, Any]:
-    """Of `near_duplicate`, against comparing each image with every kept one before it."""
+    """The recall of `near_duplicate`, against a comparison of each image with every kept one before it."""
     from synthgen.filters.near_duplicate import Backend, Config
 
     f = Backend(Config(use="near_duplicate"), ())
     hashes = look_alikes(images)
     began = time.perf_counter(), time.process_time()
     failed = f.fails(hashes)
-    found = took(began)
+    found = times_since(began)
     expected, kept = np.zeros(images, bool), np.zeros(images, np.uint64)
     for i, value in enumerate(hashes):
         before = kept[: i - expected[:i].sum()]
@@ -96,18 +97,18 @@ def recall(images: int, folder: Path) -> dict[str, Any]:
         if not expected[i]:
             kept[len(before)] = value
     share = (failed & expected).sum() / expected.sum()
-    return found | {"said": f"recall {share:.2%} of {expected.sum():,}, {(failed & ~expected).sum()} besides"}
+    return found | {"result": f"recall {share:.2%} of {expected.sum():,}, {(failed & ~expected).sum()} besides"}
 
 
 STAGES = {"plan": plan, "judge": judge, "dedup": dedup, "recall": recall}
 
 
-def took(began: tuple[float, float]) -> dict[str, Any]:
+def times_since(began: tuple[float, float]) -> dict[str, Any]:
     return {"seconds": time.perf_counter() - began[0], "cpu": time.process_time() - began[1]}
 
 
 def flipped(rng: np.random.Generator, hashes: np.ndarray, bits: np.ndarray) -> np.ndarray:
-    """Hashes with so many bits of each changed, at most; (N,), (N,) -> (N,)."""
+    """Changes at most `bits` (N,) bits of each of the hashes (N,)."""
     found = hashes.copy()
     for k in range(bits.max(initial=0)):
         found ^= np.where(k < bits, np.uint64(1) << rng.integers(0, 64, len(hashes), np.uint64), np.uint64(0))
@@ -115,7 +116,7 @@ def flipped(rng: np.random.Generator, hashes: np.ndarray, bits: np.ndarray) -> n
 
 
 def look_alikes(count: int) -> np.ndarray:
-    """uint64 (count,): see the module."""
+    """uint64 (count,): the hashes that the docstring of this module describes."""
     rng = np.random.default_rng(0)
     hashes = rng.integers(0, 2**64, count, np.uint64)
     centres = rng.integers(0, 2**64, max(1, count // 1000), np.uint64)
@@ -129,7 +130,7 @@ def look_alikes(count: int) -> np.ndarray:
 
 
 def synthesise(images: int, folder: Path, **changes: Any) -> Path:
-    """A run folder up to its measures, without images; -> its root."""
+    """Writes a run folder up to its measures, without images; -> its root."""
     from synthgen.pipeline.build import Build
     from synthgen.pipeline.stages import Stages
     from synthgen.store.run import Run
@@ -181,7 +182,7 @@ def _write_shard(build: Any, shard: int, index: np.ndarray, hashes: np.ndarray, 
     labels = {
         "image_id": each, "instance": (np.arange(m) - np.repeat(offsets[:-1], asked)).astype(np.int32),
         "category_id": found, "bbox_xyxy": xyxy, "area": area, "height": np.full(m, SIZE, np.int32),
-        "width": np.full(m, SIZE, np.int32), "rle": np.array([f"{k:x}" * 60 for k in range(RUNS)])[each % RUNS],
+        "width": np.full(m, SIZE, np.int32), "rle": np.array([f"{k:x}" * 60 for k in range(RLES)])[each % RLES],
         **score,
     }  # fmt: skip
     file = run.tables.write(run.paths.table("labels", shard), pa.table(labels))
@@ -209,7 +210,7 @@ def _write_shard(build: Any, shard: int, index: np.ndarray, hashes: np.ndarray, 
 
 
 def child(stage: str, images: int, folder: Path) -> dict[str, Any]:
-    """What a stage took, run in a process of its own."""
+    """Runs a stage in a process of its own; -> its times and peak memory."""
     command = [sys.executable, __file__, "--child", stage, str(images), str(folder)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE)
     found: dict[str, Any] = json.loads(done.stdout)
@@ -236,16 +237,16 @@ def main() -> None:
         for images in given.images:
             with tempfile.TemporaryDirectory() as folder:
                 root = child("records", images, Path(folder)) if stage == "judge" else folder
-                took = child(stage, images, Path(str(root)))
-            cost = 1e6 * took["cpu"] / images
+                used = child(stage, images, Path(str(root)))
+            cost = 1e6 * used["cpu"] / images
             first = first or cost
             print(
-                f"{stage} {images:,} images: {took['seconds']:.2f} s ({took['cpu']:.2f} s of CPU), peak "
-                f"{took['peak']:.0f} MB; {cost:.1f} us of CPU an image, x{cost / first:.2f}; {took.get('said', '')}",
+                f"{stage} {images:,} images: {used['seconds']:.2f} s ({used['cpu']:.2f} s of CPU), peak "
+                f"{used['peak']:.0f} MB; {cost:.1f} us of CPU an image, x{cost / first:.2f}; {used.get('result', '')}",
                 flush=True,
             )
         if stage == "dedup":
-            print(f"dedup 20,000 images: {child('recall', 20_000, Path())['said']}")
+            print(f"dedup 20,000 images: {child('recall', 20_000, Path())['result']}")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,18 @@
-"""Lets calls to the disk fail in a run of three shards and a second round: every kind of call for every kind of file,
-with every error, once or for good. Then does the same run again on a whole disk, and compares it with one that nobody
-disturbed.
+"""Lets calls to the disk fail in a run, and compares the resumed run with an undisturbed one.
 
-    python tests/soak/faults.py
+The run has three shards and two rounds. Every kind of call fails for every kind of file, with every error, once or for
+good. Then the same run resumes on a whole disk.
 
-Prints a table of exit codes (0: it went on without), with the errors as columns, and what was said; `!` marks what is
-not as it should be: an error of more than a line, no end, another dataset, a run that cannot be resumed. Exits 1 then.
+    python tests/soak/faults.py [--cases N]
+
+Prints a table of exit codes with the errors as columns, where 0 means that the run went on without the call; and how
+often each message came. `!` marks what is wrong: an error of several lines, a run without end, another dataset, or a
+run that cannot be resumed. Exits 1 then.
 """
 
 from __future__ import annotations
 
+import argparse
 import sys
 import tempfile
 import time
@@ -23,6 +26,9 @@ from cheap import write_parts
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--cases", type=int, help="try about so many, spread over all; default: all")
+    options = parser.parse_args()
     began, cells, said, wrong = time.monotonic(), dict[tuple[str, str], dict[str, Counter[str]]](), Counter[str](), []
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder).resolve()
@@ -32,6 +38,7 @@ def main() -> int:
             print("needs Linux and a C compiler")
             return 2
         cases = cases_of(calls(library, place))
+        cases = cases[:: max(1, len(cases) // options.cases)] if options.cases else cases
         for number, (case, outcome) in enumerate(tried(library, place, cases)):
             if number % 100 == 0:
                 print(f"{number} of {len(cases)} cases", file=sys.stderr, flush=True)

@@ -1,12 +1,11 @@
-"""Tries the readers of specs, records, tables, masks, pictures and requests on what nobody should have written: ever
-other files, until there have been enough of them.
+"""Gives hostile files to the readers of specs, records, tables, masks, pictures and requests.
 
     python tests/soak/fuzz.py --cases 100000 --target spec
     python tests/soak/fuzz.py --seconds 600
 
-Prints cases and seconds of each target, and exits 1 at the first case that brings another exception than a
-`SynthgenError`, writes or starts anything, takes too much memory, or does not end; the smallest such case is shown. It
-belongs into a parametrised test in `tests/system/test_fuzz.py`.
+Prints cases and seconds of each target. Stops at the first case that raises anything but a `SynthgenError`, writes or
+starts anything, takes too much memory, or does not end. It then shows the smallest such case, and exits 1. Add the case
+to a parametrised test in `tests/system/test_fuzz.py`.
 """
 
 from __future__ import annotations

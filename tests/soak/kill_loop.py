@@ -1,9 +1,8 @@
-"""Kills a run at random moments, and at every commit point, until it has been killed often enough; then compares what
-came of it with a run that nobody disturbed.
+"""Kills a run at every commit point and at random moments, and compares its results with those of an undisturbed run.
 
-    python tests/soak/kill_loop.py --kills 100
+    python tests/soak/kill_loop.py [--kills 100] [--seed 0]
 
-Prints kills, resumptions and seconds, and exits 1 where anything differs, a temporary file or a process is left.
+Prints kills, starts and seconds. Exits 1 if a result differs, or a temporary file or a process is left.
 """
 
 from __future__ import annotations

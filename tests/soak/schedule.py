@@ -1,9 +1,10 @@
-"""Serves a schedule on a Prefect server of its own, kills the server between its firings and starts it again, and looks
-whether the dataset has grown as it should: every firing another run, nothing twice, and nothing that was there moved.
+"""Serves a schedule on a Prefect server, kills and restarts the server between firings, and checks the dataset.
 
-    python tests/soak/schedule.py --interval 60 --firings 3
+Every firing must add a run, nothing may be there twice, and nothing may move.
 
-Prints firings, kills and seconds, and exits 1 where anything is wrong.
+    python tests/soak/schedule.py [--interval 60] [--firings 3]
+
+Prints firings, kills and seconds, and exits 1 if anything is wrong.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import orjson
 import yaml
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from servers import answers
 
 SPEC = {
     "name": "grown", "grow": True, "count": 8, "budget": 1.0, "shard_size": 4, "height": 128, "width": 128,
@@ -55,12 +59,6 @@ def start_server(port: int, environment: dict[str, str]) -> subprocess.Popen[byt
     )
     wait_for(lambda: answers(environment["PREFECT_API_URL"]), "the server's start")
     return process
-
-
-def answers(url: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-        return bool(answer.status == 200)
-    return False
 
 
 def wait_for(is_so: Any, what: str) -> None:
