@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-FULL = {errno.ENOSPC, errno.EDQUOT}  # no room on the disk, or none that this user may take
+FULL = {errno.ENOSPC, errno.EDQUOT}  # The disk is full, or the user's share of it.
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`" (did you mean 'x'?)"` for the known name most like `name`, or an empty string."""
-    found = get_close_matches(name.lower(), {k.lower(): k for k in known}, n=1, cutoff=0.6)
+    """`" (did you mean 'x'?)"` for the known name that is most like `name`; "" if none is."""
     original = {k.lower(): k for k in known}
-    return f" (did you mean {original[found[0]]!r}?)" if found else ""
+    matches = get_close_matches(name.lower(), original, n=1, cutoff=0.6)
+    return f" (did you mean {original[matches[0]]!r}?)" if matches else ""
 
 
 def listed(names: Iterable[str], most: int = 40) -> str:
@@ -39,7 +39,7 @@ class Problem:
 
     def __str__(self) -> str:
         text = f"{self.field}: {self.message}" if self.field else self.message
-        return " ".join(text.split())  # one line, whatever the user's value held
+        return " ".join(text.split())  # One line, even if the user's value has several.
 
 
 class WrongValue(ValueError):
@@ -72,29 +72,29 @@ class SpecError(SynthgenError):
         super().__init__("\n".join(map(str, self.problems)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.problems,)  # else another process would read the joined text as problems
+        return type(self), (self.problems,)  # Pickle would pass the joined text as `problems`.
 
 
 class BackendError(SynthgenError):
-    """A stage cannot do what its options ask, found only when its model was loaded."""
+    """A backend cannot do what its options ask."""
 
 
 class RunError(SynthgenError):
-    """A run folder that cannot be used as asked: another dataset, locked, or damaged."""
+    """A run folder that cannot be used as asked: it holds another dataset, is locked, or is damaged."""
 
 
 class NotWritable(RunError):
-    """A folder in which this process may not write: another user's, say, or on a disk mounted for reading."""
+    """A folder in which this process may not write: another user's, or on a disk that is mounted read-only."""
 
 
 class OutOfRoom(SynthgenError):
-    """Disk or memory is full; what is committed stays, and the same command resumes."""
+    """The disk or the memory is full. What is committed stays, and the same command resumes."""
 
     exit_code = 4
 
 
 def of_system(error: OSError) -> SynthgenError | None:
-    """What the system said of a file, for the person at the terminal; None if it was not about a file."""
+    """The system's error about a file, for the person at the terminal; None if the error is not about a file."""
     if error.filename is None:
         return None
     words = f"{error.filename}: {(error.strerror or type(error).__name__).lower()}"

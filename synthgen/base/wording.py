@@ -1,4 +1,4 @@
-"""pydantic's errors in words for people: what was got, and what is taken."""
+"""Words for error messages: what a key got, and what it takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 
 from synthgen.errors import nearest
 
-WORDS = {
+# The first word of the type of a pydantic error (`int_parsing`, `int_type`) -> what the key takes.
+# https://docs.pydantic.dev/latest/errors/validation_errors/
+TYPES = {
     "int": "a whole number",
     "float": "a number",
     "finite": "a finite number",
@@ -19,6 +21,7 @@ WORDS = {
     "dict": "a mapping of keys to values",
     "model": "a mapping of keys to values",
 }
+# A key of the context of a pydantic error -> what the key of the spec takes.
 LIMITS = {"ge": "{} or more", "gt": "more than {}", "le": "at most {}", "lt": "less than {}"}
 
 
@@ -26,28 +29,29 @@ def shown(value: Any) -> str:
     """A value as an error message shows it, cut to fit a line."""
     try:
         text = repr(value[:100] if isinstance(value, str) else value)
-    except ValueError:  # Python writes no number of more than 4,300 digits
+    except ValueError:  # Python refuses to write a number of more than 4,300 digits.
         return "a number too long to be shown"
     return text if len(text) <= 80 else text[:77] + "…"
 
 
 def plain(text: str, most: int = 80) -> str:
-    """A user's text within a message: cut, and what would move a terminal's cursor, or turn its line round, escaped."""
+    """A user's text within a message: cut to `most` characters. Characters that would move a terminal's cursor or
+    reverse its line are escaped."""
     text = text if len(text) <= most else text[: most - 1] + "…"
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def folded(text: str) -> str:
-    """What people, and file systems, take text for: without regard to case, to how letters with marks are put together
-    (Unicode's canonical caseless match, section 3.13 of its standard), to spaces, and to characters that show nothing.
-    """
+    """The same text for all texts that people, or file systems, take for one. They may differ in case, in how letters
+    with marks are composed (the canonical caseless match of Unicode, section 3.13 of its standard), in spaces, and in
+    characters that show nothing."""
     return unicodedata.normalize("NFC", looked_at(text).casefold())
 
 
 def looked_at(text: str) -> str:
-    """What a text looks like: `folded`, but for case."""
-    seen = "".join(c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
-    return unicodedata.normalize("NFC", " ".join(seen.split()))
+    """The same text for all texts that look the same: as `folded`, but with case."""
+    visible = "".join(c for c in text if unicodedata.category(c) != "Cf" and not "\ufe00" <= c <= "\ufe0f")
+    return unicodedata.normalize("NFC", " ".join(visible.split()))
 
 
 def takes(kind: str, context: Mapping[str, Any], got: Any, choices: Sequence[str] = ()) -> str | None:
@@ -73,7 +77,7 @@ def takes(kind: str, context: Mapping[str, Any], got: Any, choices: Sequence[str
             unit = "character" if kind.startswith("string") else "entry"
             several = unit + "s" if unit == "character" else "entries"
             return f"takes {words} {number:,} {unit if number == 1 else several}"
-    word = WORDS.get(kind.partition("_")[0])
+    word = TYPES.get(kind.partition("_")[0])
     if word == "text" and isinstance(got, bool):
         return "takes text; put it in quotes (without them yes, on and true are True, and no, off and false are False)"
     if word == "text" and (got is None or isinstance(got, int | float)):

@@ -23,14 +23,14 @@ from synthgen.planning.rounds import Round, first_round
 from synthgen.spec import DatasetSpec
 from synthgen.types import PromptForm
 
-JOBS_TRIED = 200  # of a round, to see whether its objects fit into an image
+JOBS_TRIED = 200  # jobs of a round that are planned to see whether their objects fit into an image
 
 
 def check(spec: DatasetSpec, out: Path) -> Stages:
-    """Finds everything that would fail later and can be known now, in about a second and without torch.
+    """Finds everything that would fail later and can be known now. It takes about a second and imports no torch.
 
     Args:
-        out: folder of run folders.
+        out: the folder of the run folders.
 
     Raises:
         SpecError: with every problem.
@@ -38,7 +38,7 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
     stages = Stages.of(spec)
     problems = [*problems_of(stages.named(), request_of(spec)), *_wrong_scopes(stages), *_quotas_too_large(spec)]
     problems = problems or _layouts_too_full(spec, stages)
-    # To try a folder is to write to it. So this comes last: a spec that is refused for anything else leaves no trace.
+    # This check writes a file into the folder. So it comes last: a spec that is refused otherwise leaves no trace.
     problems = problems or [*_folders_not_writable(out)]
     problems += _room_missing(spec, out)
     if problems:
@@ -47,7 +47,7 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
 
 
 def advice(spec: DatasetSpec, stages: Stages) -> list[Problem]:
-    """What is allowed in a spec and is probably not what was meant, each with its field of the spec."""
+    """What a spec may say but probably does not mean, each with its field of the spec."""
     request = request_of(spec)
     notes = [_in_spec(key, note) for key, stage in stages.named().items() for note in stage.advice(request)]
     if odd := [c.name for c in spec.classes if not c.prompt and set(c.name) & set("_/")]:
@@ -72,8 +72,8 @@ def request_of(spec: DatasetSpec) -> Request:
 
 
 def _form(template: str, spec: DatasetSpec) -> PromptForm:
-    """The prompts of a template in pieces. The objects are one of each class, or as many as an image can have, of the
-    classes with the longest names."""
+    """The prompts of a template in pieces. The piece `objects` may be one object of any class, or as many objects as an
+    image can have, of the classes with the longest names."""
     names = sorted(
         (text for c in spec.classes for text in c.prompt or {with_article(c.name): 1.0}), key=len, reverse=True
     )
@@ -150,7 +150,7 @@ def _folders_not_writable(out: Path) -> Iterator[Problem]:
         try:
             require_writable(folder)
         except OSError as error:
-            yield Problem(name, f"cannot write in {folder}: {error.strerror}; takes a folder where one can")
+            yield Problem(name, f"cannot write in {folder}: {error.strerror}; takes a folder in which you may write")
 
 
 def _room_missing(spec: DatasetSpec, out: Path) -> Iterator[Problem]:
@@ -161,6 +161,6 @@ def _room_missing(spec: DatasetSpec, out: Path) -> Iterator[Problem]:
 
 
 def disk_bytes(spec: DatasetSpec) -> int:
-    """About how many bytes a run takes. An image takes half of its raw pixels, as PNG, and 4 kB of records; a run makes
-    half as many images again, and rejects them."""
+    """About how many bytes a run takes. The PNG of an image takes half of the bytes of its pixels, and its records take
+    4 kB. A run makes half as many images again as it accepts."""
     return int(1.5 * spec.count * (spec.height * spec.width * 3 / 2 + 4096))

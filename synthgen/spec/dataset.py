@@ -81,19 +81,20 @@ class DatasetSpec(Section):
 
     @property
     def max_images(self) -> int:
-        """The budget in images."""
+        """The number of images that may be made: the budget in images."""
         return int(self.count * self.budget)
 
     @property
     def max_objects(self) -> int:
-        """Most objects that an image is asked for."""
+        """The greatest number of objects that an image is asked for."""
         return max(k for k, w in self.objects_per_image.items() if w > 0)
 
     @property
     def quotas(self) -> dict[int, int]:
-        """Category id -> least number of instances kept in accepted images, of the classes that have one."""
-        own = {i: c.min_instances for i, c in enumerate(self.classes, 1)}
-        return {i: n for i, own_n in own.items() if (n := self.min_instances_per_class if own_n is None else own_n)}
+        """Category id -> the least number of instances of the class in accepted images, for classes with a quota."""
+        default = self.min_instances_per_class
+        quotas = {i: default if c.min_instances is None else c.min_instances for i, c in enumerate(self.classes, 1)}
+        return {category_id: quota for category_id, quota in quotas.items() if quota}
 
     @field_validator("classes", mode="before")
     @classmethod

@@ -9,12 +9,12 @@ from synthgen.base.wording import plain, shown
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Which leaves of two nested mappings differ, as `key.path: old -> new`."""
-    found = []
+    """The values that differ in two nested mappings, each as `key.path: old -> new`."""
+    lines = []
     for key in sorted({*old, *new}, key=str):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += differences(a, b, f"{prefix}{plain(str(key))}.")
+            lines += differences(a, b, f"{prefix}{plain(str(key))}.")
         elif a != b:
-            found.append(f"{prefix}{plain(str(key))}: {shown(a)} -> {shown(b)}")
-    return found
+            lines.append(f"{prefix}{plain(str(key))}: {shown(a)} -> {shown(b)}")
+    return lines

@@ -1,4 +1,4 @@
-"""The boxes of objects, drawn before the image is made."""
+"""The keys that place objects before the image is made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from synthgen.spec.section import Section
 
 
 class LayoutSpec(Section):
-    """Where objects are put, before the image is made."""
+    """Where objects are placed, before the image is made."""
 
     size: tuple[float, float] = Field(
         (0.3, 0.55),

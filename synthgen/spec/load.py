@@ -16,11 +16,13 @@ from synthgen.spec.dataset import DatasetSpec
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
-    """A spec from a file, with `key.path=value` overrides (values in YAML). A model path that starts with `./` or
-    `../` is taken from the spec's own folder.
+    """Reads a spec from a file. A model path that starts with `./` or `../` is relative to the folder of the spec.
+
+    Args:
+        overrides: `key.path=value`, each; the value is YAML.
 
     Raises:
-        SpecError: it cannot be read, or it has problems.
+        SpecError: the file cannot be read, or the spec has problems.
     """
     path = expand_home(path)
     try:
@@ -36,14 +38,18 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
     for kind in KINDS.values():
         options = raw.get(kind.key) if not kind.many else None
         if isinstance(options, dict) and str(options.get("model", "")).startswith(("./", "../")):
-            # What is no path at all stays as it is, and `check` says that it does not exist.
+            # A text that cannot be a path stays as it is, and `check` says that it does not exist.
             with suppress(OSError, ValueError, RuntimeError):
                 options["model"] = str((path.parent / options["model"]).resolve())
     return DatasetSpec.parse(raw)
 
 
 def set_value(raw: dict[str, Any], override: str) -> None:
-    """Puts one `key.path=value` into plain data, in place."""
+    """Puts one `key.path=value` into plain data, in place.
+
+    Raises:
+        SpecError: the override has another form, or its path leads through a value that is no mapping.
+    """
     path, equals, text = override.partition("=")
     keys = path.split(".")
     if not equals or not all(keys):
@@ -51,18 +57,19 @@ def set_value(raw: dict[str, Any], override: str) -> None:
             [Problem("--set", f"got {shown(override)}; it takes key.path=value, such as filters.sharpness.min=60")]
         )
     try:
-        value, place = load_yaml(text), raw
+        value = load_yaml(text)
     except SpecError as error:
         raise SpecError([Problem("--set", f"got {shown(override)}; {error}")]) from error
     kinds = {kind.key: kind for kind in KINDS.values()}
+    outer = raw
     for depth, key in enumerate(keys[:-1]):
-        inner, kind = place.get(key), kinds.get(key)
+        inner, kind = outer.get(key), kinds.get(key)
         if inner is None:
-            # One filter changed is no reason to lose the others, which were there by default.
-            inner = place[key] = dict.fromkeys(kind.defaults if kind and kind.many and depth == 0 else ())
+            # A spec without filters has the default ones. Who changes one of them keeps the others.
+            inner = outer[key] = dict.fromkeys(kind.defaults if kind and kind.many and depth == 0 else ())
         elif isinstance(inner, str) and kind and not kind.many:
-            inner = place[key] = {"use": inner}
+            inner = outer[key] = {"use": inner}
         if not isinstance(inner, dict):
             raise SpecError([Problem("--set", f"got {shown(override)}; {shown(key)} is no mapping of options")])
-        place = inner
-    place[keys[-1]] = value
+        outer = inner
+    outer[keys[-1]] = value

@@ -1,4 +1,4 @@
-"""The JSON Schema of specs, for editors to complete and check by."""
+"""The JSON Schema of specs, with which editors complete and check them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from synthgen.spec import DatasetSpec
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of a spec as people write it: the short forms, and every built-in backend's options."""
+    """The JSON Schema of a spec as people write it. It has the short forms and the options of all built-in backends."""
     schema = DatasetSpec.model_json_schema()
     definitions = schema["$defs"]
 

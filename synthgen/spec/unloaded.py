@@ -1,7 +1,7 @@
-"""Backends of the user's that are not imported: what a run folder says of them is enough for those who only read it.
+"""Backends of the user's that are not imported. The run folder records what a command that only reads it needs to know.
 
-A run folder may come from anybody, and importing a module is running it. So commands that only read a run import none
-that its spec names: the folder's `run.json` holds what they ask of such a backend.
+A run folder may come from anybody, and to import a module is to run it. So commands that only read a run do not import
+the modules that its spec names. `run.json` holds what these commands ask of such a backend.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from synthgen.backends import KINDS, Config, Filter, FilterConfig, Stage
 from synthgen.base.wording import shown
 from synthgen.errors import BackendError
 
-Recorded = Mapping[str, Any]  # of one backend: see `record`
+Recorded = Mapping[str, Any]  # what `record` returns for one backend
 
 
 def record(stage: Stage[Any], weights: str) -> dict[str, Any]:
-    """What others may ask of a backend without importing its module, as plain data.
+    """What a command that only reads a run needs to know of a backend, as plain data.
 
     Args:
-        weights: which it has loaded: `Stage.identity`.
+        weights: the `Stage.identity` of the weights that the backend has loaded.
     """
     config = stage.config
     found = {
@@ -39,7 +39,7 @@ def record(stage: Stage[Any], weights: str) -> dict[str, Any]:
 
 
 class UnloadedConfig(Config):
-    """Options as they stand in the spec, unchecked."""
+    """The options of a backend as they stand in the spec. Nobody has checked them."""
 
     model_config = ConfigDict(extra="allow")
     _recorded: Recorded = PrivateAttr()
@@ -53,8 +53,8 @@ class UnloadedConfig(Config):
         use = options["use"]
         if not isinstance(recorded, Mapping) or recorded.get("use") != use or "fingerprint" not in recorded:
             raise LookupError(
-                f"{shown(use)} is a module of yours, of which this run folder holds no record, and reading a run "
-                "imports none; `synthgen judge` does, and records it"
+                f"this run folder holds no record of your module {shown(use)}, and a command that only reads a run "
+                "imports no module of yours; `synthgen judge` imports and records it"
             )
         config = cls.model_validate(options)
         config._recorded = recorded
@@ -72,7 +72,7 @@ class UnloadedConfig(Config):
 
 
 class UnloadedFilterConfig(UnloadedConfig, FilterConfig):
-    """Of a filter."""
+    """The options of a filter as they stand in the spec."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -86,16 +86,16 @@ class _Unloaded(Stage[UnloadedConfig]):
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
         raise BackendError(
-            f"{self.config.use!r} is a module of yours, which commands that only read a run do not import; "
-            "`synthgen judge` does"
+            f"a command that only reads a run does not import your module {self.config.use!r}; "
+            "`synthgen judge` imports it"
         )
 
 
 def backend(kind: str, config: UnloadedConfig, categories: Sequence[Any]) -> Stage[Any]:
-    """A backend that knows what is recorded of it, and can do nothing.
+    """A backend that knows what the run folder records of it. Its methods refuse to compute anything.
 
     Raises:
-        BackendError: the record of a filter is not one.
+        BackendError: the record of a filter is damaged.
     """
     base = KINDS[kind].base
     known: dict[str, Any] = dict.fromkeys(base.__abstractmethods__, _Unloaded._refuse)

@@ -122,4 +122,6 @@ def test_check_names_the_folder_that_the_cache_cannot_be_made_in(
     home = tmp_path / "cache" / "synthgen"
     ((code, _, told),) = commands(["check", spec_file(good)], SYNTHGEN_HOME=str(home), PREFECT_HOME="")
     assert code == 2 and told.count("\n") == 1
-    assert told.endswith(f"SYNTHGEN_HOME: cannot write in {home}: Permission denied; takes a folder where one can\n")
+    assert told.endswith(
+        f"SYNTHGEN_HOME: cannot write in {home}: Permission denied; takes a folder in which you may write\n"
+    )
