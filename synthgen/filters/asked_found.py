@@ -21,18 +21,18 @@ class Config(ThresholdConfig):
 
 
 class Backend(ThresholdFilter[Config]):
-    """Share of the asked objects for which there is an instance of their class with a mask; 1 if none was asked.
+    """Share of the requested objects that have an instance of their class with a mask; 1 if none was requested.
 
-    Two asked and three found of a class count as two. A diffusion model leaves out parts of prompts, and a grounder
-    overlooks things: either way the labels do not say what the prompt says.
+    If two objects of a class are requested and there are three, two count. A diffusion model may leave out parts of a
+    prompt, and a grounder may overlook objects: in both cases the labels do not match the prompt.
     """
 
     scope = "image"
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 ()."""
-        asked = Counter(sample.job.asked)
-        seen = sample.instances.masks.any((1, 2))
-        found = Counter(sample.instances.category_id[seen].tolist())
-        share = (asked & found).total() / asked.total() if asked else 1.0
+        requested = Counter(sample.job.asked)
+        has_mask = sample.instances.masks.any((1, 2))
+        labelled = Counter(sample.instances.category_id[has_mask].tolist())
+        share = (requested & labelled).total() / requested.total() if requested else 1.0
         return np.asarray(share, np.float32)

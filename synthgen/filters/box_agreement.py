@@ -15,8 +15,8 @@ class Config(ThresholdConfig):
 class Backend(ScoreFilter[Config]):
     """IoU of the mask's tight box with the grounded box, the score `box_iou` of SAM; in [0, 1], 0 for an empty mask.
 
-    Low where SAM took a part of the object, or what is behind it, and where the object was not drawn in its box. The
-    default is the limit of a right detection in the PASCAL VOC challenge (doi 10.1007/s11263-009-0275-4).
+    It is low if SAM segments only a part of the object or the background behind it, and if the generator did not draw
+    the object in its box. The IoU of boxes is that of the PASCAL VOC challenge (doi 10.1007/s11263-009-0275-4).
     """
 
     score = "box_iou"

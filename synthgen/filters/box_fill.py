@@ -19,11 +19,11 @@ class Config(ThresholdConfig):
 
 
 class Backend(ThresholdFilter[Config]):
-    """Mask pixels over those of the mask's own tight box, in [0, 1]; 0 for an empty mask.
+    """Mask pixels over the pixels of the mask's own tight box, in [0, 1]; 0 for an empty mask.
 
-    An upright rectangle has 1, a disc 0.79, a triangle 0.5. Low are outlines, and masks with a speck far off, whose box
-    is much too large. So are thin things that lie askew: the default keeps a bar at 45° that is 11 times as long
-    as wide.
+    An upright rectangle has 1, a disc 0.79, a triangle 0.5. Outlines have low numbers, and so do masks with a distant
+    speck, whose box is much too large. Thin slanted objects have low numbers too: the default keeps a bar at 45° that
+    is 11 times as long as wide.
     """
 
     scope = "instance"

@@ -14,7 +14,7 @@ from synthgen.models import clip
 from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
 from synthgen.types import Sample
 
-LEAST = -1.0  # of all cosines
+LEAST = -1.0  # the least cosine that there is
 
 
 class Config(ClipConfig, ThresholdConfig):
@@ -29,20 +29,21 @@ class Config(ClipConfig, ThresholdConfig):
     max: float | None = Field(None, ge=-1, le=1, description="Greatest cosine kept.")
     prompt: Annotated[str, ONE_GAP] = Field(
         "a photo of a {}",
-        description="CLIP is asked this; {} is a class's name or synonym.",
+        description="The text that CLIP compares with the crop; {} is a class's name or synonym.",
     )
     confusables: dict[str, tuple[str, ...]] = Field(
-        {}, description="Words for objects that are mistaken for a class, by its name: `bottle: [ball, vase]`."
+        {}, description="Words for objects that may be mistaken for a class, by its name: `bottle: [ball, vase]`."
     )
 
 
 class Backend(ThresholdFilter[Config]):
     """Cosine of the instance's crop with the text of its class, or of the synonym that fits best, in CLIP's space
-    (arXiv 2103.00020); -1 where a declared confusable fits better.
+    (arXiv 2103.00020); -1 if a declared confusable fits better.
 
-    It is no share of a softmax over the classes: there, one of them always wins, whatever the picture shows. Cosines
-    are of one model. Of the embedded one, right ones are mostly above 0.5 and wrong ones below (it was trained
-    so, arXiv 2303.15343); of OpenAI's, right ones are about 0.25 and wrong ones 0.18.
+    It is not a share of a softmax over the classes: in a softmax one class always wins, even if the picture shows none
+    of them. A cosine belongs to one model. The embedded model was trained with a sigmoid loss (arXiv 2303.15343), so it
+    gives mostly more than 0.5 for right names and less for wrong ones; OpenAI's models give about 0.25 for right names
+    and 0.18 for wrong ones.
     """
 
     scope = "instance"
@@ -66,20 +67,20 @@ class Backend(ThresholdFilter[Config]):
         if not len(instances):
             return np.zeros(0, np.float32)
         model = ClipModel.of(self.config)
-        seen = model.pictures([clip.crop(sample.image, box) for box in instances.boxes], self.config.batch_size)
+        crops = model.pictures([clip.crop(sample.image, box) for box in instances.boxes], self.config.batch_size)
         agreement = np.empty(len(instances), np.float32)
         for category in self.categories:
-            own = np.flatnonzero(instances.category_id == category.id)
-            if not len(own):
+            of_class = np.flatnonzero(instances.category_id == category.id)
+            if not len(of_class):
                 continue
-            agreement[own] = self._cosines(model, seen[own], (category.name, *category.synonyms))
+            agreement[of_class] = self._cosines(model, crops[of_class], (category.name, *category.synonyms))
             if others := self.config.confusables.get(category.name):
-                better = self._cosines(model, seen[own], others) > agreement[own]
-                agreement[own[better]] = LEAST
+                better = self._cosines(model, crops[of_class], others) > agreement[of_class]
+                agreement[of_class[better]] = LEAST
         return agreement
 
-    def _cosines(self, model: ClipModel, seen: NDArray[np.float32], words: Iterable[str]) -> NDArray[np.float32]:
-        """Of pictures (N, D) with the word that fits each best, (N,)."""
+    def _cosines(self, model: ClipModel, crops: NDArray[np.float32], words: Iterable[str]) -> NDArray[np.float32]:
+        """Vectors of crops (N, D) -> the cosine of each with the word that fits it best, (N,)."""
         texts = model.cached_texts(tuple(clip.phrase(self.config.prompt, word) for word in words))
-        best: NDArray[np.float32] = (seen @ texts.T).max(1)
+        best: NDArray[np.float32] = (crops @ texts.T).max(1)
         return best

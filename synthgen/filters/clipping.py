@@ -17,8 +17,8 @@ class Config(ThresholdConfig):
     max: float | None = Field(0.5, ge=0, le=1, description="Greatest share of the image that may be clipped.")
     channels: Literal["all", "any"] = Field(
         "all",
-        description="all: red, green and blue at the same limit, so black and white only; any: one of them at either "
-        "limit, so vivid colours too.",
+        description="all: a pixel counts if red, green and blue are at the same limit, so only black and white count; "
+        "any: it counts if one of them is at a limit, so vivid colours count too.",
     )
     tolerance: int = Field(
         0, ge=0, le=64, description="Levels of 0..255 from black or white that still count as black or white."
@@ -26,11 +26,11 @@ class Config(ThresholdConfig):
 
 
 class Backend(ThresholdFilter[Config]):
-    """Share of the pixels at 0 or at 255, in [0, 1]: nothing can be told apart there.
+    """Share of the pixels at 0 or at 255, in [0, 1]: such pixels show no detail.
 
-    By default a pixel counts if it is black or white. Pure red (255, 0, 0) is a colour, and no sign of a fault, though
-    none of its channels could go further; `channels: any` counts it, for pictures that are too saturated, such as those
-    made with a high guidance scale.
+    By default a pixel counts if it is black or white. Pure red (255, 0, 0) does not count: it is a colour and no sign
+    of a fault. `channels: any` counts it too; it finds pictures that are too saturated, for example because of a high
+    guidance scale.
     """
 
     scope = "image"

@@ -24,10 +24,10 @@ class Backend(ThresholdFilter[Config]):
     Electronic Imaging VIII, SPIE 5007, 2003, 87-95, doi 10.1117/12.477378.
 
     With rg = R - G and yb = (R + G) / 2 - B on the 0..255 scale, it is the root of the sum of their variances, plus 0.3
-    times the root of the sum of their squared means. 0 for grey images, and only for these. The paper's names: 15
-    slightly, 33 moderately, 45 averagely, 59 quite, 82 highly, 109 extremely colourful.
+    times the root of the sum of their squared means. It is 0 for grey images, and only for these. The paper calls 15
+    slightly, 33 moderately, 45 averagely, 59 quite, 82 highly and 109 extremely colourful.
 
-    By default it rejects nothing: fog, snow and night are grey as they should be.
+    By default it rejects nothing: images of fog, snow and night are rightly grey.
     """
 
     scope = "image"

@@ -1,4 +1,4 @@
-"""Whether SAM gives the same mask for slightly other boxes and the mirrored image."""
+"""Whether SAM gives the same mask for slightly changed boxes and for the mirrored image."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -13,13 +13,14 @@ from synthgen.models.sam.checkpoint import SamFiles
 from synthgen.models.sam.model import SamModel
 from synthgen.types import Sample
 
-# How far each side of a box moves, as a share of its width or height: outward and inward, and to two sides.
+# How far each side of a box moves, as a share of the box's width or height. The directions: grown, shrunk, and shifted
+# in two directions.
 JITTER = 0.1
 DIRECTIONS = np.array([(-1, -1, 1, 1), (1, 1, -1, -1), (1, 1, 1, 1), (-1, -1, -1, -1)], np.float32)
 
 
 class Config(ModelConfig, ThresholdConfig):
-    """Options of `consistency`. `model`: a SAM, as the segmenter takes it; the same one as a rule."""
+    """Options of `consistency`. `model`: a SAM, named as for the segmenter `sam`; usually the same one."""
 
     execution: ClassVar[frozenset[str]] = ModelConfig.execution
     judged: ClassVar[frozenset[str]] = ThresholdConfig.judged
@@ -29,9 +30,9 @@ class Config(ModelConfig, ThresholdConfig):
 
 
 class Backend(ThresholdFilter[Config]):
-    """The least IoU of the mask with those that SAM gives for the mirrored image (test-time augmentation by a
-    horizontal flip), and for its box grown, shrunk and shifted by 10 %. In [0, 1]; 0 for an empty mask. A mask that
-    hangs on where exactly its box lies is none of an object."""
+    """The least IoU of the mask with the masks that SAM gives for the mirrored image (test-time augmentation by a
+    horizontal flip), and for its box grown, shrunk and shifted by 10 %. In [0, 1]; 0 for an empty mask. If a mask
+    depends on the exact position of its box, it is probably no mask of an object."""
 
     scope = "instance"
 
@@ -52,12 +53,12 @@ class Backend(ThresholdFilter[Config]):
         sides = np.tile(instances.boxes[:, 2:] - instances.boxes[:, :2], 2)
         limits = np.array([width, height, width, height], np.float32)
         moved = [instances.boxes + JITTER * direction * sides for direction in DIRECTIONS]
-        asked = [flipped, *(boxes.clip(0, limits).astype(np.float32) for boxes in moved)]
-        agreement, done = np.ones(len(instances)), [0] * len(asked)
-        for i, part, _ in model.by_boxes([mirrored, *[straight] * len(moved)], asked):
-            found = part.masks
-            rows = slice(done[i], done[i] + len(found))
-            same = paired_mask_iou(found if i else found[:, :, ::-1], instances.masks[rows])
-            agreement[rows] = np.minimum(agreement[rows], same)
+        prompts = [flipped, *(boxes.clip(0, limits).astype(np.float32) for boxes in moved)]
+        agreement, done = np.ones(len(instances)), [0] * len(prompts)
+        for i, part, _ in model.by_boxes([mirrored, *[straight] * len(moved)], prompts):
+            masks = part.masks
+            rows = slice(done[i], done[i] + len(masks))
+            iou = paired_mask_iou(masks if i else masks[:, :, ::-1], instances.masks[rows])
+            agreement[rows] = np.minimum(agreement[rows], iou)
             done[i] = rows.stop
         return agreement.astype(np.float32)

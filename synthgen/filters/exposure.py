@@ -9,7 +9,7 @@ from pydantic import Field
 from synthgen.backends import ThresholdConfig, ThresholdFilter
 from synthgen.types import Sample
 
-# Of red, green and blue: `calculate_brightness` of cleanvision.
+# The weights of red, green and blue, from `calculate_brightness` of cleanvision.
 _WEIGHTS = np.array([0.241, 0.691, 0.068])
 _DARK_END, _BRIGHT_END = 5, 99  # percentiles
 
@@ -22,12 +22,12 @@ class Config(ThresholdConfig):
 
 
 class Backend(ThresholdFilter[Config]):
-    """The brightness nearest to 0.5 that the image has between its 5th and its 99th percentile; 0 black, 1 white.
+    """The brightness nearest to 0.5 that lies between the image's 5th and 99th percentiles; 0 is black, 1 is white.
 
-    A pixel's brightness is sqrt(0.241 R² + 0.691 G² + 0.068 B²), over 255. An image that has anything of middling
-    brightness is at 0.5, a dark one at its 99th percentile, since the brightest parts of it are dark too, and a bright
-    one at its 5th. So it is below a `min` of at most 0.5 if and only if the 99th percentile is, and above a `max` of at
-    least 0.5 if and only if the 5th percentile is. These are the dark and the light issue of cleanvision 0.3.7
+    A pixel's brightness is sqrt(0.241 R² + 0.691 G² + 0.068 B²), over 255. If 0.5 lies between the two percentiles, the
+    number is 0.5; a dark image has its 99th percentile, and a bright one its 5th. So the number is below a `min` of at
+    most 0.5 if and only if the 99th percentile is, and above a `max` of at least 0.5 if and only if the 5th percentile
+    is. These are the dark and the light issue of cleanvision 0.3.7
     (src/cleanvision/issue_managers/image_property.py), with its thresholds.
     """
 

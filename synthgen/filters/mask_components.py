@@ -22,12 +22,12 @@ class Config(ThresholdConfig):
 
 
 class Backend(ThresholdFilter[Config]):
-    """Share of the mask's pixels outside its largest piece, in [0, 1): 0 if it is in one, 0.5 if it is in two equal
-    ones, and 0 for an empty mask. Pixels that touch at a side or a corner are of one piece.
+    """Share of the mask's pixels outside its largest piece, in [0, 1): 0 for one piece, 0.5 for two equal pieces, and 0
+    for an empty mask. Pixels that touch at a side or a corner belong to one piece.
 
-    A share and no number of pieces: SAM's masks have specks, which do little harm (its authors remove those of less
-    than 100 px, arXiv 2304.02643, appendix B). One mask over two things does. A thing that is seen in two parts, behind
-    a pole, looks the same here, and some things are in two parts: the default lets the rest be a quarter.
+    It is a share and not a number of pieces: SAM's masks have specks, which do little harm (its authors remove those of
+    less than 100 px, arXiv 2304.02643, appendix B). A mask over two objects does harm. An object behind a pole looks
+    the same to this measure, and some objects consist of two parts: so the default allows a quarter outside.
     """
 
     scope = "instance"

@@ -22,20 +22,21 @@ class Config(ThresholdConfig):
 class Backend(ThresholdFilter[Config]):
     """Share of the filled mask that is holes, in [0, 1): 0 if there are none, and 0 for an empty mask.
 
-    A hole is background from which no way along pixels' sides leads around the mask; what is open to the image's border
-    is none. Things have holes, so the default is generous: it keeps a ring whose inner radius is 0.7 of its outer one.
-    What has more holes than mask is an outline, or the ground between the parts of a pattern.
+    A hole is background that the mask encloses: no path along pixels' sides leads out of it. Background that is open to
+    the image's border is no hole. Many objects have holes, so the default is generous: it keeps a ring whose inner
+    radius is 0.7 of its outer one. A mask with more holes than mask is an outline, or the ground between the parts of a
+    pattern.
     """
 
     scope = "instance"
 
     def measure(self, sample: Sample) -> NDArray[Any]:
-        """-> float32 (N,): share of the mask's and its holes' pixels."""
+        """-> float32 (N,): the pixels of holes over the pixels of mask and holes."""
         masks = sample.instances.masks
         shares = np.zeros(len(masks), np.float32)
         for i, (x0, y0, x1, y1) in enumerate(mask_boxes(masks).astype(int)):
             if x0 < x1:
-                around = np.pad(~masks[i, y0:y1, x0:x1], 1, constant_values=True)  # joins all that is outside
+                around = np.pad(~masks[i, y0:y1, x0:x1], 1, constant_values=True)  # joins all background outside
                 _, labels, stats, _ = cv2.connectedComponentsWithStats(around.astype(np.uint8), connectivity=4)
                 areas = stats[:, cv2.CC_STAT_AREA]
                 filled = areas.sum() - areas[labels[0, 0]]

@@ -10,7 +10,7 @@ from synthgen.backends import ThresholdConfig, ThresholdFilter
 from synthgen.masks import mask_areas, mask_boxes
 from synthgen.types import Sample
 
-_AT_ONCE = 1 << 16  # px
+_AT_ONCE = 1 << 16  # px that are counted at once, which bounds the memory
 
 
 class Config(ThresholdConfig):
@@ -24,10 +24,10 @@ class Config(ThresholdConfig):
 
 class Backend(ThresholdFilter[Config]):
     """The greatest share of the mask that any one other mask of the image covers, in [0, 1]; 0 for an empty mask, and
-    where there is no other.
+    if there is no other mask.
 
-    Of two equal masks, two labels on one object, both have 1. Of a mask inside a larger one, the smaller has 1 and the
-    larger a little: so `on_fail: drop` takes the part and leaves the whole.
+    Two equal masks, which are two labels on one object, both have 1. If a mask lies inside a larger one, the smaller
+    has 1 and the larger has little: so `on_fail: drop` drops the part and keeps the whole.
     """
 
     scope = "instance"
@@ -35,14 +35,14 @@ class Backend(ThresholdFilter[Config]):
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (N,): share of the mask's pixels."""
         masks = sample.instances.masks
-        depth = np.zeros(masks.shape[1:], np.int32)  # how many masks a pixel is in
+        depth = np.zeros(masks.shape[1:], np.int32)  # the number of masks that cover a pixel
         for mask, (x0, y0, x1, y1) in zip(masks, mask_boxes(masks).astype(int), strict=True):
             depth[y0:y1, x0:x1] += mask[y0:y1, x0:x1]
         ys, xs = (depth > 1).nonzero()
         shared = np.zeros((len(masks), len(masks)))  # px
         for start in range(0, len(ys), _AT_ONCE):
-            here = slice(start, start + _AT_ONCE)
-            members = masks[:, ys[here], xs[here]].astype(np.float32)
+            block = slice(start, start + _AT_ONCE)
+            members = masks[:, ys[block], xs[block]].astype(np.float32)
             shared += members @ members.T
         np.fill_diagonal(shared, 0)
         return np.asarray(shared.max(1, initial=0) / np.maximum(mask_areas(masks), 1), np.float32)

@@ -12,13 +12,13 @@ from pydantic import Field
 from synthgen.backends import Filter, FilterConfig
 from synthgen.types import Sample
 
-_AT_ONCE = 1 << 16  # pairs that are Python's at a time
-_FEW = 512  # that are all compared with each other
-# Nanoseconds on an EPYC: to compare with another hash, to sort one under a mask, and for each pair that it finds there.
+_AT_ONCE = 1 << 16  # pairs that are Python objects at a time, which bounds the memory
+_FEW = 512  # up to so many hashes, each is compared with all others
+# Nanoseconds on an EPYC: comparing two hashes, sorting one hash under a mask, and handling each pair that agrees there.
 _COMPARED, _SORTED, _FOUND = 3.3, 25.0, 30.0
-_BANDS = (2, 3)  # in which hashes are to agree: those of images agree in one far more than chance has it
-_PAIRS = 16  # an image, that are looked at; where there are more, a half is judged before the other
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd: brings each bit of a product's factor into its highest ones
+_BANDS = (2, 3)  # numbers of bands that must agree; one is too few: hashes of images agree in one more than by chance
+_PAIRS = 16  # pairs per image that are compared; if there are more, the first half is judged before the second
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # an odd number: multiplying by it mixes every bit into the highest bits
 
 Hashes = NDArray[np.uint64]
 
@@ -30,16 +30,17 @@ class Config(FilterConfig):
 
     on_fail: Literal["reject"] = Field("reject", description="An image is rejected; it has no other way to fail.")
     max_distance: int = Field(
-        4, ge=0, le=16, description="Images are alike if at most so many of the 64 bits of their hashes differ."
+        4, ge=0, le=16, description="Images are alike if at most this many of the 64 bits of their hashes differ."
     )
 
 
 class Backend(Filter[Config]):
     """A 64-bit perceptual hash; an image fails within `max_distance` bits of an earlier image that is kept.
 
-    The hash is pHash's: the grey image averaged to 32x32 px, its cosine transform, the 8x8 lowest frequencies but
-    the constant row and column, a bit each for being above their median (C. Zauner, "Implementation and Benchmarking
-    of Perceptual Image Hash Functions", 2010, section 3.2.1). Blind to colour, brightness and fine detail.
+    The hash is pHash's: the grey image is averaged to 32x32 px and transformed by a cosine transform. Each of the 8x8
+    lowest frequencies, without the constant row and column, gives a bit: whether it is above their median (C. Zauner,
+    "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1). The hash ignores colour,
+    brightness and fine detail.
     """
 
     scope = "image"
@@ -52,13 +53,13 @@ class Backend(Filter[Config]):
 
         grey = cv2.cvtColor(sample.image, cv2.COLOR_RGB2GRAY).astype(np.float64)
         spectrum = cv2.dct(cv2.resize(grey, (32, 32), interpolation=cv2.INTER_AREA))
-        # Rounding keeps the last bits of float arithmetic from deciding where a frequency is absent.
+        # Without rounding, the last bits of float arithmetic would decide the bit of a frequency that is absent.
         low = spectrum[1:9, 1:9].round(6)
         return np.asarray(np.packbits(low > np.median(low)).view(">u8")[0], np.uint64)
 
     def fails(self, values: Hashes) -> NDArray[np.bool_]:
         """Hashes uint64 (M,), in order of id -> bool (M,)."""
-        # A second equal hash fails: its twin was kept, or lies near a kept one, which is then near it too.
+        # A hash that equals an earlier one fails: the earlier one is kept, or lies near a kept one that is near both.
         _, first = np.unique(values, return_index=True)
         first.sort()
         failed = np.ones(len(values), bool)
@@ -66,14 +67,15 @@ class Backend(Filter[Config]):
         return failed
 
     def original(self, values: Hashes, kept: NDArray[np.bool_], place: int) -> int | None:
-        """The nearest kept one of those before it."""
+        """The nearest of the earlier images that are kept."""
         earlier = np.flatnonzero(kept[:place])
         return int(earlier[np.bitwise_count(values[earlier] ^ values[place]).argmin()]) if len(earlier) else None
 
 
 def _kept(hashes: Hashes, distance: int) -> NDArray[np.bool_]:
-    """Which of them are within `distance` of no earlier one that is kept, (M,). Where too many are alike to look at all
-    their pairs, what is near a kept one of the first half is first taken out of the second."""
+    """Which hashes are kept, (M,): those that are not within `distance` of an earlier one that is kept. If there are
+    too many pairs, the first half is judged first, and the hashes of the second half that are near its kept ones
+    fail."""
     pairs = near_pairs(hashes, distance)
     if pairs is not None:
         alive = [True] * len(hashes)
@@ -91,25 +93,25 @@ def _kept(hashes: Hashes, distance: int) -> NDArray[np.bool_]:
 
 
 def near_pairs(hashes: Hashes, distance: int) -> NDArray[np.intp] | None:
-    """The places of any two within the distance, (P, 2), in order, the later one first; None: there are too many."""
+    """Positions of all pairs within the distance, (P, 2), sorted, the later one first; None if there are too many."""
     count = len(hashes)
     if count <= _FEW:
         return np.argwhere(np.tril(np.bitwise_count(hashes[:, None] ^ hashes) <= distance, -1))
     if not (masks := bit_masks(distance, count)):
         return None
-    found, left = [], _PAIRS * count
+    pairs, budget = [], _PAIRS * count
     for mask in masks:
         for later, earlier in agreeing(hashes, mask):
-            left -= len(later)
-            if left < 0:
+            budget -= len(later)
+            if budget < 0:
                 return None
             near = np.bitwise_count(hashes[later] ^ hashes[earlier]) <= distance
-            found.append(later[near] * count + earlier[near])
-    return np.stack(np.divmod(np.unique(np.concatenate([np.zeros(0, np.intp), *found])), count), 1)
+            pairs.append(later[near] * count + earlier[near])
+    return np.stack(np.divmod(np.unique(np.concatenate([np.zeros(0, np.intp), *pairs])), count), 1)
 
 
 def _near_any(hashes: Hashes, kept: Hashes, distance: int) -> NDArray[np.bool_]:
-    """For each of the hashes: is any of `kept` (at least one) within the distance?"""
+    """Whether any of `kept` (at least one) is within the distance of each hash, (M,)."""
     near = np.zeros(len(hashes), bool)
     masks = bit_masks(distance, len(hashes) + len(kept))
     budget = len(hashes) * len(kept) * _COMPARED / _FOUND if masks else -1
@@ -121,7 +123,7 @@ def _near_any(hashes: Hashes, kept: Hashes, distance: int) -> NDArray[np.bool_]:
             if budget < 0:
                 break
             near[left[later[np.bitwise_count(every[later] ^ every[earlier]) <= distance] - len(kept)]] = True
-    if budget < 0:  # comparing with all of them is no dearer
+    if budget < 0:  # comparing with all of them costs no more
         for start in range(0, len(kept), _FEW):
             left = np.flatnonzero(~near)
             for rows in np.split(left, range(_FEW, len(left), _FEW)):
@@ -131,10 +133,11 @@ def _near_any(hashes: Hashes, kept: Hashes, distance: int) -> NDArray[np.bool_]:
 
 
 def bit_masks(distance: int, count: int) -> list[np.uint64]:
-    """Sets of bits, in one of which at least two hashes within the distance agree: of `distance + c` bands of bits, the
-    c bands that are left where the others hold all the differences (G. S. Manku et al., "Detecting Near-Duplicates for
-    Web Crawling", WWW 2007, section 3). With a larger c there are more sets, and fewer pairs agree that are not near:
-    taken is what costs the least for so many random hashes. None where comparing each with all does."""
+    """Sets of bits such that any two hashes within the distance agree in at least one set. The bits are cut into
+    `distance + c` bands, and a set is c of them: at most `distance` bands hold differences, so at least c agree (G. S.
+    Manku et al., "Detecting Near-Duplicates for Web Crawling", WWW 2007, section 3). With a larger c there are more
+    sets, and fewer pairs that agree without being near. The c that costs the least for `count` random hashes is used.
+    The list is empty if comparing all pairs costs less."""
     costs = {0: _COMPARED * count}
     for c in _BANDS:
         agree = 2.0 ** (-64 * c / (distance + c))
@@ -148,9 +151,10 @@ def bit_masks(distance: int, count: int) -> list[np.uint64]:
 
 
 def agreeing(hashes: Hashes, mask: np.uint64, known: int = 0) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """The places of any two that agree in these bits, the later and the earlier, at most one pair a hash at a time; and
-    of a few that only their products have together. `known`: of the first of them only with the others."""
-    # A number is sorted in a fifth of the time that it takes to find its place, so the place is in its lowest bits.
+    """Positions (later, earlier) of all pairs that agree in the bits of `mask`, and of a few that do not: the products
+    that are compared lose their lowest bits. A step gives each hash at most one pair. `known`: only the first `known`
+    hashes are paired with the others; 0 pairs all hashes."""
+    # Sorting takes a fifth of the time of argsort, so the lowest bits of a key hold its position.
     low = np.uint64((1 << len(hashes).bit_length()) - 1)
     keys = ((hashes & mask) * _MIX & ~low) | np.arange(len(hashes), dtype=np.uint64)
     keys.sort()

@@ -1,4 +1,4 @@
-"""Images that a CLIP can hardly tell from one already kept."""
+"""Images that look like one already kept, by the vectors of a CLIP."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -11,10 +11,10 @@ from synthgen.backends import Filter, FilterConfig, Model
 from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
 from synthgen.types import Sample
 
-_BLOCK, _PART = 1024, 8192  # vectors that are compared with as many kept ones at once
-_AXES = 62  # on which vectors are compared before they are in full
-_SAMPLE = 4096  # vectors that the axes are taken from
-_SLACK = 1e-4  # far above float32's rounding, and far below what a vector's own numbers can be off
+_BLOCK, _PART = 1024, 8192  # vectors, and kept vectors, that are compared at once
+_AXES = 62  # axes on which vectors are compared before the full vectors are
+_SAMPLE = 4096  # vectors from which the axes are computed
+_SLACK = 1e-4  # far above the rounding of float32, and far below the error that a vector's numbers have
 
 
 class Config(ClipConfig, FilterConfig):
@@ -24,16 +24,17 @@ class Config(ClipConfig, FilterConfig):
     judged: ClassVar[frozenset[str]] = frozenset({"on_fail", "max_cosine"})
 
     on_fail: Literal["reject"] = Field("reject", description="An image is rejected; it has no other way to fail.")
-    max_cosine: float = Field(0.98, gt=-1, le=1, description="Images with a greater cosine are alike.")
+    max_cosine: float = Field(0.98, gt=-1, le=1, description="Two images with a greater cosine are alike.")
 
 
 class Backend(Filter[Config]):
-    """The image's vector in CLIP's space (arXiv 2103.00020); an image fails with a cosine above `max_cosine` to an
-    earlier image that is kept.
+    """The image's vector in CLIP's space (arXiv 2103.00020); an image fails if its cosine with an earlier image that is
+    kept is above `max_cosine`.
 
-    Where the hash of `near_duplicate` sees the same picture, this sees the same content: mirrored, cropped, in another
-    light. So it also finds two good images of one prompt alike if `max_cosine` is low. Every pair is compared: on the
-    vectors' main axes first, where most are too far apart already. A million images take some tens of minutes.
+    The hash of `near_duplicate` finds the same picture; this finds the same content, also if it is mirrored, cropped or
+    in another light. So with a low `max_cosine` two good images of one prompt count as alike. Every pair is compared:
+    first on the vectors' main axes, where most pairs are already too far apart. A million images take some tens of
+    minutes.
     """
 
     scope = "image"
@@ -62,8 +63,8 @@ class Backend(Filter[Config]):
             failed[measured] = self.fails(values[measured])
             return failed
         axes = _axes(values)
-        kept = np.zeros((len(values), axes.shape[1] + 2), np.float32)  # the kept ones on the axes, and their places
-        places = np.zeros(len(values), np.intp)
+        kept = np.zeros((len(values), axes.shape[1] + 2), np.float32)  # the kept vectors on the axes
+        places = np.zeros(len(values), np.intp)  # their positions in `values`
         count = 0
         for start in range(0, len(values), _BLOCK):
             block = _unit(values[start : start + _BLOCK])
@@ -86,13 +87,13 @@ class Backend(Filter[Config]):
         return failed
 
     def original(self, values: NDArray[np.float16], kept: NDArray[np.bool_], place: int) -> int | None:
-        """The most alike of the kept ones before it."""
+        """The most similar of the earlier images that are kept."""
         earlier = np.flatnonzero(kept[:place])
         if not len(earlier):
             return None
-        wanted = values[place].astype(np.float32)
-        parts = np.split(earlier, range(_BLOCK, len(earlier), _BLOCK))  # a million as float32 are 2 GB
-        return int(earlier[np.concatenate([values[part].astype(np.float32) @ wanted for part in parts]).argmax()])
+        vector = values[place].astype(np.float32)
+        parts = np.split(earlier, range(_BLOCK, len(earlier), _BLOCK))  # a million vectors in float32 are 2 GB
+        return int(earlier[np.concatenate([values[part].astype(np.float32) @ vector for part in parts]).argmax()])
 
     def _near(
         self,
@@ -102,10 +103,10 @@ class Backend(Filter[Config]):
         kept: NDArray[np.float32],
         places: NDArray[np.intp],
     ) -> NDArray[np.bool_]:
-        """For each vector (B, D), `short` on the axes: is it like any of those at `places` (P,) of `values`, which on
-        the axes are `kept`?"""
+        """Whether each vector of `block` (B, D) is like any of the vectors at the positions `places` (P,) of `values`.
+        `short` and `kept` are the two groups on the axes."""
         least = self.config.max_cosine
-        # Unit vectors with a cosine c are sqrt(2 - 2 c) apart, and on some of their axes no farther.
+        # Unit vectors with a cosine c are sqrt(2 - 2 c) apart, and their projections on some axes are no farther apart.
         close = _halves(short)[0] @ kept.T > least - 1 - _SLACK
         rows, others = np.nonzero(close)
         if 16 * len(rows) > close.size:
@@ -125,14 +126,15 @@ def _unit(vectors: NDArray[Any]) -> NDArray[np.float32]:
 
 def _axes(values: NDArray[Any]) -> NDArray[np.float32]:
     """The axes on which vectors differ the most, float32 (D, at most `_AXES`), of length 1 and at right angles: the
-    principal components of some vectors from all over."""
+    principal components of a sample of evenly spaced vectors."""
     some = _unit(values[:: max(1, len(values) // _SAMPLE)])
     some -= some.mean(0)
     return np.linalg.eigh(some.T @ some)[1][:, : -_AXES - 1 : -1].astype(np.float32)
 
 
 def _halves(short: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Vectors a (M, K) -> two (M, K + 2), of which the one for a times the other for b is -|a - b|^2 / 2."""
+    """Vectors a (M, K) -> two matrices (M, K + 2): a row of the first for a, times a row of the second for b, is
+    -|a - b|^2 / 2."""
     length = (short**2).sum(1, keepdims=True) / -2
     one = np.ones_like(length)
     return np.hstack([short, length, one]), np.hstack([short, one, length])

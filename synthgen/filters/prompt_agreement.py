@@ -27,8 +27,8 @@ class Config(ClipConfig, ThresholdConfig):
 
 class Backend(ThresholdFilter[Config]):
     """Cosine of the image with its prompt in CLIP's space: CLIPScore (arXiv 2104.08718) without its factor of 2.5 and
-    its cut at 0. It sees a wrong ground or a missing thing better than a wrong number, and small things badly. A
-    prompt with more tokens than the model takes (77, of OpenAI's) is cut."""
+    its cut at 0. It notices a wrong background or a missing object more often than a wrong number of objects, and
+    hardly notices small objects. A prompt with more tokens than the model takes (77 for OpenAI's) is cut."""
 
     scope = "image"
 

@@ -20,14 +20,15 @@ class Config(ThresholdConfig):
 class Backend(ThresholdFilter[Config]):
     """Variance of the Laplacian of the grey image, on the 0..255 scale: 0 for one flat colour, so black images fail.
 
-    After LAP_VAR in J. L. Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study",
+    It is LAP_VAR of J. L. Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy: a comparative study",
     ICPR 2000, vol. 3, 314-317, doi 10.1109/ICPR.2000.903548, in the form in common use: the signed Laplacian with
-    the kernel [[0, 1, 0], [1, -4, 1], [0, 1, 0]], and the mean of squares, where the paper has a sixth of the
-    kernel, absolute values and a sum.
+    the kernel [[0, 1, 0], [1, -4, 1], [0, 1, 0]], and the mean of squares. The paper has a sixth of the kernel,
+    absolute values and a sum.
 
-    The number is of one image size and one look. The kernel sees one pixel, so the same picture drawn at twice
-    the size has smoother edges and a lower number (up to 16 times lower where it is smooth); and it grows with the
-    square of contrast. Set `min` from the numbers of your own images, and anew when the size changes.
+    The number depends on the image's size and style. The kernel covers only a pixel and its neighbours, so the same
+    picture at twice the size has smoother edges and a lower number (up to 16 times lower in smooth parts). The number
+    grows with the square of the contrast. Set `min` from the numbers of your own images, and again when the size
+    changes.
     """
 
     scope = "image"

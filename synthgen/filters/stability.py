@@ -9,13 +9,13 @@ class Config(ThresholdConfig):
     """Options of `stability`."""
 
     min: float | None = Field(
-        0.5, ge=0, le=1, description="Least stability score kept; SAM's own mask generator takes 0.95."
+        0.5, ge=0, le=1, description="Least stability score kept; SAM's own mask generator uses 0.95."
     )
     max: float | None = Field(None, ge=0, le=1, description="Greatest stability score kept.")
 
 
 class Backend(ScoreFilter[Config]):
     """SAM's stability score: the IoU of the masks cut at a higher and at a lower logit (arXiv 2304.02643, appendix B;
-    `calculate_stability_score` of segment_anything). In [0, 1]; low where the object's edge is soft."""
+    `calculate_stability_score` of segment_anything). In [0, 1]; low if the object's edge is soft."""
 
     score = "stability_score"

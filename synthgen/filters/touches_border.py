@@ -22,9 +22,9 @@ class Backend(ThresholdFilter[Config]):
     """Length of the cut over the object's own width or height, in [0, 1]; 0 if the mask does not touch the image's
     border, or is empty.
 
-    The cut is the mask's pixels in the image's first or last row, over the width of the mask's box; or in its first or
-    last column, over the height: a ball cut through its middle has 1, one that grazes the border nearly 0. The greatest
-    of the four counts.
+    It is the greatest of four shares: the mask's pixels in the image's first row and in its last row, over the width of
+    the mask's box; and those in its first column and in its last column, over the height of the mask's box. A ball that
+    is cut through its middle has 1, and one that grazes the border has nearly 0.
 
     By default it rejects nothing: objects that the border cuts off are normal in photographs and in most datasets.
     """

@@ -19,7 +19,7 @@ from synthgen.models.named import PackagedModel
 from synthgen.types import Sample
 
 INSTALL = "pip install 'synthgen[unsafe]'"
-SIDE = 320  # px: what the model was trained with
+SIDE = 320  # px: the image size that the model was trained with
 
 Part = Literal[
     "FEMALE_GENITALIA_COVERED",
@@ -47,7 +47,7 @@ class Config(ThresholdConfig):
     """Options of `unsafe`."""
 
     min: float | None = Field(None, ge=0, le=1, description="Least probability kept.")
-    max: float | None = Field(0.25, ge=0, le=1, description="Greatest probability kept; NudeNet itself takes 0.25.")
+    max: float | None = Field(0.25, ge=0, le=1, description="Greatest probability kept; NudeNet itself uses 0.25.")
     parts: tuple[Part, ...] = Field(
         (
             "FEMALE_BREAST_EXPOSED",
@@ -64,15 +64,15 @@ class Config(ThresholdConfig):
 class Backend(ThresholdFilter[Config]):
     """The greatest probability, in [0, 1], of any of `parts` anywhere in the image, by the model 320n of NudeNet 3.
 
-    Bare feet, bellies, armpits and men's chests are not looked for unless `parts` has them. The image is looked at with
-    its long side at 320 px, so what is small in it is overlooked. It knows of nudity, and of nothing else that may
-    be unsafe: no violence, no symbols.
+    Bare feet, bellies, armpits and men's chests do not count unless `parts` names them. The model sees the image with
+    its long side scaled to 320 px, so it overlooks what is small. It detects nudity and nothing else: no violence, no
+    symbols.
 
-    The weights, a YOLOv8n, come in the wheel of `nudenet`, and run on the CPU in one thread. Its metadata says MIT; the
-    licence file in it and the weights themselves say AGPL-3.0. That is why it is in an extra of its own.
+    The weights, a YOLOv8n, come in the wheel of `nudenet`, and run on the CPU in one thread. The wheel's metadata says
+    MIT; its licence file and the weights themselves say AGPL-3.0. So the package is in an extra of its own.
 
-    The model gets red, green and blue in this order, as YOLOv8 is trained. `NudeDetector` of the package turns an image
-    as OpenCV reads it twice, and so gives it blue first, which lowers probabilities a little.
+    The model gets red, green and blue in this order, as YOLOv8 is trained. `NudeDetector` of the package swaps the
+    channels of an image that OpenCV has read twice, so its model gets blue first, which lowers probabilities a little.
     """
 
     scope = "image"
@@ -82,8 +82,8 @@ class Backend(ThresholdFilter[Config]):
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): probability."""
-        found = self.probabilities(sample.image)
-        return np.asarray(max(found[part] for part in self.config.parts), np.float32)
+        probabilities = self.probabilities(sample.image)
+        return np.asarray(max(probabilities[part] for part in self.config.parts), np.float32)
 
     def probabilities(self, image: NDArray[np.uint8]) -> dict[str, float]:
         """Class -> its greatest probability in any box that the model proposes."""
@@ -95,16 +95,16 @@ class Backend(ThresholdFilter[Config]):
         square = np.zeros((long, long, 3), np.uint8)
         square[:height, :width] = image
         pixels = cv2.dnn.blobFromImage(square, 1 / 255, (SIDE, SIDE))
-        # (1, 4 + classes, boxes): the first four of a box are its place.
+        # (1, 4 + classes, boxes): the first four numbers of a box are its coordinates.
         (boxes,) = session.run(None, {session.get_inputs()[0].name: pixels})
         return dict(zip(names, boxes[0, 4:].max(1).tolist(), strict=True))
 
 
 def load() -> tuple[Any, list[str]]:
-    """-> the model, and the names of its classes, which are in the file.
+    """-> the model, and the names of its classes, from the model's file.
 
     Raises:
-        BackendError: the packages are not here, or the weights are not in them.
+        BackendError: the packages are not installed, or have no weights in them.
     """
     package = find_spec("nudenet")
     files = [Path(folder) / "320n.onnx" for folder in (package and package.submodule_search_locations) or ()]
