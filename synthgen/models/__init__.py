@@ -1,6 +1,8 @@
-"""Model names become files: the embedded `mini`, a folder or file of the user's, SAM's known names, or a hub id.
+"""Finds a model's files by its name: the embedded `mini`, a folder or file of the user's, a name of SAM's checkpoints,
+or a Hugging Face id.
 
-A model's folder may carry `synthgen.json`, its card: what it knows and how it wants to be asked.
+A model's folder may hold `synthgen.json`, its card: which classes, words and sizes the model knows, and how it takes a
+layout.
 """
 
 from __future__ import annotations
@@ -35,10 +37,10 @@ class Licence(_Strict):
 
 
 class AdapterLayout(_Strict):
-    """A layout is given to the model as an image, boxes filled with their class's colour, through a T2I-Adapter
-    (arXiv 2302.08453). `folder`: of the adapter, inside the model's; `palette`: class -> its value in each channel that
-    the adapter takes: RGB in [0, 1], or a channel a class; `downscale`: the adapter's image is smaller than the picture
-    by this factor, of whole cells their mean."""
+    """The layout reaches the model as an image, with boxes filled with their class's colour, through a T2I-Adapter
+    (arXiv 2302.08453). `folder`: the adapter's folder inside the model's; `palette`: class -> its value in each channel
+    that the adapter takes: RGB in [0, 1], or one channel for each class; `downscale`: the adapter's image is smaller
+    than the picture by this factor, and its pixels are means."""
 
     form: Literal["t2i_adapter"]
     folder: str
@@ -66,9 +68,10 @@ class KnownClass(_Strict):
 
 
 class SamShape(_Strict):
-    """Arguments of `segment_anything`'s model classes; its state dicts do not say them."""
+    """Arguments of `segment_anything`'s model classes; its state dicts do not contain them."""
 
-    # The limits are a few times what the largest official model has: beyond, a card can ask for any time and memory.
+    # The limits are a few times the values of the largest official model: without them, a card could make loading take
+    # any time and memory.
     image_size: int = Field(ge=16, le=4096)
     patch_size: int = Field(ge=1, le=256)
     embed_dim: int = Field(ge=1, le=8192)
@@ -89,7 +92,7 @@ class SamShape(_Strict):
 
 
 class ModelCard(_Strict):
-    """`synthgen.json` in a model's folder. A missing field means: anything goes, as far as is known."""
+    """`synthgen.json` in a model's folder. A missing field means that no limit is known."""
 
     licence: Licence | None = None
     sizes: tuple[tuple[int, int], ...] | None = Field(None, description="(height, width) px that it was trained for.")
@@ -97,12 +100,13 @@ class ModelCard(_Strict):
     vocabulary: tuple[str, ...] | None = Field(None, description="Every word its tokenizer knows.")
     layout: AdapterLayout | None = None
     sam: SamShape | None = None
-    weights: str | None = Field(None, description="The weights' file, where the folder's layout does not say it.")
+    weights: str | None = Field(None, description="The weights' file, if the folder's layout does not show it.")
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A model whose size we know before it is here. `url` for those that are no Hugging Face repositories."""
+    """A published model whose size is known before it is downloaded. `url`: where it is, if it is no Hugging Face
+    repository."""
 
     gigabytes: float
     url: str | None = None
@@ -111,7 +115,8 @@ class KnownModel:
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 
-# Names of SAM's checkpoints: README of facebookresearch/segment-anything. Sizes: of the files that are fetched.
+# The names of SAM's checkpoints are those in the README of facebookresearch/segment-anything. The sizes are those of
+# the files that are fetched.
 KNOWN = {
     "vit_b": KnownModel(0.4, _SAM + "sam_vit_b_01ec64.pth", "01ec64d29a2fca3f0661936605ae66f8"),
     "vit_l": KnownModel(1.2, _SAM + "sam_vit_l_0b3195.pth", "0b3195507c641ddb6910d2bb5adee89c"),
@@ -130,11 +135,11 @@ KNOWN = {
 
 
 class ModelMissing(SynthgenError):
-    """A model that is not on this machine. The message says how to get it."""
+    """A model is not on this machine. The message says how to fetch it."""
 
 
 def cache_folder() -> Path:
-    """Where checkpoints that are no Hugging Face repositories are kept: `$SYNTHGEN_HOME`, else in the user's cache."""
+    """Where checkpoints that are no Hugging Face repositories are stored: `$SYNTHGEN_HOME`, else the user's cache."""
     home = os.environ.get("SYNTHGEN_HOME")
     return expand_home(home) if home else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "synthgen"
 
@@ -145,21 +150,21 @@ def find_model(
     revision: str | None = None,
     variant: str | None = None,
 ) -> Path:
-    """The folder or file of a model that is on this machine. Nothing is ever fetched.
+    """The folder or file of a model that is on this machine. It never fetches anything.
 
     Raises:
-        ModelMissing: it is not here, or no model can have this name, revision or variant. The message is one sentence,
-            with the size if it is known and the command that fetches it.
+        ModelMissing: the model is not on this machine, or no model can have this name, revision or variant. The message
+            is one sentence, with the size if it is known and the command that fetches it.
     """
     if model == "mini":
         folder = MINI / kind
         if not folder.is_dir():
             raise ModelMissing(f"there is no embedded {kind} model; name a folder or a Hugging Face id")
         return folder
-    if found := existing(model):
-        return found
+    if local := existing(model):
+        return local
     for key, named in (("revision", revision), ("variant", variant)):
-        # Both become part of file names, in the cache of the hub.
+        # Both become part of file names in the hub's cache.
         if named is not None and (not re.fullmatch(r"[\w./+-]{1,200}", named) or ".." in named or named[0] in "./-"):
             raise ModelMissing(f"{shown(model)} has no {key} {shown(named)}; it takes a branch, a tag or a commit")
     path = Path(model)
@@ -179,16 +184,16 @@ def find_model(
             f"{plain(repr(model), 300)} does not exist; it takes `mini`, a folder or file, or a model id such as "
             "'owner/name'"
         )
-    if found := _snapshot(model, revision or "main", kind):
-        return found
+    if snapshot := _snapshot(model, revision or "main", kind):
+        return snapshot
     raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}")
 
 
 def _snapshot(model: str, revision: str, kind: str) -> Path | None:
-    """The folder of a model in the cache of the hub; None where there is none, or nothing in it says what it is.
+    """A model's folder in the hub's cache; None if there is none, or if it lacks the file that names the model's class.
 
-    Not by `snapshot_download`: from huggingface_hub 2.0 on, it refuses a folder that lacks any file of the repository,
-    and neither we nor transformers nor diffusers fetch them all.
+    This does not use `snapshot_download`: since huggingface_hub 2.0 that refuses a folder that lacks any file of the
+    repository, and neither synthgen nor transformers nor diffusers fetch all files.
     """
     from huggingface_hub import constants
 
@@ -196,23 +201,23 @@ def _snapshot(model: str, revision: str, kind: str) -> Path | None:
     try:
         commit = (cache / "refs" / revision).read_text().strip()
     except (OSError, ValueError):
-        commit = revision  # a commit has no file there, unless it was fetched by a shorter name
+        commit = revision  # a commit has a file there only if it was fetched by a shorter name
     if not re.fullmatch(r"\w+", commit):
         return None
     folder = cache / "snapshots" / commit
     if not folder.is_dir() and re.fullmatch(r"[0-9a-f]{7,39}", commit):
-        begun = list(folder.parent.glob(f"{commit}*"))
-        folder = begun[0] if len(begun) == 1 else folder
+        matches = list(folder.parent.glob(f"{commit}*"))
+        folder = matches[0] if len(matches) == 1 else folder
     if kind == "sam":
-        here = folder.is_dir() and any(file.is_file() for file in folder.iterdir())
+        is_model = folder.is_dir() and any(file.is_file() for file in folder.iterdir())
     else:
-        here = any((folder / name).is_file() for name in ("model_index.json", "config.json"))
-    return folder if here else None
+        is_model = any((folder / name).is_file() for name in ("model_index.json", "config.json"))
+    return folder if is_model else None
 
 
 def existing(model: str) -> Path | None:
-    """The file or folder of this name. None if there is none, also because no file can have the name: it is too long,
-    has a NUL, or is a link in a circle."""
+    """The file or folder of this name; None if there is none. A name that no file can have counts as none: it is too
+    long, contains a NUL, or is a circular link."""
     try:
         path = expand_home(model)
         return path.resolve() if model and path.exists() else None
@@ -224,27 +229,27 @@ def read_json(file: Path) -> dict[str, Any]:
     """The mapping in a small JSON file.
 
     Raises:
-        OSError, ValueError: it cannot be read, or holds no mapping.
+        OSError, ValueError: the file cannot be read, or holds no mapping.
     """
     with open(file, "rb") as opened:
         data = opened.read(MAX_JSON + 1)
     if len(data) > MAX_JSON:
         raise ValueError(f"it has more than {MAX_JSON:,} bytes")
     try:
-        found = json.loads(data)
+        content = json.loads(data)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise ValueError("it is no mapping")
-    return found
+    return content
 
 
 @lru_cache
 def read_card(path: Path) -> ModelCard:
-    """The card in a model's folder; an empty one for a single file or a folder without.
+    """The card in a model's folder; an empty card for a single file, or for a folder without a card.
 
     Raises:
-        ModelMissing: the card is there and not valid.
+        ModelMissing: the card is not valid.
     """
     file = path / "synthgen.json"
     if not file.is_file():
@@ -263,7 +268,7 @@ def read_card(path: Path) -> ModelCard:
 
 @lru_cache
 def model_identity(path: Path) -> str:
-    """Names a model's exact files: the commit of a Hugging Face snapshot, else a sha256 over names and contents."""
+    """Identifies a model's exact files: the commit of a Hugging Face snapshot, or a sha256 over names and contents."""
     if path.parent.name == "snapshots":
         return path.name
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""CLIP (arXiv 2103.00020), by transformers: pictures and texts as vectors of one space."""
+"""CLIP (arXiv 2103.00020), by transformers: it maps pictures and texts to vectors of one space."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from synthgen.models.named import ModelFiles
 from synthgen.models.tokens import counter
 from synthgen.models.weights import Held
 
-AT_ONCE = 64  # pictures or texts in one call of the model; bounds the memory
-TOLD = 20  # of the words that a model does not know
-LEAST_PX = 2  # of a crop's sides
-MARGIN = 0.1  # around a crop, of its longer side: a little of what is around a thing helps to name it
+AT_ONCE = 64  # pictures or texts in one call of the model, which bounds the memory
+MAX_REPORTED = 20  # words that one check reports as unknown or too long
+LEAST_PX = 2  # the least side of a crop
+MARGIN = 0.1  # around a crop, as a share of its longer side: a little of its surroundings helps to name an object
 
 
 class ClipConfig(ModelConfig):
-    """Options of what looks through a CLIP. `model`: `mini`, a folder of transformers' `CLIPModel` with its processor,
+    """Options of a backend that uses a CLIP. `model`: `mini`, a folder of transformers' `CLIPModel` with its processor,
     or a Hugging Face id such as `openai/clip-vit-large-patch14`."""
 
     batch_size: int = Field(AT_ONCE, ge=1, le=1024, description="Pictures that go through the model at once.")
@@ -38,8 +38,8 @@ class ClipFiles(ModelFiles):
     """The CLIP that a spec names.
 
     Args:
-        names: what the model will be asked for, each in place of the {} of `prompt`. The model reads one that its
-            card's vocabulary does not have as no word at all, and cuts the end of a text that is too long.
+        names: the names that the model will compare with pictures, each in place of the {} of `prompt`. The model
+            ignores a word that is not in its card's vocabulary, and cuts the end of a text that is too long.
         field: the option that names the model.
     """
 
@@ -52,7 +52,7 @@ class ClipFiles(ModelFiles):
         return models.find_model(self.config.model, "clip", self.config.revision)
 
     def inspect(self) -> Held:
-        """What its weights hold."""
+        """The sizes of its weights."""
         _, held = inspect_model(self.path(), {"clip"}, "takes a folder of transformers' CLIPModel with its processor")
         models.read_card(self.path())
         return held
@@ -68,10 +68,10 @@ class ClipFiles(ModelFiles):
             return
         tokens = reader.counts([phrase(self.prompt, name) for name in self.names])
         cut = [(name, n) for name, n in zip(self.names, tokens, strict=True) if n > reader.limit]
-        for name, n in cut[:TOLD]:
+        for name, n in cut[:MAX_REPORTED]:
             message = f"the text for {shown(name)} has {n} tokens, and {shown(self.config.model)} takes {reader.limit}"
             yield Problem(self.field, plain(f"{message}; shorten it", 500))
-        if more := cut[TOLD:]:
+        if more := cut[MAX_REPORTED:]:
             yield Problem(self.field, f"the texts for {len(more):,} more have too many tokens")
 
     def _unknown_names(self) -> Iterable[Problem]:
@@ -80,11 +80,11 @@ class ClipFiles(ModelFiles):
             return
         known = set(card.vocabulary)
         unknown = [name for name in self.names if not set(name.lower().split()) <= known]
-        for name in unknown[:TOLD]:
+        for name in unknown[:MAX_REPORTED]:
             hint = nearest(name, card.classes or ())
             mend = "name another model, such as openai/clip-vit-large-patch14, or leave the filter out"
             yield Problem(self.field, f"{model} does not know {shown(name)}{hint}; {mend}", subject=name)
-        if more := unknown[TOLD:]:
+        if more := unknown[MAX_REPORTED:]:
             yield Problem(self.field, f"{model} does not know {len(more):,} more")
 
     def known_licence(self) -> tuple[str, str] | None:
@@ -98,12 +98,12 @@ class ClipModel:
 
     def __init__(self, model: Any, processor: Any) -> None:
         self.model, self.processor = model, processor
-        # A dataset has few class names, and every image asks for some of them.
+        # A dataset has few class names, and every image needs some of them.
         self.cached_texts = lru_cache(maxsize=512)(self.texts)
 
     @classmethod
     def of(cls, config: ClipConfig) -> ClipModel:
-        """The model that a spec names, loaded once a process.
+        """The model that a spec names; a process loads it once.
 
         Raises:
             BackendError: the folder holds no CLIP, or it cannot be loaded.
@@ -121,26 +121,26 @@ class ClipModel:
         """Images uint8 (H, W, 3), RGB, of any sizes -> unit vectors, float32 (N, D)."""
         parts = [np.zeros((0, self.model.config.projection_dim), np.float32)]
         for start in range(0, len(images), at_once):
-            part = [np.array(image) for image in images[start : start + at_once]]  # torch minds read-only ones
+            part = [np.array(image) for image in images[start : start + at_once]]  # torch warns of read-only arrays
             pixels = self.processor(images=part, input_data_format="channels_last", return_tensors="pt").pixel_values
             parts.append(self._unit(self.model.vision_model, self.model.visual_projection, pixel_values=pixels))
         return np.concatenate(parts)
 
     def texts(self, texts: Sequence[str], at_once: int = AT_ONCE) -> NDArray[np.float32]:
-        """-> unit vectors, float32 (N, D). A text with more tokens than the model takes is cut. `cached_texts` is the
-        same, remembers its results, and takes a tuple."""
+        """-> unit vectors, float32 (N, D). A text with more tokens than the model takes is cut. `cached_texts` does the
+        same with a tuple of texts, and remembers its results."""
         parts = [np.zeros((0, self.model.config.projection_dim), np.float32)]
         for start in range(0, len(texts), at_once):
-            asked = self._tokens(texts[start : start + at_once], padding=True, return_tensors="pt")
+            tokens = self._tokens(texts[start : start + at_once], padding=True, return_tensors="pt")
             parts.append(self._unit(
                 self.model.text_model, self.model.text_projection,
-                input_ids=asked.input_ids, attention_mask=asked.attention_mask,
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask,
             ))  # fmt: skip
         return np.concatenate(parts)
 
     def unpadded_texts(self, texts: Sequence[str], at_once: int = AT_ONCE) -> NDArray[np.float32]:
-        """-> as `texts` gives each text alone. Only texts of one length share a batch: next to a longer one a text is
-        padded, and that moves cosines by up to 0.001 in bfloat16."""
+        """-> the vectors that `texts` gives for each text alone. Only texts with equal numbers of tokens share a batch:
+        others would be padded, which changes cosines by up to 0.001 in bfloat16."""
         lengths = np.array([len(tokens) for tokens in self._tokens(texts).input_ids], np.int64)
         vectors = np.zeros((len(texts), self.model.config.projection_dim), np.float32)
         for length in np.unique(lengths):
@@ -149,30 +149,30 @@ class ClipModel:
         return vectors
 
     def _tokens(self, texts: Sequence[str], **options: Any) -> Any:
-        most = self.model.config.text_config.max_position_embeddings
-        return self.processor.tokenizer(list(texts), truncation=True, max_length=most, **options)
+        max_length = self.model.config.text_config.max_position_embeddings
+        return self.processor.tokenizer(list(texts), truncation=True, max_length=max_length, **options)
 
     def _unit(self, encoder: Any, projection: Any, **inputs: Any) -> NDArray[np.float32]:
         import torch
 
-        where, dtype = self.model.device, self.model.dtype
+        device, dtype = self.model.device, self.model.dtype
         with torch.inference_mode():
-            moved = {k: v.to(where, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
+            moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
             vectors = projection(encoder(**moved).pooler_output).float()
             unit: NDArray[np.float32] = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
         return unit
 
 
 def phrase(prompt: str, word: str) -> str:
-    """`prompt` with `word` in place of {}, "a" before it being "an" where the word begins with a vowel."""
+    """`prompt` with `word` in place of {}; an "a" before it becomes "an" if the word begins with a vowel."""
     if word[:1].lower() in "aeiou":
         prompt = prompt.replace("a {}", "an {}") if prompt.startswith("a {}") else prompt.replace(" a {}", " an {}")
     return prompt.replace("{}", word)
 
 
 def crop(image: NDArray[np.uint8], box: NDArray[np.float32], margin: float = MARGIN) -> NDArray[np.uint8]:
-    """What is in a box, xyxy px, with `margin` of its longer side around it, widened to a square where the image
-    reaches: a CLIP's processor squeezes or cuts what is no square."""
+    """The part of the image in a box, xyxy px, with a margin of `margin` times its longer side. It is widened to a
+    square as far as the image reaches, since a CLIP's processor squeezes or cuts other shapes."""
     height, width = image.shape[:2]
     x0, y0, x1, y1 = (float(v) for v in box)
     half = max(x1 - x0, y1 - y0, LEAST_PX) * (0.5 + margin)

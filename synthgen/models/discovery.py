@@ -1,4 +1,4 @@
-"""What is in an image, whatever was asked for: Segment Anything finds masks at a grid of points, CLIP names them."""
+"""Finds objects in an image, requested or not: Segment Anything finds masks at a grid of points, CLIP names them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from synthgen.models.sam.checkpoint import SamFiles
 from synthgen.models.sam.model import STABILITY_OFFSET, Embedded, SamModel
 from synthgen.types import Category
 
-# Pieces of a mask below this share of its largest go (`min_mask_region_area` of SamAutomaticMaskGenerator, which is in
-# px): a stray pixel is nothing to the mask, but all to its box, and CLIP looks at that.
+# Pieces of a mask that are smaller than this share of its largest piece are removed, as by `min_mask_region_area` of
+# SamAutomaticMaskGenerator (which is in px): a stray pixel hardly changes the mask, but it changes its box, which CLIP
+# sees.
 SPECK = 0.1
-# Boxes of segment_anything end at the last pixel, not after it, and so do the areas that its suppression compares.
+# Boxes of segment_anything end at the last pixel and not after it; its suppression compares the areas of such boxes.
 UPSTREAM_BOX = np.array([0, 0, 1, 1], np.float32)
-ROUGH_SIDE = 256  # px; of the official models' logits
-# How far a score at the decoder's resolution may be from that at the image's, before a mask is scaled to be sure.
+ROUGH_SIDE = 256  # px: the side of the official models' logits
+# The greatest difference expected between a score at the decoder's resolution and at the image's. A mask whose rough
+# score is within it is scaled to the image to be sure.
 STABILITY_MARGIN, NMS_MARGIN = 0.15, 0.05
-# A mask that reaches so many of the image's four borders is the ground that things stand on.
+# A mask that touches this many of the image's four borders is the ground that objects stand on.
 BORDERS = 3
-# Of two named masks, one that lies in the other by more than this share of itself is a part of it, or the same.
+# If more than this share of a named mask lies in another one, it is a part of the other, or the same object.
 PART = 0.5
 
 
 class DiscoveryConfig(ModelConfig):
-    """Options of finding things that nobody named. `model` is the SAM, `clip` the CLIP."""
+    """Options of the search for objects. `model` is the SAM, `clip` the CLIP."""
 
     execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"clip"}
 
@@ -58,11 +60,11 @@ class DiscoveryConfig(ModelConfig):
     )
     proposals: Literal["things", "official"] = Field(
         "things",
-        description="`official`: the masks of SamAutomaticMaskGenerator. `things`: also those that lie on others.",
+        description="`official`: the masks of SamAutomaticMaskGenerator. `things`: also masks that lie on others.",
     )
     prompt: Annotated[str, ONE_GAP] = Field(
         "a photo of a {}",
-        description="CLIP is asked this; {} is a class's name or synonym.",
+        description="The text that CLIP compares with a crop; {} is a class's name or synonym.",
     )
     agreement: float = Field(0.5, ge=-1, le=1, description="Least cosine of a crop with its class's text.")
     others: tuple[str, ...] = Field(
@@ -102,7 +104,7 @@ class Discovery:
         return [SamFiles(self.config), ClipFiles(self.clip_config, names, field=".clip")]
 
     def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found]:
-        """Images uint8 (H, W, 3), RGB, of any sizes -> what is in each.
+        """Images uint8 (H, W, 3), RGB, of any sizes -> the named masks of each.
 
         Raises:
             BackendError: a model cannot be loaded.
@@ -121,27 +123,28 @@ class Discovery:
         return found
 
     def name(self, image: NDArray[np.uint8], proposed: Proposals) -> Found:
-        """Of masks that hold one another, such as a thing, its part and it with its neighbour, the surest stays. CLIP
-        knows a whole from a part and from two; SAM, by its predicted IoU, a clean outline from a ragged one."""
+        """Names the masks. If one mask contains another (an object, a part of it, the object with its neighbour), only
+        the surest is kept. CLIP's cosine tells a whole object from a part or from two objects; SAM's predicted IoU
+        tells a clean outline from a ragged one."""
         things = ~is_ground(proposed.masks)
         masks, predicted_iou = proposed.masks[things], proposed.predicted_iou[things]
         boxes = mask_boxes(masks)
-        named = ClipModel.of(self.clip_config)
+        model = ClipModel.of(self.clip_config)
         words = [(c.id, word) for c in self.categories for word in (c.name, *c.synonyms)]
-        asked = [clip.phrase(self.config.prompt, word) for _, word in words]
+        texts = [clip.phrase(self.config.prompt, word) for _, word in words]
         cosines = (
-            named.pictures([clip.crop(image, box) for box in boxes])
-            @ named.cached_texts((*asked, *self.config.others)).T
+            model.pictures([clip.crop(image, box) for box in boxes])
+            @ model.cached_texts((*texts, *self.config.others)).T
         )
-        own = cosines[:, : len(words)]
-        best = own.max(1, initial=-1)
+        by_word = cosines[:, : len(words)]
+        best = by_word.max(1, initial=-1)
         sure = (best >= self.config.agreement) & (best >= cosines[:, len(words) :].max(1, initial=-1))
         trust = best.clip(0) ** 2 * predicted_iou.clip(0)
         order = np.flatnonzero(sure)[np.argsort(-trust[sure], kind="stable")]
         chosen = order[without_parts(masks[order])]
         chosen = chosen[np.argsort(-best[chosen], kind="stable")]
         ids = np.array([category_id for category_id, _ in words], np.int64)
-        return Found(masks[chosen], boxes[chosen], ids[own[chosen].argmax(1)], best[chosen].astype(np.float32))
+        return Found(masks[chosen], boxes[chosen], ids[by_word[chosen].argmax(1)], best[chosen].astype(np.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,12 +166,12 @@ def propose(
     nms_iou: float,
     proposals: Literal["things", "official"] = "things",
 ) -> Proposals:
-    """Masks at the points of a grid, three a point. What scores less than `predicted_iou` or `stability_score` goes,
-    and of two masks that overlap by more than `nms_iou` the one with the lower predicted IoU.
+    """Masks at the points of a grid, three for each point. It drops masks that score less than `predicted_iou` or
+    `stability_score`, and if two masks overlap by more than `nms_iou`, the one with the lower predicted IoU.
 
-    `things`: chosen by IoU of masks, so that what lies on something else is not lost, at the decoder's resolution;
-    specks go. `official`: the masks of SamAutomaticMaskGenerator of the same thresholds, without its crops: chosen by
-    IoU of boxes, at the image's resolution.
+    `things`: overlap is the IoU of masks at the decoder's resolution, so that an object in front of another is kept;
+    specks are removed. `official`: the masks of SamAutomaticMaskGenerator with the same thresholds and without its
+    crops; overlap is the IoU of boxes at the image's resolution.
     """
     import torch
 
@@ -203,38 +206,39 @@ def _things(
     small = (without_padding(logits, embedded, model.side) > model.sam.mask_threshold).flatten(1).float()
     chosen = suppress(small, nms_iou)
     masks, numbers = model.masks(embedded, logits[chosen]).masks, score[chosen].cpu().numpy().astype(np.float32)
-    there = masks.any((1, 2))  # a single pixel of the decoder's can lie between those of the image
-    whole = np.array([without_specks(mask) for mask in masks[there]], bool).reshape(-1, *embedded.size)
-    return Proposals(whole, numbers[there, 0], numbers[there, 1])
+    visible = masks.any((1, 2))  # a single pixel of the decoder's can lie between the pixels of the image
+    clean = np.array([without_specks(mask) for mask in masks[visible]], bool).reshape(-1, *embedded.size)
+    return Proposals(clean, numbers[visible, 0], numbers[visible, 1])
 
 
 def _official(
     model: SamModel, embedded: Embedded, logits: Any, score: Any, stability_score: float, nms_iou: float
 ) -> Proposals:
-    """As `_things`. Upstream scales every mask to the image and then chooses; here a mask is scaled when its turn
-    comes, and most are so surely suppressed by a better one that theirs never does."""
+    """Arguments as for `_things`. SamAutomaticMaskGenerator scales every mask to the image before it chooses. Here a
+    mask is scaled only when its turn comes; most masks never are, since a better one clearly suppresses them."""
     rough = rough_boxes(model, embedded, logits)
     iou = score[:, 0].cpu().numpy()
-    gone = np.zeros(len(logits), bool)
+    suppressed = np.zeros(len(logits), bool)
     masks, boxes, numbers = [], np.zeros((0, 4), np.float32), []
     for i in range(len(logits)):
-        if gone[i]:
+        if suppressed[i]:
             continue
-        found = model.masks(embedded, logits[i, None])
-        box, stability = mask_boxes(found.masks) - UPSTREAM_BOX, float(found.stability_score[0])
-        if not found.masks.any() or stability < stability_score or box_iou(box, boxes).max(initial=0) > nms_iou:
+        scaled = model.masks(embedded, logits[i, None])
+        box, stability = mask_boxes(scaled.masks) - UPSTREAM_BOX, float(scaled.stability_score[0])
+        if not scaled.masks.any() or stability < stability_score or box_iou(box, boxes).max(initial=0) > nms_iou:
             continue
-        masks.append(found.masks[0])
+        masks.append(scaled.masks[0])
         boxes = np.concatenate([boxes, box])
         numbers.append((iou[i], stability))
-        gone |= box_iou(rough, box)[:, 0] > nms_iou + NMS_MARGIN
+        suppressed |= box_iou(rough, box)[:, 0] > nms_iou + NMS_MARGIN
     scores = np.array(numbers, np.float32).reshape(-1, 2)
     return Proposals(np.array(masks, bool).reshape(-1, *embedded.size), scores[:, 0], scores[:, 1])
 
 
 def rough_boxes(model: SamModel, embedded: Embedded, logits: Any) -> NDArray[np.float32]:
-    """Logits (N, h, w) -> boxes in px of the image, (N, 4), in upstream's convention, too large if anything: the
-    greatest logits of rows and of columns are scaled as `postprocess_masks` scales all, which is linear along each."""
+    """Logits (N, h, w) -> boxes in px of the image, (N, 4), in segment_anything's convention; they may be too large and
+    never too small. The maxima of the logits' rows and columns are scaled in the same way as `postprocess_masks`
+    scales all logits, which is linear along each axis."""
     import torch
     from torch.nn.functional import interpolate
 
@@ -253,32 +257,32 @@ def rough_boxes(model: SamModel, embedded: Embedded, logits: Any) -> NDArray[np.
 
 
 def without_padding(logits: Any, embedded: Embedded, side: int) -> Any:
-    """The part of logits (N, h, w) that is image: SAM pads at the right and the bottom."""
+    """The part of logits (N, h, w) that shows the image: SAM pads it at the right and the bottom."""
     height, width = (-(-length * logits.shape[-1] // side) for length in embedded.input_size)
     return logits[:, :height, :width]
 
 
 def without_specks(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """A mask (H, W), not empty -> its pieces of some size, the largest at least."""
+    """A mask (H, W), not empty -> the mask without small pieces; the largest piece always stays."""
     import cv2
 
     _, pieces, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
     areas = stats[:, cv2.CC_STAT_AREA]
-    areas[0] = 0  # what is no piece
+    areas[0] = 0  # the background
     kept = (areas >= SPECK * areas.max()) & (areas > 0)
     clean: NDArray[np.bool_] = kept[pieces]
     return clean
 
 
-def suppress(masks: Any, most: float) -> Any:
-    """Flat masks (N, P) of 0 and 1, best first -> positions that stay: greedy non-maximum suppression."""
+def suppress(masks: Any, iou: float) -> Any:
+    """Greedy non-maximum suppression: flat masks (N, P) of 0 and 1, best first -> positions of those that stay."""
     import torch
 
     areas, kept = masks.sum(1), list[int]()
     for i in range(len(masks)):
         if kept:
             common = masks[kept] @ masks[i]
-            if (common / (areas[kept] + areas[i] - common)).max() > most:
+            if (common / (areas[kept] + areas[i] - common)).max() > iou:
                 continue
         kept.append(i)
     return torch.tensor(kept, dtype=torch.long, device=masks.device)
@@ -291,7 +295,7 @@ def is_ground(masks: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def without_parts(masks: NDArray[np.bool_]) -> list[int]:
-    """Positions of masks (N, H, W), the surest first, that neither hold nor lie in a surer one."""
+    """Masks (N, H, W), the surest first -> positions of those that neither contain a surer one nor lie in one."""
     flat = masks.reshape(len(masks), masks[:1].size).astype(np.float32)
     areas, kept = flat.sum(1), list[int]()
     for i in range(len(flat)):
