@@ -82,7 +82,7 @@ def verify(run: RunFolder) -> None:
         if locked:
             withdraw(build, found.damages)
     if build.run.is_another:
-        other = f"holds the images of run {build.run.number}, as of a copy; runs and merges leave it out"
+        other = f"holds the images of run {build.run.number}, so it is a copy; runs and merges leave it out"
         note(f"{build.run.address} {other}")
     for damage in found.damages:
         print(f"damaged: {damage}", file=sys.stderr)

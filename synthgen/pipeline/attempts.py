@@ -1,4 +1,4 @@
-"""Makes the images of a batch, also if the model runs out of memory, fails, or gives a black image for some of them."""
+"""Makes the images of a batch, even if the model runs out of memory, fails, or returns black images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from synthgen.errors import BackendError, OutOfRoom, SynthgenError
 from synthgen.planning.jobs import retry_seed
 from synthgen.types import Job
 
-RETRIES = 3  # seeds that are tried for an image that failed, after its own
+RETRIES = 3  # further seeds for an image that failed
 
 Image = NDArray[np.uint8]
 Generate = Callable[[Sequence[Job]], NDArray[np.uint8]]
@@ -27,10 +27,10 @@ class Attempts:
 
     Attributes:
         strict: refuses to make smaller batches if memory is short, since their pixels differ slightly.
-        again: image id -> number of the further seed that made it.
+        again: image id -> number of the retry that made it, from 1.
         failed: image id -> why it could not be made. A black image takes its place.
-        most: images that memory is enough for at once; None: no limit is known.
-        smaller: number of batches that were made in smaller ones, for want of memory.
+        most: how many images fit into memory at once; None: no limit is known.
+        smaller: number of batches that were split because memory was short.
     """
 
     generate: Generate
@@ -41,12 +41,12 @@ class Attempts:
     smaller: int = 0
 
     def make(self, batch: Sequence[Job]) -> list[Image]:
-        """An image, uint8 (H, W, 3), for each job. The images that fail are made again, each alone and with its next
-        seeds; the others of their batch are kept.
+        """An image, uint8 (H, W, 3), for each job. An image that fails is made again alone, with further seeds; the
+        others of its batch are kept.
 
         Raises:
-            OutOfRoom: memory is not enough for one image, or, if strict, for the batch.
-            BackendError: no image of the batch can be made, so the cause is not in the images.
+            OutOfRoom: one image does not fit into memory, or, if strict, the batch does not.
+            BackendError: no image of the batch can be made, so the fault is not in single images.
         """
         images, errors = self._together(batch)
         if len(batch) == len(errors) and not any(isinstance(error, _Black) for error in errors.values()):
@@ -66,7 +66,7 @@ class Attempts:
         except Exception as error:
             is_memory = devices.is_out_of_memory(error)
             if is_memory:
-                traceback.clear_frames(error.__traceback__)  # they hold what was computed so far
+                traceback.clear_frames(error.__traceback__)  # the frames hold tensors of the failed batch
                 if devices.release(keep=1):  # the models of other stages took the memory
                     return self._together(batch)
             if is_memory and (self.strict or len(batch) == 1):
@@ -84,14 +84,14 @@ class Attempts:
         """The model's images of a batch, uint8 (B, H, W, 3).
 
         Raises:
-            BackendError: the model gave another number, size or dtype. Some models round sizes, and the labels of such
-                images would not fit the jobs.
+            BackendError: their number, size or dtype is wrong. Some models round sizes, and the labels of such images
+                would not fit the jobs.
         """
         images = np.asarray(self.generate(batch))
-        wanted = (len(batch), batch[0].height, batch[0].width, 3)
-        if images.shape != wanted or images.dtype != np.uint8:
+        expected = (len(batch), batch[0].height, batch[0].width, 3)
+        if images.shape != expected or images.dtype != np.uint8:
             raise BackendError(
-                f"generator: made {images.dtype} images of shape {images.shape}, and uint8 of {wanted} were asked for "
+                f"generator: made {images.dtype} images of shape {images.shape}; takes uint8 of shape {expected} "
                 "(images, height, width, RGB); set a size that the model makes"
             )
         return images

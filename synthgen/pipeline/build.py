@@ -1,7 +1,7 @@
-"""A run folder, read by its spec: what of it is done, what is to be done, and its jobs and numbers.
+"""A run folder together with its spec: what is done, what is left to do, and its jobs and numbers.
 
 The stages lie in modules of their own: `plan`, `generate`, `label`, `measure`, `judge` and `export`, and `report.page`.
-Each is a function of a `Build`, and leaves alone what is done already. Nothing here knows who calls it, or when.
+Each is a function that takes a `Build` and skips work that is done. Nothing here depends on who calls it, or when.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from synthgen.types import Job
 
 @dataclass(frozen=True)
 class Build:
-    """A run folder with the spec it is run by."""
+    """A run folder and the spec of its run."""
 
     run: Run
     spec: DatasetSpec
@@ -37,24 +37,24 @@ class Build:
 
     @classmethod
     def start(cls, run: Run, spec: DatasetSpec, stages: Stages) -> Build:
-        """Opens a folder for a spec, a new one or one to go on with. Call it holding the lock.
+        """Opens a new or an existing run folder for a spec. The caller holds the lock.
 
         Raises:
             RunError: the folder holds another dataset; the message says what differs.
         """
         if run.is_another:
-            other = f"{run.address} holds the images of run {run.recorded_number}, as of a copy"
+            other = f"{run.address} holds the images of run {run.recorded_number}, so it is a copy"
             raise RunError(f"{other}; take another --run or --out")
         facts = run.facts.read()
         models = stages.models(facts.get("models", {}))
         fingerprint = made_from(spec, models)
         if facts:
             changed = differences(facts["made_from"], fingerprint)
-        else:  # the folder is new; or `run.json` is damaged, and then the marks of the plan know
+        else:  # The folder is new, or `run.json` is damaged: then the marks of the plan show whether the spec differs.
             inputs = hash_of(fingerprint)
             planned = (run.marks.read("plan", shard) for shard in run.marks.shards())
             is_other = any(mark and mark.inputs != inputs for mark in planned)
-            changed = ["run.json is damaged, so nobody knows what differs"] if is_other else []
+            changed = ["run.json is damaged, so it is not known what differs"] if is_other else []
         if changed:
             raise RunError(
                 f"{run.address} holds images that were made differently ({'; '.join(changed[:5])}); "
@@ -74,13 +74,13 @@ class Build:
 
     @classmethod
     def open(cls, run: Run) -> Build:
-        """A run folder with the spec that it holds."""
+        """Opens a run folder with the spec that it holds."""
         spec = DatasetSpec.parse(run.facts.read_spec())
         return cls(run, spec, Stages.of(spec))
 
     @classmethod
     def read(cls, run: Run) -> Build:
-        """`open`, for those who only read: it imports no module that the spec names, see `unloaded`."""
+        """`open` for commands that only read: imports none of the user's modules that the spec names (`unloaded`)."""
         spec = DatasetSpec.parse(run.facts.read_spec(), run.facts.read().get("modules", {}))
         return cls(run, spec, Stages.of(spec))
 
@@ -93,11 +93,11 @@ class Build:
 
     @cached_property
     def _fingerprints(self) -> dict[tuple[StageName, str], Mapping[str, Any]]:
-        """(stage, exporter or "") -> its fingerprint, kept since it may need the checksums of weights."""
+        """(stage, exporter or "") -> its fingerprint. Kept, because it may take the checksums of large weights."""
         return {}
 
     def inputs(self, stage: StageName, piece: int | str | None = None) -> str | None:
-        """Hash of all that a piece of work is made from; None while some of it is missing.
+        """Hash of everything that a piece of work is made from; None while some of that is missing.
 
         Args:
             piece: number of the shard, name of the exporter, or None, as `DEPENDENCIES` says for the stage.
@@ -109,7 +109,7 @@ class Build:
         return row.inputs(self.run, self._fingerprints[key], piece)
 
     def pieces(self, stage: StageName) -> list[int] | list[str] | list[None]:
-        """What a stage has to be done for: the shards, the exporters, or [None] for the run as a whole."""
+        """The pieces of a stage's work: the shards, the exporters, or [None] for the run as a whole."""
         match DEPENDENCIES[stage].per:
             case "shard":
                 return self.run.marks.shards()
@@ -119,7 +119,7 @@ class Build:
                 return [None]
 
     def work(self) -> Iterator[Work]:
-        """Everything that has to be done, stage by stage, whether or not it is done."""
+        """All work of the run, stage by stage, done or not."""
         for stage in DEPENDENCIES:
             for piece in self.pieces(stage):
                 yield Work(stage, piece)
@@ -129,7 +129,7 @@ class Build:
         return inputs is not None and self.run.marks.is_done(stage, piece, inputs)
 
     def pending(self) -> list[int]:
-        """The shards that some stage has still to be done for."""
+        """The shards for which some stage is not done."""
         return [s for s in self.run.marks.shards() if not all(self.is_done(stage, s) for stage in PER_SHARD)]
 
     def is_complete(self) -> bool:
@@ -141,12 +141,12 @@ class Build:
         )
 
     def counts(self, stage: StageName, shard: int) -> Mapping[str, int]:
-        """What the mark of a stage has counted; nothing where there is no mark."""
+        """The counts in the mark of a shard's stage; empty without a mark."""
         mark = self.run.marks.read(stage, shard)
         return mark.counts if mark else {}
 
     def remarks(self) -> list[str]:
-        """What the models' libraries remarked while the shards were made, on whichever machine: each remark once."""
+        """What the models' libraries remarked while the shards were made, on any machine. Each remark comes once."""
         remarks = (
             remark for _, _, mark in self.run.marks.read_all() if mark for remark in mark.notes.get("remarks", ())
         )
@@ -168,7 +168,7 @@ class Build:
         return bool(rounds) and len(self.run.marks.shards()) == sum(map(self.shards_of, rounds))
 
     def next_round(self, quality: Quality | None) -> Round | None:
-        """The round that would make up what judging threw away; None if nothing is missing or the budget is spent."""
+        """The round that would replace what judging rejected; None if nothing is missing or the budget is spent."""
         if quality is None:
             return None
         return next_round(
@@ -181,13 +181,14 @@ class Build:
             {int(k): n for k, n in quality.objects.items()},
         )
 
-    # What the records say
+    # Its records
 
     def jobs(self, shard: int, image_ids: Collection[int] | None = None) -> list[Job]:
-        """The jobs of a shard, or those of some images; with the seeds that their images were made with, if they are.
+        """The jobs of a shard, or of some of its images. The job of an image that was made with a further seed has that
+        seed.
 
         Raises:
-            RunError: a job is damaged, or of another spec.
+            RunError: a job is damaged, or belongs to another spec.
         """
         jobs, mark = [], self.run.marks.read("generate", shard)
         attempts = mark.notes.get("again", {}) if mark else {}
@@ -201,7 +202,7 @@ class Build:
                 row["layout"] = None if row["layout"] is None else tuple(tuple(box) for box in row["layout"])
                 job = Job(split=split_of(row["family"], self.spec.splits), **row)
                 if (job.height, job.width) != (self.spec.height, self.spec.width) or not self.has_classes(*job.asked):
-                    raise ValueError("it is of another spec")
+                    raise ValueError("it belongs to another spec")
             except (TypeError, ValueError) as error:
                 file = self.run.paths.name(self.run.paths.table("jobs", shard))
                 raise RunError(f"{file} has a damaged job, {row['id']}: {error}") from error
@@ -213,7 +214,7 @@ class Build:
         return all(1 <= category_id <= len(self.spec.classes) for category_id in category_ids)
 
     def quality(self) -> Quality | None:
-        """The numbers of the last judging; None where there was none.
+        """The numbers of the last judging; None before the first.
 
         Raises:
             RunError: they are damaged.

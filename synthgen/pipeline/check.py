@@ -51,7 +51,7 @@ def advice(spec: DatasetSpec, stages: Stages) -> list[Problem]:
     request = request_of(spec)
     notes = [_in_spec(key, note) for key, stage in stages.named().items() for note in stage.advice(request)]
     if odd := [c.name for c in spec.classes if not c.prompt and set(c.name) & set("_/")]:
-        more = f", and {len(odd) - 1:,} more of the kind" if len(odd) > 1 else ""
+        more = f", and {len(odd) - 1:,} more like it" if len(odd) > 1 else ""
         words = f"prompts say {with_article(odd[0])!r}; a class takes other words as its `prompt`"
         notes.append(Problem("classes", f"got {shown(odd[0])}{more}, and {words}"))
     return notes
@@ -90,8 +90,8 @@ def _form(template: str, spec: DatasetSpec) -> PromptForm:
 
 
 def problems_of(named: Mapping[str, Stage[Any]], request: Request) -> list[Problem]:
-    """The problems that backends find, each with its field of the spec. A class that an earlier backend does not know
-    is one problem, also if later ones do not know it either.
+    """The problems that backends find, each with its field of the spec. A class that several backends do not know is
+    one problem.
 
     Args:
         named: key in the spec -> backend.
@@ -109,7 +109,7 @@ def problems_of(named: Mapping[str, Stage[Any]], request: Request) -> list[Probl
 
 
 def _in_spec(key: str, problem: Problem) -> Problem:
-    """A backend's problem with its field of the spec; an option of the backend starts with a dot."""
+    """A backend's problem with its field of the spec. A backend names its own options with a dot at the start."""
     return replace(problem, field=key + problem.field) if problem.field.startswith(".") else problem
 
 
@@ -122,17 +122,17 @@ def _wrong_scopes(stages: Stages) -> Iterator[Problem]:
 
 def _quotas_too_large(spec: DatasetSpec) -> Iterator[Problem]:
     possible = spec.max_images * spec.max_objects
-    if (wanted := sum(spec.quotas.values())) > possible:
+    if (total := sum(spec.quotas.values())) > possible:
         yield Problem(
             "min_instances_per_class" if spec.min_instances_per_class else "classes",
-            f"got quotas of {wanted:,} instances in all; takes at most {possible:,}, which is `budget` "
+            f"got quotas of {total:,} instances in all; takes at most {possible:,}, which is `budget` "
             f"{spec.budget:g} x `count` {spec.count:,} x {spec.max_objects} objects an image",
         )
 
 
 def _layouts_too_full(spec: DatasetSpec, stages: Stages) -> list[Problem]:
     ratios = stages.generator.aspect_ratios()
-    # A round for a quota may have images of one class alone, which may fit worse.
+    # A round for a quota may have images of a single class, whose boxes may fit worse.
     rounds = [first_round(spec), *(Round(2, spec.count, 10, {c: 1.0}, {spec.max_objects: 1.0}) for c in spec.quotas)]
     try:
         for round in rounds:

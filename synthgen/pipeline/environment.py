@@ -1,4 +1,4 @@
-"""Where the models of a stage are computed, and in which batches: these decide the last bits of what they make."""
+"""Where the models of a stage are computed, and in which batches. Both decide the last bits of the results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def environment(
 
     Args:
         backends: those of the stage, by kind.
-        allow_mixed: whether it may differ from where earlier shards were computed.
+        allow_mixed: whether it may differ from the environment of earlier shards.
 
     Raises:
         RunError: it differs.
@@ -33,13 +33,13 @@ def environment(
         changed = "; ".join(differences(earlier.environment, now))
         raise RunError(
             f"earlier shards of {build.run.address} were made differently ({changed}), so the same job would get "
-            "slightly other pixels; go on as before, or say --allow-mixed"
+            "slightly different pixels; set what the earlier shards had, or pass --allow-mixed"
         )
     return now
 
 
 def batches(jobs: Sequence[Job], environment: Mapping[str, Any], kind: str) -> Iterator[Sequence[Job]]:
-    """Jobs in the groups in which they go through the model of a kind of backend."""
+    """The batches in which jobs go through the model of a backend. `kind`: of the backend."""
     size = environment.get(kind, {}).get("batch_size", 1)
     for start in range(0, len(jobs), size):
         yield jobs[start : start + size]

@@ -14,7 +14,7 @@ from synthgen.types import DatasetInfo
 
 
 def export_run(build: Build) -> dict[str, int]:
-    """Writes every export whose inputs have changed; -> exporter: number of its files.
+    """Writes every export whose inputs have changed. Returns the number of files by exporter.
 
     Raises:
         RunError: the run has not been judged yet, or a record is damaged.
@@ -39,11 +39,11 @@ def accepted_images(build: Build, first_annotation: int = 1, without: Collection
     """The accepted images with their labels, see `Accepted`.
 
     Raises:
-        RunError: there are verdicts on labels of classes that the spec does not have.
+        RunError: the spec does not have the class of a label with a verdict.
     """
     run = build.run
     for rows in run.tables.read_batches(run.paths.verdicts, ["instance", "category_id"]):
         ids = rows.filter(pc.is_valid(rows["instance"]))["category_id"]
         if ids.null_count or not build.has_classes(*pc.unique(ids).to_pylist()):
-            raise RunError(f"{run.address} has verdicts on labels of no class of its spec; judge it again")
+            raise RunError(f"{run.address} has verdicts on labels of classes that its spec lacks; judge it again")
     return Accepted(run, build.jobs, build.stages.filters, first_annotation=first_annotation, without=without)

@@ -1,7 +1,7 @@
 """What the results of each stage depend on: one table, `DEPENDENCIES`, with a row for each stage.
 
-A commit mark holds a hash of what its files were made from. A piece of work is done if this hash is what it would be
-now, so a change of the spec repeats the stages whose rows name what has changed, and those after them.
+A commit mark holds a hash of what its files were made from. A piece of work is done if this hash equals the one that
+the spec gives now. So a change of the spec repeats the stages whose rows name what has changed, and those after them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Models = Mapping[str, Mapping[str, Any]]  # key in the spec -> name, revision an
 
 
 class Work(NamedTuple):
-    """A piece of a stage's work: what has a mark of its own.
+    """A piece of a stage's work, which has a mark of its own.
 
     Attributes:
         piece: number of the shard, name of the exporter, or None for the run as a whole.
@@ -39,7 +39,7 @@ class Work(NamedTuple):
 
 
 class SpecWithModels(Protocol):
-    """A spec, and the models that it names; these are looked up only by the rows that ask for them."""
+    """A spec and its models. The models are looked up only if a row asks for them."""
 
     @property
     def spec(self) -> DatasetSpec: ...
@@ -50,17 +50,17 @@ class SpecWithModels(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """A stage whose results are read by another one.
+    """A stage whose results another stage reads.
 
     Attributes:
-        file: name of the only file that is read; "": the stage reads all of them.
+        file: name of the only file that is read; "": all files are read.
     """
 
     stage: StageName
     file: str = ""
 
     def checksum(self, mark: Mark | None) -> str | None:
-        """Names the content of what is read; None while it is not there."""
+        """A hash of the content that is read; None while it does not exist."""
         if mark is None or (self.file and self.file not in mark.files):
             return None
         return mark.files[self.file][1] if self.file else mark.outputs
@@ -71,8 +71,9 @@ class Dependencies:
     """What the results of a stage depend on.
 
     Attributes:
-        per: what has results and a mark of its own: every shard, every exporter, or the run as a whole.
-        fingerprint: what the results depend on in the spec and its models, as plain data; takes the exporter's name.
+        per: what the work is split by: each shard, each exporter, or the run as a whole has its own results and mark.
+        fingerprint: what the results depend on in the spec and its models, as plain data. Its second argument is the
+            exporter's name.
         upstream: the stages whose results this one reads, in the order in which they are hashed. A stage that is done
             per shard reads those of its own shard, and every other stage reads those of all shards.
         reads_reviews: whether the results depend on what people said of labels.
@@ -84,7 +85,7 @@ class Dependencies:
     reads_reviews: bool = False
 
     def inputs(self, run: Run, fingerprint: Mapping[str, Any], piece: int | str | None) -> str | None:
-        """Hash of all that a piece of work is made from; None while some of it is not there.
+        """Hash of everything that a piece of work is made from; None while some of that is missing.
 
         Args:
             fingerprint: what `Dependencies.fingerprint` gives.
@@ -95,10 +96,10 @@ class Dependencies:
         of_shards = [u for u in self.upstream if DEPENDENCIES[u.stage].per == "shard"]
         checksums = [u.checksum(run.marks.read(u.stage)) for u in self.upstream if u not in of_shards]
         checksums += [u.checksum(run.marks.read(u.stage, shard)) for shard in shards for u in of_shards]
-        there = [checksum for checksum in checksums if checksum is not None]
-        if len(there) < len(checksums):
+        existing = [checksum for checksum in checksums if checksum is not None]
+        if len(existing) < len(checksums):
             return None
-        return hash_of(fingerprint, *there, *filter(None, [reviews]))
+        return hash_of(fingerprint, *existing, *filter(None, [reviews]))
 
 
 def hash_of(fingerprint: Mapping[str, Any], *checksums: str) -> str:
@@ -110,7 +111,7 @@ def _weights(models: Models, key: str) -> str:
 
 
 def made_from(spec: DatasetSpec, models: Models) -> dict[str, Any]:
-    """What the images depend on, as plain data: the generator's fingerprint, and what a folder is told apart by."""
+    """What the images depend on, as plain data: the generator, and every key of the spec that decides jobs."""
     return {
         "format": FORMAT,
         "name": spec.name,
@@ -139,7 +140,7 @@ def labelled_by(spec: DatasetSpec, models: Models) -> dict[str, Any]:
 
 
 def measured_by(spec: DatasetSpec, models: Models) -> dict[str, Any]:
-    """What the measures depend on, besides images and labels. Thresholds are not among it."""
+    """What the measures depend on, besides images and labels. Measures do not depend on thresholds."""
     return {
         "format": FORMAT,
         **{n: {**c.fingerprint(), "weights": _weights(models, f"filters.{n}")} for n, c in spec.filters.items()},
@@ -152,7 +153,7 @@ def judged_by(spec: DatasetSpec) -> dict[str, Any]:
         "format": JUDGE_FORMAT,
         "count": spec.count,
         "quotas": {str(c): n for c, n in spec.quotas.items()},
-        # Lists, since the order of splits decides where a family falls, and that of filters the order of reasons.
+        # These are lists because their order counts: it decides the split of a family and the order of reasons.
         "splits": list(spec.splits.items()),
         "filters": [(n, c.model_dump(mode="json")) for n, c in spec.filters.items()],
     }
@@ -170,7 +171,7 @@ def exported_by(spec: DatasetSpec, exporter: str) -> dict[str, Any]:
 
 
 def _own_categories(spec: DatasetSpec) -> list[list[Any]]:
-    """Id in exports and supercategory of every class, if the spec gives one of them any."""
+    """The exported id and the supercategory of every class; empty if the spec sets neither for any class."""
     given = [[c.exported_id, c.supercategory] for c in spec.categories]
     return given if any(c.own_id or c.supercategory for c in spec.categories) else []
 
@@ -215,7 +216,7 @@ DEPENDENCIES: dict[StageName, Dependencies] = {
     "export": Dependencies(
         "exporter",
         lambda its, exporter: exported_by(its.spec, exporter),
-        # Of judging, the verdicts alone: `quality.json` holds times, which differ between equal runs.
+        # Exports do not read `quality.json`, which holds times, so that it differs between equal runs.
         (Upstream("judge", VERDICTS), Upstream("label"), Upstream("measure")),
     ),
     "report": Dependencies(
@@ -224,5 +225,5 @@ DEPENDENCIES: dict[StageName, Dependencies] = {
         (Upstream("judge"), Upstream("label"), Upstream("measure")),
     ),
 }
-# The stages that every planned shard goes through, in order. Planning is what makes shards.
+# The stages that every planned shard goes through, in order.
 PER_SHARD = tuple(stage for stage, row in DEPENDENCIES.items() if row.per == "shard" and row.upstream)

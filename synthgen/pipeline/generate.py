@@ -22,7 +22,7 @@ from synthgen.types import Job
 
 
 def generate_shard(build: Build, shard: int, allow_mixed: bool = False, strict: bool = False) -> Mapping[str, int]:
-    """Makes the images of a shard, a batch at a time; a batch that is done already is not made again.
+    """Makes the images of a shard, a batch at a time. Skips batches that are done.
 
     Args:
         allow_mixed: see `environment`.
@@ -39,7 +39,7 @@ def generate_shard(build: Build, shard: int, allow_mixed: bool = False, strict: 
     marks: dict[int, Mark] = {}
 
     def write(number: int, batch: Sequence[Job], images: Sequence[NDArray[np.uint8]], notes: dict[str, Any]) -> None:
-        run.marks.withdraw_exports()  # they may hold links to what these images were
+        run.marks.withdraw_exports()  # they may hold links to the images that are replaced here
         files = [run.images.write(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
         marks[number] = run.marks.commit_batch(shard, number, batch_inputs, files, notes)
 
@@ -73,7 +73,7 @@ def generate_shard(build: Build, shard: int, allow_mixed: bool = False, strict: 
 
 
 def remake_image(build: Build, image_id: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Makes an image's batch again, and writes nothing; -> the image as it was made, and as it is made now, each uint8
+    """Makes an image's batch again and writes nothing. Returns the image of the run and the new one, each uint8
     (H, W, 3), RGB."""
     run, shard = build.run, shard_of(build, image_id)
     mark = run.marks.read("generate", shard)

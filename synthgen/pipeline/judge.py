@@ -1,4 +1,4 @@
-"""The stage that judges: numbers, and what people said, become verdicts and the figures of `quality.json`."""
+"""The stage that judges: numbers and reviews become verdicts and the figures of `quality.json`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def judge_run(build: Build) -> Quality:
-    """Writes `verdicts.parquet` and `quality.json`, if what they are made from has changed.
+    """Writes `verdicts.parquet` and `quality.json` if their inputs have changed.
 
     Raises:
         RunError: some images have no measures yet, or a record is damaged.
@@ -59,21 +59,21 @@ def judge_run(build: Build) -> Quality:
 
 
 def judge_shards(build: Build, shards: Iterable[int]) -> Verdicts:
-    """Applies the spec's thresholds to the numbers of some shards, and what people said. Writes nothing."""
+    """Applies the spec's thresholds and the reviews to the numbers of some shards. Writes nothing."""
     return _verdicts(build, Tables.read(build.run, shards, build.stages.filters))
 
 
 def _verdicts(build: Build, tables: Tables) -> Verdicts:
     categories = (tables.asked.values, tables.labels["category_id"])
     if not all(build.has_classes(values.min(), values.max()) for values in categories if len(values)):
-        raise RunError(f"{build.run.address} has labels of classes that its spec has not; label the run anew")
+        raise RunError(f"{build.run.address} has labels of classes that its spec lacks; label the run anew")
     marks = (build.run.marks.read("generate", int(shard)) for shard in np.unique(tables.images["shard"]))
     failed = {int(image_id) for mark in marks if mark for image_id in mark.notes.get("failed", ())}
     return judge(build.spec, build.stages.filters, tables, _reviews(build, tables), failed)
 
 
 def _reviews(build: Build, tables: Tables) -> Reviews:
-    """What people said of these images, if the labels are still those that they saw."""
+    """The reviews of these images, without those of labels that have changed since."""
     reviews = read_reviews(build.run.paths.reviews)
     ids = tables.images["image_id"]
     is_reviewed = np.isin(ids, list(reviews.image_ids()))
@@ -85,12 +85,12 @@ def _reviews(build: Build, tables: Tables) -> Reviews:
         rows = tables.labels_of(review.image_id)
         is_label = review.instance is None or review.instance < rows.stop - rows.start
         if not (is_label and (review.category_id is None or build.has_classes(review.category_id))):
-            raise RunError(f"{build.run.paths.reviews.name} has a verdict on a label, or a class, that there is not")
+            raise RunError(f"{build.run.paths.reviews.name} has a verdict on a label or a class that does not exist")
     return reviews
 
 
 def _describe(build: Build, samples: Mapping[str, list[dict[str, Any]]], images: pd.DataFrame) -> None:
-    """Adds to the rows of sampled images what their jobs say of them."""
+    """Adds the split, prompt and seed of their jobs to the rows of sampled images."""
     rows: dict[int, list[dict[str, Any]]] = {}
     for kind in samples.values():
         for row in kind:

@@ -1,4 +1,4 @@
-"""The stage that measures: every filter takes its numbers of the labelled images of a shard."""
+"""The stage that measures: every filter computes its numbers for the labelled images of a shard."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from synthgen.pipeline.build import Build
 from synthgen.pipeline.label import labelled_samples
 from synthgen.types import Sample
 
-# A batch ends where its images and masks have so many bytes: an image of 1024 x 1024 px has 3 MB, and each mask 1 MB.
+# A batch ends when its images and masks have this many bytes. An image of 1024 x 1024 px has 3 MB, and each mask 1 MB.
 MAX_BATCH_BYTES = 1 << 28
 
 
@@ -36,11 +36,11 @@ def measure_shard(build: Build, shard: int) -> Mapping[str, int]:
             column.add(sample)
     rows: list[dict[str, Any]] = []
     values = {name: column.finish() for name, column in columns.items()}
-    for place, (image_id, count) in enumerate(images):
+    for index, (image_id, count) in enumerate(images):
         of_image: dict[str, Any] = {"image_id": image_id, "instance": None}
         of_instances: list[dict[str, Any]] = [{"image_id": image_id, "instance": i} for i in range(count)]
         for name, f in filters.items():
-            value = values[name][place]
+            value = values[name][index]
             if f.scope == "image":
                 of_image[name] = value if f.vector else value.item()
             else:
@@ -58,8 +58,8 @@ def measure_shard(build: Build, shard: int) -> Mapping[str, int]:
 
 
 class _Column:
-    """One filter's numbers of a shard. The shard is cut into batches from its first image on, for each filter by
-    itself: so the numbers do not depend on who measures, or on the other filters."""
+    """One filter's numbers for a shard. Each filter cuts the shard into batches of its own, from the first image on, so
+    its numbers do not depend on the other filters, or on which process measures."""
 
     def __init__(self, name: str, f: Filter[Any]) -> None:
         self._name, self._filter = name, f

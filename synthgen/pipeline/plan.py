@@ -12,9 +12,9 @@ from synthgen.planning.rounds import first_round
 
 
 def plan_shards(build: Build) -> None:
-    """Writes the shards of every recorded round; in a new folder, records the first round."""
+    """Writes the shards of every recorded round. In a new folder, records the first round before."""
     run, spec, inputs = build.run, build.spec, build.inputs("plan")
-    assert inputs is not None  # a plan is made from nothing that a run holds
+    assert inputs is not None  # planning reads no other stage
     if not build.rounds():
         run.rounds.write(1, asdict(first_round(spec)))
     end = 0
@@ -25,7 +25,7 @@ def plan_shards(build: Build) -> None:
         if not missing:
             continue
         jobs = plan_round(spec, run.number, round, build.stages.generator.aspect_ratios())
-        for shard in shards:  # also of those that are there: a job's choices depend on those before it
+        for shard in shards:  # existing shards are planned too: a job's choices depend on the jobs before it
             of_shard = list(islice(jobs, spec.shard_size))
             if shard in missing:
                 run.marks.commit(
@@ -35,7 +35,7 @@ def plan_shards(build: Build) -> None:
 
 
 def add_round(build: Build) -> bool:
-    """Records a further round for what judging threw away; False if nothing is missing or the budget is spent."""
+    """Records a further round to replace what judging rejected. False if nothing is missing or the budget is spent."""
     round = build.next_round(build.quality())
     if round:
         build.run.rounds.write(round.number, asdict(round))

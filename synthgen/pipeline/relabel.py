@@ -1,4 +1,4 @@
-"""The stages after the images, again: what `synthgen label` and `synthgen judge` do."""
+"""Repeats the stages after the images: what `synthgen label` and `synthgen judge` do."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from synthgen.pipeline.measure import measure_shard
 
 
 def relabel(build: Build, allow_mixed: bool = False, on_shard: Callable[[int], object] | None = None) -> Quality:
-    """Labels, measures, judges and exports the images of a run, as far as that is not done.
+    """Labels, measures, judges and exports the images of a run. Skips what is done.
 
     Args:
         allow_mixed: whether labels made on another kind of machine may be joined.
-        on_shard: is called with the number of each shard that has something to do, before it is done.
+        on_shard: called with the number of each shard that is not done, before work on it begins.
 
     Raises:
         RunError: some shards have no images yet.

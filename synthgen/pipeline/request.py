@@ -1,4 +1,4 @@
-"""What a run is asked for: one object from the command line, or a deployment, to the stages."""
+"""The parameters of a run: one object that goes from the command line, or a deployment, to the stages."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ class BuildRequest:
 
     @cached_property
     def run(self) -> Run:
-        """The run folder: one object, so that its lock goes with it to everything that works for this request."""
+        """The run folder. It is one object for the whole request, because the object holds the lock."""
         return Run.at(self.folder, self.spec.name, self.number)
 
     def check(self) -> None:
-        """Reads and checks everything now, so that problems come before work. Raises SpecError if there are some."""
+        """Reads and checks everything now, before work begins. Raises SpecError if there are problems."""
         _ = self.stages, self.profile
 
     def numbered(self, number: int) -> BuildRequest:

@@ -1,4 +1,4 @@
-"""The backends of a spec: constructed, not yet loaded."""
+"""The backends of a spec, constructed and not yet loaded."""
 
 from __future__ import annotations
 
@@ -71,15 +71,15 @@ class Stages:
 
 
 def _by_key(owner: Stages | DatasetSpec) -> dict[str, Any]:
-    """Key in the spec, such as `generator` or `filters.sharpness` -> what the owner has there."""
-    found: dict[str, Any] = {}
+    """Key in the spec, such as `generator` or `filters.sharpness` -> the owner's value."""
+    by_key: dict[str, Any] = {}
     for kind in KINDS.values():
         value = getattr(owner, kind.key)
-        found |= {f"{kind.key}.{name}": one for name, one in value.items()} if kind.many else {kind.key: value}
-    return found
+        by_key |= {f"{kind.key}.{name}": one for name, one in value.items()} if kind.many else {kind.key: value}
+    return by_key
 
 
 def own_modules(spec: DatasetSpec) -> dict[str, str]:
-    """Key in the spec -> file, of the user's own modules that it names and that are imported."""
+    """Key in the spec -> file, for each module of the user's that the spec names."""
     named = {key: config.use for key, config in _by_key(spec).items() if is_own(config.use)}
     return {key: str(getattr(sys.modules.get(use), "__file__", use)) for key, use in named.items()}

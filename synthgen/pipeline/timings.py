@@ -1,4 +1,4 @@
-"""How long the stages of a run took, as the marks of its shards say."""
+"""How long the stages of a run took, by the marks of its shards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from synthgen.store.run import Run
 
 
 def stage_seconds(run: Run) -> dict[str, tuple[float, int]]:
-    """Stage -> (seconds, images) of the shards that are done. The estimate for the next run is made from it."""
+    """Stage -> (seconds, images) of the finished shards. `synthgen plan` estimates the next run's time from it."""
     totals: dict[str, tuple[float, int]] = {}
     for stage in PER_SHARD:
         marks = [mark for shard in run.marks.shards() if (mark := run.marks.read(stage, shard))]
@@ -18,7 +18,7 @@ def stage_seconds(run: Run) -> dict[str, tuple[float, int]]:
 
 
 def timings(run: Run, accepted: int) -> dict[str, Any]:
-    """How long the shards took that are done: seconds, and images per second, of each stage and of all."""
+    """How long the finished shards took: seconds and images per second of each stage, and of all together."""
     stages = stage_seconds(run)
     total = sum(seconds for seconds, _ in stages.values())
     return {

@@ -1,4 +1,4 @@
-"""Whether a run folder holds what it says: every checksum, mask and id, and the exports against the records."""
+"""Verifies a run folder: compares every checksum, mask and id, and the exports with the records."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class Damage:
     Attributes:
         file: its path in the run folder.
         what: the end of a sentence that begins with the file's name.
-        stage, shard: the work that makes the file again; of an export, `shard` is the exporter's name. None if the next
-            command that changes the run does it.
+        stage, shard: the work that makes the file again; for an export, `shard` is the exporter's name. None if the
+            next command that changes the run repairs it.
     """
 
     file: str
@@ -62,7 +62,7 @@ class Verified:
 
 
 def inspect(build: Build) -> Verified:
-    """Reads every file of a run. Memory holds eight bytes of the name of each, and a shard's records."""
+    """Reads every file of a run. Memory holds eight bytes for each file name, and the records of one shard."""
     run = build.run
     damages = list(_files(build))
     damages += _records(build, {damage.file for damage in damages})
@@ -78,8 +78,8 @@ def inspect(build: Build) -> Verified:
 
 
 def _names_of_files(folder: Path, name: str = "") -> Iterator[str]:
-    """The files in a folder and below it, by their path in it. `name`: what their paths begin with. A folder that may
-    not be read counts as empty: the files in it that marks name cannot be read either, which is damage."""
+    """The paths of the files in a folder and below it, each with `name` before it. A folder that may not be read counts
+    as empty: if marks name files in it, these cannot be read either, and are reported as damaged."""
     with suppress(PermissionError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
@@ -89,8 +89,8 @@ def _names_of_files(folder: Path, name: str = "") -> Iterator[str]:
 
 
 def _missing(build: Build) -> Iterator[str]:
-    """The work without a mark. Of images, labels and measures this does not ask whether they would be made the same way
-    today, by other weights for instance."""
+    """The work that has no mark. Images, labels and measures with a mark count as done, even if other weights would
+    make them differently today."""
     run, shards = build.run, build.run.marks.shards()
     if not shards:
         yield "nothing is planned"
@@ -120,11 +120,11 @@ def _files(build: Build) -> Iterator[Damage]:
     for file in (*run.facts.damaged(), *run.rounds.damaged()):
         yield Damage(_name(run, file), "its checksum differs")
     facts = run.facts.read()
-    own = hash_of(facts["made_from"]) if facts else ""
+    plan_inputs = hash_of(facts["made_from"]) if facts else ""
     if not run.facts.spec_is_unchanged():
         yield Damage(run.paths.spec.name, "its checksum differs")
     if facts and (planned := run.planned_number) not in {None, run.number}:
-        yield Damage(run.paths.facts.name, f"says that this is run {run.number}, and its jobs are of run {planned}")
+        yield Damage(run.paths.facts.name, f"says that this is run {run.number}, but its jobs belong to run {planned}")
     yield from _reviews(run)
     for stage, shard, mark in run.marks.read_all():
         if mark is None:
@@ -132,7 +132,7 @@ def _files(build: Build) -> Iterator[Damage]:
             continue
         if stage == "export" and not mark.inputs:
             continue  # The export is withdrawn: the next run makes it again in any case.
-        if own and mark.inputs != (_made_from(run, own, stage, shard) or mark.inputs):
+        if plan_inputs and mark.inputs != (_expected_inputs(run, plan_inputs, stage, shard) or mark.inputs):
             yield Damage(
                 _name(run, run.paths.mark(stage, shard)), "belongs to another run or to another shard", stage, shard
             )
@@ -159,16 +159,16 @@ def _reviews(run: Run) -> Iterator[Damage]:
         yield Damage(name, f"{what}; restore a copy of the file, or judge again without them")
 
 
-def _made_from(run: Run, own: str, stage: StageName, shard: int | str | None) -> str | None:
-    """The `inputs` that a mark of the plan or of images has in this run; None for other stages.
+def _expected_inputs(run: Run, plan_inputs: str, stage: StageName, shard: int | str | None) -> str | None:
+    """The `inputs` that a mark of the plan or of images must have in this run; None for other stages.
 
     Args:
-        own: hash of what the images are made from, as `run.json` says, whatever the models are now.
+        plan_inputs: those of the plan: the hash of `made_from` in `run.json`. The models may have changed since.
     """
     if stage == "plan":
-        return own
+        return plan_inputs
     planned = run.marks.read("plan", shard) if stage == "generate" else None
-    return hash_of({"own": own}, planned.outputs) if planned else None
+    return hash_of({"own": plan_inputs}, planned.outputs) if planned else None
 
 
 def _difference(path: Path, size: int, checksum: str) -> str:
@@ -201,7 +201,7 @@ def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
 
 
 def _has_whole_tables(mark: Mark | None, damaged: Set[str]) -> bool:
-    """Whether work is done and none of its tables is damaged. No record is compared with the pixels of an image."""
+    """Whether work is done and none of its tables is damaged. Images do not count: no record is compared with them."""
     return mark is not None and not any(name in damaged for name in mark.files if name.endswith((".parquet", ".json")))
 
 

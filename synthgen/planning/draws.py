@@ -1,8 +1,8 @@
 """Random choices that are the same on every machine: each is drawn from a stream that a hash of its purpose seeds.
 
-Choices among named things (classes, numbers of objects, templates, slot values) are dealt: after any number of jobs,
-things of equal weight have come up equally often, give or take one. So classes are balanced by construction. Of n
-things with weights, one of share s has come up as often as s says, give or take less than 1 + s * (n - 2).
+Choices among named things (classes, numbers of objects, templates, slot values) are dealt like cards: after any number
+of jobs, the counts of things of equal weight differ by at most one. So classes are balanced by construction. With n
+things of any weights, the count of a thing with share s differs from s times all draws by less than 1 + s * (n - 2).
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def stable_hash(*values: object, bits: int = 64) -> int:
 
 
 def stable_hash_of_json(text: str, bits: int = 64) -> int:
-    """`stable_hash` of values that are JSON already. JSON takes longer to write than to hash, so the planner puts the
-    text of each job together from pieces."""
+    """`stable_hash` of values that are JSON already. Writing JSON takes longer than hashing it, so the planner composes
+    the text of each job from pieces."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> (64 - bits)
 
 
 def stream(*key: object) -> Callable[[], float]:
-    """Random numbers in [0, 1) from a key: those of `Random.random`, which Python promises never to change."""
+    """Random numbers in [0, 1) from a key, by `Random.random`, whose values Python promises never to change."""
     return Random(stable_hash(*key)).random
 
 
@@ -48,7 +48,7 @@ class Dealer(Generic[K]):
         self._weights = [weights[k] for k in self._keys]
         self._streams = [stream(*key, str(k)) for k in self._keys]
         self._dealt = [0] * len(self._keys)
-        # The next time of each key, and its index, which decides between keys of one time.
+        # The next time of each key, and its index, which decides if two times are equal.
         self._next = [(draw() / w, i) for i, (draw, w) in enumerate(zip(self._streams, self._weights, strict=True))]
         heapify(self._next)
 

@@ -10,7 +10,7 @@ from synthgen.planning.draws import stream
 from synthgen.spec import LayoutSpec
 from synthgen.types import Box
 
-ASPECT_RATIO = (0.6, 1.6)  # of boxes, if neither the spec nor the model says it
+ASPECT_RATIO = (0.6, 1.6)  # of boxes, if neither the spec nor the model gives one
 MIN_SIDE_PX = 8
 TRIES = 2000
 
@@ -23,7 +23,7 @@ def place_boxes(
     Args:
         ratios: (least, most) width over height of each box.
         height, width: of the image, px.
-        key: what the boxes are for; it decides them.
+        key: what the boxes are for. Equal keys give equal boxes.
 
     Raises:
         SpecError: no boxes fit in 2,000 tries.
@@ -33,7 +33,7 @@ def place_boxes(
     free_x, free_y, shorter = width - 2 * low_x, height - 2 * low_y, min(height, width)
     least, span = layout.size[0], layout.size[1] - layout.size[0]
     logs = [(log(low), log(high) - log(low)) for low, high in ratios]
-    # Written out, with few calls, since boxes take longer than everything else that is planned.
+    # This is one loop with few calls, because placing boxes takes longer than the rest of planning.
     for attempt in range(TRIES):
         boxes: list[Box] = []
         more = least + span * min(1, 2 * (1 - attempt / TRIES)) - least

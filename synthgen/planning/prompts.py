@@ -12,11 +12,14 @@ class PromptDealer:
     """Deals templates, slot values and words for classes, each in proportion to its weight.
 
     Args:
-        key: of the round; it decides all of them.
+        key: of the round. Equal keys give equal choices.
     """
 
     def __init__(self, spec: DatasetSpec, *key: object) -> None:
-        templates = {True: spec.prompts.templates, False: spec.prompts.background_templates}  # by: has objects
+        templates = {
+            True: spec.prompts.templates,
+            False: spec.prompts.background_templates,
+        }  # by whether it has objects
         self._texts = {
             kind: [(t.text, sorted(template_slots(t.text) - {"objects"})) for t in ts] for kind, ts in templates.items()
         }

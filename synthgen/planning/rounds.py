@@ -1,4 +1,4 @@
-"""How many images are made, and of what: the first round, and further ones that make up what judging threw away."""
+"""How many images are made, and of what: the first round, and further ones that replace what judging rejected."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from math import ceil
 from synthgen.spec import DatasetSpec
 
 IMAGES_PER_RUN = 10_000_000  # a job's id is (run - 1) * this + index + 1, so that runs can be merged
-SLACK = 1.15  # a round asks for this much more than the yield calls for: a few images too many cost less than a round
+SLACK = 1.15  # a round makes more images than the yield calls for: a few too many cost less than another round
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Jobs that are planned together: `count` of them from `start` on, and what they should make up for.
+    """Jobs that are planned together: `count` of them from `start` on, with the weights of their classes and objects.
 
     Attributes:
         number: from 1.
@@ -44,8 +44,8 @@ def next_round(
     classes: Mapping[int, int],
     objects: Mapping[int, int],
 ) -> Round | None:
-    """The round that makes up what judging threw away: images of `count`, and instances of classes that are short of
-    their quotas. It is weighted to what is missing. None if nothing is missing, or the budget is spent.
+    """The round that replaces what judging rejected, for `count` and for classes that are short of their quotas. Its
+    weights favour what is missing. None if nothing is missing, or the budget is spent.
 
     Args:
         number: of this round.
@@ -60,7 +60,7 @@ def next_round(
     images: float = ceil(SLACK * deficit / _yield(accepted, made))
     share = {k: w / sum(spec.objects_per_image.values()) for k, w in spec.objects_per_image.items()}
     each = spec.count * sum(k * w for k, w in share.items()) / len(spec.classes)
-    # A class that is short of its quota counts as if it had it: the quota is asked for below.
+    # A class that is short of its quota counts as having met it here: `asks` below adds what it lacks.
     have = {c.id: max(classes.get(c.id, 0), spec.quotas.get(c.id, 0)) for c in spec.categories}
     weights = {c: max(0.0, each - n) for c, n in have.items()}
     weights = weights if sum(weights.values()) > 0 else dict.fromkeys(weights, 1.0)

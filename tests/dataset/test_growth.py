@@ -375,7 +375,7 @@ def test_a_copy_of_a_run_is_named_and_left_out(folder: Path) -> None:
     assert number_of_next(folder, copy.spec) == 4
     with (
         copy.run.lock(),
-        pytest.raises(RunError, match="run-0003 holds the images of run 1, as of a copy; take another"),
+        pytest.raises(RunError, match="run-0003 holds the images of run 1, so it is a copy; take another"),
     ):
         Build.start(copy.run, copy.spec, copy.stages)
 
@@ -403,7 +403,9 @@ def test_a_copy_that_says_it_is_another_run_is_left_out(folder: Path) -> None:
     found = grow(opened(folder, 2))
     assert [part.run for part in found.runs] == [1, 2]
     assert found.left_out[0] == "run 3 holds the images of run 1: a copy?"
-    assert "run.json: says that this is run 3, and its jobs are of run 1" in map(str, inspect(Build.open(copy)).damages)
+    assert "run.json: says that this is run 3, but its jobs belong to run 1" in map(
+        str, inspect(Build.open(copy)).damages
+    )
 
 
 def test_a_copy_is_no_run_that_is_at_work_or_comes_next(folder: Path) -> None:

@@ -468,7 +468,9 @@ def test_a_copy_under_another_number_is_named(copied: Path) -> None:
     root = copied / "fruit" / "run-0001"
     done = synthgen("verify", shutil.copytree(root, root.with_name("run-0004")))
     assert done.returncode == 0
-    told = f"note: {root.with_name('run-0004')} holds the images of run 1, as of a copy; runs and merges leave it out\n"
+    told = (
+        f"note: {root.with_name('run-0004')} holds the images of run 1, so it is a copy; runs and merges leave it out\n"
+    )
     assert done.stderr == told
 
 

@@ -599,7 +599,7 @@ def test_names_that_prompts_should_hardly_say_are_noted(good: dict[str, Any]) ->
     spec = DatasetSpec.parse({**good, "classes": classes})
     (note,) = [str(note) for note in advice(spec, Stages.of(spec))]
     assert note == (
-        "classes: got 'aerosol can/spray can', and 1 more of the kind, and prompts say 'an aerosol can/spray can'; a "
+        "classes: got 'aerosol can/spray can', and 1 more like it, and prompts say 'an aerosol can/spray can'; a "
         "class takes other words as its `prompt`"
     )
 

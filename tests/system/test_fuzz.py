@@ -313,7 +313,7 @@ TABLES: list[tuple[str, Callable[[pa.Table], pa.Table], str, str]] = [
         "verdicts.parquet",
         values("category_id", lambda old: [n and 99 for n in old]),
         "export",
-        "of no class of its spec",
+        "of classes that its spec lacks",
     ),
     ("verdicts.parquet", values("category_id", lambda old: [None] * len(old)), "report", "are not on its labels"),
 ]
