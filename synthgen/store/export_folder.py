@@ -33,8 +33,8 @@ LOSSY = {
 
 @contextmanager
 def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
-    """The folder of an export, to be written. When the block has ended well, the files that an earlier export wrote and
-    this one did not are removed, and the mark is written: only then is the export done."""
+    """The folder of an export, for its block to write. If the block succeeds, removes the files that an earlier export
+    wrote and this one did not, and writes the mark: only then is the export done."""
     run.files.confirm()
     started, mark, list_file = time.monotonic(), run.marks.read("export", exporter), run.paths.export_list(exporter)
     if mark and mark.inputs:
@@ -51,8 +51,8 @@ def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
 
 
 class ExportFolder:
-    """See `backends.Folder`. Files may be millions: each goes into the list as it is written, and eight bytes of it
-    stay in memory."""
+    """See `backends.Folder`. There may be millions of files: each goes into the list when it is written, and takes
+    eight bytes of memory."""
 
     def __init__(self, run: Run, exporter: str, list_file: IO[bytes]) -> None:
         self._run, self._list = run, list_file
@@ -61,8 +61,8 @@ class ExportFolder:
         self._named, self._root = run.paths.export(exporter), run.paths.export(exporter).resolve()
         self._is_moved = not self._root.is_relative_to(run.root)
         if self._root != self._named and (not self._is_moved or run.root.is_relative_to(self._root)):
-            raise RunError(f"{self._named} is a link to {self._root}, which is no folder of its own; remove the link")
-        self._folders: dict[str, Path] = {}  # by name: there are few, and resolving one takes longer than a link
+            raise RunError(f"{self._named} is a link to {self._root}, which holds other things; remove the link")
+        self._folders: dict[str, Path] = {}  # by name, kept because resolving a folder takes longer than linking a file
         self._written = NameSet()  # in the run folder
         self._made: tuple[Path, Mapping[str, Entry]] = Path(), {}  # a folder of images, and what is in it
 
@@ -77,7 +77,7 @@ class ExportFolder:
             if resolved == self._root or self._is_inside(resolved):
                 self._run.files.confirm()
                 resolved.mkdir(parents=True, exist_ok=True)
-                # Its path inside the run folder, whatever links lead there.
+                # This is its path inside the run folder, even if links lead there.
                 self._folders[folder] = self._named / resolved.relative_to(self._root)
         if not is_name or folder not in self._folders:
             raise RunError(f"an export may not write outside its folder, got {name!r}")
@@ -117,7 +117,7 @@ class ExportFolder:
             yield file
 
     def _entry_of(self, source: Path) -> Entry | None:
-        """What the mark of its shard says that an image holds; None for a file that no mark names."""
+        """The size and checksum of an image in the mark of its shard; None for a file that no mark names."""
         if source.parent != self._made[0]:
             self._made = source.parent, committed_images(source.parent)
         return self._made[1].get(source.name)
@@ -126,7 +126,7 @@ class ExportFolder:
         """An image as it was made.
 
         Raises:
-            RunError: it cannot be read, or is another one.
+            RunError: it cannot be read, or its checksum differs.
         """
         try:
             data, made = source.read_bytes(), self._entry_of(source)
@@ -144,11 +144,11 @@ class ExportFolder:
 
     def remove_others(self, files: Iterable[tuple[str, Entry]]) -> None:
         """Removes files that an earlier export wrote and this one did not. In a folder that was moved and linked back,
-        a file is removed only if it still has the checksum with which an export wrote it: the folder may hold other
-        files by now, and the list may come from a stranger.
+        removes a file only if it still has the checksum with which an export wrote it: the folder may hold other files
+        by now, and the list may come from a stranger.
 
         Args:
-            files: the path in the run folder, and what an export wrote there.
+            files: path in the run folder, and size and checksum of what an export wrote there.
         """
         self._run.files.confirm()
         resolved: dict[Path, Path] = {}  # a folder -> the same one without links
@@ -171,7 +171,7 @@ class ExportFolder:
     def require_unique_names(self) -> None:
         """
         Raises:
-            RunError: the exporter gave one name to two files, so that the second replaced the first.
+            RunError: the exporter gave two files the same name, so the second replaced the first.
         """
         if not self._written.has_repeats():
             return
@@ -184,7 +184,7 @@ class ExportFolder:
 
 
 class ExportedFolder:
-    """See `backends.ExportedFolder`. Eight bytes of each file stay in memory."""
+    """See `backends.ExportedFolder`. Each file takes eight bytes of memory."""
 
     def __init__(self, run: Run, exporter: str) -> None:
         self._list, self._root = run.paths.export_list(exporter), run.paths.export(exporter)
@@ -216,7 +216,7 @@ def _encoded(data: bytes, source: Path, ending: str, parameters: list[int]) -> b
     """A PNG in another format.
 
     Raises:
-        RunError: it is no readable PNG.
+        RunError: it is not a readable PNG.
     """
     try:
         require_png(data)
@@ -228,7 +228,7 @@ def _encoded(data: bytes, source: Path, ending: str, parameters: list[int]) -> b
 
 
 def _holds(path: Path, entry: Entry) -> bool:
-    """Whether a file has the size and the checksum that an entry of a list says."""
+    """Whether a file has the size and the checksum of an entry."""
     try:
         return path.stat().st_size == entry[0] and sha256(path) == entry[1]
     except OSError:

@@ -1,4 +1,4 @@
-"""What the images of a run folder were made from, and by what: `spec.yaml` and `run.json`."""
+"""What the images of a run folder were made from, and with which models: `spec.yaml` and `run.json`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from synthgen.store.files import Files
 from synthgen.store.forms import FACTS
 
 FORMAT = 2  # of run folders: how marks and records are written
-# What a spec may grow by when it is written with all its keys, and its aliases in full.
+# A spec that is written with all its keys and with its aliases expanded may be this many times as long.
 SPEC_GROWTH = 8
 
 
 class Facts:
-    """The spec of a run folder as it was run, and the facts in its `run.json`."""
+    """The spec of the last run in a folder, and the facts in its `run.json`."""
 
     def __init__(self, files: Files) -> None:
         self._files, self._paths = files, files.paths
@@ -32,7 +32,7 @@ class Facts:
     def read_spec(self) -> Any:
         """
         Raises:
-            RunError: it is not what was written.
+            RunError: it is damaged.
         """
         file = self._paths.spec
         try:
@@ -42,7 +42,7 @@ class Facts:
             raise RunError(f"{file} cannot be read: {reason}; run the spec again to write it anew") from error
 
     def write_spec(self, spec: Mapping[str, Any]) -> None:
-        """Writes the spec, unless it is written already."""
+        """Writes the spec if it differs from the file."""
         file = self._paths.spec
         data = yaml.safe_dump(dict(spec), sort_keys=False, allow_unicode=True, width=120).encode()
         if not file.is_file() or read_bytes(file) != data:
@@ -56,7 +56,7 @@ class Facts:
         return not facts or facts.get("spec") == sha256(self._paths.spec)
 
     def read(self) -> dict[str, Any]:
-        """The facts in `run.json`; nothing if it is damaged.
+        """The facts in `run.json`; empty if it is missing or damaged.
 
         Raises:
             RunError: the folder is of another version of this format.
@@ -70,19 +70,19 @@ class Facts:
         if facts and facts.get("format", 1) != FORMAT:
             raise RunError(
                 f"{self._paths.root} is a run folder of format {shown(facts.get('format', 1))}, made by synthgen "
-                f"{plain(str(facts.get('synthgen')))}; this one reads format {FORMAT}: take that version, or another "
+                f"{plain(str(facts.get('synthgen')))}; this version reads format {FORMAT}: use that one, or another "
                 "--out or --run"
             )
         facts = facts and validated(FACTS, facts)
         return {name: value for name, value in (facts or {}).items() if name != "format"}
 
     def write(self, facts: Mapping[str, Any]) -> None:
-        """Writes the facts, unless they are written already."""
+        """Writes the facts if they differ from the file."""
         if facts != self.read():
             self._files.write_record(self._paths.facts, {**facts, "format": FORMAT})
 
     def damaged(self) -> Iterator[Path]:
-        """`run.json`, if it is not what was written."""
+        """`run.json`, if it is damaged."""
         file = self._paths.facts
         if file.is_file() and validated(FACTS, read_sealed(file)) is None:
             yield file

@@ -1,4 +1,4 @@
-"""The files of a run folder: written whole, removed and read, here and in the object store that the folder mirrors."""
+"""Writes, removes and reads the files of a run folder, here and in the object store that the folder mirrors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from synthgen.errors import OutOfRoom, RunError
 from synthgen.store.mirror import Mirror
 from synthgen.store.paths import Paths
 
-SPARE_BYTES = 1_000_000  # left free for marks, tables and the database that Prefect keeps
+SPARE_BYTES = 1_000_000  # stays free for marks, tables and Prefect's database
 
 
 class Files:
     """The files of a run folder.
 
     Attributes:
-        paths: of the folder.
-        mirror: the folder's, if it mirrors one in an object store.
-        confirm: called before anything of the folder is changed. It raises RunError if another process has taken over
-            the lock that this one held.
+        paths: the paths of the folder.
+        mirror: None if the folder does not mirror one in an object store.
+        confirm: called before anything in the folder changes. It raises RunError if another process has taken over the
+            lock that this one held.
     """
 
     def __init__(self, paths: Paths, mirror: Mirror | None, confirm: Callable[[], None]) -> None:
@@ -45,10 +45,11 @@ class Files:
         return self.inside(path)
 
     def inside(self, path: Path) -> Path:
-        """A file of the folder that is to be read: a run that came from elsewhere may hold links to any file here.
+        """Checks the path of a file before it is read, and returns it: a run that came from elsewhere may hold links to
+        any file of this machine. Files of exports are not checked, because their folders may be moved.
 
         Raises:
-            RunError: a link on its way leads out of the folder. Exports are not asked: their folders may be moved.
+            RunError: a link on the way leads out of the folder.
         """
         if self.leads_out(path):
             raise RunError(f"{self.paths.name(path)} is not read: a link on its way leads out of {self.paths.root}")
@@ -64,7 +65,7 @@ class Files:
     def _is_outside(self, path: Path) -> bool:
         try:
             return not path.resolve().is_relative_to(self.paths.root)
-        except (OSError, RuntimeError):  # the links form a circle
+        except (OSError, RuntimeError):  # the links form a loop
             return True
 
     def has(self, name: str, size: int) -> bool:
@@ -81,24 +82,24 @@ class Files:
     @contextmanager
     def writing(self, path: Path) -> Iterator[IO[bytes]]:
         """`atomic`, for a file of this folder."""
-        self.confirm()  # first: `atomic` would make a folder anew that is gone
+        self.confirm()  # before `atomic`, which would make the folder again if it is gone
         with atomic(path) as file:
             yield file
             self.confirm()
 
     def write_record(self, path: Path, content: Mapping[str, Any], files: Iterable[tuple[str, Entry]] = ()) -> None:
-        """Writes a sealed record. In a store, it comes after the `files` that it answers for.
+        """Writes a sealed record. Puts the `files` that it names into the store first, if there is one.
 
         Raises:
-            RunError: it does not read back. A record decides what is done next: without it, a run would do the same for
-                ever.
+            RunError: the file does not hold what was written. A record decides what is done next, so without it a run
+                would repeat the same work for ever.
         """
         self.confirm()
         if write_sealed(path, content) != read_bytes(path):
-            raise RunError(f"{path} does not read back as it was written a moment ago; see to the disk that it is on")
+            raise RunError(f"{path} does not hold what was just written to it; check its disk")
         if self.mirror:
             self.mirror.put(dict(files))
-            self.confirm()  # putting may have taken long
+            self.confirm()  # putting the files may have taken long
             self.publish(path)
 
     def publish(self, path: Path) -> None:
@@ -107,7 +108,7 @@ class Files:
             self.mirror.put_records([self.paths.name(path)])
 
     def remove(self, paths: Iterable[Path]) -> None:
-        """Removes files of the folder: first from the store, if there is one."""
+        """Removes files of the folder, first from the store if there is one."""
         paths = list(paths)
         if self.mirror:
             self.mirror.remove(map(self.paths.name, paths))
@@ -115,10 +116,10 @@ class Files:
             path.unlink(missing_ok=True)
 
     def require_room(self, size: int) -> None:
-        """Called before `size` bytes more are written.
+        """Checks the free space before `size` bytes are written.
 
         Raises:
-            OutOfRoom: they do not fit; nothing of them is written.
+            OutOfRoom: they do not fit.
         """
         if (free := free_bytes(self.paths.root)) < size + SPARE_BYTES:
             raise OutOfRoom(

@@ -1,5 +1,5 @@
-"""The forms of a run folder's records: what stands where. A seal says that a record is as it was written, and not by
-whom: whoever changes one can seal it again."""
+"""The forms of a run folder's records: their keys and types. A seal shows that a record is as it was written, but not
+who wrote it: whoever changes a record can seal it again."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class _Where(TypedDict):
 
 @with_config(_MORE)
 class _Environment(TypedDict):
-    """Of a plan, the round that it is of."""
+    """In the mark of a plan, this is its round."""
 
     generator: NotRequired[_Where]
     grounder: NotRequired[_Where]

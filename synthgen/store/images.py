@@ -1,4 +1,4 @@
-"""The images of a run: PNG files, a folder a shard."""
+"""The images of a run: PNG files, in one folder for each shard."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Images:
         self._files, self._paths = files, files.paths
 
     def write(self, shard: int, image_id: int, image: NDArray[np.uint8]) -> Path:
-        """uint8 (H, W, 3), RGB -> PNG, read-only: exports share it as a hard link.
+        """Writes uint8 (H, W, 3), RGB, as a PNG. The file is read-only, because exports share it by a hard link.
 
         Raises:
-            RunError: it could not be read again, see `Files.inside`.
+            RunError: a link leads out of the run folder, see `Files.inside`.
         """
         path = self._paths.image(shard, image_id)
-        self._files.inside(path.parent)  # the file replaces a link of its name
+        self._files.inside(path.parent)  # only the parent: the file replaces a link with its name
         ok, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if not ok:
             raise RunError(f"cannot encode {path.name}: {image.dtype} {image.shape}")
@@ -42,10 +42,10 @@ class Images:
         return path
 
     def read(self, shard: int, image_id: int, checked_by: Mark | None = None) -> NDArray[np.uint8]:
-        """-> uint8 (H, W, 3), RGB.
+        """Returns uint8 (H, W, 3), RGB.
 
         Raises:
-            RunError: it is not there, or not what the mark says was made.
+            RunError: the file is missing or unreadable, or its checksum differs from the mark `checked_by`.
         """
         data, name = self.read_bytes(shard, image_id), self._paths.name(self._paths.image(shard, image_id))
         if checked_by and checked_by.files.get(name, (0, ""))[1] != hashlib.sha256(data).hexdigest():
@@ -64,7 +64,7 @@ class Images:
         """The file of an image.
 
         Raises:
-            RunError: it cannot be read, or see `Files.inside`.
+            RunError: it cannot be read, or a link leads out of the run folder.
         """
         path = self._paths.image(shard, image_id)
         try:
@@ -73,13 +73,13 @@ class Images:
             raise RunError(f"{self._paths.name(path)} cannot be read: {error.strerror}") from error
 
     def count(self, shard: int) -> int:
-        """The number of a shard's images on the disk now, for showing progress."""
+        """The number of a shard's images on the disk now, to show progress."""
         return sum(1 for _ in self._paths.images(shard).glob("[0-9]*.png"))
 
 
 def committed_images(folder: Path) -> dict[str, Entry]:
-    """The images in a folder of any run's images, as their mark has them: file name -> [size in bytes, sha256]. Nothing
-    for another folder."""
+    """The images of a shard, by the mark in the run folder around `folder`: file name -> [size in bytes, sha256]. Empty
+    if `folder` is not one of a run's folders of images."""
     if folder.parent.name != IMAGES or not folder.name.isdigit():
         return {}
     mark = read_mark(Paths(folder.parent.parent.resolve()).mark("generate", int(folder.name)))

@@ -1,11 +1,11 @@
 """Who is at work in a folder: a lock that dies with its holder, and a lease where locks do not reach other hosts.
 
-The lock is the kernel's (flock), and decides alone among processes of one host. NFS without a lock service, SMB and
-mounts of object stores may keep it from other hosts; so the lock's file names its holder, who writes it again every
-few seconds. Another host takes the folder only after a minute without that, by the store's own clock. A holder that was
-away for so long (a suspended laptop) finds another's name there, and stops before it writes.
+The lock is the kernel's (flock). Among processes of one host it decides alone. On NFS without a lock service, SMB and
+mounts of object stores, other hosts may not see it. So the lock's file also names its holder, who writes the name again
+every few seconds. Another host takes the folder only if that has not happened for a minute, by the store's own clock. A
+holder that was away for so long (a suspended laptop) finds another name there, and stops before it writes.
 
-What names the holder is a `Slot`: that file, or an object in a store.
+The name of the holder is in a `Slot`: that file, or an object in a store.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from synthgen.base.locks import is_locked
 from synthgen.base.wording import plain
 from synthgen.errors import NotWritable, RunError
 
-LEASE_SECONDS = 60.0  # after this long without a sign of life, another host may take the folder
+LEASE_SECONDS = 60.0  # after this time without a sign of life, another host may take the folder
 HEARTBEAT_SECONDS = 10.0  # between signs of life
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 _BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")  # the same in all containers of a machine, which share locks
-_MOST_BYTES = 1000  # of what names a holder
+_MOST_BYTES = 1000  # of a slot's content
 
 
 class Slot(Protocol):
     """Where the name of a folder's holder is written, in at most `_MOST_BYTES`. All times are by the store's clock.
 
     Attributes:
-        where: the folder, as people know it.
-        reach: how far the lock beside it reaches: that lock keeps apart all holders who write the same reach.
+        where: path or URL of the folder, for messages.
+        reach: an id of the processes among which the lock works. Holders with the same reach exclude each other by it.
     """
 
     @property
@@ -50,32 +50,32 @@ class Slot(Protocol):
     def reach(self) -> str: ...
 
     def reaches(self, host: str, reach: str) -> bool:
-        """Whether that holder, if it were alive, would hold the lock beside it, which we hold."""
+        """Whether our lock works for a holder with this host and reach: if we hold the lock, that holder has ended."""
 
     def read(self) -> bytes:
         """Raises:
-        FileNotFoundError: there is nothing.
+        FileNotFoundError: the slot does not exist.
         OSError: the store does not answer.
         """
 
     def take(self, content: bytes, ended: bytes) -> None:
-        """Writes our name, where there is none or where the name of an ended lease, `ended`, was read.
+        """Writes our name into an empty slot, or over `ended`, the content of an ended lease.
 
         Raises:
             RunError: another process was quicker.
         """
 
     def renew(self, content: bytes) -> bytes:
-        """Writes our name again if it is still there; returns what was there. Raises as `read`."""
+        """Writes our name again if it is still there. Returns what was there. Raises what `read` raises."""
 
     def clear(self, content: bytes) -> None:
-        """Removes our name if it is still there. Raises as `read`."""
+        """Removes our name if it is still there. Raises what `read` raises."""
 
     def is_there(self) -> bool:
-        """Whether our name is still where we wrote it, as far as a cheap look can tell."""
+        """Whether our name is still where we wrote it. A cheap check, which may miss a change."""
 
     def age(self) -> float:
-        """Seconds since the name was written, by the store's clock alone: the clocks of its hosts may be wrong."""
+        """Seconds since the name was written, by the store's clock only: the clocks of its hosts may be wrong."""
 
 
 class FileSlot:
@@ -92,7 +92,7 @@ class FileSlot:
 
     @contextmanager
     def _open(self, mode: str) -> Iterator[FileIO]:
-        """Anew each time: NFS compares with the server's on opening."""
+        """Opens the file each time, because NFS asks its server for changes only then."""
         with naming_errors(self._file), FileIO(self._file, mode) as file:
             yield file
 
@@ -102,17 +102,17 @@ class FileSlot:
 
     def take(self, content: bytes, ended: bytes) -> None:
         with self._open("r+") as file:
-            file.write(content)  # first, so that nobody ever finds the file empty
+            file.write(content)  # before truncating, so that nobody ever reads an empty file
             file.truncate()
             self._taken = os.fstat(file.fileno())
 
     def renew(self, content: bytes) -> bytes:
         with self._open("r+") as file:
-            found = file.read(_MOST_BYTES)
-            if found == content:
+            current = file.read(_MOST_BYTES)
+            if current == content:
                 file.seek(0)
                 file.write(content)
-            return found
+            return current
 
     def clear(self, content: bytes) -> None:
         with self._open("r+") as file:
@@ -136,7 +136,7 @@ class FileSlot:
 
 
 class Lease:
-    """A folder that this process holds, as its slot says."""
+    """The hold of this process on a folder, named in its slot."""
 
     def __init__(self, slot: Slot) -> None:
         self._slot = slot
@@ -151,25 +151,25 @@ class Lease:
 
     def renew(self) -> None:
         """Writes our name again if it is still there. If not, `confirm` and `interrupts.raise_if_stopped` raise from
-        now."""
+        now on."""
         with self._mutex:
             now = time.clock_gettime(_CLOCK)
             try:
-                found = self._slot.renew(self._content)
-                if found == self._content:
+                current = self._slot.renew(self._content)
+                if current == self._content:
                     self._renewed = now
                     return
                 self._lost = (
-                    f"{_name(found) or 'another process'} has taken over {self._slot.where}, since this process (pid "
+                    f"{_name(current) or 'another process'} has taken over {self._slot.where}, since this process (pid "
                     f"{os.getpid()}) gave no sign of life for {now - self._renewed:.0f} s"
                 )
             except FileNotFoundError:
                 self._lost = (
-                    f"{self._slot.where} has been moved or removed, or what says in it that this process (pid "
-                    f"{os.getpid()}) is at work there"
+                    f"{self._slot.where} has been moved or removed, or its lock, which names this process (pid "
+                    f"{os.getpid()}), has been removed"
                 )
             except OSError:
-                return  # the store is away: so are the others' signs of life, and ours are tried again
+                return  # the store does not answer, so the others cannot renew either; the next heartbeat tries again
             self._lost += "; it stops and writes nothing more"
             interrupts.halt(RunError(self._lost))
 
@@ -192,10 +192,10 @@ class Lease:
 
 @contextmanager
 def held(file: Path) -> Iterator[Lease]:
-    """Keeps all others out of the folder of a file. The file is made if it does not exist.
+    """Keeps all other processes out of the folder of a file. Makes the file if it does not exist.
 
     Raises:
-        RunError: another process is at work there; says which, and on which host.
+        RunError: another process is at work there; names it and its host.
         NotWritable: this process may not write there.
         OutOfRoom: there is no room to write the name.
     """
@@ -214,19 +214,19 @@ def held(file: Path) -> Iterator[Lease]:
 
 @contextmanager
 def leased(slot: Slot, locked: bool = True) -> Iterator[Lease]:
-    """`held` without its lock. `locked`: whether there is a lock, which we hold already.
+    """`held` without its lock. `locked`: whether the store has locks; the caller then holds the lock already.
 
     Raises:
-        RunError: another process is at work there; says which, and on which host.
+        RunError: another process is at work there; names it and its host.
     """
-    found = read_lease(slot)
-    if other := _other(slot, found, locked):
+    current = read_lease(slot)
+    if other := _other(slot, current, locked):
         raise RunError(
-            f"another process ({other}) is at work in {slot.where}; if it has ended without a word, the folder is "
-            f"free {LEASE_SECONDS:.0f} s after its last sign of life"
+            f"another process ({other}) is at work in {slot.where}; if it was killed, the folder is free "
+            f"{LEASE_SECONDS:.0f} s after its last sign of life"
         )
     lease, ended = Lease(slot), threading.Event()
-    lease.take(found)
+    lease.take(current)
     thread = threading.Thread(target=_beat, args=(lease, ended), name="lease", daemon=True)
     thread.start()
     try:
@@ -248,12 +248,12 @@ def _opened(file: Path) -> Iterator[BinaryIO]:
     try:
         yield opened
     finally:
-        with suppress(OSError):  # nothing has been written by it
+        with suppress(OSError):  # nothing was written through it
             opened.close()
 
 
 def holder(file: Path) -> str:
-    """Who is at work in the folder of a file: process and host; "" for nobody."""
+    """The process that is at work in the folder of a file, with its host; "" for none."""
     locked = is_locked(file)
     if locked:
         return _name(FileSlot(file).read()) or "another process"
@@ -261,12 +261,12 @@ def holder(file: Path) -> str:
 
 
 def named(slot: Slot, locked: bool = True) -> str:
-    """`holder` without the lock. `locked`: whether there is a lock, which nobody holds."""
-    found = read_lease(slot)
+    """`holder` without the lock. `locked`: whether the store has locks; nobody holds the lock then."""
+    current = read_lease(slot)
     try:
-        return _other(slot, found, locked)
-    except PermissionError:  # the age of a lease takes a file beside it
-        return _name(found)
+        return _other(slot, current, locked)
+    except PermissionError:  # to tell the age of a lease, a file is written beside it
+        return _name(current)
 
 
 def _beat(lease: Lease, ended: threading.Event) -> None:
@@ -275,7 +275,7 @@ def _beat(lease: Lease, ended: threading.Event) -> None:
 
 
 def read_lease(slot: Slot) -> bytes:
-    """The content of a lease; b"" if there is none, or it may not be read."""
+    """The content of a lease; b"" if there is none or it may not be read."""
     try:
         return slot.read()
     except (FileNotFoundError, PermissionError):
@@ -283,23 +283,23 @@ def read_lease(slot: Slot) -> bytes:
 
 
 def _other(slot: Slot, content: bytes, locked: bool) -> str:
-    """The process that holds a lease, if it is not ended: beyond the reach of our lock, since within it the lock, where
-    there are locks, has decided. "" if there is none."""
+    """The process whose lease is valid; "" for none. Where our lock works, the lock has decided already, so only leases
+    beyond its reach count."""
     name, _, rest = content.decode(errors="replace").partition("\n")
     host, reach = name.partition(" on ")[2], rest.partition(" ")[0]
     if not host or (locked and slot.reaches(host, reach)):
         return ""
-    # A time far in the future ends it too: a clock that was wrong once shall not bar a folder for ever.
+    # A time far in the future ends a lease too, so that a clock which was wrong once does not bar a folder for ever.
     return _name(content) if abs(slot.age()) < LEASE_SECONDS else ""
 
 
 def _name(content: bytes) -> str:
-    """`pid 12 on laptop`, in one line whatever stands there."""
+    """`pid 12 on laptop`, in one line, even if the content is damaged."""
     return plain(content.decode(errors="replace").partition("\n")[0], 100)
 
 
 def boot_id() -> str:
-    """An id of this start of the machine, else its host name."""
+    """An id of the current boot of this machine, else its host name."""
     try:
         return _BOOT_FILE.read_text(encoding="ascii").strip()
     except OSError:

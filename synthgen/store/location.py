@@ -1,4 +1,4 @@
-"""Where run folders are on this machine: in a folder, or in the mirror of a URL's."""
+"""Where run folders are on this machine: in a folder, or in the mirror of a URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from synthgen.store.mirror import Mirror
 from synthgen.store.objects import STORES, Objects, require_store
 from synthgen.store.paths import run_number, run_order
 
-ABOUT = "mirror.json"  # in a mirror's folder of run folders: what it mirrors
+ABOUT = "mirror.json"  # names what a folder of run folders mirrors
 
 
 def is_url(text: str | Path) -> bool:
@@ -25,11 +25,11 @@ def is_url(text: str | Path) -> bool:
 
 
 def local_folder(out: str | Path) -> Path:
-    """The folder of run folders on this machine for `--out`: a path stays what it is, except for a `~`; a URL becomes
-    the folder of its mirror, which is made if it does not exist. No store is asked.
+    """The folder of run folders on this machine for `--out`. Of a path, only `~` changes. A URL becomes the folder of
+    its mirror, which is made if it does not exist. Asks no store.
 
     Raises:
-        RunError: there is no such store, or the package for it is not installed.
+        RunError: the kind of store is unknown, or the package for it is not installed.
     """
     if not is_url(out):
         return _path(out)
@@ -63,7 +63,7 @@ def local_run_folder(run: str | Path) -> Path:
 def _path(text: str | Path) -> Path:
     """
     Raises:
-        RunError: it is a URL that lacks a slash, and would be a folder called `s3:`.
+        RunError: it is a URL that lacks a slash, and would become a folder called `s3:`.
     """
     scheme, colon, rest = str(text).partition(":")
     if colon and scheme in STORES and rest.startswith("/"):
@@ -72,14 +72,14 @@ def _path(text: str | Path) -> Path:
 
 
 def mirror_of(root: Path, confirm: Callable[[], None]) -> Mirror | None:
-    """The mirror that a run folder is; None for a folder that mirrors nothing. `confirm`: see `Objects`."""
+    """The `Mirror` of a run folder; None for a folder that mirrors nothing. `confirm`: see `Objects`."""
     about = _about(root.parent.parent)
     return Mirror(root, f"{about['url']}/{root.parent.name}/{root.name}", about["id"], confirm) if about else None
 
 
 def runs_in_store(folder: Path) -> list[Path]:
-    """The run folders of a dataset that the store has, by number, whether they are here or not; none for a folder that
-    mirrors nothing."""
+    """The run folders of a dataset in the store, by number; they need not exist here. Empty for a folder that mirrors
+    nothing."""
     if not (about := _about(folder.resolve().parent)):
         return []
     names = Objects(f"{about['url']}/{folder.name}").beside()

@@ -1,8 +1,8 @@
 """Commit marks: a piece of work is done if and only if its mark exists and agrees.
 
 A mark is one small file, written last, with the names, sizes and checksums of the files and a hash of what they were
-made from. Files are written beside their place, fsynced and renamed; then the mark is written. So a run that is killed
-at any moment holds only whole files, and the next run takes every mark that agrees and makes the rest.
+made from. Files are written under a temporary name, fsynced and renamed; then the mark is written. So a run that is
+killed at any moment holds only whole files, and the next run keeps the work whose marks agree and does the rest.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Mark:
         return sha256_json({name: checksum for name, (_, checksum) in self.files.items()})
 
     def record(self) -> dict[str, Any]:
-        """The fields as they are: `dataclasses.asdict` copies what they hold, and exports may have a million files."""
+        """The fields as a dictionary. `dataclasses.asdict` would copy their values, which may name many files."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
@@ -56,14 +56,14 @@ class Marks:
     def __init__(self, files: Files) -> None:
         self._files, self._paths = files, files.paths
 
-    # Of shards, of exports, and of the stages that are there once
+    # Marks of shards, of exports, and of stages with one mark for the run
 
     def read(self, stage: StageName, shard: int | str | None = None) -> Mark | None:
-        """The mark of a stage of a shard, or of an exporter; None if there is none, or if it is damaged."""
+        """The mark of a shard's stage, or of an export; None if it is missing or damaged."""
         return read_mark(self._paths.mark(stage, shard))
 
     def read_all(self) -> Iterator[tuple[StageName, int | str | None, Mark | None]]:
-        """Every mark that is there, by stage and shard (of an export: its exporter); None for one that is damaged."""
+        """Every existing mark: its stage, its shard (for an export, its exporter), and None if it is damaged."""
         for stage, shard, file in self._paths.marks():
             yield stage, shard, read_mark(file)
 
@@ -72,8 +72,8 @@ class Marks:
         return sorted(shard for _, shard, _ in self._paths.marks("plan-*") if isinstance(shard, int))
 
     def is_done(self, stage: StageName, shard: int | str | None, inputs: str) -> bool:
-        """Whether the mark exists, was made from these inputs, and its files are there with the sizes it says.
-        Checksums are compared when a file is read."""
+        """Whether the mark exists, has these inputs, and its files exist with the recorded sizes. Checksums are
+        compared when a file is read."""
         mark = self.read(stage, shard)
         return (
             mark is not None
@@ -82,8 +82,7 @@ class Marks:
         )
 
     def files_of(self, mark: Mark) -> Iterator[tuple[str, Entry]]:
-        """Every file that a mark answers for: its name and [size, sha256]. The files on a list that it names are among
-        them."""
+        """Every file of a mark: its name and [size, sha256]. If the mark names a list, the files on the list follow."""
         for name, entry in mark.files.items():
             yield name, entry
             if name.endswith(LIST_SUFFIX):
@@ -102,15 +101,15 @@ class Marks:
         notes: Mapping[str, Any] | None = None,
         known: Mapping[str, Entry] | None = None,
     ) -> Mark:
-        """Writes the mark; `known` holds sizes and checksums that need not be computed again."""
+        """Writes the mark. `known`: sizes and checksums that need not be computed again."""
         entries = self._entries(files, known or {})
         mark = Mark(inputs, entries, round(seconds, 3), counts or {}, environment or {}, notes or {})
         self._write(self._paths.mark(stage, shard), mark)
         return mark
 
     def withdraw(self, stage: StageName, shard: int | str | None = None) -> None:
-        """Takes back that a piece of work is done, before its files are replaced or because they are damaged. The mark
-        of an export stays, with the list of its files, for the next export to replace."""
+        """Marks a piece of work as not done, before its files are replaced or because they are damaged. The mark of an
+        export stays, with the list of its files, which the next export replaces."""
         self._files.confirm()
         file = self._paths.mark(stage, shard)
         mark = read_mark(file)
@@ -120,12 +119,12 @@ class Marks:
             self._files.remove([file])
 
     def withdraw_exports(self) -> None:
-        """Takes back that exports are done; their marks keep the lists of files that the next export replaces."""
+        """Marks all exports as not done, see `withdraw`."""
         for stage, exporter, mark in list(self.read_all()):
             if stage == "export" and (mark is None or mark.inputs):
                 self.withdraw("export", exporter)
 
-    # Of batches, so that a kill costs one batch at most
+    # Marks of batches, so that a kill costs one batch at most
 
     def commit_batch(
         self, shard: int, batch: int, inputs: str, files: Iterable[Path], notes: Mapping[str, Any] | None = None
@@ -135,7 +134,7 @@ class Marks:
         return mark
 
     def read_batch(self, shard: int, batch: int, inputs: str) -> Mark | None:
-        """The mark of a finished batch, if its files hold what it says."""
+        """The mark of a finished batch; None if it is missing, or if its inputs or files differ."""
         mark = read_mark(self._paths.batch_mark(shard, batch))
         if mark is None or mark.inputs != inputs:
             return None
@@ -146,7 +145,7 @@ class Marks:
         return mark if is_whole else None
 
     def images_in_batches(self, shard: int) -> int:
-        """The number of images in the finished batches of a shard that is not finished."""
+        """The number of images in the finished batches of an unfinished shard."""
         marks = (read_mark(file) for other, file in self._paths.batch_marks() if other == shard)
         return len({name for mark in marks if mark for name in mark.files if name.endswith(".png")})
 
@@ -159,7 +158,8 @@ class Marks:
     # After a kill
 
     def sweep(self) -> None:
-        """Removes what killed processes left unfinished, where work is still to be done. Call it holding the lock."""
+        """Removes temporary files that killed processes left, from folders of unfinished work. The caller holds the
+        lock."""
         root = self._paths.root
         folders = [root, *(root / name for name in (JOBS, LABELS, MEASURES)), self._paths.commits]
         folders.append(self._paths.partial)
@@ -182,6 +182,6 @@ class Marks:
 
 
 def read_mark(file: Path) -> Mark | None:
-    """None if it is not there or damaged: then nothing is done."""
+    """The mark in a file; None if it is missing or damaged, which means that the work is not done."""
     raw = validated(MARK, read_sealed(file))
     return Mark(**raw) if raw else None

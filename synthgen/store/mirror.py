@@ -1,13 +1,13 @@
 """A run folder on this machine that mirrors one in an object store: `--out s3://bucket/datasets`.
 
-The store is the truth, and only marks decide what is in it. A mark is put after all files that it names, and taken away
-before any of them is; a store's put is atomic, so nothing need be renamed. So a process that is killed anywhere leaves
-files that no mark names, which the next one overwrites, or marks whose files are all there.
+The store is the truth, and only marks decide what is in it. A mark is put after all files that it names, and removed
+before any of them. A store's put is atomic, so nothing is renamed. So a process that is killed anywhere leaves files
+that no mark names, which the next one overwrites, or marks whose files all exist.
 
-Here everything works on plain files. Before that, the folder is brought in line with the store: records (the spec,
-`run.json`, rounds, reviews, marks) that differ or are missing are fetched, those that the store has not got are
-dropped, and then files that marks name and that are not here are fetched. What comes and is not what its mark says
-counts as not there, and is made anew.
+On this machine, everything works on plain files. Before that, the folder is synced with the store. The sync fetches
+records (the spec, `run.json`, rounds, reviews, marks) that differ or are missing, drops records that the store does not
+have, and then fetches missing files that marks name. A fetched file that differs from its mark counts as missing, and
+is made again.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Mirror:
     def __init__(self, root: Path, url: str, identity: str, confirm: Callable[[], None]) -> None:
         self.root, self.url, self._identity, self._confirm = root, url, identity, confirm
         self._stored: dict[str, tuple[int, str]] = {}  # files in the store, as its marks say
-        self._images: dict[str, str] = {}  # checksum -> name, of the images among them
+        self._images: dict[str, str] = {}  # checksum -> name, for the images among them
         self._mutex = threading.RLock()
 
     @cached_property
@@ -55,7 +55,7 @@ class Mirror:
         return Objects(self.url, self._confirm)
 
     def slot(self, name: str) -> ObjectSlot:
-        """The object in the store that names who is at work there."""
+        """The object in the store that names the process at work there."""
         return ObjectSlot(self.objects, name, f"{self._identity}-{FileSlot(self.root / name).reach}")
 
     def has(self, name: str, size: int) -> bool:
@@ -67,14 +67,14 @@ class Mirror:
     def sync(
         self, shards: Collection[int] | None, files: bool, drop: bool, unless: Callable[[], bool] = lambda: False
     ) -> None:
-        """Brings the folder in line with the store. Files that are here already are not fetched again.
+        """Brings the folder in line with the store. Does not fetch files that exist here.
 
         Args:
-            shards: fetches the files of these shards; None: of all.
-            files: whether files are fetched, besides those beside the spec.
+            shards: the shards whose files are fetched; None: all.
+            files: whether to fetch files in subfolders, such as images and tables. Files beside the spec always are.
             drop: whether to remove the records of these shards that the store does not have. Pass False while others
                 may be about to put them.
-            unless: asked once no other process of this machine syncs the folder; if it is True, nothing is done.
+            unless: called once no other process of this machine syncs the folder. If it returns True, nothing is done.
 
         Raises:
             RunError: the store refuses, or cannot be reached.
@@ -96,7 +96,7 @@ class Mirror:
                         (self.root / name).unlink(missing_ok=True)
             for name, data in self.objects.read(n for n, info in records.items() if not self._is_same(n, info)).items():
                 self._replace(name, data)
-            wanted: list[str] = []
+            to_fetch: list[str] = []
             self._stored, self._images = {}, {}
             for name in records:
                 named = still_stored(_named(self.root / name))
@@ -105,12 +105,12 @@ class Mirror:
                 entries = still_stored(_with_listed(named, lambda n: self.root / n))
                 self._note(entries)
                 if shards is None or shard_of(name) in shards:
-                    wanted += [n for n in entries if files or "/" not in n]
-            self.fetch(wanted)
+                    to_fetch += [n for n in entries if files or "/" not in n]
+            self.fetch(to_fetch)
 
     def _is_same(self, name: str, info: Mapping[str, Any]) -> bool:
-        """Whether a record here is the store's, as far as the listing tells. The ETag of an object is mostly its MD5
-        (Amazon S3 API, `Object`); if it is something else, the record is fetched."""
+        """Whether a record here equals the store's, by the listing. The ETag of an object is mostly its MD5 (Amazon S3
+        API, `Object`); if it is something else, the record is fetched."""
         try:
             data = (self.root / name).read_bytes()
         except OSError:
@@ -118,7 +118,7 @@ class Mirror:
         return str(info.get("ETag")).strip('"') == hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def _replace(self, name: str, data: bytes) -> None:
-        """Replaces our record by the store's."""
+        """Replaces our record with the store's."""
         path = self.root / name
         if name == REVIEWS and is_locked(path):
             return  # a reviewer of this machine is writing to it
@@ -139,7 +139,7 @@ class Mirror:
                 opened.write(content)
 
     def fetch(self, names: Iterable[str]) -> None:
-        """Fetches the files among these that only the store has, many at once."""
+        """Fetches those of these files that only the store has, many at once."""
         with self._mutex:
             missing = {n: e for n in names if (e := self._stored.get(n)) and _size(self.root / n) != e[0]}
             images = {n: e for n, e in missing.items() if is_image(n)}
@@ -166,7 +166,7 @@ class Mirror:
                 temporary.unlink(missing_ok=True)
 
     def _link(self, source: str | None, name: str) -> bool:
-        """Makes a file a hard link to another one; False if that cannot be done."""
+        """Makes a file a hard link to another one. False if that is not possible."""
         path = self.root / name
         if source is None or not (self.root / source).is_file():
             return False
@@ -181,7 +181,7 @@ class Mirror:
     # To the store
 
     def put(self, entries: Entries) -> None:
-        """Puts the files among these that the store does not have, many at once. A file that equals an image of the run
+        """Puts those of these files that the store does not have, many at once. A file that equals an image of the run
         is copied within the store."""
         with self._mutex:
             new = {n: e for n, e in entries.items() if self._stored.get(n) != e}
@@ -190,7 +190,7 @@ class Mirror:
             sources = {n: image for n, e in new.items() if (image := self._image(e))}
             try:
                 self.objects.copy(sources)
-            except FileNotFoundError:  # removed by hand
+            except FileNotFoundError:  # somebody has removed an image from the store
                 sources = {}
             self.put_records(n for n in new if n not in sources)
             self._note(new)
@@ -228,8 +228,8 @@ class Mirror:
 
 
 def _named(mark: Path | bytes, done: bool = True) -> dict[str, Entry]:
-    """The files that a mark names. None if the record is no mark, if it is damaged or, with `done`, if it is the mark
-    of an export that is to be made anew."""
+    """The files that a mark names. Empty if the record is not a mark or is damaged. With `done`, also empty for the
+    mark of an export that is withdrawn."""
     try:
         content = orjson.loads(mark.read_bytes() if isinstance(mark, Path) else mark)
         if content.pop(SEAL) != sha256_json(content) or (done and not content["inputs"]):
@@ -240,13 +240,13 @@ def _named(mark: Path | bytes, done: bool = True) -> dict[str, Entry]:
 
 
 def _with_listed(named: Entries, lists: Callable[[str], Path | bytes]) -> dict[str, Entry]:
-    """These files, and the files on the lists among them."""
+    """These files, and the files named in those of them that are lists."""
     on_lists = (entry for name in named if name.endswith(LIST_SUFFIX) for entry in read_entries(lists(name)))
     return {**named, **{name: entry for name, entry in on_lists if is_inside(name)}}
 
 
 def _size(path: Path) -> int:
-    """The size of a file in bytes; -1 if it is not there."""
+    """The size of a file in bytes; -1 if it does not exist."""
     try:
         return path.stat().st_size
     except OSError:

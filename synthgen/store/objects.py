@@ -1,5 +1,5 @@
-"""A folder in an object store, by fsspec: many objects at once, asked again while the store does not answer; and the
-object that names who is at work there."""
+"""A folder in an object store, by fsspec. Requests are for many objects at once, and are repeated while the store does
+not answer. One object names the process that is at work there."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from synthgen.errors import OutOfRoom, RunError, nearest
 
 T = TypeVar("T")
 
-RETRY_SECONDS = 120.0  # how long a store that does not answer is asked again
-FIRST_SECONDS = 10.0  # the same for a store that has never answered: the URL may be wrong
-SETTLE_SECONDS = 2.0  # after this, two hosts that take over one folder at the same moment have both written
-AT_ONCE = 1000  # objects in one request to fsspec, which works on an eighth of the open files allowed at a time
-# Errors that asking again does not cure, besides those with names in Python: of credentials, by botocore or others.
+RETRY_SECONDS = 120.0  # how long requests to a store that does not answer are repeated
+FIRST_SECONDS = 10.0  # the same for a store that has never answered: its URL may be wrong
+SETTLE_SECONDS = 2.0  # after this time, two hosts that take over a folder at the same moment have both written
+AT_ONCE = 1000  # objects in one request. fsspec itself works on an eighth of the allowed number of open files at a time
+# Names of errors of credentials, by botocore and others. Repeating the request does not help.
 _REFUSED = re.compile(r"Credential|Auth|Token|ParamValidation|ProfileNotFound")
 _CONFLICTS = {"PreconditionFailed", "ConditionalRequestConflict"}  # Amazon S3 API, error responses
-# The stores that are taken: all who ask see one and the same, and an object can be put on the condition that there is
-# none. Scheme -> the package for it, and what installs that. s3fs sends If-None-Match, gcsfs ifGenerationMatch (its
+# The supported stores: scheme -> the package for it, and what to install. These stores are consistent, and can put an
+# object on condition that none of its name exists: s3fs sends If-None-Match, gcsfs ifGenerationMatch (its
 # `core.simple_upload`), adlfs no permission to overwrite (its `AzureBlobFileSystem._pipe_file`).
 _LOCAL = ("", "")
 _S3, _GOOGLE, _AZURE = ("s3fs", "'synthgen[s3]'"), ("gcsfs", "gcsfs"), ("adlfs", "adlfs")
@@ -39,18 +39,17 @@ STORES = {
 
 
 def require_store(url: str) -> None:
-    """Checks the text of a URL. It asks no store, and imports no package.
+    """Checks the text of a URL. Asks no store, and imports no package.
 
     Raises:
-        RunError: it is no folder's URL, it is of no store that is taken, or the package for that is not installed.
+        RunError: it is not the URL of a folder, its store is not supported, or the package for it is not installed.
     """
     scheme, _, rest = url.partition("://")
     got = f"got {plain(url)!r}"
     if scheme not in STORES:
-        taken = ", ".join(f"{name}://" for name in STORES)
-        raise RunError(
-            f"{got}; there is no store {plain(scheme)!r}{nearest(scheme, STORES)}; takes a folder, or a URL of {taken}"
-        )
+        schemes = ", ".join(f"{name}://" for name in STORES)
+        near = nearest(scheme, STORES)
+        raise RunError(f"{got}; there is no store {plain(scheme)!r}{near}; takes a folder, or a URL of {schemes}")
     package, install = STORES[scheme]
     is_folder = rest.strip("/") and url.isprintable() and "::" not in url and not set("*?[]#") & set(url)
     if not is_folder or rest.startswith("/") == bool(package):  # a bucket, or a whole path
@@ -61,16 +60,16 @@ def require_store(url: str) -> None:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system of a URL, and the path in it. Some stores are asked who we are.
+    """fsspec's file system for a URL, and the path in it. May log in to the store.
 
     Raises:
-        RunError: see `require_store`; or the store's package cannot do with the URL, or be imported.
+        RunError: as `require_store`; or the store's package cannot be imported, or refuses the URL.
     """
     require_store(url)
     import fsspec
 
     try:
-        # What it remembers of listings would be out of date where others write.
+        # Cached listings would be out of date when others write.
         fs, path = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise RunError(f"got {plain(url)!r}; {plain(' '.join(str(error).split()), 200)}") from error
@@ -95,8 +94,8 @@ class Objects:
 
     def below(self, name: str = "") -> dict[str, Mapping[str, Any]]:
         """All objects below a name: name -> size and more."""
-        found = self._listed(lambda: self.fs.find(self.path(name), detail=True).values())
-        return {n: info for n, info in found.items() if info["type"] == "file"}
+        listing = self._listed(lambda: self.fs.find(self.path(name), detail=True).values())
+        return {n: info for n, info in listing.items() if info["type"] == "file"}
 
     def beside(self, name: str = "") -> dict[str, Mapping[str, Any]]:
         """The objects and folders directly below a name."""
@@ -104,33 +103,33 @@ class Objects:
 
     def _listed(self, ask: Callable[[], Iterable[Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
         try:
-            found = self.answer(ask)
+            listing = self.answer(ask)
         except FileNotFoundError:
             return {}
-        names = {info["name"].removeprefix(f"{self._base}/").rstrip("/"): info for info in found}
+        names = {info["name"].removeprefix(f"{self._base}/").rstrip("/"): info for info in listing}
         return {name: info for name, info in names.items() if is_inside(name)}
 
     def read(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The content of small objects; those that are gone are left out."""
-        found: dict[str, bytes] = {}
+        """The content of small objects, without those that do not exist."""
+        contents: dict[str, bytes] = {}
 
         def read(paths: Mapping[str, str]) -> None:
             for path, data in self.fs.cat(list(paths), on_error="return").items():
                 if isinstance(data, bytes):
-                    found[paths[path]] = data
+                    contents[paths[path]] = data
                 elif not isinstance(data, FileNotFoundError):
                     raise data
 
         for group in _groups(names):
             paths = {self.path(name): name for name in group}
             self.answer(read, paths)
-        return found
+        return contents
 
     def get(self, files: Mapping[str, Path]) -> None:
         """Fetches objects. `files`: name of the object -> local file, whose folder is made if needed.
 
         Raises:
-            FileNotFoundError: one is not there.
+            FileNotFoundError: an object does not exist.
         """
         for folder in {path.parent for path in files.values()}:
             folder.mkdir(parents=True, exist_ok=True)
@@ -149,7 +148,7 @@ class Objects:
         """Copies objects within the store. `sources`: name of the copy -> name of the object that is copied.
 
         Raises:
-            FileNotFoundError: one of these is not there.
+            FileNotFoundError: an object that is copied does not exist.
         """
         for group in _groups(sources):
             old, new = [self.path(sources[name]) for name in group], [self.path(name) for name in group]
@@ -157,7 +156,7 @@ class Objects:
             self.answer(self.fs.copy, old, new)
 
     def _make_folders(self, paths: Iterable[str]) -> None:
-        """In a store of files; one of objects has none."""
+        """Makes the folders of files in a store of files. Stores of objects have no folders."""
         if not self.fs.async_impl:
             for folder in {path.rpartition("/")[0] for path in paths}:
                 self.answer(self.fs.makedirs, folder, True)
@@ -168,18 +167,18 @@ class Objects:
             paths = [self.path(name) for name in group]
             try:
                 self.answer(self.fs.rm, paths)
-            except FileNotFoundError:  # of some file systems; others of the group may be there still
+            except FileNotFoundError:  # some file systems raise it, and others of the group may still exist
                 for path in paths:
                     with suppress(FileNotFoundError):
                         self.answer(self.fs.rm_file, path)
 
     def answer(self, ask: Callable[..., T], *arguments: Any) -> T:
-        """Returns what the store answers. Asks again for a while if it does not answer.
+        """Returns the store's answer. Repeats the request for a while if there is none.
 
         Raises:
-            RunError: it refuses, or does not answer.
-            OutOfRoom: what it answers has no room here.
-            FileNotFoundError, FileExistsError: as it says.
+            RunError: the store refuses, or does not answer.
+            OutOfRoom: its answer does not fit on the disk here.
+            FileNotFoundError, FileExistsError: the store's own answer.
         """
         deadline, pause = time.monotonic() + (RETRY_SECONDS if self._answered else FIRST_SECONDS), 1.0
         while True:
@@ -191,19 +190,19 @@ class Objects:
                 self._answered = True
                 raise
             except Exception as error:
-                said = plain(" ".join(f"{type(error).__name__}: {error}".split()), 200)
+                reason = plain(" ".join(f"{type(error).__name__}: {error}".split()), 200)
                 is_refusal = isinstance(error, PermissionError | NotImplementedError)
                 if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
                     raise OutOfRoom(
                         f"no room left on the disk for what {self.url} holds; free some and run the same command again"
                     ) from error
                 if is_refusal or _REFUSED.search(type(error).__name__):
-                    raise RunError(f"{self.url} cannot be used: its store refuses ({said})") from error
+                    raise RunError(f"{self.url} cannot be used: its store refuses ({reason})") from error
                 if type(error).__module__ == "builtins" and not isinstance(error, OSError):
-                    raise  # no store's
+                    raise  # a fault of the program, not of the store
                 if time.monotonic() + pause > deadline:
                     raise RunError(
-                        f"{self.url} cannot be reached ({said}); what is finished is kept, and the same command goes "
+                        f"{self.url} cannot be reached ({reason}); what is finished is kept, and the same command goes "
                         "on from there"
                     ) from error
             raise_if_stopped()
@@ -212,10 +211,10 @@ class Objects:
             pause = min(2 * pause, 15.0)
 
     def create(self, name: str, content: bytes) -> None:
-        """Makes an object, if there is none of this name.
+        """Makes an object on condition that none of this name exists.
 
         Raises:
-            FileExistsError: there is one.
+            FileExistsError: one exists.
         """
         if not self.fs.async_impl:  # a store of files
             self._make_folders([self.path(name)])
@@ -228,18 +227,18 @@ class Objects:
         try:
             self.fs.pipe_file(self.path(name), content, mode="create")
         except OSError as error:
-            # s3fs has no exception of its own for what S3 answers where a condition does not hold.
+            # s3fs has no exception of its own for S3's answer that a condition does not hold.
             if getattr(error.__cause__, "response", {}).get("Error", {}).get("Code") in _CONFLICTS:
                 raise FileExistsError(name) from error
             raise
 
 
 class ObjectSlot:
-    """An object that names the holder of a folder in a store; see `lease.Slot`. It is made on condition that there is
-    none; one whose lease has ended is removed before.
+    """An object that names the holder of a folder in a store; see `lease.Slot`. It is made on condition that none
+    exists. An object of an ended lease is removed before.
 
     Args:
-        reach: of the lock that keeps the processes of this machine apart, which is no part of the store.
+        reach: the reach of the lock in the mirror's folder, which excludes other processes of this machine.
     """
 
     def __init__(self, objects: Objects, name: str, reach: str) -> None:
@@ -262,9 +261,9 @@ class ObjectSlot:
             objects.answer(self._create, content)
             with suppress(FileExistsError):
                 objects.answer(objects.create, self._name, content)
-                raise RunError(f"{self.where} cannot be used: its store puts without looking at a condition")
+                raise RunError(f"{self.where} cannot be used: its store ignores the condition of a put")
             if ended and self.reach.encode() not in ended:
-                # Another host may have found it ended, too, and remove ours for it.
+                # Another host may have seen the ended lease, too, and may now remove our object instead.
                 time.sleep(SETTLE_SECONDS)
                 if self.read() != content:
                     raise taken
@@ -277,21 +276,21 @@ class ObjectSlot:
         try:
             self._objects.create(self._name, content)
         except FileExistsError:
-            if self.read() != content:  # else the answer to our first try was lost
+            if self.read() != content:  # if it is ours, the answer to an earlier request was lost
                 raise
 
     def renew(self, content: bytes) -> bytes:
-        found = self._once(self._objects.fs.cat_file, self._path)
-        if found == content:
+        current = self._once(self._objects.fs.cat_file, self._path)
+        if current == content:
             self._once(self._objects.fs.pipe_file, self._path, content)
-        return bytes(found)
+        return bytes(current)
 
     def clear(self, content: bytes) -> None:
         if self._once(self._objects.fs.cat_file, self._path) == content:
             self._once(self._objects.fs.rm_file, self._path)
 
     def is_there(self) -> bool:
-        return True  # to ask is no small cost
+        return True  # a request to the store is not cheap
 
     def age(self) -> float:
         fs, probe = self._objects.fs, f"{self._path}.{secrets.token_hex(8)}.tmp"
@@ -305,11 +304,11 @@ class ObjectSlot:
 
         try:
             return self._objects.answer(both)
-        except FileNotFoundError:  # let go meanwhile
+        except FileNotFoundError:  # the holder has removed it meanwhile
             return float("inf")
 
     def _once(self, ask: Callable[..., T], *arguments: Any) -> T:
-        """What the store answers, as `lease.Slot` wants it, without asking again."""
+        """The store's answer to a single request. Raises OSError only, as `lease.Slot` asks for."""
         try:
             return ask(*arguments)
         except OSError:

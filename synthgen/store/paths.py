@@ -1,6 +1,6 @@
-"""Every path inside a run folder, and every name of a run, a mark, a batch or a round: made and read.
+"""Every path inside a run folder, and the names of runs, marks, batches and rounds: composed and parsed.
 
-Only names of this form are the store's. Other files in a run folder, such as the copies of a sync tool, are left alone.
+Only files with such names belong to the run. Other files in a run folder, such as copies by a sync tool, are ignored.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ COMMITS, IMAGES, JOBS, LABELS, MEASURES = RUN_FOLDERS
 PARTIAL = f"{COMMITS}/partial"  # marks of finished batches
 REVIEWS = "reviews.jsonl"
 VERDICTS = "verdicts.parquet"
-MERGED = "dataset"  # the folder beside the runs of a dataset that holds them merged
+MERGED = "dataset"  # the folder with the merged dataset, beside the runs
 
 _SHARD_MARK = re.compile(r"(plan|generate|label|measure)-(\d{5,})")
 _EXPORT_MARK = re.compile(r"export-([A-Za-z0-9][A-Za-z0-9_-]{0,63})")  # as a spec may name an exporter
@@ -43,7 +43,7 @@ def run_number(name: str) -> int | None:
 
 
 def run_folders(dataset: Path) -> list[Path]:
-    """The folders in a dataset's folder whose names begin as those of runs do: by number, then those without one."""
+    """The folders in a dataset's folder whose names begin with `run-`: by number, then those without a number."""
     return sorted((path for path in dataset.glob("run-*") if path.is_dir()), key=lambda path: run_order(path.name))
 
 
@@ -71,11 +71,11 @@ class Paths:
         self.partial = root / PARTIAL
 
     def name(self, path: Path) -> str:
-        """The name of a file of the folder in marks: its path from the folder on."""
+        """The name of a file in marks: its path relative to the folder."""
         return str(path).removeprefix(f"{self.root}/")
 
     def image(self, shard: int, image_id: int) -> Path:
-        return Path(f"{self.root}/{IMAGES}/{shard:05d}/{image_id:012d}.png")  # called for every image: one join
+        return Path(f"{self.root}/{IMAGES}/{shard:05d}/{image_id:012d}.png")  # a single join: called for every image
 
     def images(self, shard: int) -> Path:
         return self.root / IMAGES / f"{shard:05d}"
@@ -100,16 +100,16 @@ class Paths:
     def round(self, number: int) -> Path:
         return self.commits / f"round-{number:04d}.json"
 
-    # What is there
+    # Existing files
 
     def marks(self, names: str = "*") -> Iterator[tuple[StageName, int | str | None, Path]]:
-        """The marks that are there, by name: stage, shard (of an export: its exporter) and file."""
+        """The existing marks, by name: stage, shard (for an export, its exporter) and file."""
         for file in sorted(self.commits.glob(f"{names}.json")):
             if about := _mark_about(file.stem):
                 yield *about, file
 
     def batch_marks(self) -> Iterator[tuple[int, Path]]:
-        """The marks of finished batches that are there: shard and file."""
+        """The existing marks of batches: shard and file."""
         for file in sorted(self.partial.glob("generate-*.json")):
             shard = _batch_shard(file.stem)
             if shard is not None:
@@ -119,18 +119,18 @@ class Paths:
         return sorted(file for file in self.commits.glob("round-*.json") if _ROUND.fullmatch(file.stem))
 
     def is_unmarked(self, name: str) -> bool:
-        """Whether a file is the run's although no mark names it: a lock, a spec, `run.json`, reviews or commits."""
+        """Whether a file belongs to the run although no mark names it: lock, spec, `run.json`, reviews, commits."""
         unmarked = (self.lock.name, self.spec.name, self.facts.name, self.reviews.name)
         return name in unmarked or (name.startswith(f"{COMMITS}/") and is_commit(name))
 
     def image_folders(self) -> Iterator[tuple[int, Path]]:
-        """The folders of images that are there: shard and folder."""
+        """The existing folders of images: shard and folder."""
         for folder in (self.root / IMAGES).glob("[0-9]*"):
             if folder.name.isdecimal():
                 yield int(folder.name), folder
 
     def records(self) -> set[str]:
-        """The names of the records that are there, see `is_record`."""
+        """The names of the existing records, see `is_record`."""
         names = {self.name(p) for folder in (self.root, self.commits, self.partial) for p in folder.glob("*.*")}
         return {name for name in names if is_record(name)}
 
@@ -160,13 +160,13 @@ def is_commit(name: str) -> bool:
 
 
 def shard_of(name: str) -> int | None:
-    """The shard of a mark, also of a batch's; None for other names."""
+    """The shard of the mark of a shard's stage or of a batch; None for other names."""
     match = _OF_SHARD.match(name)
     return int(match[1]) if match else None
 
 
 def _mark_about(stem: str) -> tuple[StageName, int | str | None] | None:
-    """The stage and the shard, or the exporter, of the mark with this name; None for a name that no mark has."""
+    """The stage of the mark with this name, and its shard or exporter; None for a name that no mark has."""
     if stem in {"judge", "report"}:
         return stem, None  # type: ignore[return-value]
     if match := _EXPORT_MARK.fullmatch(stem):
@@ -177,6 +177,6 @@ def _mark_about(stem: str) -> tuple[StageName, int | str | None] | None:
 
 
 def _batch_shard(stem: str) -> int | None:
-    """The shard of the batch's mark with this name; None for a name that no such mark has."""
+    """The shard of the batch whose mark has this name; None for other names."""
     match = _BATCH.fullmatch(stem)
     return int(match[1]) if match and f"{int(match[1]):05d}" == match[1] else None

@@ -36,8 +36,8 @@ def label_rows(image_id: int, instances: Instances) -> Iterator[dict[str, Any]]:
     Raises:
         BackendError: a score has the name of another column.
     """
-    if taken := sorted(LABEL_COLUMNS.keys() & instances.scores.keys()):
-        column = f"got a score called {taken[0]!r}, which is a column of the table of labels"
+    if reserved := sorted(LABEL_COLUMNS.keys() & instances.scores.keys()):
+        column = f"got a score called {reserved[0]!r}, which is a column of the table of labels"
         raise BackendError(f"{column}; takes another name")
     rles = encode_rle(instances.masks)
     areas = coco_mask.area(rles)
@@ -86,7 +86,7 @@ def judged_images(run: Run, verdict: Literal["accepted", "rejected"]) -> pa.Tabl
 
 
 class Accepted:
-    """See `backends.Records`. Each iteration reads the records a shard at a time; memory holds one shard.
+    """See `backends.Records`. Each iteration reads the records shard by shard, and memory holds one shard.
 
     Args:
         jobs: gives the jobs of a shard, in order of id.
@@ -133,19 +133,19 @@ class Accepted:
                         yield Record(job, image, annotations, measures[job.id])
 
     def _verdicts(self) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
-        """For each shard that has accepted images: its number, their ids (N,) in order, and the verdicts on their kept
-        labels, in order. The file has all images before all labels, so it is read at two places side by side."""
+        """For each shard with accepted images: its number, their ids (N,) in order, and the verdicts on their kept
+        labels, in order. The file has all images before all labels, so two readers go through it side by side."""
         held = self._shards(pc.is_valid, ["kept", "ignored"])
         number, labels = next(held, _NO_MORE)
         for shard, rows in self._shards(pc.is_null, ["accepted"]):
             while number < shard:
                 number, labels = next(held, _NO_MORE)
             images = np.setdiff1d(rows["image_id"].to_numpy(), self._without)
-            own = labels if number == shard else _NO_MORE[1]
-            own = own.filter(pc.is_in(own["image_id"], pa.array(images)))
+            of_shard = labels if number == shard else _NO_MORE[1]
+            of_shard = of_shard.filter(pc.is_in(of_shard["image_id"], pa.array(images)))
             if len(images):
                 order = [("image_id", "ascending"), ("instance", "ascending")]
-                yield shard, images, own.take(pc.sort_indices(own, order))
+                yield shard, images, of_shard.take(pc.sort_indices(of_shard, order))
 
     def _shards(self, of: Callable[[pa.ChunkedArray], Any], verdicts: list[str]) -> Iterator[tuple[int, pa.Table]]:
         """The number of each shard and the rows with these verdicts, in the order of the file.
@@ -153,10 +153,10 @@ class Accepted:
         Args:
             of: selects rows by their column `instance`: images or labels.
         """
-        rest, wanted = _VERDICT.empty_table(), pa.array(verdicts)
+        rest, selected = _VERDICT.empty_table(), pa.array(verdicts)
         for rows in self._run.tables.read_batches(self._run.paths.verdicts, _VERDICT.names):
             # An expression would start threads of its own, which keep memory until the process ends.
-            rows = rows.filter(pc.and_(of(rows["instance"]), pc.is_in(rows["verdict"], wanted)))
+            rows = rows.filter(pc.and_(of(rows["instance"]), pc.is_in(rows["verdict"], selected)))
             rows = pa.concat_tables([rest, rows])
             shards = rows["shard"].to_numpy()
             begins = np.flatnonzero(np.diff(shards, prepend=-1))
@@ -167,13 +167,13 @@ class Accepted:
             yield rest["shard"][0].as_py(), rest
 
     def _labels(self, shard: int, kept: pa.Table, first: int) -> Iterator[Annotation]:
-        """The kept labels of a shard. `first`: the id that the first one gets."""
+        """The kept labels of a shard. `first`: id of the first one."""
         table = self._run.tables.read(self._run.paths.table("labels", shard))
         holders = table["image_id"].to_numpy()
         order = np.lexsort((table["instance"].to_numpy(), holders))
         # An image's instances are numbered from 0 without gaps, see `label_rows`.
-        place = np.searchsorted(holders, kept["image_id"].to_numpy(), sorter=order) + kept["instance"].to_numpy()
-        rows = table.take(order[np.minimum(place, len(order) - 1)]) if len(order) else table
+        index = np.searchsorted(holders, kept["image_id"].to_numpy(), sorter=order) + kept["instance"].to_numpy()
+        rows = table.take(order[np.minimum(index, len(order) - 1)]) if len(order) else table
         if any(not np.array_equal(rows[name].to_numpy(), kept[name].to_numpy()) for name in ("image_id", "instance")):
             raise RunError(f"the verdicts on shard {shard} are not on its labels; judge the run again")
         x0, y0, x1, y1 = rows["bbox_xyxy"].combine_chunks().flatten().to_numpy().reshape(-1, 4).T.astype(float)

@@ -1,4 +1,4 @@
-"""Rounds: what each batch of planning was asked to make up for, recorded before any of it is planned."""
+"""Rounds: how many images each asks for, and of what, recorded before any of them is planned."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Rounds:
         self._files, self._paths, self._marks = files, files.paths, marks
 
     def read(self) -> list[dict[str, Any]]:
-        """The recorded rounds in order, as `Round` takes them; keys that were numbers are numbers again. A damaged
-        record is read from the marks of its shards, which hold it too; without such shards it had no effect yet."""
+        """The recorded rounds in order, as the arguments of `Round`; keys that were numbers are numbers again. Instead
+        of a damaged record, reads the copy in the mark of one of its shards. Without shards, it had no effect yet."""
         rounds: list[dict[str, Any]] = []
         while True:
             number = len(rounds) + 1
@@ -39,7 +39,7 @@ class Rounds:
                 self.write(round["number"], round)
 
     def damaged(self) -> Iterator[Path]:
-        """The records that are not what was written."""
+        """The files of damaged records."""
         for file in self._paths.rounds():
             if file.is_file() and validated(ROUND, read_sealed(file)) is None:
                 yield file
@@ -57,6 +57,6 @@ class Rounds:
 
 
 def _formed(raw: Any, number: int) -> dict[str, Any] | None:
-    """The record of this round; None if it is none."""
+    """The record of this round; None if `raw` is not one."""
     record = validated(ROUND, raw)
     return dict(record) if record and record["number"] == number else None

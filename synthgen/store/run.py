@@ -27,7 +27,7 @@ class Run:
         paths: of everything in the folder.
         files: how files are written, removed and read, here and in an object store.
         marks: what is done.
-        rounds: what each batch of planning was asked to make up for.
+        rounds: how many images each round asks for, and of what.
         tables: jobs, labels, measures and verdicts.
         images: the PNG files.
         facts: the spec as it was run, and `run.json`.
@@ -51,10 +51,10 @@ class Run:
 
     @classmethod
     def existing(cls, root: Path) -> Run:
-        """A run folder that a person named, in line with its store if it mirrors one.
+        """A run folder that a person named. Syncs it with its store if it mirrors one.
 
         Raises:
-            RunError: it is none.
+            RunError: it is not a run folder.
         """
         run = cls(root)
         run.refresh()
@@ -70,7 +70,7 @@ class Run:
 
     @property
     def address(self) -> str:
-        """The folder as other machines may know it: the URL of one in an object store, else its path."""
+        """The folder's name for other machines: its URL in an object store, else its path."""
         return self._mirror.url if self._mirror else str(self.root)
 
     def sync(self, shards: Collection[int] | None = None, *, files: bool = True, drop: bool = True) -> None:
@@ -79,8 +79,8 @@ class Run:
             self._mirror.sync(shards, files, drop)
 
     def refresh(self, files: bool = False) -> None:
-        """`sync` for those who only read. Without `files`, single images are fetched when they are read. Does nothing
-        while a process of this machine is at work in the folder: it has brought the folder in line already."""
+        """`sync` for commands that only read. Without `files`, images are fetched one by one when they are read. Does
+        nothing while a process of this machine is at work in the folder, because that process has synced it."""
         if self._mirror:
             self._mirror.sync(None, files, drop=True, unless=lambda: bool(lease.holder(self.paths.lock)))
 
@@ -91,7 +91,7 @@ class Run:
         """The recorded number; if nothing is recorded yet, the number in the folder's name.
 
         Raises:
-            RunError: there is neither.
+            RunError: there is no number in either.
         """
         number = self.recorded_number or self.named_number
         if number is None:
@@ -100,13 +100,13 @@ class Run:
 
     @property
     def named_number(self) -> int | None:
-        """The number in the folder's name; None if that is no name of a run."""
+        """The number in the folder's name; None if it is not the name of a run."""
         return run_number(self.root.name)
 
     @property
     def recorded_number(self) -> int | None:
-        """The number of the run whose images these are, by `run.json`. Earlier versions did not record it there; then,
-        or if the file is damaged, the first jobs that can be read have it. None if nothing is planned."""
+        """The number of the run that the folder holds, by `run.json`. If the file is damaged, or by an earlier version
+        that did not record the number, it is read from the jobs. None if nothing is planned."""
         with suppress(RunError):
             if number := self.facts.read().get("run"):
                 return int(number)
@@ -124,36 +124,35 @@ class Run:
 
     @property
     def is_another(self) -> bool:
-        """Whether the folder holds another run than its name says: it is a copy, for example."""
+        """Whether the folder holds another run than its name says, for example because it is a copy."""
         return self.named_number is not None and self.recorded_number not in {None, self.named_number}
 
     # Lock
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keeps two processes out of one folder; the lock dies with its holder, however that ends. See `lease`.
+        """Keeps other processes out of the folder. The lock dies with its holder, even if that is killed. See `lease`.
 
-        This object is the handle: while it holds the lock, everything that is written by it, or by a part of it, first
-        asks whether the lock is still its own. So whoever works under the lock is given this object, not another one
-        of the same folder.
+        This object is the handle: while it holds the lock, it and its parts check before each write that they still
+        hold it. So code that works under the lock gets this object, not another one of the same folder.
 
         Raises:
-            RunError: another process holds it; or, raised by whatever writes, another process has taken it over or it
-                is gone.
+            RunError: another process holds the lock. Later, a write raises it if another process has taken over the
+                lock or the folder is gone.
         """
         with self._held(self.paths.lock, self.paths.lock.name) as self._leases:
             try:
                 self.sync()
                 yield
             except Exception:
-                self._confirm()  # if the folder is another's now, or gone, that is the cause of whatever failed
+                self._confirm()  # if the folder has been taken over or is gone, this is the cause to report
                 raise
             finally:
                 self._leases = ()
 
     @contextmanager
     def reading(self) -> Iterator[bool]:
-        """`lock`, for those who can do without it where the folder may not be written; -> whether it is locked.
+        """`lock` for commands that also work in a folder without write permission. Yields whether it is locked.
 
         Raises:
             RunError: another process holds it.
@@ -171,7 +170,8 @@ class Run:
 
     @contextmanager
     def reviewing(self) -> Iterator[None]:
-        """Keeps the reviewers of one store apart. The log of reviews itself keeps those of one folder apart.
+        """Lets one process at a time review a run in a store. For other folders, the lock on the log of reviews does
+        that.
 
         Raises:
             RunError: another process reviews the run.
@@ -184,13 +184,13 @@ class Run:
             yield
 
     def holder(self) -> str:
-        """Who holds the lock: process and host; "" for nobody."""
+        """The process that holds the lock, with its host; "" for none."""
         local = lease.holder(self.paths.lock)
         return lease.named(self._mirror.slot(self.paths.lock.name)) if self._mirror and not local else local
 
     @contextmanager
     def _held(self, file: Path, name: str) -> Iterator[list[lease.Lease]]:
-        """`lease.held` for a file and, in a store, for the object of this name."""
+        """`lease.held` for a file and, if there is a store, for the object of this name."""
         try:
             with naming_errors(self.root):
                 self.root.mkdir(parents=True, exist_ok=True)

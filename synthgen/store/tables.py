@@ -17,7 +17,7 @@ from synthgen.spec import MEASURE_COLUMNS
 from synthgen.store.files import Files
 from synthgen.types import Job
 
-ROWS = 65_536  # of a long table that are read at once
+ROWS = 65_536  # rows of a long table that are read at once
 
 JOB_SCHEMA = pa.schema(
     [
@@ -60,7 +60,7 @@ VERDICT_SCHEMA = pa.schema(
         ("passed", pa.bool_()),
     ]
 )
-# What a table has at least: folder, or name, of its file -> columns, and those in which null means something.
+# The columns that a table must have: its folder, or its name -> these columns, and the columns that may hold null.
 TABLES = {
     "jobs": (JOB_SCHEMA, {"layout"}),
     "labels": (pa.schema(LABEL_COLUMNS), set()),
@@ -81,21 +81,21 @@ class Tables:
         return path
 
     def read(self, path: Path, *, without: Collection[str] = (), image_ids: Collection[int] | None = None) -> pa.Table:
-        """`without`: columns that are not wanted; `image_ids`: of the only rows that are."""
+        """`without`: columns to leave out. `image_ids`: the images whose rows are read; None: all."""
         with self._reading(path) as file:
             names = [n for n in file.schema_arrow.names if n not in without]
             if image_ids is None:
                 return self._formed(path, file.read(names, use_threads=False), without)
             self._formed(path, file.schema_arrow.empty_table(), without)
-        wanted = pa.array(list(image_ids), pa.int64())
-        return self.read_rows(path, names, lambda rows: pc.is_in(rows["image_id"], wanted))
+        ids = pa.array(list(image_ids), pa.int64())
+        return self.read_rows(path, names, lambda rows: pc.is_in(rows["image_id"], ids))
 
-    def read_rows(self, path: Path, names: Sequence[str], wanted: Callable[[pa.Table], pa.ChunkedArray]) -> pa.Table:
-        """Some columns of those rows of a long table that are `wanted`; of the others, few are held at once."""
-        return pa.concat_tables([rows.filter(wanted(rows)) for rows in self.read_batches(path, names)])
+    def read_rows(self, path: Path, names: Sequence[str], select: Callable[[pa.Table], pa.ChunkedArray]) -> pa.Table:
+        """Some columns of the rows that `select` chooses. Memory holds few of the other rows at once."""
+        return pa.concat_tables([rows.filter(select(rows)) for rows in self.read_batches(path, names)])
 
     def read_batches(self, path: Path, names: Sequence[str]) -> Iterator[pa.Table]:
-        """Some columns of a long table, some ten thousand rows at a time; once at least."""
+        """Some columns of a long table, `ROWS` rows at a time. Yields at least one table."""
         with self._reading(path) as file:
             yield self._formed(path, file.schema_arrow.empty_table().select(names))
             for batch in file.iter_batches(columns=names, use_threads=False):
@@ -111,10 +111,13 @@ class Tables:
             raise RunError(f"{self._paths.name(path)} cannot be read: {why}") from error
 
     def _formed(self, path: Path, table: pa.Table, without: Collection[str] | None = None) -> pa.Table:
-        """Some columns of a table, of the types that they have in every run; or all but those that it is `without`.
+        """A table with its columns cast to the types of the schema.
+
+        Args:
+            without: columns that may be missing; None: any of them may.
 
         Raises:
-            ValueError, KeyError, pa.ArrowException: they are of another type, have gaps, or are not there.
+            ValueError, KeyError, pa.ArrowException: a column has another type or gaps, or is missing.
         """
         form, gaps = TABLES[path.stem if path.parent == self._paths.root else path.parent.name]
         names = set(table.column_names)
@@ -127,7 +130,7 @@ class Tables:
         return table
 
     def write_jobs(self, shard: int, jobs: Sequence[Job]) -> Path:
-        # By columns: rows of a million jobs take a minute to become a table.
+        # The table is built from columns, because building it from a million rows takes a minute.
         columns: dict[str, list[Any]] = {
             name: [getattr(job, name) for job in jobs] for name in JOB_SCHEMA.names if name != "image_id"
         }
@@ -137,8 +140,8 @@ class Tables:
         return self.write(self._paths.table("jobs", shard), pa.Table.from_arrays(arrays, schema=JOB_SCHEMA))
 
     def read_jobs(self, shard: int, image_ids: Collection[int] | None = None) -> list[dict[str, Any]]:
-        """A row a job, or one of these only, by the names of `JOB_SCHEMA`. The split is not among them: the spec as it
-        is now decides it."""
+        """A row for each job of a shard, or of some images, by the names of `JOB_SCHEMA`. It has no split: the current
+        spec decides that."""
         table = self.read(self._paths.table("jobs", shard), image_ids=image_ids)
         rows: list[dict[str, Any]] = table.to_pylist()
         return rows

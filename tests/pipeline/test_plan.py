@@ -84,7 +84,9 @@ def test_a_round_that_does_not_read_back_ends_the_run(parts, run_through, tmp_pa
     file = tmp_path / "parts" / "run-0001" / "commits" / f"round-{number:04d}.json"
     told = of_system(stop.value) if isinstance(stop.value, OSError) else stop.value
     assert told.exit_code == 2
-    assert str(told).startswith({"is another": f"{file} does not read back"}.get(fault, f"{file}: input/output error"))
+    assert str(told).startswith(
+        {"is another": f"{file} does not hold what was just written"}.get(fault, f"{file}: input/output error")
+    )
     build = run_through(changed(parts, {"segmenter.apples": 0}), tmp_path)
     assert build.is_complete() and len(build.run.rounds.read()) > 1
 

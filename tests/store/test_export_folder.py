@@ -334,7 +334,7 @@ def test_a_link_to_the_run_s_own_folders_is_refused(run: Run, target: str) -> No
     (run.root / "coco2").mkdir()
     (run.root / "coco").symlink_to(run.root / target)
     before = names(run.root)
-    with pytest.raises(RunError, match=r"is a link to .*, which is no folder of its own; remove the link"):
+    with pytest.raises(RunError, match=r"is a link to .*, which holds other things; remove the link"):
         exported(run, a=b"1")
     assert names(run.root) == before and image.is_file()
 

@@ -111,7 +111,11 @@ def test_a_holder_that_has_lost_its_lease_writes_nothing_more(run: Run, quickly:
         while not is_halted():
             assert time.monotonic() < deadline
             time.sleep(0.01)
-        lost = "^pid 7 on elsewhere has taken over " if content else f"^{run.root} has been moved or removed, or what "
+        lost = (
+            "^pid 7 on elsewhere has taken over "
+            if content
+            else f"^{run.root} has been moved or removed, or its lock, "
+        )
         for write in (
             interrupts.raise_if_stopped,
             lambda: run.rounds.write(2, {"number": 2}),

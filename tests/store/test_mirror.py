@@ -683,7 +683,7 @@ def test_a_store_that_does_not_look_at_conditions(
 
     monkeypatch.setattr(aiobotocore.client.AioBaseClient, "_make_api_call", call)
     run = Run.at(local_folder(url), "fruit", 1)
-    with pytest.raises(RunError, match=f"^{run.address} cannot be used: its store puts without looking"), run.lock():
+    with pytest.raises(RunError, match=f"^{run.address} cannot be used: its store ignores the condition"), run.lock():
         pytest.fail("a lock that is none")
 
 
