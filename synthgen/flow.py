@@ -176,7 +176,7 @@ def _build(request: BuildRequest) -> dict[str, Any]:
 def carry_out(
     run: Run, spec: DatasetSpec, stages: Stages, make_shards: Callable[[Run, Sequence[int]], object]
 ) -> Quality:
-    """Everything that a flow does for a run.
+    """Does all work of a run.
 
     Args:
         stages: the backends of the spec, which have been checked.

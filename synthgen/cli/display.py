@@ -22,9 +22,9 @@ from synthgen.store.run import Run
 
 LINE_SECONDS = 15.0  # between lines, where there is no terminal
 DRAW_SECONDS = 0.5  # between drawings on a terminal
-SPEED_SECONDS = 60.0  # over which the speed is taken
-MAX_SHARDS_JUDGED = 20  # at one refresh, so that a large run that is resumed does not keep the display busy
-MIN_YIELD = 0.05  # that the time left is reckoned with
+SPEED_SECONDS = 60.0  # the speed is the mean over this time
+MAX_SHARDS_JUDGED = 20  # at one refresh, so that a large resumed run does not keep the display busy
+MIN_YIELD = 0.05  # the time left is estimated with at least this yield
 
 
 @dataclass
@@ -56,7 +56,7 @@ class Speed:
         self._counts: deque[tuple[float, int]] = deque()
 
     def record(self, seconds: float, made: int) -> None:
-        """Takes the number of images made at a time."""
+        """Records how many images were made by a time."""
         if len(self._counts) == 1 and self._counts[0][1] == made:
             self._counts.clear()  # Models are being loaded, which is no part of the speed.
         self._counts.append((seconds, made))

@@ -26,7 +26,7 @@ def load(spec: Path, overrides: list[str]) -> DatasetSpec:
 
 
 def note_modules(spec: DatasetSpec) -> None:
-    """Tells which modules of the user's a spec has imported."""
+    """Prints which of the user's modules a spec has imported."""
     from synthgen.pipeline.stages import own_modules
 
     for key, file in own_modules(spec).items():

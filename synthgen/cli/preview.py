@@ -61,7 +61,7 @@ def preview(spec: DatasetSpec, stages: Stages, run: Run) -> Iterator[RenderableT
 
 
 def last_run(run: Run) -> Run:
-    """The run if it has shards, else the newest run of the dataset that has."""
+    """The run if it has shards, else the newest run of the dataset that has shards."""
     return next((r for r in (run, *reversed(runs_of(run.root.parent))) if r.marks.shards()), run)
 
 

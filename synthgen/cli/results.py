@@ -1,4 +1,4 @@
-"""What came of a run, on the screen."""
+"""Prints the results of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def console() -> Console:
 
 
 def print_remarks(build: Build) -> None:
-    """Tells what the libraries of the models remarked while the shards were made."""
+    """Prints what the libraries of the models remarked while the shards were made."""
     for remark in build.remarks():
         note(remark)
 
@@ -60,7 +60,7 @@ def print_result(build: Build, quality: Quality, quiet: bool, state: str) -> Non
 
 
 def _print_tables(quality: Quality, screen: Console) -> None:
-    """The first table at the left, the others at its right, one below the other."""
+    """Prints the first table on the left, and the others on the right, one below the other."""
     from rich.console import Group
     from rich.markup import escape
     from rich.table import Table

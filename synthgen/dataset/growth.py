@@ -64,7 +64,7 @@ class Growth:
         splits: split -> images.
         classes: class -> instances.
         left_out: runs that are no part of it, and other things to know: a line each.
-        inputs: hash of all that it was made from.
+        inputs: hash of everything that it was made from.
     """
 
     name: str
@@ -78,9 +78,9 @@ class Growth:
 
     @classmethod
     def read(cls, file: Path) -> Growth | None:
-        """None if it is not there, as while a merge is going on or after one that was killed, or is damaged."""
-        found: Growth | None = validated(_GROWTH, read_sealed(file))
-        return found
+        """The numbers in a file. None if it is damaged or missing, as during a merge or after one that was killed."""
+        growth: Growth | None = validated(_GROWTH, read_sealed(file))
+        return growth
 
     def __str__(self) -> str:
         alike = sum(sum(part.alike.values()) for part in self.runs)
@@ -120,7 +120,7 @@ class Merge:
         build: the run whose spec says how: exporters, splits, filters of the whole dataset.
         members: the finished runs of the same classes, by number, with the splits of that spec.
         left_out: a line for each other run, and for each filter that cannot compare a member.
-        states: what each member's part is made from.
+        states: the inputs of each member's exports.
     """
 
     build: Build
@@ -166,7 +166,7 @@ class Merge:
         return {name: f for name, f in self.build.stages.filters.items() if f.whole_dataset}
 
     def measures(self, member: Build, name: str) -> bool:
-        """Whether a member's numbers of a filter are those that this spec would take."""
+        """Whether a member's numbers of a filter are made as this spec would make them."""
         own, asked = (measured_by(b.spec, b.run.facts.read().get("models", {})).get(name) for b in (member, self.build))
         return own == asked
 
@@ -178,9 +178,9 @@ class Merge:
         return DatasetInfo(spec.name, spec.description, spec.categories, tuple(spec.splits), tuple(sorted(licences)))
 
     def inputs(self, exporter: str) -> str:
-        """Hash of all that an export is made from."""
+        """Hash of everything that an export is made from."""
         spec, info = self.build.spec, asdict(self.info)
-        # `exported_by` has them, where a spec sets any; datasets that were merged before there were any stay merged.
+        # `exported_by` has both if a spec sets them. Without them, datasets of earlier versions stay merged.
         for category in info["categories"]:
             del category["supercategory"], category["own_id"]
         own = {
@@ -231,8 +231,7 @@ class Merge:
 
 
 def grow(build: Build) -> Growth:
-    """Merges the finished runs of a dataset by the spec of one of them, unless that is done already. Call it when that
-    run is finished.
+    """Merges the finished runs of a dataset by the spec of one of them, unless that is done. That run must be finished.
 
     The folder's `dataset.json` is removed first and written last: while it exists, the dataset is whole.
 

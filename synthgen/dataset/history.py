@@ -31,8 +31,8 @@ _IDLE = {"version", "description", "count", "budget", "splits", "exporters", "sh
 
 
 def runs_of(folder: Path) -> list[Run]:
-    """The runs of a dataset's folder that have a spec, by number. If the folder mirrors one in an object store, all
-    that the store has are among them, in line with it."""
+    """The runs of a dataset's folder that have a spec, by number. If the folder mirrors one in an object store, the
+    runs of the store are synced and included."""
     runs = {path: Run(path) for path in run_folders(folder)}
     for path in runs_in_store(folder):
         runs.setdefault(path, Run(path)).refresh()
@@ -56,13 +56,13 @@ def others_of(folder: Path) -> list[str]:
 
 
 def _is_member(run: Run) -> bool:
-    """Whether a folder is one of the dataset's runs: it is called as a run is, and holds that run."""
+    """Whether a folder is one of the dataset's runs: it has the name of a run, and holds that run."""
     return run.named_number is not None and not run.is_another
 
 
 def is_finished(build: Build) -> bool:
-    """Whether a run is finished by the spec in its folder: it is reported, and every export is made of the labels and
-    verdicts that there are. Reviews do not change that: they wait for the next judging."""
+    """Whether a run is finished by the spec in its folder: it is reported, and its exports are up to date with labels
+    and verdicts. New reviews do not change that: they wait for the next judging."""
     return (
         build.run.marks.read("report") is not None
         and build.run.marks.read("judge") is not None
@@ -72,15 +72,16 @@ def is_finished(build: Build) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """A run as history has it.
+    """A run in the history of its dataset.
 
     Attributes:
-        number: of the run.
-        state: finished; at work: some process has it; unfinished: nobody has, though there is work left; damaged: its
-            spec or its numbers cannot be read.
-        quality: its first numbers, once it was judged.
-        seconds: that its shards took; `accepted_per_hour`: of images, in that time.
-        spec: as it was run.
+        number: number of the run.
+        state: finished; at work: a process holds its lock; unfinished: work is left and no process does it; damaged:
+            its spec or its numbers cannot be read.
+        quality: the first part of `quality.json`; None before it is judged.
+        seconds: how long its shards took.
+        accepted_per_hour: accepted images per hour of that time.
+        spec: the spec in its folder.
     """
 
     number: int
@@ -121,9 +122,9 @@ def history(folder: Path) -> list[Past]:
 
 
 def drop(past: Sequence[Past]) -> str | None:
-    """Whether the last of these runs that has numbers, finished or not, has a lower yield, or a lower label precision,
-    than the finished ones before it by more than chance would allow (`ALPHA`): a line, with what its spec has otherwise
-    than the run before. None if not."""
+    """Compares the last judged run, finished or not, with the finished runs before it. If its yield or its label
+    precision is lower by more than chance allows (`ALPHA`), returns a line that says so and how its spec differs from
+    that of the run before; else None."""
     judged = [p for p in past if p.quality]
     earlier = [p for p in judged[:-1] if p.state == "finished"]
     if not earlier:
@@ -180,7 +181,7 @@ def _choose(n: int, k: int) -> float:
 
 
 def table(past: Sequence[Past]) -> Table:
-    """A row a run. `trend`: its yield against that of all finished runs before it, in points."""
+    """A row for each run. `trend`: its yield minus that of all finished runs before it, in percentage points."""
     from rich.table import Table
 
     drawn = Table(box=None)
@@ -188,10 +189,10 @@ def table(past: Sequence[Past]) -> Table:
         ("run", "state", "made", "accepted", "yield", "trend", "label precision", "time", "accepted/h")
     ):
         drawn.add_column(column, justify="left" if i == 1 else "right")
-    for place, p in enumerate(past):
+    for index, p in enumerate(past):
         cells = ["", "", "", "", "", "", ""]
         if q := p.quality:
-            before = _pooled([e.passed for e in past[:place] if e.state == "finished"])
+            before = _pooled([e.passed for e in past[:index] if e.state == "finished"])
             cells = [
                 f"{q.made:,}",
                 f"{q.accepted:,} of {q.wanted:,}",

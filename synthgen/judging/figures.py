@@ -47,8 +47,8 @@ def figures(verdicts: Verdicts) -> Plain:
 
 
 def funnel(verdicts: Verdicts) -> Iterable[Plain]:
-    """The images that are left after each step. `first`: the images that leave here, each at the first of its reasons;
-    `images`: all that have this reason; `alone`: those that have no other."""
+    """The images that are left after each step. `first`: the images whose first reason this is; `images`: all images
+    with this reason; `alone`: the images with no other reason."""
     sets = verdicts.image_reasons
     first, having = verdicts.reasons.having(lowest(sets)), verdicts.reasons.having(sets)
     alone = verdicts.reasons.having(sets[np.bitwise_count(sets) == 1])
@@ -68,7 +68,7 @@ def funnel(verdicts: Verdicts) -> Iterable[Plain]:
 
 def asked_found(verdicts: Verdicts) -> list[Plain]:
     """How many objects that were asked for as `asked` were labelled as `found`; null stands for no object. In each
-    image, objects of one class are paired first, then the others in the order of the classes; the rest has no partner.
+    image, objects of the same class are paired first, then others in order of class; the rest has no partner.
     """
     tables, size = verdicts.tables, len(verdicts.spec.classes) + 1  # category ids begin at 1: 0 is nothing
     seen = tables.labels["area"] > 0
@@ -83,7 +83,7 @@ def asked_found(verdicts: Verdicts) -> list[Plain]:
     cells = np.zeros((size, size), np.int64)
     np.add.at(cells, (both % size, both % size), same)
 
-    # What is left on each side, by its image and its place among what is left in that image.
+    # The unpaired objects of each side, by image and by position among the unpaired objects of that image.
     rest = [np.repeat(both, row - same) for row in numbers]
     places = []
     for keys in rest:

@@ -58,7 +58,7 @@ class LabelPrecision:
     Attributes:
         population: the labels that pass the filters, in images that pass them; the sample is drawn from these.
         verdicts: those on the random sample, on labels as they are now.
-        right: those of them that accept the label.
+        right: the verdicts that accept the label.
         share: `right` / `verdicts`; None without verdicts.
         low, high: the interval of the share at `confidence`.
         needed: pairs of a half width and the number of verdicts that surely gives it; the narrowest is last.

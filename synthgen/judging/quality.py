@@ -94,14 +94,14 @@ class Quality:
             RunError: a number is missing, or does not agree with the others.
         """
         try:
-            found = _QUALITY.validate_python({f.name: raw[f.name] for f in fields(cls)})
+            quality: Quality = _QUALITY.validate_python({f.name: raw[f.name] for f in fields(cls)})
         except (ValidationError, LookupError, TypeError) as error:
             raise RunError(DAMAGED) from error
-        p = found.precision
-        whole = found.wanted and found.accepted + found.surplus + found.rejected == found.made
+        p = quality.precision
+        whole = quality.wanted and quality.accepted + quality.surplus + quality.rejected == quality.made
         if not (whole and 0 <= p.right <= p.verdicts <= p.population and {w for w, _ in p.needed} == {*HALF_WIDTHS}):
             raise RunError(DAMAGED)
-        return found
+        return quality
 
 
 _QUALITY = TypeAdapter(Quality)
@@ -127,7 +127,7 @@ class _Timings(TypedDict):
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """What is read of `quality.json` elsewhere than in its report. `samples` has the images near a threshold."""
+    """The parts of `quality.json` that other commands than the report read. `samples`: the images near a threshold."""
 
     quality: Quality
     samples: _Samples

@@ -1,8 +1,8 @@
-"""Reviews: what people said of labels. They are a log that only grows, with a line for each verdict; a verdict is on
-the disk before the next question is asked.
+"""Reviews: the verdicts of people on labels. They are a log that only grows, with one line for each verdict. A verdict
+is on the disk before the next question is asked.
 
-Every line has a hash of the line before it, and the mark of the judge has the number of lines and the hash of the last.
-So a missing line is noticed, in the middle of the file or at its end.
+Every line holds a hash of the line before it, and the mark of judging holds the number of lines and the hash of the
+last. So a missing line is noticed, in the middle of the file or at its end.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Review:
     """One verdict.
 
     Attributes:
-        image_id, instance: the label that it is on; `instance` None: the image with all its labels.
-        category_id: with `wrong_class`, the right class; None if it is none of the spec's.
+        image_id, instance: the label; `instance` None: the image with all its labels.
+        category_id: with `wrong_class`, the right class; None if the spec does not have that class.
         queue: the queue that asked for it. Only the random one counts for precision.
         labels: `labels_digest` of the image's labels when a person looked at them.
         at: time, UTC, ISO 8601.
@@ -81,9 +81,9 @@ class Reviews:
         return len(self.of)
 
     def digest(self) -> str:
-        """A hash of what was said, not of when; "" without verdicts."""
-        said = [[r.image_id, r.instance, r.verdict, r.category_id, r.queue, r.labels] for r in self.of.values()]
-        return sha256_json(sorted(said, key=str)) if said else ""
+        """A hash of the verdicts without their times; "" without verdicts."""
+        rows = [[r.image_id, r.instance, r.verdict, r.category_id, r.queue, r.labels] for r in self.of.values()]
+        return sha256_json(sorted(rows, key=str)) if rows else ""
 
     def image_ids(self) -> set[int]:
         return {image_id for image_id, _ in self.of}
@@ -130,19 +130,18 @@ def read_reviews(path: Path) -> Reviews:
 
 
 def _standing(made: Sequence[Review]) -> dict[tuple[int, int | None], Review]:
-    """The last verdict on each label and image. What the random queue has asked for once stays in the random sample,
-    even if a later verdict on it is from another queue: otherwise what reviewers come across would change the sample.
-    """
-    found: dict[tuple[int, int | None], Review] = {}
+    """The last verdict on each label and image. A label that the random queue has shown stays in the random sample,
+    even if a later verdict on it comes from another queue: otherwise that queue would change the sample."""
+    standing: dict[tuple[int, int | None], Review] = {}
     for review in made:
-        before = found.get(review.about)
+        before = standing.get(review.about)
         sampled = before is not None and before.queue == "random" and before.labels == review.labels
-        found[review.about] = replace(review, queue="random") if sampled else review
-    return found
+        standing[review.about] = replace(review, queue="random") if sampled else review
+    return standing
 
 
 def _named(line: bytes) -> str:
-    """The hash of a line of the log that the next line has."""
+    """The hash of a line of the log, which the next line holds."""
     return hashlib.sha256(line).hexdigest()[:16]
 
 

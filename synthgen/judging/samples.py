@@ -1,4 +1,4 @@
-"""The images that a report shows: of each kind a few."""
+"""The images that a report shows: a few of each kind."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ class Lists:
 
     @property
     def holder(self) -> NDArray[np.int32]:
-        """Of each value, the place of its image."""
+        """The index of each value's image."""
         return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int32), self.counts)
 
     @classmethod
@@ -62,9 +62,9 @@ class Tables:
         asked: category ids, int32.
         layouts: for figures: boxes asked for, float32 (K, 4), xyxy px; none for an image without a layout.
         labels: columns (M,): instance, category_id, area, all int32.
-        holder: int32 (M,): of each label, the place of its image.
+        holder: int32 (M,), the index of each label's image.
         boxes: for figures: float32 (M, 4), xyxy px.
-        scores: for figures: every score that labels have, float32 (M,); NaN where one has it not.
+        scores: for figures: every score of labels, float32 (M,); NaN for a label without it.
         measures: filter -> its numbers, of its dtype: (N,) or (N, D) of images, (M,) of instances.
     """
 
@@ -137,7 +137,7 @@ class Tables:
 
 
 class _Column:
-    """A column that grows in place, so that the many small arrays that make it up need not be kept."""
+    """A column that grows in place, so that many small arrays need not be kept until the end."""
 
     def __init__(self) -> None:
         self._held: NDArray[Any] = np.zeros(0)

@@ -32,7 +32,7 @@ LABEL_VERDICTS = ("kept", "dropped", "ignored", "rejected")
 
 @dataclass(frozen=True, slots=True)
 class Compared:
-    """What a filter of the whole dataset was given, and what it said.
+    """The input and the result of a filter of the whole dataset.
 
     Attributes:
         image_ids: (M,), in order.
@@ -138,7 +138,7 @@ def judge(
     reviews: Reviews | None = None,
     failed: Collection[int] = (),
 ) -> Verdicts:
-    """Applies thresholds to stored numbers, then what people said of these labels.
+    """Applies thresholds to stored numbers, and then the reviews.
 
     A label that a person accepts is kept, and an accepted image is kept with all its labels, whatever the filters of
     instances and of single images say; a near-duplicate stays rejected. A label that is not accepted rejects its image,
@@ -146,7 +146,7 @@ def judge(
 
     Args:
         reviews: on the labels as they are.
-        failed: ids of images that the model could not make: no one can accept them.
+        failed: ids of images that the model could not make. No review can accept them.
     """
     reviews = reviews or Reviews()
     judging = _Judging(filters, tables, failed)
@@ -199,8 +199,7 @@ class _Judging:
         return self.reasons.bits(*(name for name, f in self._of_instance.items() if f.config.on_fail == on_fail))
 
     def measured(self) -> tuple[Bits, Bits]:
-        """What the filters of instances and of single images say: the reasons of labels, and those of images that are
-        not their labels'."""
+        """The reasons by filters of instances and of single images: those of labels, and those of images themselves."""
         tables, reasons = self._tables, self.reasons
         of_labels = np.where(tables.labels["area"] == 0, reasons.bits(EMPTY), np.uint64(0))
         for name, f in self._of_instance.items():
@@ -211,10 +210,10 @@ class _Judging:
         return of_labels, of_images
 
     def reviewed(self, reviews: Reviews, of_labels: Bits, of_images: Bits) -> tuple[Bits, Bits, NDArray[np.int32]]:
-        """The reasons of labels and images after what people said, and the categories of labels. Changes the reasons
-        that it is given."""
+        """The reasons of labels and images after the reviews, and the categories of labels. Changes the given reasons
+        in place."""
         tables, categories = self._tables, self._tables.labels["category_id"].copy()
-        # What was said of a label counts more than what was said of its image.
+        # Reviews of labels come after those of images, because they count more.
         for (image_id, instance), review in sorted(reviews.of.items(), key=lambda item: item[0][1] is not None):
             is_kept = review.verdict == "accept" or review.category_id is not None
             bits = np.uint64(0) if is_kept else self.reasons.bits(reason(review.verdict))
@@ -245,7 +244,7 @@ class _Judging:
         return combined
 
     def fates(self, of_labels: Bits) -> NDArray[np.int8]:
-        """What becomes of each label, as a place in LABEL_VERDICTS. Of several fates the strictest holds."""
+        """The verdict on each label, as an index in LABEL_VERDICTS. The strictest one wins."""
         ranked = [of_labels & self._rejecting != 0, of_labels & self._ignoring != 0, of_labels != 0]
         return np.select(ranked, [np.int8(3), np.int8(2), np.int8(1)], np.int8(0))
 
