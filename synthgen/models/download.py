@@ -1,8 +1,9 @@
-"""Fetches models, if a person asks for it. Only this module opens a connection, and the one of object stores
-(`store/objects.py`) if a run's folder is a URL.
+"""Fetches models when a person asks for it. Only this module opens connections, and `store/objects.py` if a run's
+folder is a URL.
 
-A checkpoint grows in one file, `.NAME.part`. A killed download leaves it, and the next one continues it. For models of
-the hub, the hub's client keeps finished files; it never continues unfinished ones, so those are removed.
+A checkpoint is written into one file, `.NAME.part`. A killed download leaves that file, and the next download continues
+it. For models of the hub, the hub's client keeps finished files; it never continues unfinished ones, so those are
+removed.
 """
 
 from __future__ import annotations
@@ -29,10 +30,10 @@ from synthgen.base.wording import plain
 from synthgen.errors import FULL, OutOfRoom, RunError
 from synthgen.models import KNOWN, cache_folder
 
-# Weights are taken as safetensors only; pickled ones can run code.
+# Only safetensors weights are fetched: pickled weights can run code.
 PATTERNS = ("*.json", "*.txt", "*.model", "*.safetensors", "*.jinja")
-TIMEOUT_SECONDS = 60.0  # a server may be silent for so long
-QUIET_SECONDS = 3600.0  # a file that did not change for so long has no writer any more
+TIMEOUT_SECONDS = 60.0  # the longest silence of a server
+QUIET_SECONDS = 3600.0  # a file that has not changed for this long has no writer any more
 BLOCK = 1 << 20
 
 
@@ -53,29 +54,30 @@ def download_model(model: str, revision: str | None = None, variant: str | None 
             raise OutOfRoom(
                 f"no room left on the disk for {model!r}; free some and run the same command again"
             ) from error
-        said = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
-        raise RunError(f"cannot fetch {model!r}: {plain(' '.join(said.split()), 400)}") from error
+        reason = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        raise RunError(f"cannot fetch {model!r}: {plain(' '.join(reason.split()), 400)}") from error
 
 
-# A file of a known checksum
+# Files with a known checksum
 
 
 def _checkpoint(url: str, md5: str) -> Path:
-    """
+    """Fetches one file, unless it is already there.
+
     Raises:
-        ValueError: it cannot be had; says why, and what becomes of the part that has come.
+        ValueError: it cannot be fetched; the message says why, and whether the received part is kept.
         OSError, OutOfRoom: it cannot be written.
     """
     path = cache_folder() / "models" / Path(url).name
     if path.is_file():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(TEMPORARY_PATTERN):  # by killed downloads of earlier versions
-        if _is_quiet(left):
-            left.unlink(missing_ok=True)
+    for leftover in path.parent.glob(TEMPORARY_PATTERN):  # from killed downloads of earlier versions
+        if _is_quiet(leftover):
+            leftover.unlink(missing_ok=True)
     part, validator = (path.with_name(f".{path.name}.{kind}") for kind in ("part", "etag"))
     with _alone(part) as file:
-        if path.is_file():  # another was at it, and is through
+        if path.is_file():  # another process has fetched it meanwhile
             part.unlink()
             return path
         try:
@@ -84,13 +86,13 @@ def _checkpoint(url: str, md5: str) -> Path:
                 if (got := _md5(file)) != md5:
                     file.truncate(0)
                     raise ValueError(
-                        f"what came from {url} has the md5 {got}, and the checkpoint has {md5}; nothing of it is kept"
+                        f"the file from {url} has the md5 {got}, and the checkpoint has {md5}; it is not kept"
                     )
             os.fsync(file.fileno())
             part.replace(path)
             validator.unlink(missing_ok=True)
         except BaseException:
-            if not (_known(validator) and part.is_file() and part.stat().st_size):  # nobody could go on with it
+            if not (_known(validator) and part.is_file() and part.stat().st_size):  # no download could continue it
                 for file_of_it in (part, validator):
                     file_of_it.unlink(missing_ok=True)
             raise
@@ -99,7 +101,7 @@ def _checkpoint(url: str, md5: str) -> Path:
 
 @contextmanager
 def _alone(part: Path) -> Iterator[BufferedRandom]:
-    """A file that grows, for this process alone; waits for another one that has it."""
+    """Opens the partial file and locks it; waits if another process holds the lock."""
     while True:
         file = open(part, "a+b")  # noqa: SIM115
         try:
@@ -108,13 +110,13 @@ def _alone(part: Path) -> Iterator[BufferedRandom]:
             except BlockingIOError:
                 print(f"{part.parent}: another process is fetching the same; waiting for it", file=sys.stderr)
                 fcntl.flock(file, fcntl.LOCK_EX)
-            except OSError:  # a file system without locks: the checksum finds what two have mixed
+            except OSError:  # a file system without locks: if two processes write, the checksum will show it
                 pass
-            if _is_at(file, part):  # else whoever had it has given it its name, or removed it
+            if _is_at(file, part):  # otherwise the other process has renamed or removed it
                 yield file
                 return
         finally:
-            with suppress(OSError):  # what was to be on the disk is; on a full one the rest comes up again
+            with suppress(OSError):  # finished data has been synced; on a full disk, closing repeats the same error
                 file.close()
 
 
@@ -130,87 +132,89 @@ def _md5(file: BufferedRandom) -> str:
 
 
 def _known(validator: Path) -> str:
-    """The name that the server had for what a part is of; "" for none."""
+    """The ETag of the file that a part belongs to; "" if there is none."""
     return validator.read_text(encoding="latin-1") if validator.is_file() else ""
 
 
 def _receive(url: str, file: BufferedRandom, validator: Path) -> None:
-    """Goes on with a file, if the server still has the one that it was begun with and gives parts of it; else begins it
-    anew.
+    """Continues a file if the server still has the same version and serves ranges of it; otherwise starts again.
 
     Args:
-        validator: where the server's name for what the file was begun with is kept.
+        validator: the file that stores the ETag of the version that the download began with.
 
     Raises:
-        ValueError: the server does not give it, or not all of it.
+        ValueError: the server does not send the file, or not all of it.
     """
-    begun = file.seek(0, os.SEEK_END)
-    known = _known(validator) if begun else ""
-    response = _asked(url, begun, known) or _asked(url, 0, "")
+    received = file.seek(0, os.SEEK_END)
+    known = _known(validator) if received else ""
+    response = _request(url, received, known) or _request(url, 0, "")
     if response is None:
-        raise ValueError(f"{url} answers with a part that it was not asked for")
+        raise ValueError(f"{url} answers with a part of the file that was not requested")
     with response:
         if response.status != 206:
-            begun, known = 0, _strong(response.headers["ETag"])
+            received, known = 0, _strong(response.headers["ETag"])
             file.truncate(0)
             validator.write_text(known, encoding="latin-1")
         length = response.headers["Content-Length"]
-        whole = begun + int(length) if length else 0
-        _require_room(validator.parent, whole - begun)
+        whole = received + int(length) if length else 0
+        _require_room(validator.parent, whole - received)
         lost = ""
         try:
             while block := response.read(BLOCK):
                 file.write(block)
-                begun += len(block)
+                received += len(block)
         except (OSError, HTTPException) as error:
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
             lost = f" ({error or type(error).__name__})"
     file.flush()
-    if lost or begun < whole:
-        raise ValueError(f"the connection to {url} was lost after {begun:,} bytes{lost}{_kept(begun, known)}")
+    if lost or received < whole:
+        raise ValueError(f"the connection to {url} was lost after {received:,} bytes{lost}{_kept(received, known)}")
 
 
-def _asked(url: str, begun: int, known: str) -> HTTPResponse | None:
-    """What a server answers; None if it has no such part as it was asked for. With `known`, that is the rest from
-    `begun` on, or the whole, if it is another file now or the server gives no parts (RFC 9110, section 13.1.5).
+def _request(url: str, received: int, known: str) -> HTTPResponse | None:
+    """The server's response; None if it does not match the request. With `known`, an ETag, the request is for the bytes
+    from `received` on; the server sends the whole file if its version has changed or if it serves no ranges (RFC 9110,
+    section 13.1.5).
 
     Raises:
-        ValueError: it refuses, or does not answer.
+        ValueError: the server refuses, or does not answer.
     """
-    request = urllib.request.Request(url, headers={"Range": f"bytes={begun}-", "If-Range": known} if known else {})
+    request = urllib.request.Request(url, headers={"Range": f"bytes={received}-", "If-Range": known} if known else {})
     try:
         response: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS)
     except HTTPError as error:
-        error.close()  # it is the response
-        if error.code == 416 and known:  # "Range Not Satisfiable": the file is not so long
+        error.close()  # an HTTPError is also the response
+        if error.code == 416 and known:  # "Range Not Satisfiable": the file is shorter
             return None
         raise ValueError(f"{url} answers {error.code} {error.reason}") from error
     except (OSError, HTTPException) as error:
         reason = error.reason if isinstance(error, URLError) else error or type(error).__name__
-        raise ValueError(f"{url} cannot be reached ({reason}){_kept(begun, known)}") from error
-    given = response.headers["Content-Range"] or ""
-    if response.status == 206 and not (known and given.startswith(f"bytes {begun}-")):
+        raise ValueError(f"{url} cannot be reached ({reason}){_kept(received, known)}") from error
+    content_range = response.headers["Content-Range"] or ""
+    if response.status == 206 and not (known and content_range.startswith(f"bytes {received}-")):
         response.close()
         return None
     return response
 
 
-def _kept(begun: int, known: str) -> str:
-    return "; what has come is kept, and the same command goes on from there" if begun and known else "; try again"
+def _kept(received: int, known: str) -> str:
+    return (
+        "; the received part is kept, and the same command goes on from there" if received and known else "; try again"
+    )
 
 
 def _strong(etag: str | None) -> str:
-    """A name that only the same bytes have; "" for one that others may have, too, which no part can be asked by."""
+    """An ETag that guarantees equal bytes; "" for a weak one, with which a server accepts no range requests."""
     return etag if etag and re.fullmatch(r'"[^"\r\n]*"', etag) else ""
 
 
 def _require_room(folder: Path, size: int) -> None:
-    """Raises: OutOfRoom: it has none for so many bytes."""
+    """Raises: OutOfRoom: the folder's disk has less than `size` bytes free."""
     if (free := free_bytes(folder)) < size:
         raise OutOfRoom(
-            f"{size / 1e9:.1f} GB are to come, and {folder} has {free / 1e9:.1f} GB free; free some and run the same "
-            "command again"
+            f"the download needs {size / 1e9:.1f} GB, and {folder} has {free / 1e9:.1f} GB free; free some and run the "
+            "same command again"
         )
 
 
@@ -224,13 +228,14 @@ def _is_quiet(file: Path) -> bool:
 
 
 def _of_hub(model: str, revision: str | None, variant: str | None) -> Path:
-    """
+    """Fetches a model from the Hugging Face hub.
+
     Raises:
-        ValueError, OSError: it cannot be had, or written.
+        ValueError, OSError: it cannot be fetched or written.
     """
     from huggingface_hub import HfApi, errors, snapshot_download
 
-    # Single-file copies of whole pipelines stand at the top of a repository that has folders for the parts.
+    # A repository with a folder for each part may also hold the whole pipeline as a single file at its top.
     ignore = ["*.fp16*", "*.non_ema*", "*.ckpt"] + (
         ["sd*.safetensors", "flux*.safetensors", "v1-*.safetensors"] if not variant else []
     )
@@ -243,20 +248,20 @@ def _of_hub(model: str, revision: str | None, variant: str | None) -> Path:
             patterns = [p for p in PATTERNS if p != "*.safetensors"]
             patterns += [f"*.{variant}.safetensors", f"*.{variant}-*.safetensors"]
             ignored = []
-        with abandonable():  # the hub's threads leave nothing that is not whole
+        with abandonable():  # the hub's threads leave no incomplete file under a final name
             return Path(snapshot_download(model, revision=revision, allow_patterns=patterns, ignore_patterns=ignored))
     except errors.GatedRepoError as error:
         raise ValueError(
-            f"its owner wants to be asked first: do so at https://huggingface.co/{model}, then say who you are: "
+            f"its owner requires a request for access: make it at https://huggingface.co/{model}, then log in with: "
             "hf auth login"
         ) from error
     except errors.RepositoryNotFoundError as error:
-        raise ValueError("the hub has no model of this name, or none that it shows to you") from error
+        raise ValueError("the hub has no model of this name, or does not show it to you") from error
     except errors.RevisionNotFoundError as error:
-        raise ValueError(f"the hub has no revision {revision!r} of it") from error
+        raise ValueError(f"the hub has no revision {revision!r} of this model") from error
     except errors.LocalEntryNotFoundError as error:
         raise ValueError(f"the hub cannot be reached ({_first_line(error).removeprefix('Got: ')})") from error
-    except Exception as error:  # its client lets through what the libraries below it raise, which it has changed before
+    except Exception as error:  # the client passes on errors of its HTTP library, which it has changed before
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         raise ValueError(f"{type(error).__name__}: {_first_line(error)}") from error
@@ -267,14 +272,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _sweep_hub(model: str) -> None:
-    """Removes what killed downloads of a model have left in the hub's cache: from version 2 on, its client gives what
-    it fetches another name each time. The client holds a lock while it writes; a file system may have none, so the file
-    must have been left alone for long, too. Names of version 1 stay: that goes on with them."""
+    """Removes unfinished files of a model that killed downloads have left in the hub's cache: since version 2 the
+    client gives each unfinished file a new name. The client holds a lock while it writes; a file system may have no
+    locks, so a file must also be unchanged for long. Unfinished files of version 1 stay, since that version continues
+    them."""
     from huggingface_hub import constants
 
     cache, name = Path(constants.HF_HUB_CACHE), f"models--{model.replace('/', '--')}"
-    for left in (cache / name / "blobs").glob("*.incomplete"):
-        found = re.fullmatch(r"(\w+)\.[0-9a-f]{8}\.incomplete", left.name)
-        if found and _is_quiet(left) and is_locked(cache / ".locks" / name / f"{found[1]}.lock") is False:
-            with suppress(OSError):  # another user's
-                left.unlink(missing_ok=True)
+    for leftover in (cache / name / "blobs").glob("*.incomplete"):
+        blob = re.fullmatch(r"(\w+)\.[0-9a-f]{8}\.incomplete", leftover.name)
+        if blob and _is_quiet(leftover) and is_locked(cache / ".locks" / name / f"{blob[1]}.lock") is False:
+            with suppress(OSError):  # it may belong to another user
+                leftover.unlink(missing_ok=True)

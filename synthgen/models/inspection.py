@@ -1,6 +1,6 @@
-"""A model's folder, inspected before anything is built of it. A folder may come from anybody: no file of it runs code,
-leads out of it, or asks for more time and memory than its weights justify. No torch: `check` calls this, and loading
-calls it again."""
+"""Inspects a model's folder before a model is built from it. A folder may come from anybody: no file in it may run
+code, lead out of the folder, or need more time and memory than its weights justify. `check` calls this, so it imports
+no torch; loading calls it again."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from synthgen.models import read_json
 from synthgen.models.settings import inspect_settings
 from synthgen.models.weights import Held, held_by, missing_weights
 
-# Libraries whose classes a pipeline may name: what else it names would be imported, and that is running it.
+# Libraries whose classes a pipeline may name: any other module that it names would be imported, which runs its code.
 LIBRARIES = {"diffusers", "transformers", "synthgen.mini.autoencoder"}
-# Of each, a tokenizer of transformers needs one; or a file of the package sentencepiece; or, of some classes, none.
+# A tokenizer of transformers needs one of these files, or a file of the package sentencepiece.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
+# Tokenizers of bytes or characters, which need no vocabulary.
 OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
 
 
 def inspect_model(folder: Path, model_types: Collection[str], takes: str) -> tuple[str, Held]:
-    """A folder of one model of transformers, with what prepares its inputs: texts and pictures.
+    """Inspects a folder with one model of transformers and the tokenizer or processor of its inputs.
 
     Args:
-        model_types: the values of `model_type` in its settings that are wanted.
-        takes: what to give instead, for messages.
+        model_types: the accepted values of `model_type` in its settings.
+        takes: the end of a message, which says what the option takes.
 
     Returns:
-        Its `model_type`, and what its weights hold.
+        Its `model_type`, and the sizes of its weights.
 
     Raises:
-        BackendError: it is another model, files are missing, or something in it must not be loaded; in a sentence with
-            the file and, of settings, the key.
+        BackendError: it is another model, files are missing, or something in it must not be loaded. The message names
+            the file and, for a setting, its key.
     """
     inspect_file(folder / "config.json", folder)
     try:
@@ -52,17 +53,17 @@ def inspect_model(folder: Path, model_types: Collection[str], takes: str) -> tup
         raise BackendError(f"{folder} has no .safetensors weights, and other formats can hold code")
     inspect_settings(folder, held)
     if _missing_vocabulary(folder):
-        raise BackendError(f"{folder} has no tokenizer")  # transformers would make up an empty one
+        raise BackendError(f"{folder} has no tokenizer")  # without this check, transformers would create an empty one
     return model_type, held
 
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """A pipeline's folder, which may be loaded if nothing is missing.
+    """The result of inspecting a pipeline's folder. It can be loaded if nothing is missing.
 
     Attributes:
-        missing: names of files, and of parts, that it lacks.
-        held: what its weights hold.
+        missing: names of the files and parts that the folder lacks.
+        held: the sizes of its weights.
     """
 
     missing: tuple[str, ...] = ()
@@ -72,14 +73,14 @@ class Inspected:
 def inspect_pipeline(
     folder: Path, variant: str | None, without: Collection[str] = (), adapter: str | None = None
 ) -> Inspected:
-    """A folder of a diffusers pipeline.
+    """Inspects a folder of a diffusers pipeline.
 
     Args:
         without: names of parts that will not be loaded.
-        adapter: the folder of a T2I-Adapter within it.
+        adapter: the folder of a T2I-Adapter inside it.
 
     Raises:
-        BackendError: something in it must not be loaded; in a sentence with the file and, of settings, the key.
+        BackendError: something in it must not be loaded. The message names the file and, for a setting, its key.
     """
     missing: list[str] = []
     held = Held()
@@ -88,22 +89,22 @@ def inspect_pipeline(
     if adapter is not None:
         parts[adapter] = "T2IAdapter"
     for name, kind in parts.items():
-        found = _inspect_part(folder / name, folder, name, kind, variant)
-        missing += found.missing
-        held += found.held
+        part = _inspect_part(folder / name, folder, name, kind, variant)
+        missing += part.missing
+        held += part.held
     return Inspected(tuple(missing), held)
 
 
 def inspect_file(file: Path, folder: Path) -> None:
-    """One file of weights in a model's folder. Raises: BackendError: it leads out of the folder."""
+    """Inspects one file in a model's folder. Raises: BackendError: it is a link that leads out of the folder."""
     _require_at(file, _places(folder))
 
 
 def pipeline_parts(folder: Path) -> dict[str, str]:
-    """Name -> class of a pipeline's parts, each a folder.
+    """Name -> class of each part of a pipeline; a part is a folder.
 
     Raises:
-        BackendError: its index names code, or is none.
+        BackendError: the pipeline's index names code, or cannot be read.
     """
     file = folder / "model_index.json"
     inspect_file(file, folder)
@@ -114,32 +115,34 @@ def pipeline_parts(folder: Path) -> dict[str, str]:
         raise BackendError(
             f"{str(folder)!r} is no diffusers pipeline folder: it has no readable {file.name}"
         ) from error
-    # A class of the pipeline's own is given as [file, class].
+    # A class that the pipeline's folder itself defines is given as [file, class].
     if not isinstance(kind, str) or not kind.isidentifier():
         raise BackendError(f"{file} names the pipeline {shown(kind)}; takes a class of diffusers")
-    if kind.endswith("CombinedPipeline"):  # what else they are made of, their README names
+    if kind.endswith("CombinedPipeline"):  # their README names the other models that they load
         raise BackendError(
             f"{file} names the pipeline {shown(kind)}, which loads models of other folders; takes others"
         )
     library = importlib.util.find_spec("diffusers")
-    places = (library and library.submodule_search_locations) or ()
+    installed = (library and library.submodule_search_locations) or ()
     takes = "takes [library, class], of diffusers or transformers"
-    found = {}
+    parts = {}
     for name, value in index.items():
         if name.startswith("_") or not isinstance(value, list) or value == [None, None]:
             continue
         is_pair = len(value) == 2 and all(isinstance(v, str) and v for v in value)
         if not (name.isidentifier() and is_pair and value[1].isidentifier()):
             raise BackendError(f"{file} says {plain(name)}: {shown(value)}; {takes}")
-        # diffusers' own pipelines have parts of theirs, such as `stable_diffusion`'s safety checker.
-        of_a_pipeline = value[0].isidentifier() and any((Path(at) / "pipelines" / value[0]).is_dir() for at in places)
+        # Pipelines of diffusers may have parts of their own, such as the safety checker of `stable_diffusion`.
+        of_a_pipeline = value[0].isidentifier() and any(
+            (Path(diffusers) / "pipelines" / value[0]).is_dir() for diffusers in installed
+        )
         if value[0] not in LIBRARIES and not of_a_pipeline:
             raise BackendError(
                 f"{file} takes {plain(name)} from {shown(value[0])}, and code of a model's own is never run; {takes}"
             )
         if value[1].endswith("Pipeline"):
             raise BackendError(f"{file} says {plain(name)}: {shown(value)}, a pipeline within a pipeline; {takes}")
-        if re.match(r"Auto[A-Z]", value[1]):  # such a class would take code that the folder names
+        if re.match(r"Auto[A-Z]", value[1]):  # such a class would load code that the folder names
             raise BackendError(f"{file} says {plain(name)}: {shown(value)}; takes the class that it stands for")
         if value[1].lower().startswith(("onnx", "ort", "flax", "flashpack")):
             raise BackendError(
@@ -147,12 +150,12 @@ def pipeline_parts(folder: Path) -> dict[str, str]:
             )
         if (folder / name / f"{value[0]}.py").exists():
             raise BackendError(f"{folder / name} holds code, {value[0]}.py, and code of a model's own is never run")
-        found[name] = value[1]
-    return found
+        parts[name] = value[1]
+    return parts
 
 
 def _inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str | None) -> Inspected:
-    """A part of a pipeline. `kind`: its class."""
+    """Inspects a part of a pipeline. `kind`: the part's class."""
     if not part.is_dir():
         return Inspected((name,))
     _require_inside(part, folder)
@@ -162,7 +165,7 @@ def _inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str |
         inspect_settings(part, None)
         return Inspected(tuple(f"{name} ({lack})" for lack in _missing_vocabulary(part, kind)))
     if kind.endswith(("Scheduler", "Processor", "ImageProcessorFast", "FeatureExtractor")):
-        # A processor of texts may count all pixels of a picture as its edge; and no picture is given to one.
+        # A processor of texts may give the number of all pixels as a picture's edge; it never gets a picture.
         inspect_settings(part, None, pictures=name.startswith("feature_extractor"))
         return Inspected()
     if absent := missing_weights(part, variant):
@@ -178,8 +181,8 @@ def _inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str |
 
 
 def _places(folder: Path) -> list[Path]:
-    """Where the files of a model's folder may lie: there or, as links of a snapshot in the hub's cache do, among the
-    blobs of its repository."""
+    """The folders in which the files of a model's folder may lie: the folder itself and, for a snapshot in the hub's
+    cache, the blobs of its repository, to which its links lead."""
     snapshots = folder.parent
     return [folder.resolve(), *[snapshots.parent.resolve() / "blobs"] * (snapshots.name == "snapshots")]
 
@@ -190,8 +193,12 @@ def _require_at(file: Path, places: Collection[Path]) -> None:
 
 
 def _require_inside(part: Path, folder: Path) -> None:
-    """Raises: BackendError: a link in `part`, a folder in a model's folder, leads out; or what is no file is there: to
-    open a pipe can take for ever. Links that lead nowhere are missing files, and no more."""
+    """Inspects `part`, the model's folder or a folder in it. Links that lead nowhere only count as missing files.
+
+    Raises:
+        BackendError: a link leads out of the model's folder, or an entry is neither a file nor a folder (opening a pipe
+            can block for ever).
+    """
     places = _places(folder)
     for file in [part, *sorted(part.iterdir())]:
         _require_at(file, places)
@@ -203,10 +210,10 @@ def _require_inside(part: Path, folder: Path) -> None:
 
 
 def _missing_vocabulary(folder: Path, kind: str = "") -> list[str]:
-    """What a tokenizer's folder lacks. `kind`: its class, where the pipeline's index says it.
+    """What a tokenizer's folder lacks. `kind`: its class, if the pipeline's index names it.
 
     Raises:
-        BackendError: its vocabulary is there, and the package that reads it is not installed.
+        BackendError: the package that reads the tokenizer's vocabulary is not installed.
     """
     if kind in OF_BYTES or any((folder / name).is_file() for name in VOCABULARIES):
         return []

@@ -1,5 +1,5 @@
-"""Building a model from a folder: within the bounds that its weights give, and without a connection. Whatever the
-libraries raise becomes one kind of error; what they log is kept (`remarks`)."""
+"""Builds a model from a folder without a connection, and not larger than its weights justify. Every exception of the
+libraries becomes a `BackendError`; the warnings that they log are kept (`remarks`)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from synthgen.errors import BackendError, SynthgenError
 from synthgen.models import remarks
 from synthgen.models.weights import Held
 
-# Keeps the layers of transformers from taking compiled kernels from the hub; it is read when transformers is imported.
+# This keeps transformers from fetching compiled kernels from the hub; it reads the variable when it is imported.
 os.environ["USE_HUB_KERNELS"] = "NO"
 
-# What a model may build, as its weights are on the disk. A parameter has at least half a byte there (of 4 bits); one
-# that two layers share is built twice and stored once; what is not stored, such as a head that is not used, is small.
+# How many parameters a model may build for its weights on the disk. A stored parameter has at least 4 bits; a parameter
+# that two layers share is built twice and stored once; parts that are not stored, such as an unused head, are small.
 PARAMETERS_A_BYTE, PARAMETERS_BESIDES = 4, 100_000_000
 PARTS_A_TENSOR, PARTS_BESIDES = 4, 10_000
-BYTES_OF_ONE = 8  # at most
+MAX_BYTES_A_PARAMETER = 8
 
 
 @contextmanager
@@ -32,11 +32,11 @@ def loading(path: Path, held: Held, field: str = "") -> Iterator[None]:
     """Surrounds the code that builds a model from an inspected folder and reads its weights.
 
     Args:
-        held: what its weights hold.
+        held: the sizes of its weights.
         field: the key of the spec that the message begins with.
 
     Raises:
-        BackendError: it could not be loaded, or was about to build what its weights do not hold.
+        BackendError: the model could not be loaded, or its settings ask for a larger model than its weights.
     """
     from huggingface_hub import constants
     from torch.nn.modules.module import register_module_parameter_registration_hook
@@ -49,7 +49,7 @@ def loading(path: Path, held: Held, field: str = "") -> Iterator[None]:
         yield
     except SynthgenError:
         raise
-    except Exception as error:  # the settings in a folder are not checked by what reads them
+    except Exception as error:  # the libraries do not check the settings in a folder, so anything may be raised
         if devices.is_out_of_memory(error):
             bounds.require_justified(error)
             raise
@@ -61,8 +61,8 @@ def loading(path: Path, held: Held, field: str = "") -> Iterator[None]:
 
 
 class _Bounds:
-    """Counts the parameters that modules are given by this thread. Building asks for their memory and does not use it
-    yet: that begins when weights are read."""
+    """Counts the parameters that this thread registers in modules. Building a model reserves their memory but does not
+    use it yet: use begins when the weights are read. So a model that is too large is stopped in time."""
 
     def __init__(self, path: Path, held: Held) -> None:
         self.path, self.thread = path, get_ident()
@@ -74,21 +74,21 @@ class _Bounds:
     def __call__(self, module: Any, name: str, parameter: Any) -> None:
         if get_ident() != self.thread or parameter is None:
             return
-        place = (id(module), name)  # reading weights puts others in the same places
-        self.total += parameter.numel() - self.sizes.get(place, 0)
-        self.sizes[place] = parameter.numel()
+        key = (id(module), name)  # reading weights replaces parameters under the same key
+        self.total += parameter.numel() - self.sizes.get(key, 0)
+        self.sizes[key] = parameter.numel()
         if len(self.sizes) > self.parts:
             raise self._error(f"{self.parts:,} tensors")
         if self.total > self.numbers:
             raise self._error(f"{self.numbers:,} numbers")
 
     def require_justified(self, error: Exception) -> None:
-        """Raises: BackendError: what there was no memory for is more than all that may be built."""
-        asked = re.search(r"tried to allocate (\d+) bytes", str(error))
-        if asked and int(asked[1]) > BYTES_OF_ONE * self.numbers:
+        """Raises: BackendError: the allocation that failed is larger than the largest model that may be built."""
+        requested = re.search(r"tried to allocate (\d+) bytes", str(error))
+        if requested and int(requested[1]) > MAX_BYTES_A_PARAMETER * self.numbers:
             raise self._error(f"{self.numbers:,} numbers") from error
 
-    def _error(self, most: str) -> BackendError:
+    def _error(self, limit: str) -> BackendError:
         return BackendError(
-            f"{self.path} was not loaded: its settings ask for more than {most}, and its weights hold fewer"
+            f"{self.path} was not loaded: its settings ask for more than {limit}, and its weights hold fewer"
         )

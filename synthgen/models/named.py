@@ -1,4 +1,5 @@
-"""What backends say of the models that a spec names: where the files are, whose they are, whether they would load."""
+"""The models that a spec names, as backends see them: where the files are, their licences, and whether they can be
+loaded."""
 
 from __future__ import annotations
 
@@ -18,22 +19,22 @@ class ModelFiles(Model):
     """A model in a folder, or in a single file.
 
     Attributes:
-        field: the option that names it.
+        field: the option of the spec that names the model.
     """
 
     field = ".model"
 
     @abstractmethod
     def path(self) -> Path:
-        """Where it is. Raises: ModelMissing: it is not on this machine."""
+        """Where the model is. Raises: ModelMissing: it is not on this machine."""
 
     @abstractmethod
     def inspect(self) -> Any:
-        """What its files hold, read without torch.
+        """The contents of its files, read without torch.
 
         Raises:
-            ModelMissing: it is not on this machine.
-            BackendError: it would not load, or it must not be loaded.
+            ModelMissing: the model is not on this machine.
+            BackendError: it cannot be loaded, or it must not be loaded.
         """
 
     def problems(self) -> Iterable[Problem]:
@@ -46,7 +47,7 @@ class ModelFiles(Model):
         return model_identity(self.path())
 
     def licences(self) -> Iterable[tuple[str, str]]:
-        """Its card's licence, else the one that its publisher gives it."""
+        """The licence in its card, or else its publisher's."""
         card = read_card(self.path())
         licence = (card.licence.name, card.licence.url) if card.licence else self.known_licence()
         return [licence] if licence else []
@@ -73,7 +74,7 @@ class PackagedModel(Model):
             yield Problem(".use", f"{self.use!r} needs {' and '.join(missing)}: {self.install}")
 
     def identity(self) -> str:
-        """The package's version, which its weights cannot change without."""
+        """The package's version: the weights change only with it."""
         package = self.packages[0]
         try:
             return f"{package}=={version(package)}"

@@ -1,4 +1,4 @@
-"""What diffusers and transformers log as warnings while they load and run models: kept for people, each one once."""
+"""Keeps the warnings that diffusers and transformers log while they load and run models, each one once, for people."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from threading import Lock
 from synthgen.base.wording import plain
 
 LIBRARIES = ("diffusers", "transformers")
-MOST, LONGEST = 20, 300  # remarks that are kept, and characters of one
-# Remarks about models that are as they should be, or that another message explains better.
+MAX_REMARKS, MAX_CHARACTERS = 20, 300  # remarks that are kept, and characters of each
+# Remarks about correct models, or remarks that another message explains better.
 HARMLESS = re.compile(
-    r"The following part of your input was truncated"  # `check` says it, before anything is made
-    r"|Token indices sequence length is longer than"  # of the same
-    r"|Expected types for vae: .*synthgen\.mini\.autoencoder"  # the embedded model's, which answers the same calls
+    r"The following part of your input was truncated"  # `check` reports it before images are made
+    r"|Token indices sequence length is longer than"  # the same
+    r"|Expected types for vae: .*synthgen\.mini\.autoencoder"  # the embedded model's class has the same methods
 )
 
 
@@ -26,9 +26,9 @@ class _Remarks(logging.Handler):
         self.guard = Lock()
 
     def emit(self, record: logging.LogRecord) -> None:
-        text = plain(" ".join(record.getMessage().split()), LONGEST)
+        text = plain(" ".join(record.getMessage().split()), MAX_CHARACTERS)
         with self.guard:
-            if not HARMLESS.match(text) and len(self.heard) < MOST:
+            if not HARMLESS.match(text) and len(self.heard) < MAX_REMARKS:
                 self.heard[f"{record.name.partition('.')[0]} says: {text}"] = None
 
 
@@ -36,7 +36,7 @@ _remarks = _Remarks()
 
 
 def listen() -> None:
-    """From now on, remarks are kept instead of printed."""
+    """Starts to keep remarks instead of printing them."""
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -45,18 +45,18 @@ def listen() -> None:
         library.disable_progress_bar()
         library.disable_propagation()
     for name in LIBRARIES:
-        logging.getLogger(name).addHandler(_remarks)  # once: a logger ignores a handler that it has
+        logging.getLogger(name).addHandler(_remarks)  # a logger ignores a handler that it already has
 
 
 def forget() -> None:
-    """Drops the remarks that were kept: each counts as new when it is heard again."""
+    """Forgets all remarks: each counts as new if it is logged again."""
     with _remarks.guard:
         _remarks.heard.clear()
         _remarks.noted = 0
 
 
 def notes() -> dict[str, list[str]]:
-    """The remarks that no mark has yet, as notes of a mark. So each is reported once, whichever worker heard it."""
+    """The remarks that no mark holds yet, as notes for a mark. So each remark is reported once."""
     with _remarks.guard:
         new = list(_remarks.heard)[_remarks.noted :]
         _remarks.noted += len(new)

@@ -1,5 +1,5 @@
-"""The settings in a model's folder: none may run code, fetch or read something elsewhere, or ask for more time and
-memory than the weights justify."""
+"""Inspects the settings in a model's folder: none may run code, fetch or read files from elsewhere, or need more time
+and memory than the weights justify."""
 
 from __future__ import annotations
 
@@ -13,26 +13,27 @@ from synthgen.errors import BackendError
 from synthgen.models import read_json
 from synthgen.models.weights import Held
 
-MAX_VOCABULARY = 200_000_000  # bytes of a tokenizer's file; that of Gemma 3, the largest so far, has 33 million
-# A size beyond `LARGE` must be justified by a tensor with as many numbers. One in settings without weights has no such
-# measure: the greatest that are in use are numbers of pixels, up to 17 million.
+MAX_VOCABULARY = 200_000_000  # bytes of a tokenizer's file; the largest so far, that of Gemma 3, has 33 million
+# A size above `LARGE` must be justified by a tensor with as many numbers. In settings without weights no tensor can
+# justify it, and `LARGEST` is the limit: the greatest sizes in use are numbers of pixels, up to 17 million.
 LARGE, LARGEST = 100_000, 100_000_000
-# "No limit" of a tokenizer: transformers' `LARGE_INTEGER`, beyond which it ignores the number.
+# A tokenizer's "no limit": transformers ignores a number above its `LARGE_INTEGER`.
 ENDLESS = 10**20
-# Names of sizes that are built in a loop or squared, and the most that they take: a few times what is in use.
+# Names of sizes that are built in a loop or squared, and their limits, which are a few times the sizes in use (in the
+# comments).
 LIMITS = (
     (re.compile(r"num_train_timesteps|original_inference_steps"), 100_000),  # 1,000
     (re.compile(r"(.*_)?(layers?|blocks?|depths?)(_per_block)?"), 1_000),  # 126, of Llama 3.1 405B
     (re.compile(r"(image|crop|sample|pos_embed_max)_size"), 16_384),  # px, or cells: 1,024
 )
-SIDES = re.compile(r"height|width|shortest_edge|longest_edge|size|crop_size")  # px, of what prepares pictures
+SIDES = re.compile(r"height|width|shortest_edge|longest_edge|size|crop_size")  # px, in a picture processor's settings
 MAX_LIST = 10_000  # entries of a list in settings
-# Those of transformers itself: whatever else it is given, it looks for among compiled kernels of the hub.
+# The implementations in transformers itself; it looks for any other among the compiled kernels on the hub.
 ATTENTION = ("eager", "sdpa", "flex_attention")
 EXPERTS = ("eager", "batched_mm", "grouped_mm")
-# Methods of quantisation whose kernels come with a package, and not from the hub.
+# Methods of quantisation whose kernels come with a package and not from the hub.
 QUANTISED = ("bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "quanto", "torchao")
-PATHS = {"vocab_file", "merges_file", "tokenizer_file", "spm_file"}  # what a tokenizer is read from
+PATHS = {"vocab_file", "merges_file", "tokenizer_file", "spm_file"}  # keys with a tokenizer's files
 
 
 def _settings(file: Path) -> dict[str, Any]:
@@ -43,10 +44,14 @@ def _settings(file: Path) -> dict[str, Any]:
 
 
 def inspect_settings(folder: Path, held: Held | None, *, pictures: bool = True) -> None:
-    """The settings in a folder. `held`: by its weights, where it has any. `pictures`: whether it prepares pictures.
+    """Inspects the settings in a folder.
+
+    Args:
+        held: the sizes of its weights, if it has any.
+        pictures: whether the folder's processor prepares pictures.
 
     Raises:
-        BackendError: one cannot be read, asks for what no model needs, or names what lies elsewhere.
+        BackendError: a setting cannot be read, is larger than any model needs, or names files elsewhere.
     """
     for name in ("adapter_config.json", "audio_tokenizer_config.json"):
         if (folder / name).exists():
@@ -69,7 +74,7 @@ def inspect_settings(folder: Path, held: Held | None, *, pictures: bool = True) 
 
 
 def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """(key, value) of everything within; entries of lists under the key of their list."""
+    """(key, value) of all settings, nested ones too; an entry of a list has the key of its list."""
     rest: list[tuple[str, Any]] = [("", settings)]
     while rest:
         key, value = rest.pop()
@@ -82,7 +87,7 @@ def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _require_number(file: Path, key: str, value: float, held: Held | None, *, sides: bool) -> None:
-    """Raises: BackendError: a size is beyond what it takes. `sides`: the settings are of pictures' sizes."""
+    """`sides`: whether the settings give sizes of pictures. Raises: BackendError: a size is above its limit."""
     most, why = LARGEST, ""
     if held is not None:
         most = max(LARGE, held.largest)
@@ -92,21 +97,21 @@ def _require_number(file: Path, key: str, value: float, held: Held | None, *, si
             most, why = min(most, limit), ""
     if sides and SIDES.fullmatch(key):
         most = min(most, LIMITS[-1][1])
-    is_size = isinstance(value, int) or most < LARGE  # a number with a point counts nothing
+    is_size = isinstance(value, int) or most < LARGE  # a number with a decimal point is no size
     if is_size and not abs(value) <= most:
         raise BackendError(f"{file}: {plain(key)}: got {shown(value)}; takes at most {most:,}{why}")
 
 
 def _require_harmless(file: Path, key: str, value: Any) -> None:
-    """Raises: BackendError: a setting would fetch or run something, or read it from elsewhere."""
+    """Raises: BackendError: a setting would fetch a file, run code, or read a file from elsewhere."""
     takes = ""
     bare = key.strip("_").removesuffix("_internal")
     if isinstance(value, list) and len(value) > MAX_LIST:
         raise BackendError(f"{file}: {plain(key)}: got a list of {len(value):,}; takes at most {MAX_LIST:,} entries")
     for name, known in (("attn_implementation", ATTENTION), ("experts_implementation", EXPERTS)):
-        # Of a model of several models, a mapping says it for each.
-        said = list(value.values()) if isinstance(value, dict) else [value]
-        if bare == name and not all(v is None or v in known for v in said):
+        # If a model consists of several models, a mapping gives the implementation of each.
+        chosen = list(value.values()) if isinstance(value, dict) else [value]
+        if bare == name and not all(v is None or v in known for v in chosen):
             takes = f"{', '.join(known)}: kernels from the hub are code, and never fetched"
     if key == "quant_method" and value not in QUANTISED:
         takes = f"{', '.join(QUANTISED)}: others fetch kernels, which are code"
@@ -126,5 +131,5 @@ def _require_harmless(file: Path, key: str, value: Any) -> None:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # too long, or a NUL
+    except (OSError, ValueError):  # the name is too long, or contains a NUL
         return False

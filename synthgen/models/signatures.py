@@ -1,4 +1,4 @@
-"""What classes of diffusers take, read from its source: `check` holds options against them without importing torch."""
+"""Parameters of diffusers' classes, read from its source, so that `check` knows them without importing torch."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from typing import Any
 
 @lru_cache
 def parameters(name: str, method: str, folder: str) -> Mapping[str, Any] | None:
-    """Parameter -> its default (None where it has none, or one that is no plain value), of a method of a class.
+    """The parameters of a method: name -> default (None if it has none, or if it is no literal).
 
     Args:
-        name: the class, such as `FluxPipeline`; method: such as `__call__`.
-        folder: of diffusers, in which the class's file is: `pipelines` or `schedulers`.
+        name: the class, such as `FluxPipeline`.
+        method: the method, such as `__call__`.
+        folder: the folder of diffusers that has the class's file: `pipelines` or `schedulers`.
 
     Returns:
-        None where there is no such class, or it has no such method of its own.
+        None if there is no such class, or if the class itself does not define the method.
     """
     library = importlib.util.find_spec("diffusers")
-    places = (library and library.submodule_search_locations) or ()
+    installed = (library and library.submodule_search_locations) or ()
     begin = f"class {name}("
-    for file in (f for place in places for f in sorted((Path(place) / folder).rglob("*.py"))):
+    for file in (f for diffusers in installed for f in sorted((Path(diffusers) / folder).rglob("*.py"))):
         source = file.read_text(encoding="utf-8")
         if begin not in source:
             continue

@@ -1,4 +1,4 @@
-"""How many tokens a text has for a model's text encoder, counted from the model's folder alone, without torch."""
+"""Counts the tokens of a text for a model's text encoder. It needs only the model's folder, and no torch."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from synthgen.models import read_json
 from synthgen.types import PromptForm
 
 ENDLESS = 1_000_000  # transformers writes a number beyond this for "no limit"
-# How a CLIP tokenizer without tokenizer.json cuts text into words: `CLIPConverter` in transformers.
+# A CLIP tokenizer without tokenizer.json cuts text into words by this pattern: `CLIPConverter` in transformers.
 CLIP_WORDS = r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A tokenizer, as far as counting goes.
+    """Counts tokens.
 
     Attributes:
-        counts: texts -> their numbers of tokens, those that begin and end a text among them.
-        limit: the most that the text encoder takes; None where the folder does not say.
+        counts: texts -> their numbers of tokens, including the tokens that begin and end a text.
+        limit: the most tokens that the text encoder takes; None if the folder does not say it.
     """
 
     counts: Callable[[Sequence[str]], list[int]]
     limit: int | None
 
     def longest(self, form: PromptForm) -> tuple[str, str]:
-        """The longest prompt of a form, and as much of it as the model needs; each piece's longest text is taken."""
+        """The longest prompt of a form, made of each piece's longest text, and the part of it that the model needs."""
         parts = [texts[0] if len(texts) == 1 else self._longest_of(texts) for texts in form.pieces]
         return "".join(parts), "".join(parts[: form.last_needed])
 
     def _longest_of(self, texts: Sequence[str]) -> str:
-        found = self.counts(texts)
-        return texts[found.index(max(found))]
+        counts = self.counts(texts)
+        return texts[counts.index(max(counts))]
 
 
 @lru_cache
@@ -44,7 +44,7 @@ def counter(tokenizer: Path, text_encoder: Path | None = None) -> Counter | None
 
     Args:
         tokenizer: has `tokenizer.json`, or a CLIP's `vocab.json` and `merges.txt`.
-        text_encoder: the folder of the encoder, whose `config.json` may say how many positions it has.
+        text_encoder: the folder of the encoder, whose `config.json` may give its number of positions.
     """
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
@@ -69,13 +69,13 @@ def counter(tokenizer: Path, text_encoder: Path | None = None) -> Counter | None
             made.pre_tokenizer = pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(add_prefix_space=False)])
         else:
             return None
-    except Exception:  # the package raises plain ones; what cannot be read is told when it is loaded
+    except Exception:  # the package raises bare `Exception`s; loading reports a file that cannot be read
         return None
     made.no_truncation()
     made.no_padding()
 
     def counts(texts: Sequence[str]) -> list[int]:
-        return [len(found.ids) + ends for found in made.encode_batch(list(texts))]
+        return [len(encoding.ids) + ends for encoding in made.encode_batch(list(texts))]
 
     limits = [config.get("model_max_length"), _positions(text_encoder)]
     whole = [int(n) for n in limits if isinstance(n, int | float) and 0 < n < ENDLESS]
@@ -83,7 +83,7 @@ def counter(tokenizer: Path, text_encoder: Path | None = None) -> Counter | None
 
 
 def _positions(text_encoder: Path | None) -> Any:
-    """Positions of a CLIP's text encoder; None for encoders without a table of them, such as T5."""
+    """The number of positions of a CLIP's text encoder; None for encoders without a table of positions, such as T5."""
     try:
         config = read_json(text_encoder / "config.json") if text_encoder else {}
     except (OSError, ValueError):

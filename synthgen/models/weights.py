@@ -1,4 +1,4 @@
-"""The weights in a model's folder: what they hold, and which of their files are missing. Only headers are read."""
+"""The weights in a model's folder: their sizes, and which of their files are missing. Only headers are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError
 from synthgen.models import MAX_JSON, read_json
 
-# Bits of a number, by its name in safetensors: the package's `Dtype`.
+# Bits of a number, by the name of its dtype in safetensors (`Dtype` of the package).
 BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32": 32, "F16": 16, "BF16": 16, "I16": 16,
         "U16": 16, "I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8,
         "F8_E5M2FNUZ": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4}  # fmt: skip
@@ -21,7 +21,7 @@ BITS = {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F32": 32, "I32": 32, "U32":
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What weights hold: how many tensors, the numbers in the largest, and the bytes of all."""
+    """Sizes of weights: the number of tensors, the numbers in the largest tensor, and the bytes of all tensors."""
 
     tensors: int = 0
     largest: int = 0
@@ -31,17 +31,17 @@ class Held:
         return Held(self.tensors + other.tensors, max(self.largest, other.largest), self.size + other.size)
 
 
-# The names that transformers and diffusers look for; a shard's variant stands before its number or, formerly, after it.
+# The names that transformers and diffusers look for. A shard's variant is before its number; formerly it was after it.
 _WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(?:\.(\w+))?(?:-\d{5}-of-(\d{5}))?(?:\.(\w+))?\.safetensors")
 
 
 def missing_weights(folder: Path, variant: str | None = None) -> list[str]:
-    """Names of files that the weights in a folder of transformers or diffusers lack: shards that their index names or
-    that their own numbers count, the index, and what links lead nowhere. Or the
-    weights, where none is asked for and all are of variants. Empty for a folder without weights of such names.
+    """Names of the missing weight files in a folder of transformers or diffusers: shards that the index names or that
+    the numbers in file names imply, the index, and links that lead nowhere. If `variant` is None and all weights are
+    variants, the plain weights are missing. Empty for a folder without weights of such names.
 
     Raises:
-        BackendError: an index cannot be read, or names what is no shard.
+        BackendError: an index cannot be read, or names a file that is no shard.
     """
     ending = f".{variant}" if variant else ""
     missing: list[str] = []
@@ -51,9 +51,9 @@ def missing_weights(folder: Path, variant: str | None = None) -> list[str]:
     for file in folder.glob("*.safetensors"):
         if not (parts := _WEIGHTS.fullmatch(file.name)):
             continue
-        base, its, count = parts[1], parts[2] or parts[4], parts[3]
-        if its != variant:
-            others.setdefault(base, set()).add(its or "")
+        base, file_variant, count = parts[1], parts[2] or parts[4], parts[3]
+        if file_variant != variant:
+            others.setdefault(base, set()).add(file_variant or "")
             continue
         ours.add(base)
         if count:
@@ -67,7 +67,7 @@ def missing_weights(folder: Path, variant: str | None = None) -> list[str]:
         index = folder / f"{base}.safetensors.index{ending}.json"
         whole = (folder / f"{base}{ending}.safetensors").is_file()
         named: set[str] = set()
-        # With both, transformers reads the single file and diffusers reads the shards.
+        # If there are both, transformers reads the single file and diffusers reads the shards.
         if index.is_file() and not (whole and base == "model"):
             named = shards_of(index)
         elif base in shards and not whole:
@@ -82,7 +82,7 @@ def shards_of(index: Path) -> set[str]:
     """The files that an index names.
 
     Raises:
-        BackendError: it cannot be read, or names what is no file of safetensors beside it.
+        BackendError: the index cannot be read, or names anything but safetensors files beside it.
     """
     try:
         named = {str(name) for name in read_json(index)["weight_map"].values()}
@@ -98,10 +98,10 @@ def shards_of(index: Path) -> set[str]:
 
 
 def held_by(folder: Path, variant: str | None = None) -> Held:
-    """The weights that will be loaded: all, or those of a variant.
+    """The sizes of the weights that will be loaded: all, or those of a variant.
 
     Raises:
-        BackendError: one is damaged, or an index names what is no file of safetensors beside it.
+        BackendError: a file is damaged, or an index names anything but safetensors files beside it.
     """
     for index in sorted(folder.glob("*.safetensors.*json")):
         if index.is_file():
@@ -114,10 +114,10 @@ def held_by(folder: Path, variant: str | None = None) -> Held:
 
 
 def require_safetensors(file: Path) -> Held:
-    """Looks at the header only.
+    """The sizes of the weights in a file, from its header.
 
     Raises:
-        BackendError: the file is none in safetensors, or is cut short.
+        BackendError: the file is no safetensors file, or is cut short.
     """
     try:
         with open(file, "rb") as opened:

@@ -359,7 +359,7 @@ def test_a_whole_part_lacks_only_its_name(server: Server, home: Path) -> None:
 def test_a_lost_connection_keeps_what_has_come(server: Server, home: Path) -> None:
     server.hold = HALF
     server.go.set()
-    kept = "; what has come is kept, and the same command goes on from there"
+    kept = "; the received part is kept, and the same command goes on from there"
     with pytest.raises(RunError) as error:
         download_model("vit_b")
     said = f"cannot fetch 'vit_b': the connection to {server.url}/vit_b.pth was lost after {HALF:,} bytes{kept}"
@@ -410,7 +410,7 @@ def test_checksums_are_those_in_the_names() -> None:
     [
         (
             "wrong",
-            f"what came from URL/wrong.pth has the md5 {MD5}, and the checkpoint has {'0' * 32}; nothing of it is",
+            f"the file from URL/wrong.pth has the md5 {MD5}, and the checkpoint has {'0' * 32}; it is not kept",
         ),
         ("gone", "URL/gone.pth answers 404 Not Found"),
         ("nobody", "http://127.0.0.1:9/x.pth cannot be reached ([Errno 111] Connection refused); try again"),
@@ -437,8 +437,8 @@ def test_a_disk_that_is_full(
         monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 1000))  # type: ignore[attr-defined]
         code, _, err = synthgen("models", "--download", "vit_b")
         assert err == (
-            f"error: 0.0 GB are to come, and {home / 'models'} has 0.0 GB free; free some and run the same command "
-            "again\n"
+            f"error: the download needs 0.0 GB, and {home / 'models'} has 0.0 GB free; free some and run the same "
+            "command again\n"
         )
     else:
         # A write beyond this size is refused as on a full disk, but by another number.
@@ -627,8 +627,8 @@ def test_what_a_killed_download_left_in_the_hubs_cache_is_removed(hub: Callable[
 @pytest.mark.parametrize(
     ("name", "endpoint", "options", "reason"),
     [
-        ("me/none", None, "", "the hub has no model of this name, or none that it shows to you"),
-        ("me/none", None, ", variant='fp16'", "the hub has no model of this name, or none that it shows to you"),
+        ("me/none", None, "", "the hub has no model of this name, or does not show it to you"),
+        ("me/none", None, ", variant='fp16'", "the hub has no model of this name, or does not show it to you"),
         (
             "me/none",
             "http://127.0.0.1:9",
