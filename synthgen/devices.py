@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 def cores_given(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
-    """CPUs that this process may keep busy: those it may run on, or fewer where a cgroup (version 2, `cpu.max`) gives
-    it less time; at least 1."""
+    """Number of CPUs that this process may keep busy: the CPUs that it may run on, or fewer if a cgroup (version 2,
+    `cpu.max`) gives it less time; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         lines = own.read_text().splitlines()
@@ -33,10 +33,10 @@ def cores_given(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
     paths = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
     for group in [g for path in paths for g in (cgroups / path, *(cgroups / path).parents)]:
         try:
-            quota, period = (group / "cpu.max").read_text().split()  # microseconds; or "max" of a period
+            quota, period = (group / "cpu.max").read_text().split()  # microseconds; a quota may be "max"
             cores = min(cores, int(quota) // int(period))
         except (OSError, ValueError, ZeroDivisionError):
-            continue  # no limit here
+            continue  # this group has no limit
     return max(1, cores)
 
 
@@ -64,9 +64,9 @@ def resident(key: Hashable, load: Callable[[], T]) -> T:
     memory for all models, the least recently used ones are let go; so nobody else may keep a model."""
     with _lock:
         if key not in _resident:
-            found = _loaded(load)
+            model = _loaded(load)
             make_room(0)
-            _resident[key] = found
+            _resident[key] = model
         kept: T = _resident.pop(key)
         _resident[key] = kept
         return kept
@@ -78,7 +78,7 @@ def _loaded(load: Callable[[], T]) -> T:
     except Exception as error:
         if not (is_out_of_memory(error) and _resident):
             raise
-    release()  # not above, where the error still holds what had been loaded
+    release()  # in the `except` block, the error would still refer to the partly loaded model
     return load()
 
 
@@ -96,7 +96,7 @@ def forget(keys: Iterable[Hashable]) -> None:
 
 
 def release(keep: int = 0) -> int:
-    """Lets go of all models but the `keep` that were used last, and frees their memory; -> how many went."""
+    """Lets go of all models except the `keep` most recently used ones, and frees their memory; -> how many went."""
     with _lock:
         gone = list(_resident)[: max(0, len(_resident) - keep)]
         forget(gone)
@@ -114,7 +114,7 @@ def make_room(needed: int, device: torch.device | None = None) -> bool:
 
     with _lock:
         if not enough():
-            free_memory()  # only then: looking for what nothing refers to takes 0.3 s
+            free_memory()  # only if necessary, since garbage collection takes 0.3 s
         while not enough():
             if not _resident:
                 return False
@@ -143,9 +143,11 @@ def place(pipeline: DiffusionPipeline, device: torch.device, offload: Offload) -
     import torch
 
     parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    if device.type == "cuda":  # the layout that its convolutions have in half precision; CPUs gain nothing by it
+    if device.type == "cuda":  # CUDA's layout of convolutions in half precision; it is no faster on CPUs
         for part in parts:
-            if not any(weight.dim() == 5 for weight in part.parameters()):  # of a video model's autoencoder
+            if not any(
+                weight.dim() == 5 for weight in part.parameters()
+            ):  # a video model's autoencoder has such weights
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
@@ -156,11 +158,11 @@ def place(pipeline: DiffusionPipeline, device: torch.device, offload: Offload) -
 
 
 def compiles(choice: Compile, device: torch.device) -> bool:
-    """Whether models are compiled; `auto`: on CUDA where Triton, which has no code for chips before Volta, is there.
+    """Whether models are compiled; `auto`: on CUDA if Triton is installed, which supports chips from Volta on.
 
-    It changes the last bits of pixels, so it cannot begin within a run, or hang on how long the run will be. Compiling
-    the blocks of FLUX takes 10 s and then saves a third of the time (H100, PyTorch's figures): it has paid once a
-    process has made images for half a minute.
+    Compiling changes the last bits of pixels, so a run cannot begin it half-way, and the choice cannot depend on the
+    run's length. Compiling the blocks of FLUX takes 10 s and then saves a third of the time (H100, PyTorch's figures):
+    it pays off once a process has made images for half a minute.
     """
     import torch
 
@@ -171,22 +173,22 @@ def compiles(choice: Compile, device: torch.device) -> bool:
 
 
 def compile_blocks(model: ModelMixin) -> None:
-    """Compiles the blocks of which a model of diffusers has many, where it names them, each once for every shape: with
-    shapes left open, what is compiled would hang on which came first. Nothing is chosen by measuring times."""
+    """Compiles the repeated blocks of a diffusers model, if the model names them, once for each shape: with dynamic
+    shapes, the compiled code would depend on which shape came first. No kernel is chosen by measuring times."""
     import torch._dynamo
     import torch._inductor.config
 
     if not getattr(model, "_repeated_blocks", None):
         return
-    # A block of a UNet sees up to four resolutions, in as many sizes of batch as `padded_size` gives.
+    # A block of a UNet gets up to four resolutions, each in all batch sizes that `padded_size` returns.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
-    measured_never = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else None
-    model.compile_repeated_blocks(dynamic=False, options=measured_never)
+    without_timing = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else None
+    model.compile_repeated_blocks(dynamic=False, options=without_timing)
 
 
 def padded_size(count: int, batch_size: int) -> int:
-    """The size that a batch of `count` is made in where models are compiled: `batch_size`, or a half, a quarter … of
-    it, as when memory is short. So there are few shapes."""
+    """The size to which a batch of `count` is padded for compiled models: `batch_size`, or a half, a quarter … of it,
+    the sizes that are also used when memory is short. So there are few shapes."""
     size = batch_size
     while count <= (half := (size + 1) // 2) < size:
         size = half
@@ -194,7 +196,7 @@ def padded_size(count: int, batch_size: int) -> int:
 
 
 def free_memory() -> None:
-    """Returns the memory that nothing refers to any more to the device."""
+    """Frees the memory that nothing refers to any more, on the device too."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch and torch.cuda.is_available():
@@ -202,7 +204,7 @@ def free_memory() -> None:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the device, or the system, has no memory left."""
+    """Whether an error means that the device or the system has no memory left."""
     torch = sys.modules.get("torch")
     kinds: tuple[Any, ...] = (MemoryError, torch.OutOfMemoryError) if torch else (MemoryError,)
     words = str(error).lower()
@@ -212,8 +214,8 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 def to_numpy(tensor: torch.Tensor) -> NDArray[np.generic]:
-    """A tensor's values on the CPU. From CUDA they come through pinned memory, which the device writes without help of
-    the CPU; torch keeps such memory for the next time."""
+    """A tensor's values on the CPU. From CUDA they are copied through pinned memory, which the device writes without
+    the CPU; torch keeps that memory for the next copy."""
     import torch
 
     if tensor.device.type != "cuda":
@@ -222,12 +224,16 @@ def to_numpy(tensor: torch.Tensor) -> NDArray[np.generic]:
     pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     pinned.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensor.device).synchronize()
-    copied: NDArray[np.generic] = pinned.numpy().copy()  # else pinned memory would be held for as long as the array
+    copied: NDArray[np.generic] = pinned.numpy().copy()  # without the copy, the array would hold pinned memory
     return copied
 
 
 def torch_device(name: str) -> torch.device:
-    """A spec's `device` -> a device that is there; `auto` prefers CUDA, then MPS, then CPU."""
+    """The device that a spec names; `auto` prefers CUDA, then MPS, then CPU.
+
+    Raises:
+        BackendError: this machine has no such device.
+    """
     import torch
 
     if name == "auto":
@@ -243,8 +249,8 @@ def torch_device(name: str) -> torch.device:
 
 
 def computes_bfloat16(device: torch.device) -> bool:
-    """Whether the chip computes in bfloat16: emulated, as before NVIDIA's Ampere and on older CPUs, it is slower than
-    float32."""
+    """Whether the chip itself computes in bfloat16. NVIDIA's chips before Ampere and older CPUs emulate it, which is
+    slower than float32."""
     import torch
 
     if device.type == "cuda":
@@ -254,12 +260,13 @@ def computes_bfloat16(device: torch.device) -> bool:
 
 
 def torch_dtype(name: str, device: torch.device) -> torch.dtype:
-    """A spec's `torch_dtype` on a device; `auto` is bfloat16 where the chip computes in it, else float32 on the CPU and
+    """A spec's `torch_dtype` on a device; `auto` is bfloat16 if the chip computes in it, else float32 on the CPU and
     float16 elsewhere.
 
-    On a CPU with AVX512-BF16 bfloat16 is 2.1 times as fast for diffusion, 2.3 for SAM's image encoder and 1.9 for CLIP
-    (embedded models, one thread). It costs labels nothing: of 262 composed things, some covered, masks by box have a
-    mean IoU of 0.918 in both, none moves by more than 0.009, and CLIP names 98.5 % right in both.
+    On a CPU with AVX512-BF16, bfloat16 is 2.1 times as fast as float32 for diffusion, 2.3 times for SAM's image encoder
+    and 1.9 times for CLIP (embedded models, one thread). Labels are as good: for 262 composed objects, some of them
+    covered, masks by box have a mean IoU of 0.918 in both, no IoU changes by more than 0.009, and CLIP names 98.5 %
+    right in both.
     """
     import torch
 
@@ -275,13 +282,13 @@ def environment(device: str, dtype: str, batch_size: int) -> dict[str, Any]:
     """What pixels depend on besides the spec: chip, device, dtype, threads, batch size and library versions."""
     import torch
 
-    place = torch_device(device)
-    chip = torch.cuda.get_device_name(place) if place.type == "cuda" else platform.machine()
+    used = torch_device(device)
+    chip = torch.cuda.get_device_name(used) if used.type == "cuda" else platform.machine()
     packages = ("torch", "diffusers", "transformers", "segment-anything", "opencv-python-headless")
     return {
         "chip": chip,
-        "device": place.type,
-        "torch_dtype": str(torch_dtype(dtype, place)).removeprefix("torch."),
+        "device": used.type,
+        "torch_dtype": str(torch_dtype(dtype, used)).removeprefix("torch."),
         "batch_size": batch_size,
         "threads": torch.get_num_threads(),
         **{name: version(name) for name in packages},

@@ -1,8 +1,8 @@
-"""What crosses module borders. numpy only; every shape, dtype and unit is checked once, at construction.
+"""The types that modules exchange. They use numpy only, and check every shape, dtype and unit once, at construction.
 
 Frames: pixel coordinates have their origin at the image's top left corner, x to the right, y down. Boxes are
 xyxy and half-open, so a box (0, 0, w, h) covers a whole image of width w and height h. `category_id` is
-`Category.id` everywhere: 1 for the first class of the spec. Exports alone have the ids that a spec gives its classes.
+`Category.id` everywhere: 1 for the first class of the spec. Only exports use the ids that a spec gives its classes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Category:
 
     Attributes:
         id: from 1, in the order of the spec.
-        synonyms: other words for it, folded onto the same `id` by grounders.
-        supercategory: of COCO's, which nothing here asks for.
-        own_id: that it has in exports, where the spec says one.
+        synonyms: other words for the class; grounders give them the same `id`.
+        supercategory: COCO's field; only exports use it.
+        own_id: its id in exports, if the spec gives one.
     """
 
     id: int
@@ -42,11 +42,11 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class PromptForm:
-    """Prompts that can come about, in pieces.
+    """A set of possible prompts, in pieces.
 
     Attributes:
-        pieces: for each piece, in order, the texts that may stand there.
-        last_needed: how many of the pieces must reach the model: those up to the things that are asked for.
+        pieces: the possible texts of each piece, in order.
+        last_needed: how many of the pieces must reach the model: those up to the last requested object.
     """
 
     pieces: tuple[tuple[str, ...], ...]
@@ -55,17 +55,17 @@ class PromptForm:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image to be made: everything that decides it, and nothing about where or when.
+    """One image to be made: everything that decides its pixels, and nothing about where or when it is made.
 
     Attributes:
-        id: unique over the runs of a dataset and the image's COCO `image_id`; from 1.
-        run, round, index: which firing, which top-up of it, and the image's place in the run (from 0).
-        family: hash of what two look-alike images would share (template, slots, classes, layout).
+        id: unique over the runs of a dataset, and the image's COCO `image_id`; from 1.
+        run, round, index: the number of the run, the round in it, and the image's position in the run (from 0).
+        family: hash of what two similar images would share (template, slots, classes, layout).
         split: decided by `family` alone.
         slots: the values that filled the template.
-        asked: category ids in the order of `layout`; one entry an object.
-        layout: xyxy px boxes, one for each of `asked`, or None where the prompt alone places things.
-        seed: of this image's own CPU generator, below 2**63.
+        asked: category ids of the requested objects, in the order of `layout`; one entry for each object.
+        layout: boxes in xyxy px, one for each of `asked`, or None if the prompt alone places the objects.
+        seed: the seed of this image's CPU generator, below 2**63.
         height, width: px.
     """
 

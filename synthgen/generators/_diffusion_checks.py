@@ -1,5 +1,5 @@
-"""What the `diffusion` generator knows of a pipeline before it is loaded: whether it would load, and whether it makes
-what a spec asks for. No torch."""
+"""Checks a diffusers pipeline before it is loaded, without torch: whether it can be loaded, and whether it can make
+what a spec asks for."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ ADAPTER_PIPELINES = {
     "StableDiffusionPipeline": "StableDiffusionAdapterPipeline",
     "StableDiffusionXLPipeline": "StableDiffusionXLAdapterPipeline",
 }
-# Pipelines that put 2 x 2 latents into a token: sizes are multiples of twice what a latent stands for, in their sources
-# `vae_scale_factor * 2`, or 16. Other sizes they round, or refuse when the first batch is made.
+# Pipelines that put 2 x 2 latents into a token. Their sizes are multiples of two latents' pixels (in their sources
+# `vae_scale_factor * 2`), or of 16. They round other sizes, or refuse them when the first batch is made.
 PAIRED = (
     "Flux", "QwenImage", "Chroma", "Bria", "OvisImage", "HunyuanDiT", "HiDreamImage", "LongCatImage", "Lumina2",
     "ZImage", "StableDiffusion3", "AuraFlow", "CogView4", "GlmImage", "ErnieImage",
 )  # fmt: skip
-# Those whose guidance is on whenever `guidance_scale` is above 0: others are unguided up to 1.
+# Pipelines that are guided if `guidance_scale` is above 0; others are guided only if it is above 1.
 GUIDED_ABOVE_0 = ("ZImage", "Krea2")
 TOLD = 20  # of the names and words that a model does not know
 
@@ -50,30 +50,30 @@ class PipelineFiles(ModelFiles):
         return self._path
 
     def inspect(self) -> Held:
-        """What the weights of the parts hold that this generator loads."""
+        """The sizes of the weights of those parts that this generator loads."""
         path = self.path()
         inspect_file(path / "synthgen.json", path)
         without = () if self.config.safety_checker else ("safety_checker",)
         layout = read_card(path).layout
-        found = inspect_pipeline(path, self.config.variant, without, layout.folder if layout else None)
-        if found.missing:
-            message = f"{shown(self.config.model)} is not whole on this machine; missing: {listed(found.missing)}"
+        inspected = inspect_pipeline(path, self.config.variant, without, layout.folder if layout else None)
+        if inspected.missing:
+            message = f"{shown(self.config.model)} is not whole on this machine; missing: {listed(inspected.missing)}"
             raise BackendError(plain(message, 500))
-        return found.held
+        return inspected.held
 
 
 class Checks:
-    """Holds a spec against a pipeline's folder, its card, and the source of its class.
+    """Compares a spec with a pipeline's folder, its card, and the source of its class.
 
     Args:
-        path: of the folder, which has been inspected.
+        path: the pipeline's folder, which has been inspected.
     """
 
     def __init__(self, config: Config, path: Path, categories: Sequence[Category], request: Request) -> None:
         self.config, self.path, self.categories, self.request = config, path, categories, request
 
     def problems(self) -> list[Problem]:
-        """What it does not take."""
+        """Values of the spec that the pipeline does not take."""
         card, request = read_card(self.path), self.request
         problems = [*self._size(), *self._options(), *(p for p, is_cut in self._prompts() if is_cut)]
         sizes = card.sizes
@@ -98,16 +98,16 @@ class Checks:
         return problems
 
     def advice(self) -> list[Problem]:
-        """What it takes, and cuts."""
+        """Prompts that the pipeline takes and cuts."""
         return [problem for problem, is_cut in self._prompts() if not is_cut]
 
     def _size(self) -> Iterable[Problem]:
-        """Whether a pipeline that puts several latents into a token makes this size."""
+        """Whether a pipeline that puts several latents into a token can make this size."""
         kind = _class_name(self.path)
         if not _is_one_of(kind, PAIRED):
             return
         vae = _config(self.path / "vae")
-        # As each of these pipelines works out its `vae_scale_factor`.
+        # Each of these pipelines computes its `vae_scale_factor` in this way.
         halved = vae.get("temperal_downsample") or (vae.get("block_out_channels") or [0] * 4)[1:]
         multiple = 2 * 2 ** len(halved) if isinstance(halved, list) and len(halved) < 8 else 16
         for key, value in (("height", self.request.height), ("width", self.request.width)):
@@ -182,7 +182,8 @@ class Checks:
             yield Problem(".scheduler", message)
 
     def _prompts(self) -> Iterable[tuple[Problem, bool]]:
-        """Prompts beyond what the text encoder that takes most takes, and whether the things asked for are cut."""
+        """Prompts that are too long even for the text encoder with the highest limit, each with whether words for
+        requested objects are cut."""
         reader = self._reader()
         if reader is None or reader.limit is None:
             return
@@ -192,7 +193,7 @@ class Checks:
             tokens, upto = reader.counts([whole, needed])
             if tokens <= limit:
                 continue
-            # A layout tells the model of every thing, whatever becomes of the words.
+            # A layout gives the model every object, even if words are cut.
             is_cut = bool(form.last_needed) and upto > limit and not self.request.has_layout
             lost = "the things asked for would be cut" if is_cut else "what follows is cut"
             message = f"the prompt {shown(whole)} has {tokens} tokens, and {model} takes {limit}: {lost}; shorten it"
@@ -202,12 +203,12 @@ class Checks:
             yield Problem("prompts.negative_prompt", message), False
 
     def _reader(self) -> Counter | None:
-        """The tokenizer whose text encoder takes most; None where one of them cannot be counted with, or says no limit
-        at all."""
+        """The tokenizer whose text encoder takes the most tokens; None if one of the tokenizers cannot be read or has
+        no limit."""
         most = self.config.call_options.get("max_sequence_length")
         if most is None:
             most = (parameters(_class_name(self.path), "__call__", "pipelines") or {}).get("max_sequence_length")
-        found = []
+        readers = []
         for folder in sorted(self.path.glob("tokenizer*")):
             encoder = self.path / folder.name.replace("tokenizer", "text_encoder")
             is_clip = "max_position_embeddings" in _config(encoder) and "CLIP" in str(
@@ -220,13 +221,13 @@ class Checks:
                 reader = Counter(reader.counts, min(most, reader.limit or most))
             if reader.limit is None:
                 return None
-            found.append(reader)
-        return max(found, key=lambda reader: reader.limit or 0, default=None)
+            readers.append(reader)
+        return max(readers, key=lambda reader: reader.limit or 0, default=None)
 
     def _unknown(
         self, field: str, kind: str, names: Sequence[str], known: Collection[str], most: int
     ) -> Iterable[Problem]:
-        """A line for each name that the model does not know, as far as anybody reads them."""
+        """A problem for each of the first names that the model does not know."""
         model, takes = shown(self.config.model), listed(known, most)
         for name in names[:TOLD]:
             message = f"got {kind}{shown(name)}, which {model} does not know{nearest(name, known)}; it knows: {takes}"
@@ -236,7 +237,7 @@ class Checks:
 
 
 def _class_name(path: Path) -> str:
-    """The pipeline's class, as the folder's index has it."""
+    """The pipeline's class, from the folder's index."""
     return str(read_json(path / "model_index.json")["_class_name"])
 
 
@@ -246,7 +247,7 @@ def _is_one_of(kind: str, names: Iterable[str]) -> bool:
 
 
 def _config(component: Path) -> dict[str, Any]:
-    """A part's settings; none where they cannot be read."""
+    """A part's settings; empty if they cannot be read."""
     try:
         return read_json(component / "config.json")
     except (OSError, ValueError):

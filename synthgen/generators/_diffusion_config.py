@@ -10,7 +10,7 @@ from synthgen import devices
 from synthgen.backends import ModelConfig
 from synthgen.errors import listed, nearest
 
-# Class names in diffusers that need no package besides; a test holds them against the library.
+# Class names in diffusers that need no further package; a test compares them with the library.
 SCHEDULERS = (
     "DDIMScheduler",
     "DDPMScheduler",
@@ -29,7 +29,7 @@ SCHEDULERS = (
     "TCDScheduler",
     "UniPCMultistepScheduler",
 )
-# Arguments that we give ourselves, for every image.
+# Arguments that this generator sets itself, for every image.
 OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "generator", "image",
         "output_type", "return_dict", "num_images_per_prompt"}  # fmt: skip
 
@@ -52,14 +52,15 @@ class Config(ModelConfig):
         {}, description="Further arguments of the pipeline's call, by their names in diffusers."
     )
     compile: devices.Compile = Field(
-        "auto", description="Compiles the model's repeated blocks. `auto`: on CUDA where Triton is installed."
+        "auto", description="Compiles the model's repeated blocks. `auto`: on CUDA if Triton is installed."
     )
     offload: devices.Offload = Field(
         "auto",
-        description="`model`: a part is on the device only while it computes. `auto`: where the whole does not fit.",
+        description="`model`: a part is on the device only while it computes. `auto`: so if the whole does not fit.",
     )
     safety_checker: bool = Field(
-        True, description="Keeps the model's own, if it has one. It replaces images that it flags with black ones."
+        True,
+        description="Keeps the model's safety checker, if any. It replaces images that it flags with black ones.",
     )
 
     @field_validator("scheduler")
@@ -77,6 +78,6 @@ class Config(ModelConfig):
         return value
 
     def environment(self) -> dict[str, Any]:
-        """What pixels depend on besides the spec; see `devices.environment`."""
+        """Everything besides the spec that pixels depend on; see `devices.environment`."""
         compiled = devices.compiles(self.compile, devices.torch_device(self.device))
         return {**super().environment(), "compiled": compiled}

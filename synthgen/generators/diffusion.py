@@ -27,16 +27,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Backend", "Config"]
 
-# Pixels of one image from which on those of a batch are decoded one after the other: decoding is where memory peaks.
-# From four times as many, also in tiles, which changes the picture a little where they meet.
+# Images with at least `SLICED` pixels are decoded one after the other, since decoding needs the most memory. Images
+# with at least `TILED` pixels are also decoded in tiles, which changes the picture a little at the seams.
 SLICED, TILED = 1024 * 1024, 2048 * 2048
 
 
 class Backend(Generator[Config]):
     """Makes images with a diffusers pipeline.
 
-    A layout reaches the model in the form that its `synthgen.json` declares; so far that is a T2I-Adapter
-    (arXiv 2302.08453) that is given the boxes filled with their class's colour.
+    A layout reaches the model in the form that its `synthgen.json` declares. So far the only form is a T2I-Adapter
+    (arXiv 2302.08453), which gets an image with boxes filled with their class's colour.
     """
 
     @cached_property
@@ -73,12 +73,12 @@ class Backend(Generator[Config]):
         images = self._call(jobs)
         if isinstance(images, np.ndarray):
             return (images[:made] * 255).round().astype(np.uint8)
-        # As diffusers rounds for PIL, but on the device: a quarter of the bytes are copied.
+        # This rounds as diffusers does for PIL, but on the device, so that a quarter of the bytes are copied.
         rounded = (images[:made].float() * 255).round_().byte().permute(0, 2, 3, 1).contiguous()
         return np.asarray(devices.to_numpy(rounded), np.uint8)
 
     def _call(self, jobs: Sequence[Job]) -> torch.Tensor | NDArray[np.float32]:
-        """What the pipeline makes, in [0, 1]: a tensor (B, 3, H, W) on its device, or an array (B, H, W, 3)."""
+        """The pipeline's images, in [0, 1]: a tensor (B, 3, H, W) on its device, or an array (B, H, W, 3)."""
         import torch
 
         has_layout = jobs[0].layout is not None
@@ -90,7 +90,7 @@ class Backend(Generator[Config]):
             "num_inference_steps": self.config.num_inference_steps,
             "guidance_scale": self.config.guidance_scale,
             "generator": [torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
-            # Without an image processor of diffusers', pipelines do not agree on what is in a tensor.
+            # Pipelines without an image processor of diffusers differ in the contents of their tensors.
             "output_type": "pt" if hasattr(pipeline, "image_processor") else "np",
             **self.config.call_options,
         }
@@ -109,19 +109,19 @@ class Backend(Generator[Config]):
         if pixels >= TILED and hasattr(vae, "enable_tiling"):
             vae.enable_tiling()
         with warnings.catch_warnings():
-            # diffusers' own pipelines call what diffusers has deprecated; that is nothing a person here can mend.
+            # Pipelines of diffusers call deprecated functions of diffusers; users cannot change that.
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"diffusers\.")
             images: torch.Tensor | NDArray[np.float32] = pipeline(**arguments).images
         return images
 
     def layout_images(self, jobs: Sequence[Job]) -> torch.Tensor:
-        """The layouts drawn in the card's palette, 0 where nothing is asked: float32 (B, C, H/d, W/d), with as many
-        channels as the palette has, and d the card's `downscale`."""
+        """The layouts drawn in the card's palette, 0 outside the boxes: float32 (B, C, H/d, W/d), where C is the number
+        of channels of the palette and d the card's `downscale`."""
         import torch
         from torch.nn.functional import avg_pool2d
 
         layout = self._card.layout
-        assert layout is not None  # `check` has seen to it
+        assert layout is not None  # `check` requires it
         names = {c.id: c.name for c in self.categories}
         channels = len(next(iter(layout.palette.values())))
         images = np.zeros((len(jobs), jobs[0].height, jobs[0].width, channels), np.float32)
@@ -131,7 +131,7 @@ class Backend(Generator[Config]):
         return avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2), layout.downscale)
 
     def pipeline(self, has_layout: bool) -> DiffusionPipeline:
-        """The pipeline, loaded once a process; with an adapter, if jobs have layouts."""
+        """The pipeline, with an adapter if jobs have layouts; a process loads it once."""
         return devices.resident((self.config.model_dump_json(), has_layout), lambda: self._load(has_layout))
 
     def _load(self, has_layout: bool) -> DiffusionPipeline:
@@ -157,12 +157,14 @@ class Backend(Generator[Config]):
 
         config, card, path = self.config, self._card, self._files.path()
         index = json.loads((path / "model_index.json").read_bytes())
-        # diffusers takes a component for optional only if it is told so, even where the folder says that it has none.
+        # diffusers requires each component that is not passed as None, even if the folder's index says that it is None.
         explicit: dict[str, Any] = {name: None for name, value in index.items() if value == [None, None]}
         if not config.safety_checker and "safety_checker" in index:
             explicit |= {"safety_checker": None, "requires_safety_checker": False}
         if "XL" in index["_class_name"]:
-            explicit["add_watermarker"] = False  # else pixels depend on whether a watermark package is installed
+            explicit["add_watermarker"] = (
+                False  # otherwise pixels would depend on whether a watermark package is installed
+            )
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             path, dtype=dtype, variant=config.variant, use_safetensors=True, local_files_only=True, **explicit
         )

@@ -1,4 +1,4 @@
-"""OWLv2 (arXiv 2306.09683) and Grounding DINO (arXiv 2303.05499): their files, loaded, and asked."""
+"""Loads and runs OWLv2 (arXiv 2306.09683) and Grounding DINO (arXiv 2303.05499)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from synthgen.models.loading import loading
 from synthgen.models.named import ModelFiles
 from synthgen.models.weights import Held
 
-# Parts of a model that run in `torch_dtype`, by `model_type`. They are nearly all of the work. Their results and the
-# heads that make boxes of them stay float32: the 8 bits of a bfloat16 are 4 px of 1024.
+# Parts of a model that run in `torch_dtype`, by `model_type`. They do nearly all of the work. Their results, and the
+# heads that compute boxes from them, stay float32: the 8 bits of a bfloat16 round coordinates to 4 px of 1024.
 IN_HALF_PRECISION = {
     "owlv2": ("owlv2.vision_model.encoder", "owlv2.text_model.encoder"),
     "grounding-dino": ("model.backbone.conv_encoder", "model.text_backbone"),
@@ -35,11 +35,11 @@ class DetectorFiles(ModelFiles):
         return models.find_model(self.config.model, "detector", self.config.revision)
 
     def inspect(self) -> tuple[str, Held]:
-        """Its `model_type`, and what its weights hold."""
+        """Its `model_type`, and the sizes of its weights."""
         return inspect_model(self.path(), IN_HALF_PRECISION, f"takes a folder of: {', '.join(IN_HALF_PRECISION)}")
 
     def known_licence(self) -> tuple[str, str] | None:
-        # Both families: "license: apache-2.0" in their model cards.
+        # The model cards of both families say "license: apache-2.0".
         is_known = self.config.model in models.KNOWN
         return ("Apache-2.0", f"https://huggingface.co/{self.config.model}") if is_known else None
 
@@ -67,7 +67,7 @@ def load(files: DetectorFiles, device: Any, dtype: Any) -> tuple[Any, Any]:
 
 
 def _run_in(part: Any, device_type: str, dtype: Any) -> None:
-    """Lets a module compute in `dtype`, and answer in float32 what follows it."""
+    """Makes a module compute in `dtype` and return float32."""
     import torch
 
     def float32(value: Any) -> Any:

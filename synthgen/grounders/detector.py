@@ -1,7 +1,7 @@
 """Boxes by open-vocabulary detection: OWLv2 (arXiv 2306.09683) or Grounding DINO (arXiv 2303.05499).
 
-An image is asked for the classes that its job asked for, and no others. A class is asked for by its name and by each
-synonym; every such query is a class id from the start, and no text that a model decodes is ever read as a label.
+The detector looks only for the classes that the image's job requests. The queries of a class are its name and each
+synonym. Every query has a class id from the start; text that a model decodes never becomes a label.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from synthgen.grounders._detectors import DetectorFiles, ask_grounding_dino, ask
 from synthgen.models.tokens import counter
 from synthgen.types import Category, Grounding, Job
 
-TOLD = 20  # of the queries that are too long
+MAX_REPORTED = 20  # queries that one check reports as too long
 
 
 class Config(ModelConfig):
@@ -54,7 +54,7 @@ class Config(ModelConfig):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One thing that an image is asked for."""
+    """A text that the detector looks for, with its class."""
 
     category_id: int
     word: str
@@ -86,12 +86,12 @@ class Backend(Grounder[Config]):
         words = [word for c in self.categories for word in (c.name, *c.synonyms)]
         tokens = reader.counts([self.config.prompt.replace("{}", word) for word in words])
         long = [(word, n) for word, n in zip(words, tokens, strict=True) if n > reader.limit]
-        for word, n in long[:TOLD]:
+        for word, n in long[:MAX_REPORTED]:
             message = (
                 f"the query for {shown(word)} has {n} tokens, and OWLv2 takes {reader.limit}; shorten it, or `prompt`"
             )
             yield Problem(".prompt", plain(message, 500))
-        if more := long[TOLD:]:
+        if more := long[MAX_REPORTED:]:
             yield Problem(".prompt", f"the queries for {len(more):,} more have too many tokens")
 
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
@@ -101,33 +101,35 @@ class Backend(Grounder[Config]):
             BackendError: the model cannot be loaded, or a job asks for more words than the model takes.
         """
         asked = [queries(job, self.categories) for job in jobs]
-        found = [_grounding([], [], []) for _ in jobs]
+        groundings = [_grounding([], [], []) for _ in jobs]
         for batch in _batches(images, asked, self.config.batch_size):
             model, processor = self.load()
             ask = ask_owlv2 if model.config.model_type == "owlv2" else ask_grounding_dino
             texts = [[self._text(model, query) for query in asked[i]] for i in batch]
             answers = ask(model, processor, [images[i] for i in batch], texts)
             for i, (boxes, logits) in zip(batch, answers, strict=True):
-                found[i] = self.choose(boxes, logits, asked[i], images[i].shape[:2])
-        return found
+                groundings[i] = self.choose(boxes, logits, asked[i], images[i].shape[:2])
+        return groundings
 
     def _text(self, model: Any, query: Query) -> str:
         if model.config.model_type == "owlv2":
             return self.config.prompt.replace("{}", query.word)
-        # Full stops and question marks part one query from the next: SPECIAL_TOKENS in modeling_grounding_dino.py.
+        # Full stops and question marks separate queries: SPECIAL_TOKENS in modeling_grounding_dino.py.
         return " ".join(query.word.lower().replace(".", " ").replace("?", " ").split())
 
     def choose(
         self, boxes: NDArray[np.float32], logits: NDArray[np.float32], asked: Sequence[Query], size: tuple[int, int]
     ) -> Grounding:
-        """Boxes (P, 4) px with the logit of every query (P, Q) -> those worth keeping, each of its best class."""
+        """Boxes (P, 4) px with the logit of every query (P, Q) -> the boxes that are kept, each with its best class."""
         height, width = size
         query_ids = np.array([query.category_id for query in asked], np.int64)
-        # Classes and boxes are compared by logits: several probabilities can round to 1.
+        # Classes and boxes are compared by logits, since several probabilities can round to 1.
         category_id, logit = query_ids[logits.argmax(1)], logits.max(1)
         score = np.exp(-np.logaddexp(0, -logit.astype(np.float64))).astype(np.float32)  # sigmoid, without overflow
-        own = {c.id: self.config.class_thresholds.get(c.name, self.config.score_threshold) for c in self.categories}
-        threshold = np.array([own[i] for i in category_id.tolist()], np.float32)
+        of_class = {
+            c.id: self.config.class_thresholds.get(c.name, self.config.score_threshold) for c in self.categories
+        }
+        threshold = np.array([of_class[i] for i in category_id.tolist()], np.float32)
         boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
         inside = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)  # at least a pixel, and not wholly in OWLv2's padding
         kept = ((score > threshold) & inside).nonzero()[0]
@@ -137,7 +139,7 @@ class Backend(Grounder[Config]):
         return _grounding(boxes[kept], category_id[kept], score[kept])
 
     def load(self) -> tuple[Any, Any]:
-        """The model and its processor, loaded once a process."""
+        """The model and its processor; a process loads them once."""
         files = DetectorFiles(self.config)
         device = devices.torch_device(self.config.device)
         dtype = devices.torch_dtype(self.config.torch_dtype, device)
@@ -145,7 +147,7 @@ class Backend(Grounder[Config]):
 
 
 def queries(job: Job, categories: Sequence[Category]) -> list[Query]:
-    """What a job's image is asked for: the names and synonyms of its classes, each once, in order of the classes."""
+    """The queries of a job's image: the names and synonyms of its classes, each once, in the order of the classes."""
     chosen = [category for category in categories if category.id in job.asked]
     return [Query(c.id, word) for c in chosen for word in dict.fromkeys((c.name, *c.synonyms))]
 
@@ -160,8 +162,8 @@ def suppress(
 ) -> NDArray[np.int64]:
     """Greedy non-maximum suppression of boxes (N, 4), xyxy -> positions that stay, best first; ties in order.
 
-    A box goes if it overlaps by more than `iou` with a better one that stays: one of its own class or, `across`,
-    one of another class.
+    A box is dropped if it overlaps by more than `iou` with a better box that stays. `across`: only boxes of different
+    classes are compared; otherwise only boxes of one class.
     """
     kept: list[int] = []
     for i in np.argsort(-scores, kind="stable").tolist():
@@ -182,8 +184,8 @@ def _grounding(boxes: Any, category_id: Any, scores: Any) -> Grounding:
 def _batches(
     images: Sequence[NDArray[np.uint8]], asked: Sequence[Sequence[Query]], batch_size: int
 ) -> Iterator[list[int]]:
-    """Positions of the images that are asked anything, at most `batch_size` of one size at a time: Grounding DINO pads
-    smaller images of a batch, and padding is not quite without effect."""
+    """Positions of the images that have queries, in batches of at most `batch_size` images of one size: Grounding DINO
+    pads smaller images of a batch, and padding changes the results a little."""
     sizes: dict[tuple[int, ...], list[int]] = {}
     for i, image in enumerate(images):
         if asked[i]:

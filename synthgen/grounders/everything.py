@@ -1,4 +1,4 @@
-"""Boxes of everything in the image that a class's name fits, requested or not."""
+"""Boxes of all objects of the dataset's classes in the image, requested or not."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Config(DiscoveryConfig):
 
 
 class Backend(Grounder[Config]):
-    """Masks at a grid of points (SAM), named by CLIP: so what nobody asked for is labelled too. Score:
-    `grounding_score`, the cosine of the crop with its class's text."""
+    """Finds masks at a grid of points (SAM) and names them by CLIP, so that objects that nobody requested are labelled
+    too. Score: `grounding_score`, the cosine of the crop with its class's text."""
 
     def models(self) -> Sequence[Model]:
         return self._discovery().models()
@@ -29,8 +29,8 @@ class Backend(Grounder[Config]):
         Raises:
             BackendError: a model cannot be loaded.
         """
-        found = self._discovery().find(images)
-        return [Grounding(f.boxes, f.category_id, {"grounding_score": f.agreement}) for f in found]
+        objects = self._discovery().find(images)
+        return [Grounding(o.boxes, o.category_id, {"grounding_score": o.agreement}) for o in objects]
 
     def _discovery(self) -> Discovery:
         return Discovery(self.config, self.categories)

@@ -1,4 +1,4 @@
-"""The boxes of the job's layout. It looks for nothing, so there is no score."""
+"""Takes the boxes from the job's layout. It detects nothing, so it gives no score."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Config(backends.Config):
 
 
 class Backend(Grounder[Config]):
-    """Trusts the layout: for generators that follow one. Whether they did is for filters to say."""
+    """Trusts the layout, so it is for generators that follow one. Filters find out whether they did."""
 
     def check(self, request: Request) -> Iterable[Problem]:
         if not request.has_layout:
@@ -26,7 +26,7 @@ class Backend(Grounder[Config]):
             yield Problem("layout", message)
 
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
-        """One box for each of `job.asked`, in that order; xyxy px, no scores. The images are not looked at.
+        """One box for each of `job.asked`, in that order; xyxy px, no scores. The images are not used.
 
         Raises:
             BackendError: a job has no layout.

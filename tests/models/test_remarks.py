@@ -35,7 +35,7 @@ def test_each_is_kept_once(capfd: pytest.CaptureFixture[str]) -> None:
     for i in range(100):
         logging.getLogger("diffusers").warning(f"{i}: {'x' * 1000}")
     (more,) = remarks.notes().values()
-    assert len(more) == remarks.MOST - 2 and max(map(len, more)) < 350
+    assert len(more) == remarks.MAX_REMARKS - 2 and max(map(len, more)) < 350
     assert capfd.readouterr() == ("", "")
 
 
