@@ -1,4 +1,4 @@
-"""Boxes become masks by Segment Anything."""
+"""Segments the objects in boxes by Segment Anything."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Config(ModelConfig):
 
 
 class Backend(Segmenter[Config]):
-    """One mask a box, with its scores:
+    """Makes one mask for each box, with its scores:
 
     - `predicted_iou`: the model's own estimate of the mask's IoU with the truth.
     - `stability_score`: IoU of the masks at logits +1 and -1, at the image's resolution; 0 for an empty mask.
@@ -32,7 +32,7 @@ class Backend(Segmenter[Config]):
         return [SamFiles(self.config)]
 
     def segment(self, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]) -> list[Instances]:
-        """Images uint8 (H, W, 3), RGB, of any sizes, with their boxes -> one mask a box, in the same order.
+        """Images uint8 (H, W, 3), RGB, of any sizes, with their boxes -> one mask for each box, in order.
 
         An image without boxes does not reach the model.
 
@@ -55,10 +55,10 @@ def _label(
     model: SamModel, images: Sequence[NDArray[np.uint8]], groundings: Sequence[Grounding]
 ) -> Iterator[Instances]:
     """One mask for each box of each image."""
-    found: list[list[tuple[NDArray[Any], ...]]] = [[] for _ in images]
+    by_image: list[list[tuple[NDArray[Any], ...]]] = [[] for _ in images]
     for i, part, iou in model.by_boxes(model.embed(images), [grounding.boxes for grounding in groundings]):
-        found[i].append((part.masks, iou, part.stability_score))
-    for parts, grounding in zip(found, groundings, strict=True):
+        by_image[i].append((part.masks, iou, part.stability_score))
+    for parts, grounding in zip(by_image, groundings, strict=True):
         yield _instances(grounding, *map(np.concatenate, zip(*parts, strict=True)))
 
 

@@ -14,8 +14,8 @@ from synthgen import devices, models
 from synthgen.models.sam.checkpoint import load
 
 STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
-# In one decoder call: as `points_per_batch` of SamAutomaticMaskGenerator, which bounds the memory; on CPUs as many as
-# their caches have room for.
+# Prompts in one decoder call: the `points_per_batch` of SamAutomaticMaskGenerator, which bounds the memory; on CPUs as
+# many as fit into their caches.
 PROMPTS_AT_ONCE, ON_CPU = 64, 16
 
 
@@ -99,11 +99,11 @@ class SamModel:
     def by_boxes(
         self, embedded: Sequence[Embedded], boxes: Sequence[NDArray[np.float32]]
     ) -> Iterator[tuple[int, Masks, NDArray[np.float32]]]:
-        """The boxes of each image, (N, 4), xyxy px, any number -> in parts of bounded size, in their order: the image's
-        place, a mask a box, and its predicted IoU, (n,). The boxes of several images go through the decoder
-        together."""
-        owner = np.repeat(np.arange(len(boxes)), [len(own) for own in boxes])
-        framed = [self._in_frame(e, own.reshape(-1, 2, 2)) for e, own in zip(embedded, boxes, strict=True)]
+        """The boxes of each image, (N, 4), xyxy px, any number -> parts of bounded size, in order: the image's
+        position, a mask for each box, and the masks' predicted IoU, (n,). The boxes of several images go through the
+        decoder together."""
+        owner = np.repeat(np.arange(len(boxes)), [len(of_image) for of_image in boxes])
+        framed = [self._in_frame(e, of_image.reshape(-1, 2, 2)) for e, of_image in zip(embedded, boxes, strict=True)]
         corners = np.concatenate([np.zeros((0, 2, 2), np.float32), *framed]).reshape(-1, 4)
         for start in range(0, len(owner), self.prompts_at_once):
             part = owner[start : start + self.prompts_at_once]
@@ -115,7 +115,7 @@ class SamModel:
 
     def by_points(self, embedded: Embedded, points: NDArray[np.float32], *, multimask: bool = False) -> Answer:
         """Foreground points (N, 2), (x, y) px of the image, in one decoder call -> a mask for each, or with `multimask`
-        three: a thing, a part of it, a part of that."""
+        three: an object, a part of it, and a part of that part."""
         return self._ask([embedded] * len(points), None, self._in_frame(embedded, points[:, None]), multimask=multimask)
 
     def masks(self, embedded: Embedded, logits: Any) -> Masks:
@@ -157,8 +157,8 @@ class SamModel:
         *,
         multimask: bool,
     ) -> Answer:
-        """As SamPredictor.predict_torch, for prompts of different images, of which `embedded` names each prompt's; and
-        without going back to the images' resolution."""
+        """Does the work of `SamPredictor.predict_torch` for prompts of different images, and does not scale the masks
+        to the images. `embedded`: the image of each prompt."""
         import torch
 
         sam = self.sam
@@ -171,7 +171,8 @@ class SamModel:
                 corners = torch.as_tensor(boxes, device=sam.device)
             sparse, dense = sam.prompt_encoder(points=clicked, boxes=corners, masks=None)
             features = torch.cat([e.features for e in embedded])
-            # The decoder takes one image, whose features it adds to what each prompt has of its own for every place.
+            # The decoder takes one image and adds its features to each prompt's dense embedding. So the features of the
+            # prompts' images are in the dense embeddings, and the image is zero.
             logits, iou = sam.mask_decoder(
                 image_embeddings=torch.zeros_like(features[:1]),
                 image_pe=sam.prompt_encoder.get_dense_pe(),
