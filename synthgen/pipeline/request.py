@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec, load_spec
 from synthgen.store.location import local_folder
 from synthgen.store.run import Run
+
+_READ_ONCE = {"spec", "stages", "profile"}  # of a request, whatever the number of its run
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,13 @@ class BuildRequest:
 
     def numbered(self, number: int) -> BuildRequest:
         """The same request for another run. It keeps what has been read."""
-        other = copy(self)
-        object.__setattr__(other, "number", number)
-        other.__dict__.pop("run", None)
+        other = replace(self, number=number)
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name in _READ_ONCE})
         return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only the parameters: Prefect pickles them, with the flow, for workers. Locks cannot be pickled."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def parameters(self) -> dict[str, Any]:
         """The request as `build_dataset` takes it."""

@@ -1,5 +1,6 @@
 """One object carries what a run is asked for; the spec is read and checked once a command."""
 
+import pickle
 import sys
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
@@ -98,3 +99,14 @@ def test_problems_come_at_first_use(tmp_path: Path, spec_file: Any, good: Any) -
     ):
         with pytest.raises(SpecError):
             getattr(request, name)
+
+
+def test_a_request_goes_to_workers_as_its_parameters(spec_file: Any, good: dict[str, Any], tmp_path: Path) -> None:
+    """What this process has read stays here: the run holds its lock."""
+    request = BuildRequest(spec_file(good), tmp_path / "out")
+    request.check()
+    with request.run.lock():
+        sent = pickle.loads(pickle.dumps(request))
+    assert sent == request
+    assert not {"run", "stages"} & vars(sent).keys()
+    assert sent.run.root == request.run.root
