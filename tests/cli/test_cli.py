@@ -248,6 +248,7 @@ def test_plan_prints_what_a_person_wrote(good: dict[str, Any], tmp_path: Path) -
         (OutOfRoom("the disk is full"), 4, "error: the disk is full\n"),
         (KeyboardInterrupt(), 130, "stopped; what is finished is kept, and the same command goes on from there\n"),
         (ZeroDivisionError("a\nb"), 1, "error: ZeroDivisionError: a b (--debug shows where)\n"),
+        (KeyError("a" * 9000), 1, f"error: KeyError: '{'a' * 498}… (--debug shows where)\n"),
     ],
 )
 def test_exit_codes(

@@ -997,7 +997,7 @@ def read(spec: DatasetSpec, file: Path, images: Path) -> None:
 def test_truths(
     content: Any, said: str, good: dict[str, Any], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(truths, "MAX_MASKS", 10_000)
+    monkeypatch.setattr(truths, "MAX_MASK_PIXELS", 10_000)
     file = tmp_path / "truth.json"
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     spec, there = DatasetSpec.parse(good), sorted(tmp_path.rglob("*"))
