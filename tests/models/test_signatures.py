@@ -21,12 +21,13 @@ from synthgen.models.signatures import parameters
 def test_they_are_those_of_the_class(
     name: str, method: str, folder: str, reads: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    function = getattr(getattr(diffusers, name), method)  # its import reads files too
     read, text = list[Path](), Path.read_text
     monkeypatch.setattr(Path, "read_text", lambda self, **options: (read.append(self), text(self, **options))[1])
     parameters.cache_clear()
     known = parameters(name, method, folder)
     assert known is not None
-    taken = inspect.signature(getattr(getattr(diffusers, name), method)).parameters.values()
+    taken = inspect.signature(function).parameters.values()
     assert list(known) == [p.name for p in taken if p.name != "self" and p.kind is not p.VAR_KEYWORD]
     assert reads is None or len(read) == reads
 
