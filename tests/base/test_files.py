@@ -8,21 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from folders import names, write
 
 from synthgen.base.file_lists import read_entries
 from synthgen.base.files import atomic, read_bytes, sha256
 from synthgen.errors import OutOfRoom, of_system
-
-
-def write(path: Path, data: bytes = b"data") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file:
-        file.write(data)
-    return path
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def test_atomic_writes_whole_files(tmp_path: Path) -> None:

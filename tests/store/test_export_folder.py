@@ -9,6 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from folders import names
 
 from synthgen.base.file_lists import format_entry, read_entries
 from synthgen.base.files import sha256
@@ -27,10 +28,6 @@ def write(path: Path, data: bytes = b"data") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 def made(run: Run, *ids: int) -> list[Path]:

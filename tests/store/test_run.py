@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from folders import names, write
 
-from synthgen.base.files import atomic, sha256
+from synthgen.base.files import sha256
 from synthgen.base.safe_yaml import MAX_BYTES
 from synthgen.errors import OutOfRoom, RunError
 from synthgen.spec import MAX_CLASSES, MAX_VALUES, DatasetSpec
@@ -49,17 +50,6 @@ JOB = Job(
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     return Run.at(tmp_path, "fruit", 1)
-
-
-def write(path: Path, data: bytes = b"data") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic(path) as file:
-        file.write(data)
-    return path
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
 
 
 # Files
