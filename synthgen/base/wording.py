@@ -41,6 +41,11 @@ def plain(text: str, most: int = 80) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def one_line(error: Exception, most: int) -> str:
+    """What an error of a library says, as `plain`, with its line breaks as spaces."""
+    return plain(" ".join(str(error).split()), most)
+
+
 def folded(text: str) -> str:
     """The same text for all texts that people, or file systems, take for one. They may differ in case, in how letters
     with marks are composed (the canonical caseless match of Unicode, section 3.13 of its standard), in spaces, and in

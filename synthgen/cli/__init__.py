@@ -9,7 +9,7 @@ import sys
 import typer
 
 from synthgen.base.interrupts import Interrupted, ended_by_signals
-from synthgen.base.wording import plain
+from synthgen.base.wording import one_line
 from synthgen.cli.commands import Commands
 from synthgen.errors import SynthgenError, of_system
 
@@ -67,7 +67,7 @@ def _main() -> None:
             if text := " ".join(message().split()):
                 _print_error(f"error: {text.rstrip('.')}; synthgen --help lists the commands")
             sys.exit(2)
-        text = plain(" ".join(str(error).split()), 500)  # Some libraries print all that they were given, secrets too.
+        text = one_line(error, 500)  # Some libraries print all that they were given, secrets too.
         _print_error(f"error: {type(error).__name__}: {text} (--debug shows where)")
         sys.exit(1)
 

@@ -12,7 +12,7 @@ from threading import get_ident
 from typing import Any
 
 from synthgen import devices
-from synthgen.base.wording import plain
+from synthgen.base.wording import one_line
 from synthgen.errors import BackendError, SynthgenError
 from synthgen.models import remarks
 from synthgen.models.weights import Held
@@ -53,7 +53,7 @@ def loading(path: Path, held: Held, field: str = "") -> Iterator[None]:
         if devices.is_out_of_memory(error):
             bounds.require_justified(error)
             raise
-        reason = plain(" ".join(str(error).split()) or type(error).__name__, 300)
+        reason = one_line(error, 300) or type(error).__name__
         raise BackendError(f"{field}{path} was not loaded: {reason}") from error
     finally:
         constants.HF_HUB_OFFLINE = was_offline

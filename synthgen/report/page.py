@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from synthgen import __version__
 from synthgen.base.files import read_bytes
-from synthgen.base.wording import plain
+from synthgen.base.wording import one_line
 from synthgen.dataset.history import drop, history
 from synthgen.errors import RunError
 from synthgen.judging.quality import DAMAGED
@@ -60,7 +60,7 @@ def write(build: Build) -> Path:
                 quality["notes"].append(behind)
             texts = ((run.paths.report, page(build, quality)), (run.paths.card, dataset_card(build, quality)))
         except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, jinja2.UndefinedError) as error:
-            why = plain(" ".join(str(error).split()), 200)
+            why = one_line(error, 200)
             raise RunError(f"{DAMAGED} ({type(error).__name__}: {why})") from error
         run.marks.withdraw("report")
         for path, text in texts:

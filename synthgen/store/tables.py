@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from synthgen.base.wording import plain
+from synthgen.base.wording import one_line
 from synthgen.errors import RunError
 from synthgen.spec import MEASURE_COLUMNS
 from synthgen.store.files import Files
@@ -107,7 +107,7 @@ class Tables:
             with pq.ParquetFile(self._files.local(path)) as file:
                 yield file
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-            why = plain(" ".join(str(error).split()), 300)
+            why = one_line(error, 300)
             raise RunError(f"{self._paths.name(path)} cannot be read: {why}") from error
 
     def _formed(self, path: Path, table: pa.Table, without: Collection[str] | None = None) -> pa.Table:

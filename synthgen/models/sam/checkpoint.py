@@ -12,7 +12,7 @@ from zipfile import ZIP_STORED, BadZipFile, ZipFile
 
 from synthgen import models
 from synthgen.backends import ModelConfig
-from synthgen.base.wording import plain, shown
+from synthgen.base.wording import one_line, plain, shown
 from synthgen.errors import BackendError
 from synthgen.models.inspection import inspect_file
 from synthgen.models.named import ModelFiles
@@ -195,7 +195,7 @@ def load(path: Path, device: Any, dtype: Any) -> Any:
             sam = build(shape)
         sam.load_state_dict(state, assign=True)
     except (RuntimeError, *GARBLED) as error:
-        reason = plain(" ".join(str(error).split()), 200)
+        reason = one_line(error, 200)
         raise BackendError(f"{file} does not fit the dimensions of its model: {reason}") from error
     # Only the image encoder runs in `torch_dtype`: it is 99 % of the work (450 ms, the decoder 4 ms, vit_h on an A100),
     # and all of it in half precision is what segment-anything-fast does. Boxes go into the prompt encoder as
