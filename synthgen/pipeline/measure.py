@@ -64,12 +64,13 @@ class _Column:
     def __init__(self, name: str, f: Filter[Any]) -> None:
         self._name, self._filter = name, f
         self._waiting: list[Sample] = []
+        self._waiting_bytes = 0
         self._values: list[NDArray[Any]] = []
 
     def add(self, sample: Sample) -> None:
         self._waiting.append(sample)
-        held = sum(waiting.image.nbytes + waiting.instances.masks.nbytes for waiting in self._waiting)
-        if len(self._waiting) >= self._filter.batch_size or held >= MAX_BATCH_BYTES:
+        self._waiting_bytes += sample.image.nbytes + sample.instances.masks.nbytes
+        if len(self._waiting) >= self._filter.batch_size or self._waiting_bytes >= MAX_BATCH_BYTES:
             self._measure()
 
     def finish(self) -> list[NDArray[Any]]:
@@ -81,3 +82,4 @@ class _Column:
         if self._waiting:
             self._values += measured(self._name, self._filter, self._waiting)
             self._waiting.clear()
+            self._waiting_bytes = 0
