@@ -4,20 +4,16 @@ what a spec asks for."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from synthgen.backends import Request
 from synthgen.base.wording import plain, shown
-from synthgen.errors import BackendError, Problem, listed, nearest
+from synthgen.errors import Problem, listed, nearest
 from synthgen.generators._diffusion_config import OURS, SCHEDULERS, Config
-from synthgen.models import find_model, read_card, read_json
-from synthgen.models.inspection import inspect_file, inspect_pipeline
-from synthgen.models.named import ModelFiles
+from synthgen.models import read_card, read_json
 from synthgen.models.signatures import parameters
 from synthgen.models.tokens import Counter, counter
-from synthgen.models.weights import Held
 from synthgen.types import Category
 
 # The pipeline that takes a T2I-Adapter, for the pipeline class that a folder declares.
@@ -34,32 +30,6 @@ PAIRED = (
 # Pipelines that are guided if `guidance_scale` is above 0; others are guided only if it is above 1.
 GUIDED_ABOVE_0 = ("ZImage", "Krea2")
 TOLD = 20  # of the names and words that a model does not know
-
-
-class PipelineFiles(ModelFiles):
-    """The pipeline that a spec names: a folder of diffusers."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    @cached_property
-    def _path(self) -> Path:
-        return find_model(self.config.model, "diffusion", self.config.revision, self.config.variant)
-
-    def path(self) -> Path:
-        return self._path
-
-    def inspect(self) -> Held:
-        """The sizes of the weights of those parts that this generator loads."""
-        path = self.path()
-        inspect_file(path / "synthgen.json", path)
-        without = () if self.config.safety_checker else ("safety_checker",)
-        layout = read_card(path).layout
-        inspected = inspect_pipeline(path, self.config.variant, without, layout.folder if layout else None)
-        if inspected.missing:
-            message = f"{shown(self.config.model)} is not whole on this machine; missing: {listed(inspected.missing)}"
-            raise BackendError(plain(message, 500))
-        return inspected.held
 
 
 class Checks:

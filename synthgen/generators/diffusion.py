@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -14,11 +13,12 @@ from numpy.typing import NDArray
 
 from synthgen import devices
 from synthgen.backends import Generator, Model, Request
-from synthgen.errors import BackendError, Problem, listed, nearest
-from synthgen.generators._diffusion_checks import ADAPTER_PIPELINES, Checks, PipelineFiles
+from synthgen.errors import BackendError, Problem, nearest
+from synthgen.generators._diffusion_checks import Checks
 from synthgen.generators._diffusion_config import Config
-from synthgen.models import ModelCard, ModelMissing, read_card
-from synthgen.models.loading import loading
+from synthgen.generators._diffusion_files import PipelineFiles
+from synthgen.generators._diffusion_loading import load
+from synthgen.models import ModelCard, read_card
 from synthgen.types import Job
 
 if TYPE_CHECKING:
@@ -132,60 +132,6 @@ class Backend(Generator[Config]):
 
     def pipeline(self, has_layout: bool) -> DiffusionPipeline:
         """The pipeline, with an adapter if jobs have layouts; a process loads it once."""
-        return devices.resident((self.config.model_dump_json(), has_layout), lambda: self._load(has_layout))
-
-    def _load(self, has_layout: bool) -> DiffusionPipeline:
-        device = devices.torch_device(self.config.device)
-        try:
-            path, held = self._files.path(), self._files.inspect()
-        except (BackendError, ModelMissing) as error:
-            raise BackendError(f"generator.model: {error}") from error
-        with loading(path, held, "generator.model: "):
-            pipeline = self._read(has_layout, devices.torch_dtype(self.config.torch_dtype, device))
-        if self._compiles:
-            devices.compile_blocks(getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None))
-        pipeline.set_progress_bar_config(disable=True)
-        devices.place(pipeline, device, self.config.offload)
-        return pipeline
-
-    def _read(self, has_layout: bool, dtype: torch.dtype) -> DiffusionPipeline:
-        """The pipeline, on the CPU."""
-        import diffusers
-
-        # A folder may name our autoencoder's class, and diffusers takes classes from imported modules only.
-        import synthgen.mini.autoencoder  # noqa: F401
-
-        config, card, path = self.config, self._card, self._files.path()
-        index = json.loads((path / "model_index.json").read_bytes())
-        # diffusers requires each component that is not passed as None, even if the folder's index says that it is None.
-        explicit: dict[str, Any] = {name: None for name, value in index.items() if value == [None, None]}
-        if not config.safety_checker and "safety_checker" in index:
-            explicit |= {"safety_checker": None, "requires_safety_checker": False}
-        if "XL" in index["_class_name"]:
-            explicit["add_watermarker"] = (
-                False  # otherwise pixels would depend on whether a watermark package is installed
-            )
-        pipeline = diffusers.DiffusionPipeline.from_pretrained(
-            path, dtype=dtype, variant=config.variant, use_safetensors=True, local_files_only=True, **explicit
+        return devices.resident(
+            (self.config.model_dump_json(), has_layout), lambda: load(self.config, self._files, has_layout)
         )
-        if config.scheduler:
-            kind = getattr(diffusers, config.scheduler)
-            pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **config.scheduler_options)
-        elif config.scheduler_options:
-            pipeline.scheduler = type(pipeline.scheduler).from_config(
-                pipeline.scheduler.config, **config.scheduler_options
-            )
-        if has_layout and card.layout:
-            name = type(pipeline).__name__
-            if name not in ADAPTER_PIPELINES:
-                raise BackendError(
-                    f"generator.model: {name} takes no T2I-Adapter; those that do: {listed(ADAPTER_PIPELINES)}"
-                )
-            kind = getattr(diffusers, ADAPTER_PIPELINES[name])
-            adapter = diffusers.T2IAdapter.from_pretrained(
-                path / card.layout.folder, dtype=dtype, use_safetensors=True, local_files_only=True
-            )
-            takes = inspect.signature(kind.__init__).parameters
-            parts = {k: v for k, v in {**pipeline.config, **pipeline.components}.items() if k in takes}
-            pipeline = kind(adapter=adapter, **parts)
-        return pipeline
