@@ -98,10 +98,10 @@ def stable_diffusion_3(with_t5: bool):
     )  # fmt: skip
 
 
-def flux():
+def flux(guidance_embeds: bool = True):
     denoiser = diffusers.FluxTransformer2DModel(
         patch_size=1, in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=guidance_embeds,
     )  # fmt: skip
     return diffusers.FluxPipeline(
         diffusers.FlowMatchEulerDiscreteScheduler(), vae(1, shift_factor=0.06), clip_text(), clip_tokenizer(),
