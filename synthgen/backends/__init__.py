@@ -12,7 +12,7 @@ from synthgen.backends.config import Config, FilterConfig, ModelConfig, Threshol
 from synthgen.backends.exporters import ExportedFolder, Exporter, Folder, ImageEncoding, Records
 from synthgen.backends.filters import Filter, ScoreFilter, ThresholdFilter, measured
 from synthgen.backends.kinds import KINDS, Kind, backend_module, builtin, is_own
-from synthgen.backends.stages import Generator, Grounder, Model, Request, Segmenter, Stage
+from synthgen.backends.stages import Generator, Grounder, Model, Request, Segmenter, Source, Stage
 
 __all__ = [
     "KINDS",
@@ -32,6 +32,7 @@ __all__ = [
     "Request",
     "ScoreFilter",
     "Segmenter",
+    "Source",
     "Stage",
     "ThresholdConfig",
     "ThresholdFilter",

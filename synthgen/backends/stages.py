@@ -28,6 +28,26 @@ class Request:
     negative_prompt: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model's files come from, and which of them are read: `synthgen models` shows and fetches those.
+
+    Attributes:
+        model: `mini`, a folder or file, a name of a known checkpoint, or a Hugging Face id.
+        revision, variant: see `find_model`.
+        without: parts of a pipeline that are not loaded.
+        settings_only: parts of a pipeline whose settings are read, and whose weights come from elsewhere.
+        files: the files that are read; empty: those that the pipeline's index or the model's settings call for.
+    """
+
+    model: str
+    revision: str | None = None
+    variant: str | None = None
+    without: frozenset[str] = frozenset()
+    settings_only: frozenset[str] = frozenset()
+    files: tuple[str, ...] = ()
+
+
 class Model(ABC):
     """A model that a backend uses, as the spec names it: nothing of it is loaded yet."""
 
@@ -46,6 +66,14 @@ class Model(ABC):
     def licences(self) -> Iterable[tuple[str, str]]:
         """(name, url) of its licences, as far as they are known."""
         return ()
+
+    def advice(self) -> Iterable[Problem]:
+        """What `check` notes of it. Fields: see `Stage.check`."""
+        return ()
+
+    def source(self) -> Source | None:
+        """Where its files come from; None for a model that comes with a package."""
+        return None
 
 
 C = TypeVar("C", bound=Config)

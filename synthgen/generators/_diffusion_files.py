@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
+from synthgen.backends import Source
 from synthgen.base.wording import plain, shown
-from synthgen.errors import BackendError, listed
+from synthgen.errors import listed
 from synthgen.generators._diffusion_config import Config
-from synthgen.models import find_model, read_card
+from synthgen.models import ModelIncomplete, find_model, read_card
 from synthgen.models.inspection import inspect_file, inspect_pipeline
 from synthgen.models.named import ModelFiles
 from synthgen.models.weights import Held
@@ -16,6 +17,8 @@ from synthgen.models.weights import Held
 
 class PipelineFiles(ModelFiles):
     """The pipeline that a spec names: a folder of diffusers."""
+
+    config: Config
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -27,14 +30,18 @@ class PipelineFiles(ModelFiles):
     def path(self) -> Path:
         return self._path
 
+    def source(self) -> Source:
+        without = frozenset() if self.config.safety_checker else frozenset({"safety_checker"})
+        return Source(self.config.model, self.config.revision, self.config.variant, without)
+
     def inspect(self) -> Held:
         """The sizes of the weights of those parts that this generator loads."""
         path = self.path()
         inspect_file(path / "synthgen.json", path)
-        without = () if self.config.safety_checker else ("safety_checker",)
+        without = self.source().without
         layout = read_card(path).layout
         inspected = inspect_pipeline(path, self.config.variant, without, layout.folder if layout else None)
         if inspected.missing:
             message = f"{shown(self.config.model)} is not whole on this machine; missing: {listed(inspected.missing)}"
-            raise BackendError(plain(message, 500))
+            raise ModelIncomplete(plain(message, 500))
         return inspected.held

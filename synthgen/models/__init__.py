@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from synthgen.base.files import expand_home
 from synthgen.base.wording import plain, shown
-from synthgen.errors import SynthgenError
+from synthgen.errors import BackendError, SynthgenError
 
 MAX_JSON = 10_000_000  # bytes of a model's JSON files, and of the headers of its weights
 MINI = Path(__file__).parent.parent / "mini" / "weights"
@@ -138,6 +138,10 @@ class ModelMissing(SynthgenError):
     """A model is not on this machine. The message says how to fetch it."""
 
 
+class ModelIncomplete(BackendError):
+    """Some of a model's files are not on this machine."""
+
+
 def cache_folder() -> Path:
     """Where checkpoints that are no Hugging Face repositories are stored: `$SYNTHGEN_HOME`, else the user's cache."""
     home = os.environ.get("SYNTHGEN_HOME")
@@ -170,8 +174,7 @@ def find_model(
     path = Path(model)
     known = KNOWN.get(model)
     size = f" ({known.gigabytes / (2 if variant == 'fp16' else 1):.3g} GB)" if known else ""
-    fetch = f"fetch it with: synthgen models --download {shlex.quote(model)}"
-    fetch += f" --revision {revision}" * bool(revision) + f" --variant {variant}" * bool(variant)
+    fetch = f"fetch it with: {fetch_command(model, revision, variant)}"
     if known and known.url:
         path = cache_folder() / "models" / Path(known.url).name
         if path.is_file():
@@ -184,12 +187,23 @@ def find_model(
             f"{plain(repr(model), 300)} does not exist; it takes `mini`, a folder or file, or a model id such as "
             "'owner/name'"
         )
-    if snapshot := _snapshot(model, revision or "main", kind):
+    if snapshot := snapshot_of(model, revision or "main", kind):
         return snapshot
     raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}")
 
 
-def _snapshot(model: str, revision: str, kind: str) -> Path | None:
+def fetch_command(model: str, revision: str | None = None, variant: str | None = None) -> str:
+    """The command that fetches a model."""
+    options = f" --revision {revision}" * bool(revision) + f" --variant {variant}" * bool(variant)
+    return f"synthgen models --download {shlex.quote(model)}{options}"
+
+
+def is_hub_id(model: str) -> bool:
+    """Whether the Hugging Face hub could have a model of this name."""
+    return bool(re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", model)) and model[0] not in ".-"
+
+
+def snapshot_of(model: str, revision: str, kind: str) -> Path | None:
     """A model's folder in the hub's cache; None if there is none, or if it lacks the file that names the model's class.
 
     This does not use `snapshot_download`: since huggingface_hub 2.0 that refuses a folder that lacks any file of the

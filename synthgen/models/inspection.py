@@ -12,7 +12,7 @@ from pathlib import Path
 
 from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError, listed
-from synthgen.models import read_json
+from synthgen.models import ModelIncomplete, read_json
 from synthgen.models.settings import inspect_settings
 from synthgen.models.weights import Held, held_by, missing_weights
 
@@ -47,7 +47,7 @@ def inspect_model(folder: Path, model_types: Collection[str], takes: str) -> tup
         raise BackendError(f"{folder} is of model_type {shown(model_type)}; {takes}")
     _require_inside(folder, folder)
     if missing := missing_weights(folder):
-        raise BackendError(plain(f"{folder} is not whole; missing: {listed(missing)}", 500))
+        raise ModelIncomplete(plain(f"{folder} is not whole; missing: {listed(missing)}", 500))
     held = held_by(folder)
     if not any(folder.glob("*.safetensors")):
         raise BackendError(f"{folder} has no .safetensors weights, and other formats can hold code")
@@ -182,9 +182,13 @@ def _inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str |
 
 def _places(folder: Path) -> list[Path]:
     """The folders in which the files of a model's folder may lie: the folder itself and, for a snapshot in the hub's
-    cache, the blobs of its repository, to which its links lead."""
-    snapshots = folder.parent
-    return [folder.resolve(), *[snapshots.parent.resolve() / "blobs"] * (snapshots.name == "snapshots")]
+    cache, the blobs of its repository, to which its links lead. Since version 2 the hub's client may share blobs
+    between repositories: then those of the repository are links into the `blobs` of the cache."""
+    if folder.parent.name != "snapshots":
+        return [folder.resolve()]
+    repository = folder.parent.parent.resolve()
+    shared = [repository.parent / "blobs"] * repository.name.startswith("models--")
+    return [folder.resolve(), repository / "blobs", *shared]
 
 
 def _require_at(file: Path, places: Collection[Path]) -> None:

@@ -10,9 +10,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from synthgen.backends import Model
+from synthgen.backends import Model, ModelConfig, Source
+from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError, Problem
-from synthgen.models import ModelMissing, model_identity, read_card
+from synthgen.models import (
+    ModelIncomplete,
+    ModelMissing,
+    existing,
+    fetch_command,
+    is_hub_id,
+    model_identity,
+    read_card,
+    snapshot_of,
+)
 
 
 class ModelFiles(Model):
@@ -20,9 +30,11 @@ class ModelFiles(Model):
 
     Attributes:
         field: the option of the spec that names the model.
+        config: the options with `model` and `revision`.
     """
 
     field = ".model"
+    config: ModelConfig
 
     @abstractmethod
     def path(self) -> Path:
@@ -40,8 +52,26 @@ class ModelFiles(Model):
     def problems(self) -> Iterable[Problem]:
         try:
             self.inspect()
+        except ModelIncomplete as error:
+            source = self.source()
+            fetch = fetch_command(source.model, source.revision, source.variant)
+            mend = f"; fetch them with: {fetch}" * (self.path().parent.name == "snapshots")
+            yield Problem(self.field, f"{error}{mend}")
         except (ModelMissing, BackendError) as error:
             yield Problem(self.field, str(error))
+
+    def source(self) -> Source:
+        return Source(self.config.model, self.config.revision)
+
+    def advice(self) -> Iterable[Problem]:
+        """A note if a folder takes the place of a model of the hub."""
+        model = self.source().model
+        if not is_hub_id(model) or (folder := existing(model)) is None:
+            return
+        other = snapshot_of(model, self.source().revision or "main", "sam")
+        note = f"{shown(model)} is the folder {plain(str(folder), 200)}, and not the model of this id on the hub"
+        note += ", though that is on this machine, too" * bool(other)
+        yield Problem(self.field, f"{note}; to use the hub's, start from another working directory")
 
     def identity(self) -> str:
         return model_identity(self.path())
