@@ -9,19 +9,25 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError, listed
 from synthgen.models import ModelIncomplete, read_json
-from synthgen.models.settings import inspect_settings
-from synthgen.models.weights import Held, held_by, missing_weights
+from synthgen.models.settings import inspect_arguments, inspect_settings
+from synthgen.models.weights import Held, held_by, missing_weights, part_variant
 
 # Libraries whose classes a pipeline may name: any other module that it names would be imported, which runs its code.
 LIBRARIES = {"diffusers", "transformers", "synthgen.mini.autoencoder"}
-# A tokenizer of transformers needs one of these files, or a file of the package sentencepiece.
+# A tokenizer of transformers needs one of these files, or a file of a package that `VOCABULARIES_OF` names.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
+VOCABULARIES_OF = {"tiktoken.model": "tiktoken", "tekken.json": "mistral_common"}
 # Tokenizers of bytes or characters, which need no vocabulary.
 OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+# Kinds of classes that have no weights. In transformers 5, a tokenizer without a class of its own is a `…Backend`, and
+# a processor of pictures that uses Pillow and not torchvision is a `…Pil`. A guider of diffusers is a `…Guidance`.
+TOKENIZERS = re.compile(r".*Tokenizer(Fast)?|.*Backend")
+WEIGHTLESS = re.compile(r".*(Scheduler|Processor|ProcessorFast|ProcessorPil|FeatureExtractor|Guidance)")
 
 
 def inspect_model(folder: Path, model_types: Collection[str], takes: str) -> tuple[str, Held]:
@@ -88,8 +94,11 @@ def inspect_pipeline(
     _require_inside(folder, folder)
     if adapter is not None:
         parts[adapter] = "T2IAdapter"
+    variants = {name: part_variant(folder / name, variant) for name in parts if (folder / name).is_dir()}
+    if not any(variants.values()):  # diffusers refuses a variant that no part has
+        variants = dict.fromkeys(parts, variant)
     for name, kind in parts.items():
-        part = _inspect_part(folder / name, folder, name, kind, variant)
+        part = _inspect_part(folder / name, folder, name, kind, variants.get(name))
         missing += part.missing
         held += part.held
     return Inspected(tuple(missing), held)
@@ -125,9 +134,11 @@ def pipeline_parts(folder: Path) -> dict[str, str]:
     library = importlib.util.find_spec("diffusers")
     installed = (library and library.submodule_search_locations) or ()
     takes = "takes [library, class], of diffusers or transformers"
+    arguments = {name: value for name, value in index.items() if not (name.startswith("_") or _is_part(value))}
+    inspect_arguments(file, arguments)
     parts = {}
     for name, value in index.items():
-        if name.startswith("_") or not isinstance(value, list) or value == [None, None]:
+        if name.startswith("_") or name in arguments or value == [None, None]:
             continue
         is_pair = len(value) == 2 and all(isinstance(v, str) and v for v in value)
         if not (name.isidentifier() and is_pair and value[1].isidentifier()):
@@ -154,6 +165,12 @@ def pipeline_parts(folder: Path) -> dict[str, str]:
     return parts
 
 
+def _is_part(value: Any) -> bool:
+    """Whether an entry of a pipeline's index names a part. Others are arguments of the pipeline's class: numbers,
+    texts, truth values, and lists of numbers."""
+    return isinstance(value, list) and not all(isinstance(item, bool | int | float) for item in value)
+
+
 def _inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str | None) -> Inspected:
     """Inspects a part of a pipeline. `kind`: the part's class."""
     if not part.is_dir():
@@ -161,13 +178,13 @@ def _inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str |
     _require_inside(part, folder)
     if (part / "model_index.json").exists():
         raise BackendError(f"{part / 'model_index.json'} makes a pipeline of a part; takes a part's own files")
-    if "Tokenizer" in kind:
-        inspect_settings(part, None)
-        return Inspected(tuple(f"{name} ({lack})" for lack in _missing_vocabulary(part, kind)))
-    if kind.endswith(("Scheduler", "Processor", "ImageProcessorFast", "FeatureExtractor")):
+    is_tokenizer = TOKENIZERS.fullmatch(kind)
+    if is_tokenizer or WEIGHTLESS.fullmatch(kind):
         # A processor of texts may give the number of all pixels as a picture's edge; it never gets a picture.
         inspect_settings(part, None, pictures=name.startswith("feature_extractor"))
-        return Inspected()
+        # A processor of texts and pictures has its tokenizer's files beside its own.
+        needs_vocabulary = is_tokenizer or (part / "tokenizer_config.json").exists()
+        return Inspected(tuple(f"{name} ({lack})" for lack in _missing_vocabulary(part, kind) if needs_vocabulary))
     if absent := missing_weights(part, variant):
         return Inspected(tuple(f"{name}/{file}" for file in absent))
     held = held_by(part, variant)
@@ -219,15 +236,24 @@ def _missing_vocabulary(folder: Path, kind: str = "") -> list[str]:
     Raises:
         BackendError: the package that reads the tokenizer's vocabulary is not installed.
     """
-    if kind in OF_BYTES or any((folder / name).is_file() for name in VOCABULARIES):
+    if any((folder / name).is_file() for name in VOCABULARIES):
         return []
-    files = sorted(file.name for file in folder.glob("*.model") if file.is_file())
-    if not files:
-        return ["its vocabulary"]
-    package = "tiktoken" if files == ["tiktoken.model"] else "sentencepiece"
-    if importlib.util.find_spec(package) is None:
-        raise BackendError(
-            f"{folder} has its tokenizer's vocabulary in {plain(files[0])} only, and the package {package} that reads "
-            f"it is not installed: pip install {package}; or put the tokenizer.json there that its repository may have"
-        )
-    return []
+    for name, package in VOCABULARIES_OF.items():
+        if (folder / name).is_file() and importlib.util.find_spec(package) is None:
+            raise BackendError(
+                f"{folder} has its tokenizer's vocabulary in {name} only, and the package {package} that reads it is "
+                f"not installed: pip install {package}; or put the tokenizer.json there that its repository may have"
+            )
+        if (folder / name).is_file():
+            return []
+    if any(file.is_file() for file in folder.glob("*.model")):  # of the package sentencepiece
+        return []
+    return [] if {kind, _tokenizer_class(folder)} & {*OF_BYTES} else ["its vocabulary"]
+
+
+def _tokenizer_class(folder: Path) -> str:
+    """The class in a tokenizer's settings; "" if they name none. Their contents have been inspected."""
+    try:
+        return str(read_json(folder / "tokenizer_config.json").get("tokenizer_class"))
+    except (OSError, ValueError):
+        return ""

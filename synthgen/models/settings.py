@@ -73,6 +73,19 @@ def inspect_settings(folder: Path, held: Held | None, *, pictures: bool = True) 
                 _require_harmless(file, key, value)
 
 
+def inspect_arguments(file: Path, arguments: Mapping[str, Any]) -> None:
+    """Inspects the arguments of a pipeline's class that its index gives beside its parts.
+
+    Raises:
+        BackendError: an argument is larger than any model needs, or names files elsewhere.
+    """
+    for key, value in _entries(arguments):
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            _require_number(file, key, value, None, sides=False)
+        else:
+            _require_harmless(file, key, value)
+
+
 def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """(key, value) of all settings, nested ones too; an entry of a list has the key of its list."""
     rest: list[tuple[str, Any]] = [("", settings)]

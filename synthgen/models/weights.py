@@ -78,6 +78,24 @@ def missing_weights(folder: Path, variant: str | None = None) -> list[str]:
     return missing
 
 
+def part_variant(part: Path, variant: str | None) -> str | None:
+    """The variant of a pipeline's part that diffusers loads: a part without files of the wanted variant is loaded from
+    its plain files (`_identify_model_variants` of diffusers 0.42).
+
+    Raises:
+        BackendError: diffusers fails on the name of a file beside them.
+    """
+    if variant is None:
+        return None
+    names = sorted(file.name for file in part.iterdir())
+    if undotted := [name for name in names if "." not in name]:
+        raise BackendError(
+            f"{part / undotted[0]} has no dot in its name, and diffusers loads no variant beside such a file; remove "
+            "it, or the option `variant`"
+        )
+    return variant if any(name.split(".")[1].startswith(variant) for name in names) else None
+
+
 def shards_of(index: Path) -> set[str]:
     """The files that an index names.
 

@@ -248,26 +248,76 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_vocabulary_that_needs_a_package(flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else transformers says that another package, tiktoken, is required."""
+def loaded(folder: Path, **options: Any) -> Any:
+    """The pipeline in a folder that `check` has nothing against."""
+    config = diffusion.Config(use="diffusion", model=str(folder), device="cpu", torch_dtype="float32", **options)
+    backend = diffusion.Backend(config, ())
+    assert list(backend.models()[0].problems()) == []
+    return backend.pipeline(False)
+
+
+def train_sentencepiece(file: Path, kind: str, **ends: int) -> None:
+    import io
+
+    import sentencepiece
+
+    model = io.BytesIO()
+    sentences = [" ".join(tiny.LETTERS.replace(",", "")), "a , b"] * 9
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences), model_writer=model, vocab_size=31, model_type=kind, hard_vocab_limit=False,
+        minloglevel=2, **ends,
+    )  # fmt: skip
+    file.write_bytes(model.getvalue())
+
+
+def test_a_vocabulary_of_sentencepiece(flux: Path, tmp_path: Path) -> None:
+    """As in PixArt's repositories, which have no tokenizer.json."""
+    import sentencepiece
+    import transformers
+
     shutil.copytree(flux, tmp_path / "flux")
     folder = tmp_path / "flux" / "tokenizer_2"
-    (folder / "tokenizer.json").rename(folder / "spiece.model")
+    (folder / "tokenizer.json").unlink()
+    train_sentencepiece(folder / "spiece.model", "unigram", pad_id=0, eos_id=1, unk_id=2, bos_id=-1)
+    tokenizer = loaded(tmp_path / "flux").tokenizer_2
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / "spiece.model")).encode("a b, c")
+    assert isinstance(tokenizer, transformers.T5Tokenizer)
+    assert tokenizer("a b, c").input_ids == [*pieces, 1]
+    (folder / "spiece.model").unlink()
+    assert inspect_pipeline(tmp_path / "flux", None).missing == ("tokenizer_2 (its vocabulary)",)
+
+
+def test_a_tokenizer_of_a_pipelines_own(flux: Path, tmp_path: Path) -> None:
+    """That of Kolors is no class of transformers."""
+    from diffusers.pipelines.kolors import ChatGLMTokenizer
+
+    shutil.copytree(flux, tmp_path / "flux")
+    folder = tmp_path / "flux" / "tokenizer_2"
+    shutil.rmtree(folder)
+    train_sentencepiece(tmp_path / "tokenizer.model", "bpe")
+    ChatGLMTokenizer(str(tmp_path / "tokenizer.model")).save_pretrained(folder)
+    set_key("model_index.json", ("tokenizer_2",), ["kolors", "ChatGLMTokenizer"])(tmp_path / "flux")
+    assert isinstance(loaded(tmp_path / "flux").tokenizer_2, ChatGLMTokenizer)
+
+
+@pytest.mark.parametrize(("name", "package"), [("tiktoken.model", "tiktoken"), ("tekken.json", "mistral_common")])
+def test_a_vocabulary_that_needs_a_package(
+    name: str, package: str, flux: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(flux, tmp_path / "flux")
+    folder = tmp_path / "flux" / "tokenizer_2"
+    (folder / "tokenizer.json").rename(folder / name)
     there = importlib.util.find_spec
-    absent: set[str] = {"sentencepiece"}
-    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: None if name in absent else there(name, *more))
+    found: dict[str, Any] = {package: None}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *more: found.get(name) or there(name, *more))
     backend = diffusion.Backend(diffusion.Config(use="diffusion", model=str(tmp_path / "flux")), ())
     (problem,) = backend.models()[0].problems()
     assert problem.message == (
-        f"{folder} has its tokenizer's vocabulary in spiece.model only, and the package sentencepiece that reads it is "
-        "not installed: pip install sentencepiece; or put the tokenizer.json there that its repository may have"
+        f"{folder} has its tokenizer's vocabulary in {name} only, and the package {package} that reads it is "
+        f"not installed: pip install {package}; or put the tokenizer.json there that its repository may have"
     )
-    monkeypatch.setattr(
-        "importlib.util.find_spec", lambda name, *more: there("json" if name in absent else name, *more)
-    )
+    found[package] = there("json")
     assert inspect_pipeline(tmp_path / "flux", None).missing == ()  # where it is installed
-    (folder / "spiece.model").unlink()
-    assert inspect_pipeline(tmp_path / "flux", None).missing == ("tokenizer_2 (its vocabulary)",)
 
 
 def test_a_tokenizer_of_bytes_needs_no_vocabulary(flux: Path, tmp_path: Path) -> None:
@@ -278,6 +328,109 @@ def test_a_tokenizer_of_bytes_needs_no_vocabulary(flux: Path, tmp_path: Path) ->
     shutil.rmtree(folder)
     transformers.ByT5Tokenizer().save_pretrained(folder)
     set_key("model_index.json", ("tokenizer_2",), ["transformers", "ByT5Tokenizer"])(tmp_path / "flux")
-    assert inspect_pipeline(tmp_path / "flux", None).missing == ()
-    backend: Any = diffusion.Backend(diffusion.Config(use="diffusion", model=str(tmp_path / "flux"), device="cpu"), ())
-    assert type(backend.pipeline(False).tokenizer_2).__name__ == "ByT5Tokenizer"
+    assert isinstance(loaded(tmp_path / "flux").tokenizer_2, transformers.ByT5Tokenizer)
+
+
+def test_a_tokenizer_of_bytes_in_a_folder_of_transformers(changed: Callable[..., Path]) -> None:
+    import transformers
+
+    def change(folder: Path) -> None:
+        (folder / "tokenizer.json").unlink()
+        transformers.ByT5Tokenizer().save_pretrained(folder)
+
+    folder = changed("detector", change)
+    assert inspect_model(folder, {"owlv2"}, "")[0] == "owlv2"
+    set_key("tokenizer_config.json", ("tokenizer_class",), "CLIPTokenizer")(folder)
+    with pytest.raises(BackendError, match="has no tokenizer"):
+        inspect_model(folder, {"owlv2"}, "")
+
+
+# Parts and arguments of pipelines
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts without weights, each saved by its class, in a folder with the class's name."""
+    import diffusers
+    import transformers
+
+    folder = tmp_path_factory.mktemp("parts")
+    text = transformers.Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate("abc")}, merges=[])
+    look = transformers.Qwen2VLImageProcessor()
+    film = transformers.Qwen2VLVideoProcessor()
+    saved: tuple[Any, ...] = (
+        text,
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tiny.clip_tokenizer()._tokenizer),
+        transformers.GemmaTokenizer(vocab={"<pad>": 0, "<eos>": 1, "<bos>": 2, "<unk>": 3, "a": 4}, merges=[]),
+        look,
+        transformers.CLIPImageProcessorPil(),
+        transformers.Qwen2VLProcessor(look, text, film),
+        transformers.Qwen3VLProcessor(look, text, film),
+        transformers.PixtralProcessor(transformers.PixtralImageProcessor(), text),
+        transformers.SiglipImageProcessor(),
+        diffusers.ClassifierFreeGuidance(),
+    )
+    for part in saved:
+        part.save_pretrained(folder / type(part).__name__)
+    return folder
+
+
+def test_parts_without_weights(parts: Path, tmp_path: Path) -> None:
+    """They are taken as what their classes have saved, and those classes read them back."""
+    import diffusers
+    import transformers
+
+    tiny.stable_diffusion().save_pretrained(tmp_path)
+    names = sorted(folder.name for folder in parts.iterdir())
+    assert len(names) == 10 and {"TokenizersBackend", "CLIPImageProcessorPil", "ClassifierFreeGuidance"} < {*names}
+    for name in names:
+        library: Any = transformers if hasattr(transformers, name) else diffusers
+        shutil.copytree(parts / name, tmp_path / name)
+        set_key("model_index.json", (name,), [library.__name__, name])(tmp_path)
+        assert inspect_pipeline(tmp_path, None).missing == ()
+        assert type(getattr(library, name).from_pretrained(tmp_path / name)).__name__ == name
+    (tmp_path / "Qwen2VLProcessor" / "tokenizer.json").unlink()
+    assert inspect_pipeline(tmp_path, None).missing == ("Qwen2VLProcessor (its vocabulary)",)
+
+
+def test_arguments_of_a_pipelines_class(tmp_path: Path) -> None:
+    """Its index gives them beside the parts; lists of numbers are none of those."""
+    tiny.stable_diffusion_xl().save_pretrained(tmp_path)
+    set_key("model_index.json", ("force_zeros_for_empty_prompt",), False)(tmp_path)
+    for i, value in enumerate([3, 0.5, "linear", None, True, [2, 5], [0.5], [], {"a": 1}]):
+        set_key("model_index.json", (f"argument_{i}",), value)(tmp_path)
+    assert loaded(tmp_path).config.force_zeros_for_empty_prompt is False
+    set_key("model_index.json", ("argument_0",), 10**10)(tmp_path)
+    with pytest.raises(BackendError, match=r"argument_0: got 10000000000; takes at most 100,000,000"):
+        inspect_pipeline(tmp_path, None)
+
+
+def test_a_variant_that_only_some_parts_have(tmp_path: Path) -> None:
+    """diffusers loads the plain files of the others."""
+    import torch
+
+    whole = tiny.stable_diffusion()
+    whole.save_pretrained(tmp_path)
+    torch.manual_seed(1)
+    other = tiny.stable_diffusion()
+    other.unet.save_pretrained(tmp_path / "unet", variant="fp16")
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    pipeline = loaded(tmp_path, variant="fp16")
+    for made, expected in ((pipeline.unet, other.unet), (pipeline.vae, whole.vae)):
+        for name, weights in expected.state_dict().items():
+            assert torch.equal(made.state_dict()[name], weights), name
+    (tmp_path / "vae" / "LICENSE").write_text("")  # diffusers raises an IndexError
+    with pytest.raises(BackendError, match="vae/LICENSE has no dot in its name"):
+        inspect_pipeline(tmp_path, "fp16")
+
+
+def test_shards_of_a_variant_in_every_part(tmp_path: Path) -> None:
+    whole = tiny.stable_diffusion()
+    whole.save_pretrained(tmp_path, variant="fp16", max_shard_size="30KB")
+    for part in ("unet", "text_encoder", "vae"):
+        assert len(list((tmp_path / part).glob("*.fp16-*.safetensors"))) > 1
+    made, expected = loaded(tmp_path, variant="fp16").unet.state_dict(), whole.unet.state_dict()
+    assert all((made[name] == expected[name]).all() for name in expected)
+    next((tmp_path / "vae").glob("*.fp16-00001-*.safetensors")).unlink()
+    (lack,) = inspect_pipeline(tmp_path, "fp16").missing
+    assert lack.startswith("vae/diffusion_pytorch_model.fp16-00001-of-")
