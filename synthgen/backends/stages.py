@@ -18,7 +18,7 @@ from synthgen.types import Category, Grounding, Instances, Job, PromptForm
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a spec will ask of its backends, for `check`: size in px, whether jobs carry layouts, the words of every
-    prompt that can come about, those prompts in pieces, and the negative prompt."""
+    prompt that can come about, those prompts in pieces, the negative prompt, and the most objects of an image."""
 
     height: int
     width: int
@@ -26,6 +26,7 @@ class Request:
     words: frozenset[str]
     prompts: tuple[PromptForm, ...] = ()
     negative_prompt: str = ""
+    max_objects: int = 1
 
 
 @dataclass(frozen=True, slots=True)

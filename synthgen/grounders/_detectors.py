@@ -1,28 +1,101 @@
-"""Loads and runs OWLv2 (arXiv 2306.09683) and Grounding DINO (arXiv 2303.05499)."""
+"""The families of open-vocabulary detectors, their files, and how they are loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal
 
 from synthgen import models
 from synthgen.backends import ModelConfig
-from synthgen.errors import BackendError
+from synthgen.models import read_json
 from synthgen.models.inspection import inspect_model
 from synthgen.models.loading import loading
 from synthgen.models.named import ModelFiles
 from synthgen.models.weights import Held
 
-# Parts of a model that run in `torch_dtype`, by `model_type`. They do nearly all of the work. Their results, and the
-# heads that compute boxes from them, stay float32: the 8 bits of a bfloat16 round coordinates to 4 px of 1024.
-IN_HALF_PRECISION = {
-    "owlv2": ("owlv2.vision_model.encoder", "owlv2.text_model.encoder"),
-    "grounding-dino": ("model.backbone.conv_encoder", "model.text_backbone"),
-}
+DEFAULT_THRESHOLD = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A family of detectors.
+
+    Attributes:
+        name: for people.
+        asks: queries: the model takes each text by itself, in the words of the option `prompt`; caption: it takes all
+            texts of an image as one; concepts: it takes one text a call.
+        half: parts of a model that run in `torch_dtype`. They do nearly all of the work. Their results, and the heads
+            that compute boxes from them, stay float32: the 8 bits of a bfloat16 round coordinates to 4 px of 1024.
+        most_tokens: of a query, a caption or a concept, with its two ends.
+        limit: the keys of the setting that says `most_tokens` of a model.
+        in_a_square: boxes are shares of the longer side of the image, which is padded to a square at its right and
+            bottom; otherwise they are shares of its width and height.
+        threshold: the least score of a box where the spec says none.
+        model, processor: classes of transformers.
+        publishers: what the Hugging Face ids of the models start with that have `licence`, by their model cards.
+    """
+
+    name: str
+    asks: Literal["queries", "caption", "concepts"]
+    half: tuple[str, ...]
+    most_tokens: int
+    limit: tuple[str, ...] = ()
+    in_a_square: bool = False
+    threshold: float = DEFAULT_THRESHOLD
+    model: str = "AutoModelForZeroShotObjectDetection"
+    processor: str = "AutoProcessor"
+    publishers: tuple[str, ...] = ()
+    licence: str = "Apache-2.0"
+
+    def most_tokens_of(self, settings: Mapping[str, Any]) -> int:
+        """The most tokens that a model with these settings takes."""
+        value: Any = settings
+        for key in self.limit:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return value if self.limit and isinstance(value, int) else self.most_tokens
+
+
+_POSITIONS = ("text_config", "max_position_embeddings")
+_DINO = ("model.backbone.conv_encoder", "model.text_backbone")
+_SAM3 = Family(
+    "SAM 3",
+    "concepts",
+    ("vision_encoder.backbone", "text_encoder"),
+    32,  # Sam3Processor pads every text to as many
+    threshold=0.3,  # that of `Sam3Processor.post_process_object_detection`
+    model="Sam3Model",
+    processor="Sam3Processor",
+    publishers=("facebook/sam3",),
+    licence="SAM License",
+)
+# `model_type` in a model's settings -> its family. The numbers are the defaults of the classes of their settings.
+FAMILIES = {
+    # arXiv 2306.09683
+    "owlv2": Family(
+        "OWLv2", "queries", ("owlv2.vision_model.encoder", "owlv2.text_model.encoder"), 16, _POSITIONS,
+        in_a_square=True, publishers=("google/owlv2-",),
+    ),
+    # arXiv 2205.06230. Its scores are lower than OWLv2's; the threshold is that of transformers' `OwlViTProcessor`.
+    "owlvit": Family(
+        "OWL-ViT", "queries", ("owlvit.vision_model.encoder", "owlvit.text_model.encoder"), 16, _POSITIONS,
+        threshold=0.1, publishers=("google/owlvit-",),
+    ),
+    # arXiv 2303.05499
+    "grounding-dino": Family(
+        "Grounding DINO", "caption", _DINO, 256, ("max_text_len",), publishers=("IDEA-Research/grounding-dino-",)
+    ),
+    # arXiv 2401.02361; LLMDet (arXiv 2501.18954) has its architecture, and is a model of the same type.
+    "mm-grounding-dino": Family(
+        "MM-Grounding-DINO", "caption", _DINO, 256, ("max_text_len",),
+        publishers=("openmmlab-community/mm_grounding_dino_", "iSEE-Laboratory/llmdet_"),
+    ),
+    # arXiv 2511.16719. facebook/sam3 is of type `sam3_video`: it holds a tracker besides, which is not loaded.
+    "sam3": _SAM3,
+    "sam3_video": _SAM3,
+    "sam3_lite_text": replace(_SAM3, name="SAM 3 LiteText", model="Sam3LiteTextModel", publishers=()),
+}  # fmt: skip
 
 
 class DetectorFiles(ModelFiles):
@@ -36,34 +109,56 @@ class DetectorFiles(ModelFiles):
 
     def inspect(self) -> tuple[str, Held]:
         """Its `model_type`, and the sizes of its weights."""
-        return inspect_model(self.path(), IN_HALF_PRECISION, f"takes a folder of: {', '.join(IN_HALF_PRECISION)}")
+        return inspect_model(self.path(), FAMILIES, f"takes a folder of: {', '.join(FAMILIES)}")
+
+    def family(self) -> Family | None:
+        """By its settings alone; None if they name none. Raises: ModelMissing: the model is not on this machine."""
+        try:
+            return FAMILIES.get(str(read_json(self.path() / "config.json").get("model_type")))
+        except (OSError, ValueError):
+            return None
 
     def known_licence(self) -> tuple[str, str] | None:
-        # The model cards of both families say "license: apache-2.0".
-        is_known = self.config.model in models.KNOWN
-        return ("Apache-2.0", f"https://huggingface.co/{self.config.model}") if is_known else None
+        family, model = self.family(), self.config.model
+        if family is None or not model.startswith(family.publishers):
+            return None
+        return family.licence, f"https://huggingface.co/{model}"
 
 
-def load(files: DetectorFiles, device: Any, dtype: Any) -> tuple[Any, Any]:
-    """-> the model and its processor.
+@dataclass(frozen=True, slots=True)
+class Detector:
+    """A loaded detector with its processor."""
 
+    family: Family
+    model: Any
+    processor: Any
+
+    @property
+    def most_tokens(self) -> int:
+        return self.family.most_tokens_of(self.model.config.to_dict())
+
+
+def load(files: DetectorFiles, device: Any, dtype: Any) -> Detector:
+    """
     Raises:
         BackendError, ModelMissing: see `DetectorFiles.inspect`.
     """
     import torch
-    from transformers import AutoModelForZeroShotObjectDetection, AutoProcessor
+    import transformers
 
     path, (model_type, held) = files.path(), files.inspect()
-    parts = IN_HALF_PRECISION[model_type]
+    family = FAMILIES[model_type]
     with loading(path, held):
-        processor = AutoProcessor.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        model = AutoModelForZeroShotObjectDetection.from_pretrained(
+        processor = getattr(transformers, family.processor).from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+        model = getattr(transformers, family.model).from_pretrained(
             path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=torch.float32
         )
     if dtype != torch.float32:
-        for name in parts:
+        for name in family.half:
             _run_in(model.get_submodule(name), device.type, dtype)
-    return model.to(device).eval(), processor
+    return Detector(family, model.to(device).eval(), processor)
 
 
 def _run_in(part: Any, device_type: str, dtype: Any) -> None:
@@ -79,66 +174,3 @@ def _run_in(part: Any, device_type: str, dtype: Any) -> None:
 
     forward = torch.autocast(device_type, dtype=dtype)(part.forward)
     part.forward = lambda *args, **kwargs: float32(forward(*args, **kwargs))
-
-
-Answer = tuple[NDArray[np.float32], NDArray[np.float32]]  # boxes (P, 4), xyxy px; logit of every query (P, Q)
-
-
-def ask_owlv2(model: Any, processor: Any, images: Sequence[NDArray[np.uint8]], texts: list[list[str]]) -> list[Answer]:
-    most = model.config.text_config.max_position_embeddings
-    for text in {text for several in texts for text in several}:
-        if len(processor.tokenizer(text).input_ids) > most:
-            raise BackendError(f"the query {text!r} has more than the {most} tokens that OWLv2 takes; shorten it")
-    # An image with fewer queries than another is padded with " "; the answers to those are cut off below.
-    frame = {"input_data_format": "channels_last", "return_tensors": "pt"}
-    inputs = processor(images=list(images), text=texts, max_length=most, **frame)
-    boxes, logits = _run(model, inputs)
-    # The image was padded to a square at its right and bottom before it was resized.
-    return [
-        (box * np.float32(max(image.shape[:2])), logit[:, : len(several)])
-        for image, several, box, logit in zip(images, texts, boxes, logits, strict=True)
-    ]
-
-
-def ask_grounding_dino(
-    model: Any, processor: Any, images: Sequence[NDArray[np.uint8]], texts: list[list[str]]
-) -> list[Answer]:
-    captions = [". ".join(several) + "." for several in texts]
-    most = model.config.max_text_len
-    spans = [token_spans(processor.tokenizer, *pair) for pair in zip(captions, texts, strict=True)]
-    for caption, several in zip(captions, spans, strict=True):
-        if not all(several):
-            raise BackendError(f"the query {caption[:60]!r} has an empty part; name each class and synonym by a word")
-        if several[-1][-1] + 2 >= most:  # the final full stop and [SEP]
-            raise BackendError(f"the query {caption[:60]!r}… is longer than the {most} tokens that the model takes")
-    frame = {"input_data_format": "channels_last", "return_tensors": "pt"}
-    inputs = processor(images=list(images), text=captions, padding=True, **frame)
-    boxes, logits = _run(model, inputs)
-    answers = []
-    for image, several, box, logit in zip(images, spans, boxes, logits, strict=True):
-        height, width = image.shape[:2]
-        per_query = np.stack([logit[:, tokens].max(1) for tokens in several], 1)
-        answers.append((box * np.array([width, height, width, height], np.float32), per_query))
-    return answers
-
-
-def token_spans(tokenizer: Any, caption: str, texts: Sequence[str]) -> list[list[int]]:
-    """Positions of each text's tokens in the tokenised caption, which is the texts joined by ". "."""
-    offsets = tokenizer(caption, return_offsets_mapping=True).offset_mapping
-    spans, start = [], 0
-    for text in texts:
-        end = start + len(text)
-        spans.append([i for i, (first, last) in enumerate(offsets) if start <= first < last <= end])
-        start = end + len(". ")
-    return spans
-
-
-def _run(model: Any, inputs: Any) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """-> boxes (B, P, 4), xyxy in units of the model's frame, and logits (B, P, queries or tokens)."""
-    import torch
-
-    with torch.inference_mode():
-        output = model(**inputs.to(model.device))
-        centre, size = output.pred_boxes.float().split(2, dim=-1)
-        boxes = torch.cat((centre - size / 2, centre + size / 2), -1)
-    return boxes.cpu().numpy(), output.logits.float().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Boxes by open-vocabulary detection: OWLv2 (arXiv 2306.09683) or Grounding DINO (arXiv 2303.05499).
+"""Boxes by open-vocabulary detection: OWLv2, OWL-ViT, Grounding DINO, MM-Grounding-DINO, LLMDet or SAM 3.
 
 The detector looks only for the classes that the image's job requests. The queries of a class are its name and each
 synonym. Every query has a class id from the start; text that a model decodes never becomes a label.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -20,8 +19,10 @@ from synthgen.backends import Grounder, Model, ModelConfig, Request
 from synthgen.base.pattern import ONE_GAP
 from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, listed, nearest
-from synthgen.grounders._detectors import DetectorFiles, ask_grounding_dino, ask_owlv2, load
-from synthgen.models.tokens import counter
+from synthgen.grounders._answers import answers
+from synthgen.grounders._detectors import DEFAULT_THRESHOLD, FAMILIES, Detector, DetectorFiles, Family, load
+from synthgen.models import read_json
+from synthgen.models.tokens import Counter, counter
 from synthgen.types import Category, Grounding, Job
 
 MAX_REPORTED = 20  # queries that one check reports as too long
@@ -32,13 +33,20 @@ class Config(ModelConfig):
 
     model: str = Field(
         "google/owlv2-base-patch16-ensemble",
-        description="An OWLv2 or Grounding DINO model: a folder of `save_pretrained`, or a Hugging Face model id.",
+        description="An OWLv2, OWL-ViT, Grounding DINO, MM-Grounding-DINO, LLMDet or SAM 3 model: a folder of "
+        "`save_pretrained`, or a Hugging Face model id.",
     )
     prompt: Annotated[str, ONE_GAP] = Field(
         "a photo of a {}",
-        description="OWLv2 is asked this; {} is a class's name or synonym. Grounding DINO is asked the bare words.",
+        description="OWLv2 and OWL-ViT are asked this; {} is a class's name or synonym. The others are asked the bare "
+        "words.",
     )
-    score_threshold: float = Field(0.2, ge=0, le=1, description="A box needs a `grounding_score` above this.")
+    score_threshold: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="A box needs a `grounding_score` above this. Null: 0.3 for SAM 3, 0.1 for OWL-ViT, else 0.2.",
+    )
     class_thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description="The threshold of a class, by its name."
     )
@@ -50,6 +58,12 @@ class Config(ModelConfig):
     max_boxes: int = Field(
         300, ge=1, le=1000, description="The most boxes of an image; the best stay. It bounds the memory of masks."
     )
+
+    def fingerprint(self) -> dict[str, Any]:
+        # Run folders that are older than the thresholds of families have this number where the spec says none. The
+        # identity of the weights names another one.
+        threshold = DEFAULT_THRESHOLD if self.score_threshold is None else self.score_threshold
+        return {**super().fingerprint(), "score_threshold": threshold}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +89,52 @@ class Backend(Grounder[Config]):
         files = DetectorFiles(self.config)
         if problems := list(files.problems()):
             yield from problems
-        elif files.inspect()[0] == "owlv2":
-            yield from self._check_queries(files.path())
+        else:
+            path, family = files.path(), FAMILIES[files.inspect()[0]]
+            reader = counter(path, path)
+            if reader is not None:
+                most = family.most_tokens_of(read_json(path / "config.json"))
+                check = self._caption_problems if family.asks == "caption" else self._query_problems
+                yield from check(family, reader, most, request)
 
-    def _check_queries(self, path: Path) -> Iterable[Problem]:
-        """Names and synonyms with more tokens than OWLv2 takes."""
-        reader = counter(path, path)
-        if reader is None or reader.limit is None:
-            return
+    def _query_problems(self, family: Family, reader: Counter, most: int, request: Request) -> Iterable[Problem]:
+        """Names and synonyms with more tokens than the model takes."""
         words = [word for c in self.categories for word in (c.name, *c.synonyms)]
-        tokens = reader.counts([self.config.prompt.replace("{}", word) for word in words])
-        long = [(word, n) for word, n in zip(words, tokens, strict=True) if n > reader.limit]
+        tokens = reader.counts([self._text(family, word) for word in words])
+        long = [(word, n) for word, n in zip(words, tokens, strict=True) if n > most]
+        or_prompt = ", or `prompt`" if family.asks == "queries" else ""
         for word, n in long[:MAX_REPORTED]:
             message = (
-                f"the query for {shown(word)} has {n} tokens, and OWLv2 takes {reader.limit}; shorten it, or `prompt`"
+                f"the query for {shown(word)} has {n} tokens, and {family.name} takes {most}; shorten it{or_prompt}"
             )
-            yield Problem(".prompt", plain(message, 500))
+            yield Problem(".prompt" if or_prompt else "classes", plain(message, 500))
         if more := long[MAX_REPORTED:]:
             yield Problem(".prompt", f"the queries for {len(more):,} more have too many tokens")
+
+    def _caption_problems(self, family: Family, reader: Counter, most: int, request: Request) -> Iterable[Problem]:
+        """Names without a word, and too many words for one image: the model takes all texts of an image as one."""
+        lengths: list[int] = []
+        for category in self.categories:
+            texts = [self._text(family, word) for word in (category.name, *category.synonyms)]
+            for text, word in zip(texts, (category.name, *category.synonyms), strict=True):
+                if not text:
+                    yield Problem("classes", f"got {shown(word)}; {family.name} takes a name with a letter or a digit")
+            lengths.append(sum(n - 1 for n in reader.counts(texts)))  # without its two ends, and with its full stop
+        longest = sorted(lengths)[-request.max_objects :] if request.max_objects else []
+        if (tokens := sum(longest) + 2) > most:
+            message = (
+                f"the names and synonyms of {len(longest)} classes, as an image may ask for, have {tokens} tokens, and "
+                f"{family.name} takes {most}; ask for fewer objects an image, or shorten them"
+            )
+            yield Problem("classes", message)
+
+    def identity(self) -> str:
+        """The weights; and the threshold, if the spec leaves it to the family and that has one of its own."""
+        files = DetectorFiles(self.config)
+        weights, family = files.identity(), files.family()
+        if self.config.score_threshold is not None or family is None or family.threshold == DEFAULT_THRESHOLD:
+            return weights
+        return f"{weights} score_threshold {family.threshold}"
 
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
         """Images uint8 (H, W, 3), RGB -> boxes of the classes asked for, xyxy px inside the image, best first.
@@ -103,42 +145,54 @@ class Backend(Grounder[Config]):
         asked = [queries(job, self.categories) for job in jobs]
         groundings = [_grounding([], [], []) for _ in jobs]
         for batch in _batches(images, asked, self.config.batch_size):
-            model, processor = self.load()
-            ask = ask_owlv2 if model.config.model_type == "owlv2" else ask_grounding_dino
-            texts = [[self._text(model, query) for query in asked[i]] for i in batch]
-            answers = ask(model, processor, [images[i] for i in batch], texts)
-            for i, (boxes, logits) in zip(batch, answers, strict=True):
-                groundings[i] = self.choose(boxes, logits, asked[i], images[i].shape[:2])
+            detector = self.load()
+            texts = [[self._text(detector.family, query.word) for query in asked[i]] for i in batch]
+            found = answers(detector, [images[i] for i in batch], texts)
+            for i, (boxes, logits) in zip(batch, found, strict=True):
+                size = images[i].shape[:2]
+                groundings[i] = self.choose(boxes, logits, asked[i], size, detector.family.threshold)
         return groundings
 
-    def _text(self, model: Any, query: Query) -> str:
-        if model.config.model_type == "owlv2":
-            return self.config.prompt.replace("{}", query.word)
+    def _text(self, family: Family, word: str) -> str:
+        """What the model is asked for a name or synonym."""
+        if family.asks == "queries":
+            return self.config.prompt.replace("{}", word)
+        if family.asks == "concepts":
+            return word
         # Full stops and question marks separate queries: SPECIAL_TOKENS in modeling_grounding_dino.py.
-        return " ".join(query.word.lower().replace(".", " ").replace("?", " ").split())
+        return " ".join(word.lower().replace(".", " ").replace("?", " ").split())
 
     def choose(
-        self, boxes: NDArray[np.float32], logits: NDArray[np.float32], asked: Sequence[Query], size: tuple[int, int]
+        self,
+        boxes: NDArray[np.float32],
+        logits: NDArray[np.float32],
+        asked: Sequence[Query],
+        size: tuple[int, int],
+        threshold: float = DEFAULT_THRESHOLD,
     ) -> Grounding:
-        """Boxes (P, 4) px with the logit of every query (P, Q) -> the boxes that are kept, each with its best class."""
+        """Boxes (P, 4) px with the logit of every query (P, Q) -> the boxes that are kept, each with its best class.
+
+        Args:
+            threshold: the least score where the spec says none.
+        """
         height, width = size
         query_ids = np.array([query.category_id for query in asked], np.int64)
         # Classes and boxes are compared by logits, since several probabilities can round to 1.
         category_id, logit = query_ids[logits.argmax(1)], logits.max(1)
         score = np.exp(-np.logaddexp(0, -logit.astype(np.float64))).astype(np.float32)  # sigmoid, without overflow
-        of_class = {
-            c.id: self.config.class_thresholds.get(c.name, self.config.score_threshold) for c in self.categories
-        }
-        threshold = np.array([of_class[i] for i in category_id.tolist()], np.float32)
+        if self.config.score_threshold is not None:
+            threshold = self.config.score_threshold
+        of_class = {c.id: self.config.class_thresholds.get(c.name, threshold) for c in self.categories}
+        least = np.array([of_class[i] for i in category_id.tolist()], np.float32)
         boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
         inside = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)  # at least a pixel, and not wholly in OWLv2's padding
-        kept = ((score > threshold) & inside).nonzero()[0]
+        kept = ((score > least) & inside).nonzero()[0]
         for across, iou in ((False, self.config.nms_iou), (True, self.config.cross_class_nms_iou)):
             kept = kept[suppress(boxes[kept], logit[kept], category_id[kept], iou, across=across)]
         kept = kept[: self.config.max_boxes]
         return _grounding(boxes[kept], category_id[kept], score[kept])
 
-    def load(self) -> tuple[Any, Any]:
+    def load(self) -> Detector:
         """The model and its processor; a process loads them once."""
         files = DetectorFiles(self.config)
         device = devices.torch_device(self.config.device)

@@ -71,7 +71,13 @@ def request_of(spec: DatasetSpec) -> Request:
     words = {word for text in texts for word in re.findall(r"\w+|[^\w\s]+", text.lower())}
     forms = tuple(_form(t.text, spec) for t in (*prompts.templates, *prompts.background_templates))
     return Request(
-        spec.height, spec.width, spec.layout is not None, frozenset(words), forms, spec.prompts.negative_prompt
+        spec.height,
+        spec.width,
+        spec.layout is not None,
+        frozenset(words),
+        forms,
+        spec.prompts.negative_prompt,
+        spec.max_objects,
     )
 
 

@@ -1,20 +1,18 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from tiny import save_owlv2
+from tiny_detectors import save_grounding_dino
 
 from synthgen import devices
 from synthgen.backends import Request
 from synthgen.errors import BackendError
-from synthgen.grounders import _detectors, detector
+from synthgen.grounders import _answers, _detectors, detector
 from synthgen.types import Category, Job
 
 CATEGORIES = (Category(1, "cat", ("kitten", "Tom-Cat")), Category(2, "hot dog"), Category(3, "fire truck", ("lorry",)))
 REQUEST = Request(48, 64, has_layout=False, words=frozenset())
-WORDS = ["a", "photo", "of", "cat", "kitten", "tom", "-", "hot", "dog", "fire", "truck", "lorry", "red", "green"]
 
 
 def job(*asked, height=48, width=64):
@@ -39,50 +37,7 @@ def owlv2(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def grounding_dino(tmp_path_factory):
-    """A small random Grounding DINO with the real processor. Ids of its delimiters are those of BERT's vocabulary."""
-    from transformers import (
-        BertConfig,
-        BertTokenizer,
-        GroundingDinoConfig,
-        GroundingDinoForObjectDetection,
-        GroundingDinoImageProcessor,
-        GroundingDinoProcessor,
-        SwinConfig,
-    )
-
-    tokens = [f"[unused{i}]" for i in range(1100)]
-    places = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103, ".": 1012, "?": 1029}
-    for i, token in [*((i, t) for t, i in places.items()), *enumerate(WORDS, start=200)]:
-        tokens[i] = token
-    tokenizer = BertTokenizer(vocab={t: i for i, t in enumerate(tokens)}, model_max_length=512)
-    config = GroundingDinoConfig(
-        backbone_config=SwinConfig(
-            image_size=64,
-            embed_dim=12,
-            depths=[1, 1, 1, 1],
-            num_heads=[1, 1, 2, 2],
-            window_size=4,
-            out_indices=[2, 3, 4],
-        ),
-        text_config=BertConfig(
-            vocab_size=1100, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
-        ),
-        d_model=32,
-        encoder_layers=1,
-        decoder_layers=2,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        num_queries=25,
-        max_text_len=32,
-    )
-    folder = tmp_path_factory.mktemp("grounding_dino")
-    torch.manual_seed(0)
-    GroundingDinoForObjectDetection(config).save_pretrained(folder)
-    images = GroundingDinoImageProcessor(size={"shortest_edge": 64, "longest_edge": 96})
-    GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
-    return folder
+    return save_grounding_dino(tmp_path_factory.mktemp("grounding_dino"))
 
 
 def upstream(folder, pixels, text):
@@ -149,7 +104,7 @@ def test_grounding_dino_tokens_of_each_query(grounding_dino):
 
     tokenizer = AutoProcessor.from_pretrained(grounding_dino).tokenizer
     texts = ["cat", "tom-cat", "hot dog", "unheard"]
-    assert _detectors.token_spans(tokenizer, ". ".join(texts) + ".", texts) == [[1], [3, 4, 5], [7, 8], [10]]
+    assert _answers.token_spans(tokenizer, ". ".join(texts) + ".", texts) == [[1], [3, 4, 5], [7, 8], [10]]
 
 
 @pytest.fixture(params=["owlv2", "grounding_dino"])
@@ -323,13 +278,17 @@ def model_folder(path, config=None, weights="model.safetensors"):
 @pytest.mark.parametrize(
     ("config", "weights", "message"),
     [
-        (None, "model.safetensors", "no config.json with a `model_type`; takes a folder of: owlv2, grounding-dino"),
+        (
+            None,
+            "model.safetensors",
+            "no config.json with a `model_type`; takes a folder of: owlv2, owlvit, grounding-dino",
+        ),
         ("{", "model.safetensors", "no config.json with a `model_type`"),
         ("[]", "model.safetensors", "no config.json with a `model_type`"),
         (
             '{"model_type": "yolos"}',
             "model.safetensors",
-            "model_type 'yolos'; takes a folder of: owlv2, grounding-dino",
+            "model_type 'yolos'; takes a folder of: owlv2, owlvit, grounding-dino",
         ),
         ('{"model_type": ["owlv2"]}', "model.safetensors", "is of model_type"),
         ('{"model_type": "owlv2"}', "pytorch_model.bin", "no .safetensors weights"),
@@ -375,20 +334,19 @@ def test_options_out_of_range(options):
         detector.Config(use="detector", **options)
 
 
-def test_model_types_are_those_of_transformers():
-    from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES
+def test_model_types_and_classes_are_those_of_transformers():
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES as ZERO_SHOT
 
-    assert set(_detectors.IN_HALF_PRECISION) <= set(MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING_NAMES)
+    for model_type, family in _detectors.FAMILIES.items():
+        assert model_type in transformers.CONFIG_MAPPING
+        assert (model_type in ZERO_SHOT) == family.model.startswith("Auto")
+        assert hasattr(transformers, family.model) and hasattr(transformers, family.processor)
 
 
 def test_a_loaded_model_is_kept(owlv2):
     assert backend(owlv2).load() is backend(owlv2, nms_iou=0.3).load()
     assert any(key[0] == "detector" for key in devices.loaded())
-
-
-def test_configs_saved_by_transformers_name_the_types(owlv2, grounding_dino):
-    types = [json.loads((folder / "config.json").read_text())["model_type"] for folder in (owlv2, grounding_dino)]
-    assert types == list(_detectors.IN_HALF_PRECISION)
 
 
 def test_check_counts_the_tokens_of_every_query(owlv2):
