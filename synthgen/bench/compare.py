@@ -21,8 +21,10 @@ from rich.table import Table
 
 from synthgen.backends import measured
 from synthgen.bench.synthesis import synthesise
+from synthgen.errors import BackendError
 from synthgen.masks import encode_rle, mask_areas, mask_boxes
 from synthgen.models.sam.model import STABILITY_OFFSET, SamModel
+from synthgen.models.sam.official import Official
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import export_run
 from synthgen.pipeline.judge import judge_run
@@ -216,9 +218,10 @@ def bare_loop(stages: Stages, jobs: Sequence[Job], folder: Path) -> dict[str, fl
     folder.mkdir(parents=True, exist_ok=True)
     spent = dict.fromkeys(STAGES, 0.0)
     c: Any = stages.segmenter.config
-    predictor = SamPredictor(
-        SamModel.of(c.model, c.revision, c.device, "float32").sam
-    )  # `SamPredictor` knows no other dtype.
+    network = SamModel.of(c.model, c.revision, c.device, "float32").network  # `SamPredictor` knows no other dtype.
+    if not isinstance(network, Official):
+        raise BackendError(f"segmenter.model: got {c.model!r}; the bare loop takes a model of segment_anything")
+    predictor = SamPredictor(network.sam)
     size: int = stages.generator.config.batch_size  # type: ignore[attr-defined]
     for batch in (jobs[i : i + size] for i in range(0, len(jobs), size)):
         with _adding_seconds(spent, "generate"):

@@ -16,7 +16,8 @@ from synthgen.masks import box_iou, mask_boxes
 from synthgen.models import clip
 from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
 from synthgen.models.sam.checkpoint import SamFiles
-from synthgen.models.sam.model import STABILITY_OFFSET, Embedded, SamModel
+from synthgen.models.sam.model import STABILITY_OFFSET, SamModel
+from synthgen.models.sam.network import Embedded
 from synthgen.types import Category
 
 # Pieces of a mask that are smaller than this share of its largest piece are removed, as by `min_mask_region_area` of
@@ -180,7 +181,7 @@ def propose(
     ticks = (np.arange(points_per_side, dtype=np.float32) + 0.5) / points_per_side
     height, width = embedded.size
     points = np.stack(np.meshgrid(ticks * width, ticks * height), -1).reshape(-1, 2).astype(np.float32)
-    threshold = model.sam.mask_threshold
+    threshold = model.mask_threshold
     found: list[Any] = []
     scores: list[Any] = []
     for start in range(0, len(points), model.prompts_at_once):
@@ -203,7 +204,7 @@ def _things(
     model: SamModel, embedded: Embedded, logits: Any, score: Any, stability_score: float, nms_iou: float
 ) -> Proposals:
     """Logits (N, h, w), best first, with predicted IoU and stability, (N, 2)."""
-    small = (without_padding(logits, embedded, model.side) > model.sam.mask_threshold).flatten(1).float()
+    small = (without_padding(logits, embedded, model.side) > model.mask_threshold).flatten(1).float()
     chosen = suppress(small, nms_iou)
     masks, numbers = model.masks(embedded, logits[chosen]).masks, score[chosen].cpu().numpy().astype(np.float32)
     visible = masks.any((1, 2))  # a single pixel of the decoder's can lie between the pixels of the image
@@ -244,11 +245,13 @@ def rough_boxes(model: SamModel, embedded: Embedded, logits: Any) -> NDArray[np.
 
     edges: list[Any] = []
     with torch.inference_mode():
-        small = interpolate(logits[:, None], (min(model.side, ROUGH_SIDE),) * 2, mode="bilinear")[:, 0]
+        # Never smaller than the logits are: their maxima would be lost.
+        side = max(min(model.side, ROUGH_SIDE), logits.shape[-1])
+        small = interpolate(logits[:, None], (side,) * 2, mode="bilinear")[:, 0]
         for axis in (1, 0):  # x, y
             greatest = small.amax(2 - axis)[:, None]
             frame = interpolate(greatest, model.side, mode="linear")[..., : embedded.input_size[axis]]
-            inside = interpolate(frame, embedded.size[axis], mode="linear")[:, 0] > model.sam.mask_threshold
+            inside = interpolate(frame, embedded.size[axis], mode="linear")[:, 0] > model.mask_threshold
             first, last = inside.int().argmax(1), inside.shape[1] - 1 - inside.flip(1).int().argmax(1)
             edges.append((first, last))
     (x0, x1), (y0, y1) = edges

@@ -30,12 +30,15 @@ TOKENIZERS = re.compile(r".*Tokenizer(Fast)?|.*Backend")
 WEIGHTLESS = re.compile(r".*(Scheduler|Processor|ProcessorFast|ProcessorPil|FeatureExtractor|Guidance)")
 
 
-def inspect_model(folder: Path, model_types: Collection[str], takes: str) -> tuple[str, Held]:
+def inspect_model(
+    folder: Path, model_types: Collection[str], takes: str, *, tokenizer: bool = True
+) -> tuple[str, Held]:
     """Inspects a folder with one model of transformers and the tokenizer or processor of its inputs.
 
     Args:
         model_types: the accepted values of `model_type` in its settings.
         takes: the end of a message, which says what the option takes.
+        tokenizer: whether the model takes texts.
 
     Returns:
         Its `model_type`, and the sizes of its weights.
@@ -58,7 +61,7 @@ def inspect_model(folder: Path, model_types: Collection[str], takes: str) -> tup
     if not any(folder.glob("*.safetensors")):
         raise BackendError(f"{folder} has no .safetensors weights, and other formats can hold code")
     inspect_settings(folder, held)
-    if _missing_vocabulary(folder):
+    if tokenizer and _missing_vocabulary(folder):
         raise BackendError(f"{folder} has no tokenizer")  # without this check, transformers would create an empty one
     return model_type, held
 

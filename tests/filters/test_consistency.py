@@ -31,16 +31,16 @@ class Boxes(sam.SamModel):
     """A SAM whose decoder answers with its boxes' pixels, or, where it is `steady`, all that is bright inside them."""
 
     def __init__(self, steady: bool) -> None:
-        super().__init__(SimpleNamespace(mask_threshold=0.0, device=torch.device("cpu")))
-        self.steady, self.asked = steady, []
+        super().__init__(self)  # the network of this model is the model itself
+        self.steady, self.asked, self.device = steady, [], torch.device("cpu")
 
     def embed(self, images):
         return [SimpleNamespace(image=image) for image in images]
 
-    def _in_frame(self, embedded, points):
+    def in_frame(self, embedded, points):
         return points
 
-    def _ask(self, embedded, boxes, points, multimask):
+    def ask(self, embedded, boxes, points, multimask):
         self.asked.append([(e.image, box) for e, box in zip(embedded, boxes, strict=True)])
         return sam.Answer(torch.stack([self.answer(*prompt) for prompt in self.asked[-1]]), torch.ones(len(boxes), 1))
 

@@ -193,7 +193,7 @@ def test_official_proposals_are_those_of_the_official_generator(
 
     model = SamModel.of("mini", None, "cpu", "float32")
     generator = SamAutomaticMaskGenerator(
-        model.sam, points_per_side=9, pred_iou_thresh=predicted_iou, stability_score_thresh=stability_score,
+        model.network.sam, points_per_side=9, pred_iou_thresh=predicted_iou, stability_score_thresh=stability_score,
         box_nms_thresh=nms_iou,
     )  # fmt: skip
     scene = scenes.draw(np.random.default_rng([2**40, 94, 3]), size=320)

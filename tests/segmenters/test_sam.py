@@ -13,6 +13,8 @@ from synthgen.backends import Request
 from synthgen.errors import BackendError
 from synthgen.models.sam import checkpoint
 from synthgen.models.sam import model as sam_model
+from synthgen.models.sam.network import Embedded
+from synthgen.models.sam.official import Official
 from synthgen.segmenters import sam
 from synthgen.types import Category, Grounding
 
@@ -48,7 +50,7 @@ def iou(a, b):
 
 @pytest.fixture
 def mini_model():
-    return sam_model.SamModel.of("mini", None, "cpu", "float32").sam
+    return sam_model.SamModel.of("mini", None, "cpu", "float32").network.sam
 
 
 @pytest.fixture
@@ -196,7 +198,7 @@ def test_masks_and_stability_are_upstream_s(mini_model, size, kind):
             logits[:, 2, 3] = 9
     side = int(mini_model.image_encoder.img_size)
     framed = ResizeLongestSide.get_preprocess_shape(*size, side)
-    found = sam_model.SamModel(mini_model).masks(sam_model.Embedded(None, framed, size), logits)
+    found = sam_model.SamModel(Official(mini_model)).masks(Embedded(None, framed, size), logits)
     full = mini_model.postprocess_masks(logits[:, None], framed, size)[:, 0]
     stability = calculate_stability_score(full, 0.0, sam_model.STABILITY_OFFSET).nan_to_num(nan=0).numpy()
     near = (full.abs() < 1e-4).numpy()  # sums in another order
@@ -339,7 +341,7 @@ SHAPE = models.read_card(MINI).sam.model_dump_json()
         (lambda at: folder(at / "m", f'{{"sam": {SHAPE}, "weights": "../w.pth"}}'), "takes the name"),
         (
             lambda at: folder(at / "m", f'{{"sam": {SHAPE}, "weights": "w.bin"}}', "w.bin"),
-            "takes a .pth or .safetensors",
+            "takes a .pth, .pt or .safetensors",
         ),
     ],
 )

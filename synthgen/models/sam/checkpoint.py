@@ -16,9 +16,17 @@ from synthgen.base.wording import one_line, plain, shown
 from synthgen.errors import BackendError
 from synthgen.models.inspection import inspect_file
 from synthgen.models.named import ModelFiles
+from synthgen.models.sam import families
 from synthgen.models.weights import require_safetensors
 
 LICENCE = ("Apache-2.0", "https://github.com/facebookresearch/segment-anything")
+# How the ids of published families begin -> the licence that their repositories' LICENSE files state.
+LICENCES = {
+    "facebook/sam-vit-": LICENCE,
+    "facebook/sam2": ("Apache-2.0", "https://github.com/facebookresearch/sam2"),
+    "facebook/sam3": ("SAM License", "https://github.com/facebookresearch/sam3"),
+    "syscv-community/sam-hq-": ("Apache-2.0", "https://github.com/SysCV/sam-hq"),
+}
 # What a state dict's pickle names, and `torch.load` takes more: with `bytearray`, a few bytes ask for any memory.
 PICKLED = {"collections OrderedDict", "torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_parameter",
            *(f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16", "Long", "Int"))}  # fmt: skip
@@ -53,7 +61,7 @@ OFFICIAL = {
 
 
 class SamFiles(ModelFiles):
-    """The SAM that a spec names: a folder with a card, or an official checkpoint."""
+    """The SAM that a spec names: a folder of transformers, a folder with a card, or an official checkpoint."""
 
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
@@ -61,16 +69,21 @@ class SamFiles(ModelFiles):
     def path(self) -> Path:
         return models.find_model(self.config.model, "sam", self.config.revision)
 
-    def inspect(self) -> tuple[Path, models.SamShape | None]:
-        """Its weights' file, and its dimensions where a card says them."""
-        file, shape = weights_of(self.path())
+    def inspect(self) -> Any:
+        """Raises: BackendError, ModelMissing: it is no SAM, or must not be loaded."""
+        path = self.path()
+        if families.is_family(path):
+            families.inspect(path)
+            return
+        file, _ = weights_of(path)
         if self.config.model not in models.KNOWN:  # the download compared those with their checksums
             _require_tensors(file)
-        return file, shape
 
     def known_licence(self) -> tuple[str, str] | None:
         official = {Path(known.url).name for known in models.KNOWN.values() if known.url}
-        return LICENCE if self.path().name in official else None
+        if self.path().name in official:
+            return LICENCE
+        return next((licence for begin, licence in LICENCES.items() if self.config.model.startswith(begin)), None)
 
 
 def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
@@ -84,14 +97,16 @@ def weights_of(path: Path) -> tuple[Path, models.SamShape | None]:
         inspect_file(path / "synthgen.json", path)
         card = models.read_card(path)
         if card.sam is None or card.weights is None:
-            takes = "takes a folder whose `synthgen.json` has `sam` (dimensions) and `weights` (file name)"
-            raise BackendError(f"{path} has no card of a SAM; {takes}, or an official checkpoint")
+            takes = (
+                "takes a folder of transformers, one whose `synthgen.json` has `sam` (dimensions) and `weights` (file "
+            )
+            raise BackendError(f"{path} has no card of a SAM; {takes}name), or an official checkpoint")
         if Path(card.weights).name != card.weights or not (path / card.weights).is_file():
             raise BackendError(f"{path}: its card's weights are {shown(card.weights)}; takes the name of a file there")
         shape, file = card.sam, path / card.weights
         inspect_file(file, path)
-    if file.suffix not in {".pth", ".safetensors"}:
-        raise BackendError(f"{file} is no SAM checkpoint; takes a .pth or .safetensors file")
+    if file.suffix not in {".pth", ".pt", ".safetensors"}:
+        raise BackendError(f"{file} is no SAM checkpoint; takes a .pth, .pt or .safetensors file")
     return file, shape
 
 

@@ -5,37 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthgen import devices, models
+from synthgen.models.sam import families
 from synthgen.models.sam.checkpoint import load
+from synthgen.models.sam.network import Answer, Embedded, Network
+from synthgen.models.sam.official import Official
 
 STABILITY_OFFSET = 1.0  # logits; `stability_score_offset` of SamAutomaticMaskGenerator
 # Prompts in one decoder call: the `points_per_batch` of SamAutomaticMaskGenerator, which bounds the memory; on CPUs as
 # many as fit into their caches.
 PROMPTS_AT_ONCE, ON_CPU = 64, 16
-
-
-@dataclass(frozen=True, slots=True)
-class Embedded:
-    """An image as SAM sees it. `features`: tensor (1, C, h, w); sizes are (height, width) px, `input_size` in the
-    model's frame."""
-
-    features: Any
-    input_size: tuple[int, int]
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """Masks for each of N prompts, M = 1 or 3: `logits` tensor (N, M, h, w), at a quarter of the model's side, with the
-    model's padding; `predicted_iou` tensor (N, M)."""
-
-    logits: Any
-    predicted_iou: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +38,10 @@ class Masks:
 
 
 class SamModel:
-    """A loaded SAM."""
+    """A loaded SAM of any library."""
 
-    def __init__(self, sam: Any) -> None:
-        self.sam = sam
+    def __init__(self, network: Network) -> None:
+        self.network = network
 
     @classmethod
     def of(cls, model: str, revision: str | None, device: str, torch_dtype: str) -> SamModel:
@@ -69,32 +54,24 @@ class SamModel:
         path = models.find_model(model, "sam", revision)
         where = devices.torch_device(device)
         dtype = devices.torch_dtype(torch_dtype, where)
-        return devices.resident(("sam", path, where, dtype), lambda: cls(load(path, where, dtype)))
+        return devices.resident(("sam", path, where, dtype), lambda: cls(_network(path, where, dtype)))
 
     @property
     def side(self) -> int:
-        """px of the square that images are scaled into."""
-        return int(self.sam.image_encoder.img_size)
+        """px of the square that logits are scaled to: see `Network`."""
+        return self.network.side
+
+    @property
+    def mask_threshold(self) -> float:
+        return self.network.mask_threshold
 
     @property
     def prompts_at_once(self) -> int:
-        return ON_CPU if self.sam.device.type == "cpu" else PROMPTS_AT_ONCE
+        return ON_CPU if self.network.device.type == "cpu" else PROMPTS_AT_ONCE
 
     def embed(self, images: Sequence[NDArray[np.uint8]]) -> list[Embedded]:
         """Images uint8 (H, W, 3), RGB, of any sizes, in one batch."""
-        import torch
-        from segment_anything.utils.transforms import ResizeLongestSide
-
-        sam, resize = self.sam, ResizeLongestSide(self.side)
-        dtype = sam.image_encoder.patch_embed.proj.weight.dtype
-        with torch.inference_mode():
-            resized = [torch.as_tensor(resize.apply_image(im), device=sam.device).permute(2, 0, 1) for im in images]
-            padded = torch.stack([sam.preprocess(pixels) for pixels in resized])  # (B, 3, side, side)
-            features = sam.image_encoder(padded.to(dtype)).float()
-        return [
-            Embedded(f[None], (pixels.shape[1], pixels.shape[2]), (image.shape[0], image.shape[1]))
-            for f, pixels, image in zip(features, resized, images, strict=True)
-        ]
+        return self.network.embed(images)
 
     def by_boxes(
         self, embedded: Sequence[Embedded], boxes: Sequence[NDArray[np.float32]]
@@ -103,12 +80,13 @@ class SamModel:
         position, a mask for each box, and the masks' predicted IoU, (n,). The boxes of several images go through the
         decoder together."""
         owner = np.repeat(np.arange(len(boxes)), [len(of_image) for of_image in boxes])
-        framed = [self._in_frame(e, of_image.reshape(-1, 2, 2)) for e, of_image in zip(embedded, boxes, strict=True)]
+        frame = self.network.in_frame
+        framed = [frame(e, of_image.reshape(-1, 2, 2)) for e, of_image in zip(embedded, boxes, strict=True)]
         corners = np.concatenate([np.zeros((0, 2, 2), np.float32), *framed]).reshape(-1, 4)
         for start in range(0, len(owner), self.prompts_at_once):
             part = owner[start : start + self.prompts_at_once]
             asked = corners[start : start + self.prompts_at_once]
-            answer = self._ask([embedded[i] for i in part], asked, None, multimask=False)
+            answer = self.network.ask([embedded[i] for i in part], asked, None, multimask=False)
             for i in np.unique(part).tolist():
                 own = slice(int(part.searchsorted(i)), int(part.searchsorted(i, "right")))
                 yield i, self.masks(embedded[i], answer.logits[own, 0]), answer.predicted_iou[own, 0].cpu().numpy()
@@ -116,15 +94,16 @@ class SamModel:
     def by_points(self, embedded: Embedded, points: NDArray[np.float32], *, multimask: bool = False) -> Answer:
         """Foreground points (N, 2), (x, y) px of the image, in one decoder call -> a mask for each, or with `multimask`
         three: an object, a part of it, and a part of that part."""
-        return self._ask([embedded] * len(points), None, self._in_frame(embedded, points[:, None]), multimask=multimask)
+        framed = self.network.in_frame(embedded, points[:, None])
+        return self.network.ask([embedded] * len(points), None, framed, multimask=multimask)
 
     def masks(self, embedded: Embedded, logits: Any) -> Masks:
-        """Logits of an answer, (N, h, w) -> masks. As `Sam.postprocess_masks` scales them, which is linear along each
-        side; but only where any of them can be over the lower threshold: no row is greater than what the greatest
+        """Logits of an answer, (N, h, w) -> masks. As upstream's `postprocess_masks` scales them, which is linear along
+        each side; but only where any of them can be over the lower threshold: no row is greater than what the greatest
         logits of the rows are scaled to, and no column."""
         import torch
 
-        threshold, device = self.sam.mask_threshold, logits.device
+        threshold, device = self.mask_threshold, logits.device
         masks, stability = np.zeros((len(logits), *embedded.size), bool), np.zeros(len(logits), np.float32)
         with torch.inference_mode():
             rows, columns = (
@@ -143,50 +122,16 @@ class SamModel:
                 masks[n, y, x] = (found > threshold).cpu().numpy()
         return Masks(masks, stability)
 
-    def _in_frame(self, embedded: Embedded, points: NDArray[np.float32]) -> NDArray[np.float32]:
-        from segment_anything.utils.transforms import ResizeLongestSide
 
-        scaled = ResizeLongestSide(self.side).apply_coords(points, embedded.size)
-        return np.asarray(scaled, np.float32)
-
-    def _ask(
-        self,
-        embedded: Sequence[Embedded],
-        boxes: NDArray[np.float32] | None,
-        points: NDArray[np.float32] | None,
-        *,
-        multimask: bool,
-    ) -> Answer:
-        """Does the work of `SamPredictor.predict_torch` for prompts of different images, and does not scale the masks
-        to the images. `embedded`: the image of each prompt."""
-        import torch
-
-        sam = self.sam
-        with torch.inference_mode():
-            clicked = corners = None
-            if points is not None:
-                ones = torch.ones(len(points), 1, device=sam.device)
-                clicked = (torch.as_tensor(points, device=sam.device), ones)
-            if boxes is not None:
-                corners = torch.as_tensor(boxes, device=sam.device)
-            sparse, dense = sam.prompt_encoder(points=clicked, boxes=corners, masks=None)
-            features = torch.cat([e.features for e in embedded])
-            # The decoder takes one image and adds its features to each prompt's dense embedding. So the features of the
-            # prompts' images are in the dense embeddings, and the image is zero.
-            logits, iou = sam.mask_decoder(
-                image_embeddings=torch.zeros_like(features[:1]),
-                image_pe=sam.prompt_encoder.get_dense_pe(),
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=features + dense,
-                multimask_output=multimask,
-            )
-        return Answer(logits, iou)
+def _network(path: Path, device: Any, dtype: Any) -> Network:
+    is_family = families.is_family(path)
+    return families.load(path, device, dtype) if is_family else Official(load(path, device, dtype))
 
 
 @lru_cache(maxsize=64)  # images may be of many sizes
 def _scaling(small: int, side: int, framed: int, size: int, device: Any) -> Any:
-    """What `Sam.postprocess_masks` does along one side, as a matrix (size, small): from logits to the model's side, of
-    which `framed` px are image, and to `size` px."""
+    """What upstream's `postprocess_masks` does along one side, as a matrix (size, small): from logits to the model's
+    side, of which `framed` px are image, and to `size` px."""
     import torch
     from torch.nn.functional import interpolate
 
