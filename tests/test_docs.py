@@ -135,7 +135,7 @@ def test_the_reference_of_specs_has_every_key_with_its_description() -> None:
             if name != "use":
                 assert words == " ".join((field.description or "").split()), (title, name)
                 assert default.startswith("`") or (default == "needed" and field.is_required()), (title, name)
-    assert cells(sections["generator `diffusion`"])[9][1:3] == ["whole number, 1 to 1,000", "`20`"]
+    assert cells(sections["generator `diffusion`"])[9][1:3] == ["whole number, 1 to 1,000 or `null`", "`null`"]
 
 
 def cells(text: str) -> list[list[str]]:

@@ -12,6 +12,8 @@ from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, listed, nearest
 from synthgen.generators._diffusion_config import OURS, SCHEDULERS, Config
 from synthgen.models import read_card, read_json
+from synthgen.models.families import family, guidance, is_known, pipeline_class, sides_multiple
+from synthgen.models.families import settings as part_settings
 from synthgen.models.signatures import parameters
 from synthgen.models.tokens import Counter, counter
 from synthgen.types import Category
@@ -21,14 +23,8 @@ ADAPTER_PIPELINES = {
     "StableDiffusionPipeline": "StableDiffusionAdapterPipeline",
     "StableDiffusionXLPipeline": "StableDiffusionXLAdapterPipeline",
 }
-# Pipelines that put 2 x 2 latents into a token. Their sizes are multiples of two latents' pixels (in their sources
-# `vae_scale_factor * 2`), or of 16. They round other sizes, or refuse them when the first batch is made.
-PAIRED = (
-    "Flux", "QwenImage", "Chroma", "Bria", "OvisImage", "HunyuanDiT", "HiDreamImage", "LongCatImage", "Lumina2",
-    "ZImage", "StableDiffusion3", "AuraFlow", "CogView4", "GlmImage", "ErnieImage",
-)  # fmt: skip
-# Pipelines that are guided if `guidance_scale` is above 0; others are guided only if it is above 1.
-GUIDED_ABOVE_0 = ("ZImage", "Krea2")
+NEEDED = ("prompt", "height", "width", "num_inference_steps", "generator")  # arguments of every call
+FAR = 4  # a number that differs from a recommended one by this factor is remarked upon
 TOLD = 20  # of the names and words that a model does not know
 
 
@@ -41,10 +37,14 @@ class Checks:
 
     def __init__(self, config: Config, path: Path, categories: Sequence[Category], request: Request) -> None:
         self.config, self.path, self.categories, self.request = config, path, categories, request
+        self.row = family(pipeline_class(path))
+        self.settings = config.settings(self.row)
 
     def problems(self) -> list[Problem]:
         """Values of the spec that the pipeline does not take."""
         card, request = read_card(self.path), self.request
+        if self.row.refused:
+            return [Problem(".model", f"is a {self.row.pipeline}, which cannot be used here: {self.row.refused}")]
         problems = [*self._size(), *self._options(), *(p for p, is_cut in self._prompts() if is_cut)]
         sizes = card.sizes
         if sizes is not None and (request.height, request.width) not in sizes:
@@ -68,30 +68,45 @@ class Checks:
         return problems
 
     def advice(self) -> list[Problem]:
-        """Prompts that the pipeline takes and cuts."""
-        return [problem for problem, is_cut in self._prompts() if not is_cut]
+        """What the pipeline takes and was not made for, and prompts that it cuts."""
+        return [*self._unusual(), *(problem for problem, is_cut in self._prompts() if not is_cut)]
+
+    def _unusual(self) -> Iterable[Problem]:
+        row, kind, model = self.row, self.row.pipeline, shown(self.config.model)
+        if not is_known(kind):
+            argument = guidance(row, self.path).argument
+            how = f"guidance_scale goes to its `{argument}`" if argument else "it is called without guidance"
+            yield Problem(".model", f"is a {kind}, which is not among the tested classes: {how}, one image at a time")
+        usual, given = row.recommendation(self.config.model), self.config
+        if row.recommended:
+            best, steps = usual.num_inference_steps, given.num_inference_steps or usual.num_inference_steps
+            if not best / FAR < steps < best * FAR:
+                yield Problem(".num_inference_steps", f"got {steps}; the authors of {model} recommend {best}")
+            if not usual.guidance_scale and guidance(row, self.path).is_on(given.guidance_scale):
+                message = f"got {given.guidance_scale:g}; the authors of {model} recommend none: it was made for that"
+                yield Problem(".guidance_scale", message)
+        pixels = self.request.height * self.request.width
+        if row.side and read_card(self.path).sizes is None and not 1 / FAR < pixels / row.side**2 < FAR:
+            size = f"{self.request.height}x{self.request.width}"
+            yield Problem("height, width", f"got {size}; models of {kind} are made for about {row.side}x{row.side}")
 
     def _size(self) -> Iterable[Problem]:
-        """Whether a pipeline that puts several latents into a token can make this size."""
-        kind = _class_name(self.path)
-        if not _is_one_of(kind, PAIRED):
-            return
-        vae = _config(self.path / "vae")
-        # Each of these pipelines computes its `vae_scale_factor` in this way.
-        halved = vae.get("temperal_downsample") or (vae.get("block_out_channels") or [0] * 4)[1:]
-        multiple = 2 * 2 ** len(halved) if isinstance(halved, list) and len(halved) < 8 else 16
+        """Whether the pipeline can make this size. Some pipelines round others, or refuse them with the first batch."""
+        multiple = sides_multiple(self.row, self.path) if is_known(self.row.pipeline) else None
         for key, value in (("height", self.request.height), ("width", self.request.width)):
-            if value % multiple:
+            if multiple and value % multiple:
                 near = f"{value // multiple * multiple} or {(value // multiple + 1) * multiple}"
-                yield Problem(key, f"got {value}; {kind} makes multiples of {multiple}, such as {near}")
+                yield Problem(key, f"got {value}; {self.row.pipeline} makes multiples of {multiple}, such as {near}")
 
     def _options(self) -> Iterable[Problem]:
         """Options that the pipeline's class does not take, or that have no effect on it."""
-        config, kind = self.config, _class_name(self.path)
+        kind = self.row.pipeline
         if self.request.has_layout:
             kind = ADAPTER_PIPELINES.get(kind, kind)
         if (takes := parameters(kind, "__call__", "pipelines")) is not None:
-            for name in config.call_options:
+            if lacks := [f"`{name}`" for name in NEEDED if name not in takes]:
+                yield Problem(".model", f"is a {kind}, which cannot be used here: its call takes no {listed(lacks)}")
+            for name in self.config.call_options:
                 if name not in takes:
                     known = listed(sorted(takes.keys() - OURS))
                     message = f"{kind} takes no {shown(name)}{nearest(name, takes)}; it takes: {known}"
@@ -100,37 +115,36 @@ class Checks:
         yield from self._scheduler()
 
     def _guidance(self, kind: str, takes: Mapping[str, Any]) -> Iterable[Problem]:
-        scale, field = self.config.guidance_scale, "prompts.negative_prompt"
-        has_negative = bool(self.request.negative_prompt)
-        if has_negative and "negative_prompt" not in takes:
+        row, guided, options = self.row, guidance(self.row, self.path), self.config.call_options
+        scale = options.get(guided.argument or "", self.settings.guidance_scale)
+        if self.config.guidance_scale is not None and guided.argument is None:
+            got = f"got {self.config.guidance_scale:g}, which has no effect on {kind}: {guided.reason}; leave it out"
+            yield Problem(".guidance_scale", got)
+        if not self.request.negative_prompt:
+            return
+        field, option = "prompts.negative_prompt", row.option_cfg if guided.argument != row.option_cfg else None
+        if "negative_prompt" not in takes or not row.negative:
             yield Problem(field, f"{kind} takes none; leave it out")
-        elif "true_cfg_scale" in takes:
-            true_scale = self.config.call_options.get("true_cfg_scale", takes["true_cfg_scale"])
-            is_on = isinstance(true_scale, int | float) and true_scale > 1
-            mend = "set generator.call_options: {true_cfg_scale: 4}"
-            if has_negative and not is_on:
-                yield Problem(
-                    field, f"has no effect on {kind} unless `true_cfg_scale` is above 1; {mend}, or leave it out"
-                )
-            if is_on and not has_negative and scale > 1 and not _denoiser(self.path).get("guidance_embeds"):
-                yield Problem(
-                    ".guidance_scale",
-                    f"got {scale:g}, which has no effect on {kind}: it is guided by call_options.true_cfg_scale, and "
-                    'only with a negative prompt. Set prompts.negative_prompt (" " will do), or guidance_scale: 1 for '
-                    "unguided images",
-                )
-        elif has_negative and "guidance_scale" in takes:
-            least = 0 if _is_one_of(kind, GUIDED_ABOVE_0) else 1
-            if scale <= least:
-                yield Problem(
-                    field,
-                    f"has no effect at generator.guidance_scale {scale:g}; set one above {least}, or leave it out",
-                )
-            elif _denoiser(self.path).get("time_cond_proj_dim") is not None:
-                yield Problem(field, "has no effect on this model, which was distilled with its guidance; leave it out")
+        elif guided.is_on(scale):
+            return
+        elif option:
+            other = options.get(option, takes.get(option))
+            if not (isinstance(other, int | float) and other > 1) or option not in options:
+                mend = f"set generator.call_options: {{{option}: 4}}"
+                yield Problem(field, f"has no effect on {kind} unless `{option}` is above 1; {mend}, or leave it out")
+        elif guided.above is None:
+            yield Problem(field, "has no effect on this model, which was distilled with its guidance; leave it out")
+        else:
+            at = "" if scale is None else f" {scale:g}"
+            message = f"has no effect at generator.guidance_scale{at}; set one above {guided.above:g}, or leave it out"
+            yield Problem(field, message)
 
     def _scheduler(self) -> Iterable[Problem]:
         config = self.config
+        if not self.row.scheduler and (config.scheduler or config.scheduler_options):
+            key = ".scheduler" if config.scheduler else ".scheduler_options"
+            yield Problem(key, f"{self.row.pipeline} computes with its own scheduler only; leave it out")
+            return
         try:
             own = str(read_json(self.path / "scheduler" / "scheduler_config.json").get("_class_name", ""))
         except (OSError, ValueError):
@@ -141,14 +155,22 @@ class Checks:
             if name not in takes:  # type: ignore[operator]
                 message = f"{kind} takes no {shown(name)}{nearest(name, takes or ())}; it takes: {listed(takes or ())}"
                 yield Problem(".scheduler_options", plain(message, 600))
+        sets = parameters(kind, "set_timesteps", "schedulers") if config.scheduler else None
+        if lacks := [name for name in self.row.timesteps if sets is not None and name not in sets]:
+            message = f"got {kind}, which cannot be set to the {listed(lacks)} that {self.row.pipeline} computes"
+            yield Problem(".scheduler", f"{message}; leave it out")
+            return
         if not (config.scheduler and own):
             return
-        flows = own.startswith("FlowMatch")
-        chosen = config.scheduler.startswith("FlowMatch") or bool(config.scheduler_options.get("use_flow_sigmas"))
+        flows, options = own.startswith("FlowMatch"), config.scheduler_options
+        by_options = options.get("use_flow_sigmas") and options.get("prediction_type") == "flow_prediction"
+        chosen = config.scheduler.startswith("FlowMatch") or bool(by_options)
         if flows != chosen:
             same = [name for name in SCHEDULERS if name.startswith("FlowMatch") == flows]
             what = "by flow matching" if flows else "noise, and not by flow matching"
             message = f"got {config.scheduler}, and the model was trained to denoise {what}; takes: {listed(same)}"
+            if flows and "use_flow_sigmas" in (takes or ()):
+                message += ", or scheduler_options: {use_flow_sigmas: true, prediction_type: flow_prediction}"
             yield Problem(".scheduler", message)
 
     def _prompts(self) -> Iterable[tuple[Problem, bool]]:
@@ -177,12 +199,12 @@ class Checks:
         no limit."""
         most = self.config.call_options.get("max_sequence_length")
         if most is None:
-            most = (parameters(_class_name(self.path), "__call__", "pipelines") or {}).get("max_sequence_length")
+            most = (parameters(self.row.pipeline, "__call__", "pipelines") or {}).get("max_sequence_length")
         readers = []
         for folder in sorted(self.path.glob("tokenizer*")):
             encoder = self.path / folder.name.replace("tokenizer", "text_encoder")
-            is_clip = "max_position_embeddings" in _config(encoder) and "CLIP" in str(
-                _config(encoder).get("architectures")
+            is_clip = "max_position_embeddings" in part_settings(encoder) and "CLIP" in str(
+                part_settings(encoder).get("architectures")
             )
             reader = counter(folder, encoder)
             if reader is None:
@@ -204,25 +226,3 @@ class Checks:
             yield Problem(field, plain(message, 800), subject=name)
         if more := names[TOLD:]:
             yield Problem(field, f"got {len(more):,} more that {model} does not know")
-
-
-def _class_name(path: Path) -> str:
-    """The pipeline's class, from the folder's index."""
-    return str(read_json(path / "model_index.json")["_class_name"])
-
-
-def _is_one_of(kind: str, names: Iterable[str]) -> bool:
-    """Whether a class is a pipeline of one of these names or of a variant of it, such as `FluxKontextPipeline`."""
-    return any(kind.startswith(name) and kind.endswith("Pipeline") for name in names)
-
-
-def _config(component: Path) -> dict[str, Any]:
-    """A part's settings; empty if they cannot be read."""
-    try:
-        return read_json(component / "config.json")
-    except (OSError, ValueError):
-        return {}
-
-
-def _denoiser(path: Path) -> dict[str, Any]:
-    return _config(path / "transformer") or _config(path / "unet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -9,6 +10,7 @@ from pydantic import Field, field_validator
 from synthgen import devices
 from synthgen.backends import ModelConfig
 from synthgen.errors import listed, nearest
+from synthgen.models.families.family import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Family
 
 # Class names in diffusers that need no further package; a test compares them with the library.
 SCHEDULERS = (
@@ -34,7 +36,20 @@ OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "
         "output_type", "return_dict", "num_images_per_prompt"}  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Options with the family's recommendations in place of what the spec leaves open. `guidance_scale`: None if the
+    class is called without one."""
+
+    num_inference_steps: int
+    guidance_scale: float | None
+    call_options: dict[str, Any]
+    device: str
+
+
 class Config(ModelConfig):
+    """Options of the `diffusion` generator."""
+
     execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"variant", "compile", "offload"}
 
     variant: str | None = Field(None, description="The variant of the weight files, such as `fp16`.")
@@ -42,11 +57,19 @@ class Config(ModelConfig):
     scheduler_options: dict[str, Any] = Field(
         {}, description="Options of the scheduler, such as `use_karras_sigmas: true`."
     )
-    num_inference_steps: int = Field(
-        20, ge=1, le=1000, description="Denoising steps: more are slower and give finer images."
+    num_inference_steps: int | None = Field(
+        None,
+        ge=1,
+        le=1000,
+        description="Denoising steps: more are slower and give finer images. "
+        "Default: what the model's authors recommend, or 20.",
     )
-    guidance_scale: float = Field(
-        3.0, ge=0, le=100, description="How closely the image follows the prompt; 1 is unguided."
+    guidance_scale: float | None = Field(
+        None,
+        ge=0,
+        le=100,
+        description="How closely the image follows the prompt; 1 is unguided. "
+        "Default: what the model's authors recommend, or 3.",
     )
     call_options: dict[str, Any] = Field(
         {}, description="Further arguments of the pipeline's call, by their names in diffusers."
@@ -77,7 +100,28 @@ class Config(ModelConfig):
             raise ValueError(f"{listed(taken)} cannot stand here: keys of the spec or of the generator say it")
         return value
 
+    def fingerprint(self) -> dict[str, Any]:
+        """See `synthgen.backends.Config`. Steps and guidance that a family recommends stand in the model's identity."""
+        given = super().fingerprint()
+        usual = {"num_inference_steps": NUM_INFERENCE_STEPS, "guidance_scale": GUIDANCE_SCALE}
+        return given | {name: value for name, value in usual.items() if given[name] is None}
+
     def environment(self) -> dict[str, Any]:
         """Everything besides the spec that pixels depend on; see `devices.environment`."""
         compiled = devices.compiles(self.compile, devices.torch_device(self.device))
         return {**super().environment(), "compiled": compiled}
+
+    def settings(self, row: Family) -> Settings:
+        """`row`: of the pipeline's class."""
+        usual = row.recommendation(self.model)
+        steps = usual.num_inference_steps if self.num_inference_steps is None else self.num_inference_steps
+        scale = usual.guidance_scale if self.guidance_scale is None else self.guidance_scale
+        return Settings(steps, scale, self.call_options, self.device)
+
+    def recommended(self, row: Family) -> str:
+        """Names the steps and the guidance that come from the row, for the identity of a model; "" if none do."""
+        if not row.recommended:
+            return ""
+        settings = self.settings(row)
+        names = [n for n in ("num_inference_steps", "guidance_scale") if getattr(self, n) is None]
+        return "".join(f" {name}={getattr(settings, name)}" for name in names)

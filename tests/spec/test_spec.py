@@ -291,7 +291,7 @@ FORMS: list[tuple[str, Any, Any]] = [
     ("prompts.templates", "{objects}", [{"text": "{objects}", "weight": 1}]),
     ("prompts.templates", ["{objects}"], [{"text": "{objects}"}]),
     ("grounder", "layout", {"use": "layout"}),
-    ("generator", None, {"use": "diffusion", "model": "mini", "num_inference_steps": 20}),
+    ("generator", None, {"use": "diffusion", "model": "mini", "num_inference_steps": None}),
     ("segmenter", {"batch_size": 4}, {"use": "sam", "batch_size": 4}),
     ("filters", {"stability": None}, {"stability": {"use": "stability", "min": 0.5, "on_fail": "reject"}}),
     ("exporters", {"coco": {}}, {"coco": {"use": "coco", "segmentation": "rle"}}),

@@ -1,0 +1,108 @@
+"""What a row of the table of families says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+# Steps and guidance of a spec that gives none, with a class whose row recommends none.
+NUM_INFERENCE_STEPS, GUIDANCE_SCALE = 20, 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What the authors of a model recommend. `word`: a part of the model's name, in lower case, that tells it from
+    other models of its class, such as `turbo`; "": of every other model of the class."""
+
+    num_inference_steps: int
+    guidance_scale: float | None
+    word: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A row: a pipeline class.
+
+    `guidance_scale` of a spec is either the scale of classifier-free guidance, for which the denoiser runs twice a step
+    (arXiv 2207.12598), or a number that a distilled denoiser takes as an input. The row says which argument is which.
+
+    Attributes:
+        pipeline: the class.
+        cfg: the argument of its call with the scale of classifier-free guidance; None: the spec's scale never turns
+            such guidance on.
+        above: guidance is on for greater scales.
+        embedded: the argument that the denoiser takes as an input; None: there is none.
+        embedded_if: the key of the denoiser's settings that must be set for that; "": it always is.
+        distilled_if: the key of the pipeline's index that, if true, says that the scale has no effect.
+        with_scale: further arguments that must go with a scale.
+        option_cfg: an argument with the scale of classifier-free guidance besides `embedded`, for `call_options`. It
+            needs a negative prompt.
+        empty_negative: the negative prompt that is given where guidance needs one and the spec has none.
+        negative: False: the class ignores a negative prompt although its call takes one.
+        recommended: steps and guidance, the one without a word last.
+        side: height and width in px that the models were trained for; None: several, or unknown.
+        multiple: the sides of an image are multiples of this, in px; None: of the side of a latent, which the
+            autoencoder's settings tell.
+        paired: 2 x 2 latents are a token: sides are multiples of two latents' sides.
+        scheduler: False: the class computes with its own scheduler only.
+        timesteps: the arguments with which its call sets a scheduler's timesteps, besides their number. Other
+            schedulers can be used if they take these.
+        singles: why each image is made in a call of its own; "": a call takes a batch, and companions do not change an
+            image beyond rounding.
+        global_seed: the class also draws random numbers from torch's global generator, which is then seeded with the
+            image's seed.
+        arguments: further arguments of every call, such as ones that keep a prompt as it is given.
+        output: the form of results that is asked for: tensors, or arrays where a class gives no tensors in [0, 1].
+        channels: 4 if images have an alpha channel.
+        refused: why the class cannot be used; "": it can.
+    """
+
+    pipeline: str
+    cfg: str | None = "guidance_scale"
+    above: float = 1.0
+    embedded: str | None = None
+    embedded_if: str = ""
+    distilled_if: str = ""
+    with_scale: Mapping[str, Any] = field(default_factory=dict)
+    option_cfg: str | None = None
+    empty_negative: str | None = None
+    negative: bool = True
+    recommended: tuple[Recommendation, ...] = ()
+    side: int | None = None
+    multiple: int | None = None
+    paired: bool = False
+    scheduler: bool = True
+    timesteps: tuple[str, ...] = ()
+    singles: str = ""
+    global_seed: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    output: Literal["pt", "np"] = "pt"
+    channels: int = 3
+    refused: str = ""
+
+    def recommendation(self, model: str) -> Recommendation:
+        """For a model of this name; the toolkit's own numbers where the row has none."""
+        name = Path(model).name.lower()
+        own = (r for r in self.recommended if r.word in name)
+        return next(own, Recommendation(NUM_INFERENCE_STEPS, GUIDANCE_SCALE))
+
+
+@dataclass(frozen=True, slots=True)
+class Guidance:
+    """What `guidance_scale` of a spec does to one model.
+
+    Attributes:
+        argument: of the pipeline's call; None: the scale has no effect on this model.
+        above: classifier-free guidance is on for greater scales; None: never by this scale.
+        reason: why it has no effect.
+    """
+
+    argument: str | None
+    above: float | None = None
+    reason: str = ""
+
+    def is_on(self, scale: float | None) -> bool:
+        """Whether classifier-free guidance is on at this scale."""
+        return self.argument is not None and self.above is not None and scale is not None and scale > self.above

@@ -1,0 +1,200 @@
+"""Each class of the table of families, as a tiny model of the zoo: equal to upstream's own call, and no option of the
+spec is dropped without a word. What is measured here is compared with docs/families.json, from which the table in the
+documentation is made. `python tests/generators/test_families.py [NAME...]` writes that file anew, for the animals of
+these names or for all."""
+
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from zoo import ZOO, Animal
+
+from synthgen import devices
+from synthgen.backends import Request
+from synthgen.generators import diffusion
+from synthgen.models import families
+from synthgen.models.families.table import FAMILIES
+from synthgen.types import Category, Job, PromptForm
+
+CAPABILITIES = Path(__file__).parents[2] / "docs" / "families.json"
+CATEGORIES = (Category(1, "cup"),)
+# Companions in a batch change the order in which numbers are added up, so the last bits differ.
+ROUNDING = 2
+
+
+@pytest.fixture(autouse=True)
+def forget() -> Iterator[None]:
+    yield
+    devices.forget(devices.loaded())
+
+
+@pytest.fixture(scope="session")
+def saved(tmp_path_factory) -> Callable[[str], Path]:
+    """Name in the zoo -> the folder of its tiny model."""
+    root = tmp_path_factory.mktemp("zoo")
+    return lambda name: folder if (folder := root / name).exists() else ZOO[name].save(folder)
+
+
+def jobs_of(animal: Animal, negative: str = "", height: int = 0, width: int = 0) -> list[Job]:
+    side = animal.side
+    return [
+        Job(i + 1, 1, 1, i, "f", "train", prompt, negative, {}, (), None, 1000 + i, height or side, width or side)
+        for i, prompt in enumerate(animal.prompts)
+    ]
+
+
+class Keeper:
+    """Runs one animal through the `diffusion` generator. A folder is loaded once."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name, self.animal, self.folder = name, ZOO[name], folder
+        self.row = families.family(self.animal.pipeline)
+        self.loaded: Any = None
+
+    def backend(self, **options: Any) -> diffusion.Backend:
+        animal = self.animal
+        given = {"num_inference_steps": animal.steps, "torch_dtype": "float32", **animal.options, **options}
+        if animal.guidance_scale is not None:
+            given.setdefault("guidance_scale", animal.guidance_scale)
+        config = diffusion.Config(use="diffusion", model=str(self.folder), device="cpu", **given)
+        return diffusion.Backend(config, CATEGORIES)
+
+    def images(self, jobs: list[Job], **options: Any) -> np.ndarray:
+        made = self.backend(**options)
+        if not {"scheduler", "scheduler_options"} & options.keys():
+            # The same weights serve every option of the call.
+            self.loaded = self.loaded or self.backend().pipeline(False)
+            made.pipeline = lambda has_layout: self.loaded
+        images = made.generate(jobs)
+        assert images.shape[:3] == (len(jobs), jobs[0].height, jobs[0].width)
+        return images.astype(int)
+
+    def refused(self, negative: str = "", height: int = 0, width: int = 0, **options: Any) -> set[str]:
+        """The keys of which `check` says that they cannot be used."""
+        forms = tuple(PromptForm(((prompt,),), 1) for prompt in self.animal.prompts)
+        side = self.animal.side
+        request = Request(height or side, width or side, False, frozenset(), forms, negative)
+        return {problem.field for problem in self.backend(**options).check(request)}
+
+
+@pytest.fixture(params=list(ZOO))
+def keeper(request, saved) -> Keeper:
+    return Keeper(request.param, saved(request.param))
+
+
+def upstream(keeper: Keeper, jobs: list[Job]) -> np.ndarray:
+    """diffusers' own call, as its documentation has it: a batch, or one call for each image where the row says so."""
+    index = json.loads((keeper.folder / "model_index.json").read_bytes())
+    absent = {name: None for name, value in index.items() if value == [None, None]}
+    if "XL" in keeper.animal.pipeline:
+        absent["add_watermarker"] = False
+    kind = getattr(diffusers, keeper.animal.pipeline)
+    pipeline = kind.from_pretrained(keeper.folder, local_files_only=True, **absent)
+    pipeline.set_progress_bar_config(disable=True)
+    size = {"height": jobs[0].height, "width": jobs[0].width, "num_inference_steps": keeper.animal.steps}
+
+    def call(prompt: Any, generator: Any) -> list[np.ndarray]:
+        results = pipeline(prompt=prompt, generator=generator, **size, **keeper.animal.call)
+        return [np.asarray(image) for image in results.images]
+
+    generators = [torch.Generator("cpu").manual_seed(j.seed) for j in jobs]
+    if not keeper.row.singles:
+        return np.stack(call([j.prompt for j in jobs], generators)).astype(int)
+    images = []
+    for j, generator in zip(jobs, generators, strict=True):
+        if keeper.row.global_seed:
+            torch.manual_seed(j.seed)
+        images += call(j.prompt, generator)
+    return np.stack(images).astype(int)
+
+
+def differ(a: np.ndarray, b: np.ndarray) -> bool:
+    return bool((a != b).any())
+
+
+def measured(keeper: Keeper) -> dict[str, str]:
+    """What the class does with each option: "" where it is refused."""
+    jobs = jobs_of(keeper.animal)
+    plain = keeper.images(jobs)
+    cells = {"text": "equal to upstream" if (plain[..., :3] == upstream(keeper, jobs)[..., :3]).all() else "differs"}
+    assert (plain[..., :3].reshape(len(plain), -1).std(1) > 2).all(), "a flat picture says nothing"
+
+    # Prompts, seeds and steps change every image.
+    other = [replace(j, prompt=jobs[i - 1].prompt) for i, j in enumerate(jobs)]
+    assert differ(plain[0], keeper.images(other)[0])
+    assert differ(plain[0], keeper.images(jobs[:1], num_inference_steps=keeper.animal.steps + 1)[0])
+    reseeded = keeper.images([replace(jobs[0], seed=7)])
+    alone = keeper.images(jobs[1:2])
+    same = np.abs(alone[0] - plain[1]).max() <= ROUNDING
+    cells["seeds"] = "each image its own" if same and differ(reseeded, plain[:1]) else "do not bind"
+    cells["batch"] = "one at a time" if keeper.row.singles else "together"
+
+    if ".guidance_scale" in keeper.refused(guidance_scale=5.0):
+        cells["guidance"] = ""
+        assert not differ(keeper.images(jobs[:1], guidance_scale=5.0), plain[:1])
+    else:
+        assert differ(keeper.images(jobs[:1], guidance_scale=5.0), keeper.images(jobs[:1], guidance_scale=7.5))
+        cells["guidance"] = str(families.guidance(keeper.row, keeper.folder).argument)
+    negative = jobs_of(keeper.animal, negative=keeper.animal.prompts[2])[:1]
+    if "prompts.negative_prompt" in keeper.refused(negative=keeper.animal.prompts[2]):
+        cells["negative"] = ""
+        options = {"call_options": {keeper.row.option_cfg: 4.0}}
+        if keeper.row.option_cfg and not keeper.refused(negative=keeper.animal.prompts[2], **options):
+            cells["negative"] = f"with call_options.{keeper.row.option_cfg}"
+            assert differ(keeper.images(negative, **options), keeper.images(jobs[:1], **options))
+    else:
+        cells["negative"] = "yes"
+        assert differ(keeper.images(negative), plain[:1])
+
+    multiple = families.sides_multiple(keeper.row, keeper.folder)
+    assert multiple
+    cells["sizes"] = f"multiples of {multiple} px" if keeper.row.multiple else "multiples of latents' sides"
+    if keeper.row.paired and not keeper.row.multiple:
+        cells["sizes"] = "multiples of two latents' sides"
+    side = keeper.animal.side
+    wide = jobs_of(keeper.animal, height=side, width=side + multiple)[:1]
+    assert not keeper.refused(width=side + multiple)
+    assert keeper.images(wide).shape[1:3] == (side, side + multiple)
+    if multiple > 1:
+        assert "width" in keeper.refused(width=side + multiple // 2)
+    return cells
+
+
+def test_is_what_the_table_in_the_documentation_says(keeper):
+    assert not keeper.refused()
+    assert families.is_known(keeper.animal.pipeline)
+    assert measured(keeper) == json.loads(CAPABILITIES.read_text())[keeper.name]
+
+
+def test_every_row_that_is_not_refused_is_in_the_zoo():
+    tested = {animal.pipeline for animal in ZOO.values()}
+    assert {name for name, row in FAMILIES.items() if not row.refused} == tested
+    assert json.loads(CAPABILITIES.read_text()).keys() == ZOO.keys()
+
+
+def test_a_scheduler_is_refused_or_has_its_effect(keeper):
+    """Of each kind one, and the pipeline's own by name."""
+    jobs = jobs_of(keeper.animal)[:1]
+    plain = keeper.images(jobs)
+    for name in ("FlowMatchHeunDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler"):
+        if ".scheduler" not in keeper.refused(scheduler=name):
+            assert (
+                differ(keeper.images(jobs, scheduler=name), plain) or keeper.loaded.scheduler.__class__.__name__ == name
+            )
+
+
+if __name__ == "__main__":
+    cells = json.loads(CAPABILITIES.read_text()) if CAPABILITIES.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in sys.argv[1:] or ZOO:
+            cells[name] = measured(Keeper(name, ZOO[name].save(Path(folder) / name)))
+            devices.forget(devices.loaded())
+    CAPABILITIES.write_text(json.dumps({name: cells[name] for name in sorted(cells)}, indent=1, sort_keys=True) + "\n")
