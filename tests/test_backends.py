@@ -251,6 +251,9 @@ def samples(sample) -> dict[str, Sample]:
     job = replace(sample.job, asked=(), layout=())
     rng = np.random.default_rng(0)
     nothing = Instances.empty(128, 128)
+    # Scores that some grounders give.
+    given = dict.fromkeys(("class_margin",), np.full(len(sample.instances), 0.5, np.float32))
+    sample = replace(sample, instances=replace(sample.instances, scores={**sample.instances.scores, **given}))
     unseen = replace(sample.instances, masks=np.zeros_like(sample.instances.masks))
     return {
         "usual": sample,

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.backends.config import FilterConfig, ThresholdConfig
-from synthgen.backends.stages import Stage
-from synthgen.errors import BackendError, listed
+from synthgen.backends.stages import Request, Stage
+from synthgen.errors import BackendError, Problem, listed
 from synthgen.types import Sample
 
 F = TypeVar("F", bound=FilterConfig)
@@ -90,10 +90,23 @@ class ThresholdFilter(Filter[T]):
 
 
 class ScoreFilter(ThresholdFilter[T]):
-    """A filter whose number is a score that the segmenter, or the grounder, has given an instance."""
+    """A filter whose number is a score that the segmenter, or the grounder, has given an instance.
+
+    Attributes:
+        score: its name.
+        grounder: for a score of the grounder: which grounder gives it, with which options, in words for people.
+    """
 
     scope = "instance"
     score: ClassVar[str]
+    grounder: ClassVar[str] = ""
+
+    def check(self, request: Request) -> Iterable[Problem]:
+        if self.grounder and request.scores is not None and self.score not in request.scores:
+            yield Problem(
+                ".use", f"judges the score {self.score!r}, and this grounder gives none; takes {self.grounder}"
+            )
+        yield from super().check(request)
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (N,).

@@ -18,7 +18,12 @@ from synthgen.types import Category, Grounding, Instances, Job, PromptForm
 @dataclass(frozen=True, slots=True)
 class Request:
     """What a spec will ask of its backends, for `check`: size in px, whether jobs carry layouts, the words of every
-    prompt that can come about, those prompts in pieces, the negative prompt, and the most objects of an image."""
+    prompt that can come about, those prompts in pieces, the negative prompt, and the most objects of an image.
+
+    Attributes:
+        scores: names of the scores that the grounder gives; None if that is not known.
+        judged: names of the scores that filters judge; None if that is not known.
+    """
 
     height: int
     width: int
@@ -27,6 +32,8 @@ class Request:
     prompts: tuple[PromptForm, ...] = ()
     negative_prompt: str = ""
     max_objects: int = 1
+    scores: frozenset[str] | None = None
+    judged: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +131,10 @@ class Generator(Stage[C]):
 
 class Grounder(Stage[C]):
     """Says which object is where."""
+
+    def scores(self) -> frozenset[str] | None:
+        """Names of the scores that it gives; None if that is not known."""
+        return None
 
     @abstractmethod
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:

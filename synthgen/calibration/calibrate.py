@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthgen.backends import Filter, ThresholdFilter, measured
+from synthgen.backends import Filter, ScoreFilter, ThresholdFilter, measured
 from synthgen.calibration.faults import KINDS, Planted
 from synthgen.errors import SpecError
 from synthgen.judging.verdicts import EMPTY
@@ -70,12 +70,15 @@ class Calibration:
 
 
 def checked_stages(spec: DatasetSpec) -> Stages:
-    """The spec's backends. Checks the segmenter and the filters, since a calibration uses no others.
+    """The spec's backends. Checks the segmenter and the filters, since a calibration uses no others; filters of scores
+    of the grounder are left out.
 
     Raises:
         SpecError: they have problems; lists all.
     """
     stages = Stages.of(spec)
+    of_grounder = {n for n, f in stages.filters.items() if isinstance(f, ScoreFilter) and f.grounder}
+    stages = replace(stages, filters={n: f for n, f in stages.filters.items() if n not in of_grounder})
     used = {k: stage for k, stage in stages.named().items() if k == "segmenter" or k.startswith("filters.")}
     if problems := problems_of(used, request_of(spec)):
         raise SpecError(problems)

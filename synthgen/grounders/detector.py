@@ -7,29 +7,29 @@ synonym. Every query has a class id from the start; text that a model decodes ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from synthgen import devices, masks
+from synthgen import devices
 from synthgen.backends import Grounder, Model, ModelConfig, Request
 from synthgen.base.pattern import ONE_GAP
 from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, listed, nearest
 from synthgen.grounders._answers import answers
-from synthgen.grounders._detectors import DEFAULT_THRESHOLD, FAMILIES, Detector, DetectorFiles, Family, load
-from synthgen.models import read_json
-from synthgen.models.tokens import Counter, counter
-from synthgen.types import Category, Grounding, Job
-
-MAX_REPORTED = 20  # queries that one check reports as too long
+from synthgen.grounders._choice import Candidates, Choice, Floats
+from synthgen.grounders._detectors import DEFAULT_THRESHOLD, Detector, DetectorFiles, load
+from synthgen.grounders._queries import Query, queries, query_problems, text_of
+from synthgen.grounders._views import View, views
+from synthgen.types import Grounding, Job
 
 
 class Config(ModelConfig):
     """Options of the open-vocabulary detector."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"tiles", "tile_overlap", "flip", "exclusive"})
 
     model: str = Field(
         "google/owlv2-base-patch16-ensemble",
@@ -59,6 +59,28 @@ class Config(ModelConfig):
         300, ge=1, le=1000, description="The most boxes of an image; the best stay. It bounds the memory of masks."
     )
 
+    tiles: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="For small objects: the detector also looks at this many parts of the image in each direction, "
+        "each on its own. 2 are 4 parts.",
+    )
+    tile_overlap: float = Field(
+        0.2,
+        ge=0,
+        le=0.8,
+        description="How much neighbouring parts overlap, as a share of a part's side. Take more than the largest of "
+        "the small objects.",
+    )
+    flip: bool = Field(False, description="The detector also looks at the mirrored image. It takes twice the time.")
+    exclusive: tuple[Annotated[tuple[str, ...], Field(min_length=2, max_length=100)], ...] = Field(
+        (),
+        max_length=1000,
+        description="Lists of classes that contradict each other, such as [with helmet, without helmet]: an object is "
+        "of one of them only. If one is looked for, all are. The filter `class_margin` judges how sure that is.",
+    )
+
     def fingerprint(self) -> dict[str, Any]:
         # Run folders that are older than the thresholds of families have this number where the spec says none. The
         # identity of the weights names another one.
@@ -66,67 +88,44 @@ class Config(ModelConfig):
         return {**super().fingerprint(), "score_threshold": threshold}
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
-    """A text that the detector looks for, with its class."""
-
-    category_id: int
-    word: str
-
-
 class Backend(Grounder[Config]):
-    """Score: `grounding_score`, the model's probability for the best query of the box's class."""
+    """Scores: `grounding_score`, the model's probability for the best query of the box's class; with `exclusive` also
+    `class_margin`, by how much it is above that of the best class that contradicts it, or 1 if none can."""
 
     def models(self) -> Sequence[Model]:
         return [DetectorFiles(self.config)]
 
+    def scores(self) -> frozenset[str]:
+        return frozenset({"grounding_score", *["class_margin"] * bool(self.config.exclusive)})
+
     def check(self, request: Request) -> Iterable[Problem]:
-        names = [category.name for category in self.categories]
-        for name in self.config.class_thresholds:
-            if name not in names:
-                message = f"no class is called {shown(name)}{nearest(name, names)}; takes: {listed(names)}"
-                yield Problem(".class_thresholds", plain(message, 500))
+        yield from self._unknown_classes()
+        if self.config.exclusive and request.judged is not None and "class_margin" not in request.judged:
+            message = (
+                "needs the filter `class_margin`, which says what becomes of objects whose class is not sure; add "
+            )
+            yield Problem(".exclusive", message + "`class_margin: {min: 0.1, on_fail: reject}` to `filters`")
         files = DetectorFiles(self.config)
         if problems := list(files.problems()):
             yield from problems
         else:
-            path, family = files.path(), FAMILIES[files.inspect()[0]]
-            reader = counter(path, path)
-            if reader is not None:
-                most = family.most_tokens_of(read_json(path / "config.json"))
-                check = self._caption_problems if family.asks == "caption" else self._query_problems
-                yield from check(family, reader, most, request)
+            yield from query_problems(files, self.config.prompt, self.categories, self._excluded(), request)
 
-    def _query_problems(self, family: Family, reader: Counter, most: int, request: Request) -> Iterable[Problem]:
-        """Names and synonyms with more tokens than the model takes."""
-        words = [word for c in self.categories for word in (c.name, *c.synonyms)]
-        tokens = reader.counts([self._text(family, word) for word in words])
-        long = [(word, n) for word, n in zip(words, tokens, strict=True) if n > most]
-        or_prompt = ", or `prompt`" if family.asks == "queries" else ""
-        for word, n in long[:MAX_REPORTED]:
-            message = (
-                f"the query for {shown(word)} has {n} tokens, and {family.name} takes {most}; shorten it{or_prompt}"
-            )
-            yield Problem(".prompt" if or_prompt else "classes", plain(message, 500))
-        if more := long[MAX_REPORTED:]:
-            yield Problem(".prompt", f"the queries for {len(more):,} more have too many tokens")
+    def _unknown_classes(self) -> Iterable[Problem]:
+        names = [category.name for category in self.categories]
+        exclusive = [name for several in self.config.exclusive for name in several]
+        for field, given in ((".class_thresholds", list(self.config.class_thresholds)), (".exclusive", exclusive)):
+            for name in dict.fromkeys(given):
+                if name not in names:
+                    message = f"no class is called {shown(name)}{nearest(name, names)}; takes: {listed(names)}"
+                    yield Problem(field, plain(message, 500))
+        if twice := [name for name in dict.fromkeys(exclusive) if exclusive.count(name) > 1]:
+            yield Problem(".exclusive", plain(f"got {shown(twice[0])} twice; takes each class once", 500))
 
-    def _caption_problems(self, family: Family, reader: Counter, most: int, request: Request) -> Iterable[Problem]:
-        """Names without a word, and too many words for one image: the model takes all texts of an image as one."""
-        lengths: list[int] = []
-        for category in self.categories:
-            texts = [self._text(family, word) for word in (category.name, *category.synonyms)]
-            for text, word in zip(texts, (category.name, *category.synonyms), strict=True):
-                if not text:
-                    yield Problem("classes", f"got {shown(word)}; {family.name} takes a name with a letter or a digit")
-            lengths.append(sum(n - 1 for n in reader.counts(texts)))  # without its two ends, and with its full stop
-        longest = sorted(lengths)[-request.max_objects :] if request.max_objects else []
-        if (tokens := sum(longest) + 2) > most:
-            message = (
-                f"the names and synonyms of {len(longest)} classes, as an image may ask for, have {tokens} tokens, and "
-                f"{family.name} takes {most}; ask for fewer objects an image, or shorten them"
-            )
-            yield Problem("classes", message)
+    def advice(self, request: Request) -> Iterable[Problem]:
+        yield from super().advice(request)
+        if self.config.tiles == 1 and "tile_overlap" not in self.config.untouched():
+            yield Problem(".tile_overlap", "does nothing, since `tiles` is 1; set `tiles: 2`")
 
     def identity(self) -> str:
         """The weights; and the threshold, if the spec leaves it to the family and that has one of its own."""
@@ -142,55 +141,59 @@ class Backend(Grounder[Config]):
         Raises:
             BackendError: the model cannot be loaded, or a job asks for more words than the model takes.
         """
-        asked = [queries(job, self.categories) for job in jobs]
-        groundings = [_grounding([], [], []) for _ in jobs]
-        for batch in _batches(images, asked, self.config.batch_size):
+        asked = [queries(job, self.categories, self._excluded()) for job in jobs]
+        threshold = DEFAULT_THRESHOLD
+        found: list[list[tuple[View, Floats, Floats]]] = [[] for _ in jobs]
+        for batch in _batches(self._seen(images, asked), self.config.batch_size):
             detector = self.load()
-            texts = [[self._text(detector.family, query.word) for query in asked[i]] for i in batch]
-            found = answers(detector, [images[i] for i in batch], texts)
-            for i, (boxes, logits) in zip(batch, found, strict=True):
-                size = images[i].shape[:2]
-                groundings[i] = self.choose(boxes, logits, asked[i], size, detector.family.threshold)
-        return groundings
+            threshold = detector.family.threshold
+            texts = [[text_of(q.word, detector.family, self.config.prompt) for q in asked[i]] for i, _ in batch]
+            answered = answers(detector, [view.picture(images[i]) for i, view in batch], texts)
+            for (i, view), (boxes, logits) in zip(batch, answered, strict=True):
+                found[i].append((view, boxes, logits))
+        return [self.choose(*one, threshold) for one in zip(found, asked, images, strict=True)]
 
-    def _text(self, family: Family, word: str) -> str:
-        """What the model is asked for a name or synonym."""
-        if family.asks == "queries":
-            return self.config.prompt.replace("{}", word)
-        if family.asks == "concepts":
-            return word
-        # Full stops and question marks separate queries: SPECIAL_TOKENS in modeling_grounding_dino.py.
-        return " ".join(word.lower().replace(".", " ").replace("?", " ").split())
+    def _seen(self, images: Sequence[NDArray[np.uint8]], asked: Sequence[Sequence[Query]]) -> list[tuple[int, View]]:
+        """Position of an image, and a part of it that is looked at, for the images that have queries."""
+        options = self.config.tiles, self.config.tile_overlap, self.config.flip
+        return [(i, view) for i, image in enumerate(images) if asked[i] for view in views(image.shape[:2], *options)]
 
     def choose(
         self,
-        boxes: NDArray[np.float32],
-        logits: NDArray[np.float32],
+        found: Sequence[tuple[View, Floats, Floats]],
         asked: Sequence[Query],
-        size: tuple[int, int],
+        image: NDArray[np.uint8],
         threshold: float = DEFAULT_THRESHOLD,
     ) -> Grounding:
-        """Boxes (P, 4) px with the logit of every query (P, Q) -> the boxes that are kept, each with its best class.
+        """Boxes (P, 4) px of each view, with the logit of every query (P, Q) -> the boxes that are kept, each with its
+        best class.
 
         Args:
             threshold: the least score where the spec says none.
         """
-        height, width = size
-        query_ids = np.array([query.category_id for query in asked], np.int64)
-        # Classes and boxes are compared by logits, since several probabilities can round to 1.
-        category_id, logit = query_ids[logits.argmax(1)], logits.max(1)
-        score = np.exp(-np.logaddexp(0, -logit.astype(np.float64))).astype(np.float32)  # sigmoid, without overflow
-        if self.config.score_threshold is not None:
-            threshold = self.config.score_threshold
-        of_class = {c.id: self.config.class_thresholds.get(c.name, threshold) for c in self.categories}
-        least = np.array([of_class[i] for i in category_id.tolist()], np.float32)
-        boxes = np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
-        inside = (boxes[:, 2:] - boxes[:, :2] >= 1).all(1)  # at least a pixel, and not wholly in OWLv2's padding
-        kept = ((score > least) & inside).nonzero()[0]
-        for across, iou in ((False, self.config.nms_iou), (True, self.config.cross_class_nms_iou)):
-            kept = kept[suppress(boxes[kept], logit[kept], category_id[kept], iou, across=across)]
-        kept = kept[: self.config.max_boxes]
-        return _grounding(boxes[kept], category_id[kept], score[kept])
+        if not found:
+            none = np.zeros(0, np.float32)
+            return Grounding(none.reshape(0, 4), np.zeros(0, np.int64), dict.fromkeys(sorted(self.scores()), none))
+        config = self.config
+        if config.score_threshold is not None:
+            threshold = config.score_threshold
+        choice = Choice(
+            {c.id: config.class_thresholds.get(c.name, threshold) for c in self.categories},
+            config.nms_iou,
+            config.cross_class_nms_iou,
+            config.max_boxes,
+            self._exclusive(),
+        )
+        size = image.shape[:2]
+        category_id = np.array([query.category_id for query in asked], np.int64)
+        return Grounding(*choice.of(Candidates.of(found, category_id, size), size))
+
+    def _exclusive(self) -> list[frozenset[int]]:
+        """Sets of ids of classes that contradict each other."""
+        return [frozenset(c.id for c in self.categories if c.name in names) for names in self.config.exclusive]
+
+    def _excluded(self) -> dict[int, frozenset[int]]:
+        return {i: several - {i} for several in self._exclusive() for i in several}
 
     def load(self) -> Detector:
         """The model and its processor; a process loads them once."""
@@ -200,49 +203,11 @@ class Backend(Grounder[Config]):
         return devices.resident(("detector", files.path(), device, dtype), lambda: load(files, device, dtype))
 
 
-def queries(job: Job, categories: Sequence[Category]) -> list[Query]:
-    """The queries of a job's image: the names and synonyms of its classes, each once, in the order of the classes."""
-    chosen = [category for category in categories if category.id in job.asked]
-    return [Query(c.id, word) for c in chosen for word in dict.fromkeys((c.name, *c.synonyms))]
-
-
-def suppress(
-    boxes: NDArray[np.float32],
-    scores: NDArray[np.float32],
-    category_id: NDArray[np.int64],
-    iou: float,
-    *,
-    across: bool,
-) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression of boxes (N, 4), xyxy -> positions that stay, best first; ties in order.
-
-    A box is dropped if it overlaps by more than `iou` with a better box that stays. `across`: only boxes of different
-    classes are compared; otherwise only boxes of one class.
-    """
-    kept: list[int] = []
-    for i in np.argsort(-scores, kind="stable").tolist():
-        rivals = [k for k in kept if (category_id[k] != category_id[i]) == across]
-        if not rivals or masks.box_iou(boxes[i : i + 1], boxes[rivals]).max() <= iou:
-            kept.append(i)
-    return np.array(kept, np.int64)
-
-
-def _grounding(boxes: Any, category_id: Any, scores: Any) -> Grounding:
-    return Grounding(
-        np.asarray(boxes, np.float32).reshape(-1, 4),
-        np.asarray(category_id, np.int64),
-        {"grounding_score": np.asarray(scores, np.float32)},
-    )
-
-
-def _batches(
-    images: Sequence[NDArray[np.uint8]], asked: Sequence[Sequence[Query]], batch_size: int
-) -> Iterator[list[int]]:
-    """Positions of the images that have queries, in batches of at most `batch_size` images of one size: Grounding DINO
-    pads smaller images of a batch, and padding changes the results a little."""
-    sizes: dict[tuple[int, ...], list[int]] = {}
-    for i, image in enumerate(images):
-        if asked[i]:
-            sizes.setdefault(image.shape, []).append(i)
+def _batches(seen: Sequence[tuple[int, View]], batch_size: int) -> Iterator[list[tuple[int, View]]]:
+    """Batches of at most `batch_size` views of one size: Grounding DINO pads smaller images of a batch, and padding
+    changes the results a little."""
+    sizes: dict[tuple[int, int], list[tuple[int, View]]] = {}
+    for i, view in seen:
+        sizes.setdefault(view.shape, []).append((i, view))
     for same in sizes.values():
         yield from (same[start : start + batch_size] for start in range(0, len(same), batch_size))

@@ -23,6 +23,9 @@ class Backend(Grounder[Config]):
     def models(self) -> Sequence[Model]:
         return self._discovery().models()
 
+    def scores(self) -> frozenset[str]:
+        return frozenset({"grounding_score"})
+
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
         """Images uint8 (H, W, 3), RGB -> boxes of the dataset's classes, xyxy px, the surest first.
 

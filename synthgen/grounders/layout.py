@@ -25,6 +25,9 @@ class Backend(Grounder[Config]):
             message = "missing; the `layout` grounder takes its boxes from it; add one, or ground with `use: detector`"
             yield Problem("layout", message)
 
+    def scores(self) -> frozenset[str]:
+        return frozenset()
+
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:
         """One box for each of `job.asked`, in that order; xyxy px, no scores. The images are not used.
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from string import Formatter
 from typing import Any
 
-from synthgen.backends import Request, Stage
+from synthgen.backends import Request, ScoreFilter, Stage
 from synthgen.base.disk import free_bytes, require_writable
 from synthgen.base.files import expand_home
 from synthgen.base.wording import shown
@@ -36,7 +36,7 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
         SpecError: with every problem.
     """
     stages = Stages.of(spec)
-    problems = [*problems_of(stages.named(), request_of(spec)), *_wrong_scopes(stages), *_quotas_too_large(spec)]
+    problems = [*problems_of(stages.named(), _request(spec, stages)), *_wrong_scopes(stages), *_quotas_too_large(spec)]
     problems = problems or _layouts_too_full(spec, stages)
     # This check writes a file into the folder. So it comes last: a spec that is refused otherwise leaves no trace.
     problems = problems or [*_folders_not_writable(out)]
@@ -48,7 +48,7 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
 
 def advice(spec: DatasetSpec, stages: Stages) -> list[Problem]:
     """What a spec may say but probably does not mean, each with its field of the spec."""
-    request = request_of(spec)
+    request = _request(spec, stages)
     notes = [
         _in_spec(key, note)
         for key, stage in stages.named().items()
@@ -59,6 +59,12 @@ def advice(spec: DatasetSpec, stages: Stages) -> list[Problem]:
         words = f"prompts say {with_article(odd[0])!r}; a class takes other words as its `prompt`"
         notes.append(Problem("classes", f"got {shown(odd[0])}{more}, and {words}"))
     return notes
+
+
+def _request(spec: DatasetSpec, stages: Stages) -> Request:
+    """What a spec will ask of its backends, and which scores they give and judge."""
+    judged = frozenset(f.score for f in stages.filters.values() if isinstance(f, ScoreFilter))
+    return replace(request_of(spec), scores=stages.grounder.scores(), judged=judged)
 
 
 def request_of(spec: DatasetSpec) -> Request:

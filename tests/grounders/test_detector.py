@@ -8,7 +8,7 @@ from tiny_detectors import save_grounding_dino
 from synthgen import devices
 from synthgen.backends import Request
 from synthgen.errors import BackendError
-from synthgen.grounders import _answers, _detectors, detector
+from synthgen.grounders import _answers, _choice, _detectors, _queries, _views, detector
 from synthgen.types import Category, Job
 
 CATEGORIES = (Category(1, "cat", ("kitten", "Tom-Cat")), Category(2, "hot dog"), Category(3, "fire truck", ("lorry",)))
@@ -179,10 +179,11 @@ def test_queries_that_a_model_cannot_take(request, fixture, name, message):
 
 
 def choose(boxes, scores, asked=(1, 2, 3), size=(100, 100), **options):
-    asked = detector.queries(job(*asked), CATEGORIES)
+    asked = _queries.queries(job(*asked), CATEGORIES)
     scores = np.clip(np.array(scores), 1e-9, 1 - 1e-9)
     logits = np.log(scores / (1 - scores)).astype(np.float32)
-    return backend("/nowhere", **options).choose(np.array(boxes, np.float32), logits, asked, size)
+    found = [(_views.View(0, 0, size[1], size[0]), np.array(boxes, np.float32), logits)]
+    return backend("/nowhere", **options).choose(found, asked, np.zeros((*size, 3), np.uint8))
 
 
 ONE = [(10, 10, 50, 50)]
@@ -204,7 +205,7 @@ def test_synonyms_are_folded_onto_their_class(scores, category_id, score):
 
 def test_queries_are_names_and_synonyms_of_the_classes_asked_for_each_once():
     categories = (Category(1, "cat", ("cat", "kitten")), Category(2, "dog"), Category(3, "bus"))
-    asked = detector.queries(job(3, 1, 1), categories)
+    asked = _queries.queries(job(3, 1, 1), categories)
     assert [(q.category_id, q.word) for q in asked] == [(1, "cat"), (1, "kitten"), (3, "bus")]
 
 
@@ -247,7 +248,7 @@ BOXES = np.array([(0, 0, 10, 10), (0, 0, 10, 8), (0, 0, 10, 6), (50, 50, 60, 60)
 )
 def test_suppression(scores, category_id, iou, across, kept):
     # IoU 0.8 in float32 is not above 0.8 in float64.
-    result = detector.suppress(
+    result = _choice.suppress(
         BOXES, np.array(scores, np.float32), np.array(category_id), np.float32(iou), across=across
     )
     assert result.tolist() == kept
@@ -256,7 +257,7 @@ def test_suppression(scores, category_id, iou, across, kept):
 def test_suppression_of_nothing():
     none = np.zeros(0, np.int64)
     assert (
-        detector.suppress(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, 0.5, across=True).tolist() == []
+        _choice.suppress(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), none, 0.5, across=True).tolist() == []
     )
 
 
