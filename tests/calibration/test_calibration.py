@@ -618,6 +618,12 @@ def test_only_what_is_used_is_checked():
     calibration.checked_stages(spec_of(generator={"model": "nobody/nothing"}))
 
 
+def test_filters_of_scores_of_the_grounder_are_left_out():
+    """A calibration knows where things are, and has no grounder."""
+    spec = spec_of(filters={"class_margin": None, "box_agreement": None})
+    assert list(calibration.checked_stages(spec).filters) == ["box_agreement"]
+
+
 def full() -> Calibration:
     """One with every kind of fault, and a filter with a long name."""
     area = {kind: 0.5 + i / 14 for i, kind in enumerate(faults.KINDS)}

@@ -28,3 +28,21 @@ def test_a_word_that_only_a_filter_does_not_know_is_a_problem_of_the_filter(
         check(DatasetSpec.parse({**good, "filters": options}), tmp_path)
     (problem,) = error.value.problems
     assert (problem.field, problem.subject) == ("filters.class_agreement.model", "aple")
+
+
+def fields(good: dict[str, Any], tmp_path: Path, **options: Any) -> list[str]:
+    with pytest.raises(SpecError) as error:
+        check(DatasetSpec.parse({**good, **options}), tmp_path)
+    return [problem.field for problem in error.value.problems]
+
+
+def test_a_score_needs_a_grounder_that_gives_it_and_a_filter_that_judges_it(
+    good: dict[str, Any], tmp_path: Path
+) -> None:
+    detector = {"use": "detector", "model": str(tmp_path), "exclusive": [["apple", "tree"]]}
+    margin = {"class_margin": None}
+    assert fields(good, tmp_path, filters=margin) == ["filters.class_margin.use"]
+    assert fields(good, tmp_path, grounder=detector) == ["grounder.exclusive", "grounder.model"]
+    assert fields(good, tmp_path, grounder=detector, filters=margin) == ["grounder.model"]
+    mine = {"mine": {"use": "class_margin"}}
+    assert fields(good, tmp_path, grounder=detector, filters=mine) == ["grounder.model"]
