@@ -126,7 +126,8 @@ class Generator(Stage[C]):
 
     @abstractmethod
     def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
-        """One batch of jobs of one size -> uint8 (B, H, W, 3), RGB. An image's noise comes from `job.seed` alone."""
+        """One batch of jobs of one size -> uint8 (B, H, W, 3), RGB, or (B, H, W, 4), RGBA. An image's noise comes from
+        `job.seed` alone. Labels and measures see the colours without alpha; the image's file keeps both."""
 
 
 class Grounder(Stage[C]):

@@ -225,7 +225,7 @@ def bare_loop(stages: Stages, jobs: Sequence[Job], folder: Path) -> dict[str, fl
     size: int = stages.generator.config.batch_size  # type: ignore[attr-defined]
     for batch in (jobs[i : i + size] for i in range(0, len(jobs), size)):
         with _adding_seconds(spent, "generate"):
-            images = stages.generator.generate(batch)
+            images = np.asarray(stages.generator.generate(batch))[..., :3]  # without an alpha channel
             for job, image in zip(batch, images, strict=True):
                 cv2.imwrite(str(folder / f"{job.id}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         with _adding_seconds(spent, "label"):

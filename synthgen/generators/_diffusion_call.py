@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from synthgen import devices
 from synthgen.errors import BackendError, nearest
 from synthgen.generators._diffusion_config import Settings
+from synthgen.generators._long_prompts import LongPrompts
 from synthgen.models.families.family import Family, Guidance
 from synthgen.types import Job
 
@@ -36,6 +37,7 @@ class Call:
 
     def __init__(self, pipeline: DiffusionPipeline, row: Family, guidance: Guidance, settings: Settings) -> None:
         self.pipeline, self.row, self.guidance, self.settings = pipeline, row, guidance, settings
+        self.long_prompts = LongPrompts(pipeline) if settings.long_prompts else None
         self.takes = inspect.signature(type(pipeline).__call__).parameters
 
     def images(self, jobs: Sequence[Job], layout: torch.Tensor | None = None) -> NDArray[np.uint8]:
@@ -51,10 +53,26 @@ class Call:
         Raises:
             BackendError: the pipeline does not take an argument.
         """
-        if not self.row.singles:
+        groups = self._groups(jobs)
+        if len(groups) == 1:
             return self._batch(jobs, layout)
-        alone = [layout[i : i + 1] if layout is not None else None for i in range(len(jobs))]
-        return np.concatenate([self._batch([job], one) for job, one in zip(jobs, alone, strict=True)])
+        images = [self._batch([jobs[i] for i in g], layout[g] if layout is not None else None) for g in groups]
+        order = np.argsort(np.concatenate(groups))
+        return np.concatenate(images)[order]
+
+    def _groups(self, jobs: Sequence[Job]) -> list[list[int]]:
+        """The positions of jobs that share a call. Companions must not change an image, so prompts share a call only
+        if they are encoded in equal numbers of pieces."""
+        if self.row.singles:
+            return [[i] for i in range(len(jobs))]
+        if self.long_prompts is None:
+            return [list(range(len(jobs)))]
+        pieces = [self._pieces(job) for job in jobs]
+        return [[i for i, n in enumerate(pieces) if n == number] for number in sorted(set(pieces))]
+
+    def _pieces(self, job: Job) -> int:
+        assert self.long_prompts is not None
+        return max(map(self.long_prompts.pieces, (job.prompt, job.negative_prompt)))
 
     def _batch(self, jobs: Sequence[Job], layout: torch.Tensor | None) -> NDArray[np.uint8]:
         import torch
@@ -105,6 +123,11 @@ class Call:
             arguments["negative_prompt"] = many([job.negative_prompt or empty or "" for job in jobs])
         if layout is not None:
             arguments["image"] = layout
+        if self.long_prompts is not None:
+            del arguments["prompt"]
+            negatives = arguments.pop("negative_prompt", [""] * len(jobs))
+            prompts = [job.prompt for job in jobs]
+            arguments |= self.long_prompts.arguments(prompts, negatives, self._pieces(jobs[0]))
         return arguments
 
     def _decode_in_parts(self, pixels: int) -> None:

@@ -112,6 +112,11 @@ class Checks:
                     message = f"{kind} takes no {shown(name)}{nearest(name, takes)}; it takes: {known}"
                     yield Problem(".call_options", plain(message, 600))
             yield from self._guidance(kind, takes)
+            if self.config.long_prompts and not self.row.long_prompts:
+                mend = (
+                    "set call_options: {max_sequence_length: …}" if "max_sequence_length" in takes else "leave it out"
+                )
+                yield Problem(".long_prompts", f"{kind} takes no prompts in pieces; {mend}")
         yield from self._scheduler()
 
     def _guidance(self, kind: str, takes: Mapping[str, Any]) -> Iterable[Problem]:
@@ -176,7 +181,7 @@ class Checks:
     def _prompts(self) -> Iterable[tuple[Problem, bool]]:
         """Prompts that are too long even for the text encoder with the highest limit, each with whether words for
         requested objects are cut."""
-        reader = self._reader()
+        reader = self._reader() if not self.config.long_prompts else None
         if reader is None or reader.limit is None:
             return
         model, limit = shown(self.config.model), reader.limit

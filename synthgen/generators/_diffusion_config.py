@@ -44,6 +44,7 @@ class Settings:
     num_inference_steps: int
     guidance_scale: float | None
     call_options: dict[str, Any]
+    long_prompts: bool
     device: str
 
 
@@ -51,6 +52,8 @@ class Config(ModelConfig):
     """Options of the `diffusion` generator."""
 
     execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"variant", "compile", "offload"}
+
+    added: ClassVar[frozenset[str]] = ModelConfig.added | {"long_prompts"}
 
     variant: str | None = Field(None, description="The variant of the weight files, such as `fp16`.")
     scheduler: str | None = Field(None, description="A scheduler class of diffusers; default: the model's own.")
@@ -73,6 +76,10 @@ class Config(ModelConfig):
     )
     call_options: dict[str, Any] = Field(
         {}, description="Further arguments of the pipeline's call, by their names in diffusers."
+    )
+    long_prompts: bool = Field(
+        False,
+        description="Encodes prompts in pieces of 75 tokens, so that nothing is cut (Stable Diffusion and SDXL).",
     )
     compile: devices.Compile = Field(
         "auto", description="Compiles the model's repeated blocks. `auto`: on CUDA if Triton is installed."
@@ -116,7 +123,7 @@ class Config(ModelConfig):
         usual = row.recommendation(self.model)
         steps = usual.num_inference_steps if self.num_inference_steps is None else self.num_inference_steps
         scale = usual.guidance_scale if self.guidance_scale is None else self.guidance_scale
-        return Settings(steps, scale, self.call_options, self.device)
+        return Settings(steps, scale, self.call_options, self.long_prompts, self.device)
 
     def recommended(self, row: Family) -> str:
         """Names the steps and the guidance that come from the row, for the identity of a model; "" if none do."""

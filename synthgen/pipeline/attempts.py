@@ -78,17 +78,17 @@ class Attempts:
             self.most = (len(batch) + 1) // 2
             self.smaller += 1
             return self._in_smaller(batch, self.most)
-        return images, {i: _Black() for i, image in enumerate(images) if image is not None and not image.any()}
+        return images, {i: _Black() for i, image in enumerate(images) if image is not None and not image[..., :3].any()}
 
     def _shaped(self, batch: Sequence[Job]) -> NDArray[np.uint8]:
-        """The model's images of a batch, uint8 (B, H, W, 3).
+        """The model's images of a batch, uint8 (B, H, W, 3), or (B, H, W, 4) with an alpha channel.
 
         Raises:
             BackendError: their number, size or dtype is wrong. Some models round sizes, and the labels of such images
                 would not fit the jobs.
         """
         images = np.asarray(self.generate(batch))
-        expected = (len(batch), batch[0].height, batch[0].width, 3)
+        expected = (len(batch), batch[0].height, batch[0].width, 4 if images.shape[-1:] == (4,) else 3)
         if images.shape != expected or images.dtype != np.uint8:
             raise BackendError(
                 f"generator: made {images.dtype} images of shape {images.shape}; takes uint8 of shape {expected} "

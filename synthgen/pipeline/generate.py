@@ -83,4 +83,4 @@ def remake_image(build: Build, image_id: int) -> tuple[NDArray[np.uint8], NDArra
         batch = [job for job in batch if job.id == image_id]
     images = build.stages.generator.generate(batch)
     index = [job.id for job in batch].index(image_id)
-    return run.images.read(shard, image_id, mark), images[index]
+    return run.images.read(shard, image_id, mark), images[index][..., :3]

@@ -26,14 +26,16 @@ class Images:
         self._files, self._paths = files, files.paths
 
     def write(self, shard: int, image_id: int, image: NDArray[np.uint8]) -> Path:
-        """Writes uint8 (H, W, 3), RGB, as a PNG. The file is read-only, because exports share it by a hard link.
+        """Writes uint8 (H, W, 3), RGB, or (H, W, 4), RGBA, as a PNG. The file is read-only, because exports
+        share it by a hard link.
 
         Raises:
             RunError: a link leads out of the run folder, see `Files.inside`.
         """
         path = self._paths.image(shard, image_id)
         self._files.inside(path.parent)  # only the parent: the file replaces a link with its name
-        ok, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        swap = cv2.COLOR_RGBA2BGRA if image.shape[-1] == 4 else cv2.COLOR_RGB2BGR
+        ok, encoded = cv2.imencode(".png", cv2.cvtColor(image, swap))
         if not ok:
             raise RunError(f"cannot encode {path.name}: {image.dtype} {image.shape}")
         with self._files.writing(path) as file:
@@ -42,7 +44,7 @@ class Images:
         return path
 
     def read(self, shard: int, image_id: int, checked_by: Mark | None = None) -> NDArray[np.uint8]:
-        """Returns uint8 (H, W, 3), RGB.
+        """Returns uint8 (H, W, 3), RGB, without the alpha channel that the file may have.
 
         Raises:
             RunError: the file is missing or unreadable, or its checksum differs from the mark `checked_by`.

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from builds import Killed, changed
+from PIL import Image
 from runs import images, results
 
 from synthgen.devices import torch_dtype
 from synthgen.errors import RunError
 from synthgen.generators import diffusion
+from synthgen.generators._diffusion_call import over_white
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.generate import remake_image
 from synthgen.pipeline.label import labelled_samples
@@ -116,3 +118,36 @@ def test_a_harmed_image_is_named(copied):
         remake_image(build, 6)
     with pytest.raises(RunError, match="000000000006"):
         list(labelled_samples(build, 1))
+
+
+def test_a_transparent_image_is_kept_and_seen_as_over_white(quick, run_through, tmp_path, monkeypatch):
+    """A generator that gives an alpha channel: the files keep it, and labels, measures and exports see its colours."""
+    spied = diffusion.Backend.generate
+
+    def transparent(self, jobs):
+        made = np.asarray(spied(self, jobs))
+        alpha = np.full((*made.shape[:3], 1), 255, np.uint8)
+        alpha[:, :20] = 0
+        return over_white(np.concatenate([made, alpha], -1))
+
+    monkeypatch.setattr(diffusion.Backend, "generate", transparent)
+    build = run_through(quick, tmp_path)
+    run = build.run
+    for shard in run.marks.shards():
+        for job in build.jobs(shard):
+            with Image.open(run.paths.image(shard, job.id)) as stored:
+                assert stored.mode == "RGBA"
+                pixels = np.asarray(stored)
+            assert not pixels[:20, :, 3].any() and (pixels[20:, :, 3] == 255).all()
+            assert (pixels[:20, :, :3] == 255).all()
+            np.testing.assert_array_equal(run.images.read(shard, job.id), pixels[..., :3])
+    image, again = remake_image(build, 1)
+    np.testing.assert_array_equal(image, again)
+
+
+def test_colours_over_white():
+    pixels = np.array([[[[10, 20, 30, 255], [10, 20, 30, 0], [0, 100, 255, 128]]]], np.uint8)
+    # 128/255 of the colour and 127/255 of white
+    assert over_white(pixels).tolist() == [[[[10, 20, 30, 255], [255, 255, 255, 0], [127, 177, 255, 128]]]]
+    opaque = pixels[..., :3]
+    assert over_white(opaque) is opaque

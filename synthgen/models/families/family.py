@@ -54,6 +54,8 @@ class Family:
         global_seed: the class also draws random numbers from torch's global generator, which is then seeded with the
             image's seed.
         arguments: further arguments of every call, such as ones that keep a prompt as it is given.
+        long_prompts: its only text encoders are CLIPs, whose results the call takes in place of prompts, so that
+            prompts of any length can be encoded in pieces.
         output: the form of results that is asked for: tensors, or arrays where a class gives no tensors in [0, 1].
         channels: 4 if images have an alpha channel.
         refused: why the class cannot be used; "": it can.
@@ -78,6 +80,7 @@ class Family:
     singles: str = ""
     global_seed: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    long_prompts: bool = False
     output: Literal["pt", "np"] = "pt"
     channels: int = 3
     refused: str = ""

@@ -10,9 +10,21 @@ _LATENT_CONSISTENCY = "time_cond_proj_dim"  # the key of a UNet that takes the s
 
 _ROWS = (
     # UNets. Steps and guidance are the toolkit's own, since these take a wide range of both.
-    Family("StableDiffusionPipeline", embedded="guidance_scale", embedded_if=_LATENT_CONSISTENCY, multiple=8, side=512),
     Family(
-        "StableDiffusionXLPipeline", embedded="guidance_scale", embedded_if=_LATENT_CONSISTENCY, multiple=8, side=1024
+        "StableDiffusionPipeline",
+        embedded="guidance_scale",
+        embedded_if=_LATENT_CONSISTENCY,
+        multiple=8,
+        long_prompts=True,
+        side=512,
+    ),
+    Family(
+        "StableDiffusionXLPipeline",
+        embedded="guidance_scale",
+        embedded_if=_LATENT_CONSISTENCY,
+        multiple=8,
+        long_prompts=True,
+        side=1024,
     ),
     Family(
         "LatentConsistencyModelPipeline",
