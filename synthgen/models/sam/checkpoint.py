@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -35,6 +36,13 @@ GARBLED = (OSError, ValueError, TypeError, LookupError, AttributeError, Arithmet
 MAX_PICKLE = 10_000_000  # bytes; vit_h has 60,000
 TAKES = "takes a state dict of segment_anything's Sam, in which there is no code"
 PATCH_EMBEDDING = "image_encoder.patch_embed.proj.weight"
+# How a tensor's name begins in the checkpoints of other models -> what they are, and what to name instead.
+OTHERS = {
+    "mask_decoder.hf_token.": ("HQ-SAM", "syscv-community/sam-hq-vit-base, -large or -huge"),
+    "image_encoder.patch_embed.seq.": ("MobileSAM", "vit_b, or facebook/sam2.1-hiera-tiny"),
+    "image_encoder.trunk.": ("SAM 2", "facebook/sam2.1-hiera-large, or a smaller one"),
+    "detector.": ("SAM 3", "facebook/sam3"),
+}
 
 
 def _official(embed_dim: int, depth: int, num_heads: int, global_attn_indexes: tuple[int, ...]) -> models.SamShape:
@@ -137,37 +145,49 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _require_tensors(file: Path) -> None:
-    """Whether a file can be what its name says, without torch, and without reading its numbers.
+    """Whether a file can be a SAM of segment_anything, without torch, and without reading its numbers.
 
     Raises:
-        BackendError: it is cut short, or holds more than tensors.
+        BackendError: it is cut short, holds more than tensors, or holds another model's.
     """
     try:
-        if file.suffix == ".safetensors":
-            require_safetensors(file)
-        else:
-            _require_state_dict(file)
+        names = _tensor_names(file)
     except (BadZipFile, EOFError, RuntimeError, BackendError, *GARBLED) as error:
         reason = plain(str(error).split("\n")[0] or type(error).__name__, 300)
         raise BackendError(f"{file} was not loaded: {reason}; {TAKES}") from error
+    for begin, (kind, instead) in OTHERS.items():
+        if any(name.startswith(begin) for name in names):
+            raise BackendError(f"{file} is a checkpoint of {kind}, which is no Sam of segment_anything; name {instead}")
+    if PATCH_EMBEDDING not in names:
+        raise BackendError(f"{file} has no {PATCH_EMBEDDING!r}; {TAKES}")
 
 
-def _require_state_dict(file: Path) -> None:
-    """What `torch.load(weights_only=True)` lets through, and should not. `torch.save` writes an archive of uncompressed
-    parts, or, before torch 1.6, five pickles and then the numbers; so a file that unpacks to more than it is, or whose
-    pickles make anything but tensors, is no state dict.
+def _tensor_names(file: Path) -> set[str]:
+    """The names of a file's tensors. A pickle's other texts are among them.
 
     Raises:
-        BackendError: it is none.
+        BackendError: it is cut short, or holds more than tensors.
         BadZipFile, and what else reading garbled bytes ends in.
     """
+    if file.suffix != ".safetensors":
+        return _names_in_state_dict(file)
+    require_safetensors(file)
+    with open(file, "rb") as opened:
+        return set(json.loads(opened.read(int.from_bytes(opened.read(8), "little"))))
+
+
+def _names_in_state_dict(file: Path) -> set[str]:
+    """What `torch.load(weights_only=True)` lets through, and should not. `torch.save` writes an archive of uncompressed
+    parts, or, before torch 1.6, five pickles and then the numbers; so a file that unpacks to more than it is, or whose
+    pickles make anything but tensors, is no state dict."""
+    names: set[str] = set()
     with open(file, "rb") as opened:
         is_archive = opened.read(4) == b"PK\x03\x04"  # as torch tells it; an archive may also stand behind pickles
         opened.seek(0)
         for _ in range(0 if is_archive else 5):
-            _require_plain(genops(opened))
+            names |= _texts(genops(opened))
     if not is_archive:
-        return
+        return names
     with ZipFile(file) as archive:
         parts = archive.infolist()
         if any(p.compress_type != ZIP_STORED for p in parts) or sum(p.file_size for p in parts) > file.stat().st_size:
@@ -175,15 +195,19 @@ def _require_state_dict(file: Path) -> None:
         pickles = [part for part in parts if part.filename.endswith("data.pkl")]
         if len(pickles) != 1 or pickles[0].file_size > MAX_PICKLE:
             raise BackendError("it has not one `data.pkl` of a few kilobytes")
-        _require_plain(genops(archive.read(pickles[0])))
+        return _texts(genops(archive.read(pickles[0])))
 
 
-def _require_plain(operations: Iterable[tuple[Any, Any, Any]]) -> None:
-    """Raises: BackendError: a pickle names something else than what makes a tensor."""
+def _texts(operations: Iterable[tuple[Any, Any, Any]]) -> set[str]:
+    """The texts in a pickle. Raises: BackendError: it names something else than what makes a tensor."""
+    texts: set[str] = set()
     for code, value, _ in operations:
         other_ways = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4"}
         if code.name in other_ways or (code.name == "GLOBAL" and value not in PICKLED):
             raise BackendError(f"it holds more than tensors ({plain(str(value or code.name))})")
+        if code.name.endswith("UNICODE"):
+            texts.add(value)
+    return texts
 
 
 def load(path: Path, device: Any, dtype: Any) -> Any:
