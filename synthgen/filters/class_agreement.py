@@ -12,6 +12,7 @@ from synthgen.base.pattern import ONE_GAP
 from synthgen.errors import Problem, listed, nearest
 from synthgen.models import clip
 from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
+from synthgen.models.clip_families import Cosine
 from synthgen.types import Sample
 
 LEAST = -1.0  # the least cosine that there is
@@ -51,7 +52,7 @@ class Backend(ThresholdFilter[Config]):
     def models(self) -> Sequence[Model]:
         words = [word for c in self.categories for word in (c.name, *c.synonyms)]
         words += [word for others in self.config.confusables.values() for word in others]
-        return [ClipFiles(self.config, words, self.config.prompt)]
+        return [ClipFiles(self.config, words, self.config.prompt, cosine=Cosine.of(self.config, "min", "embedded"))]
 
     def check(self, request: Request) -> Iterable[Problem]:
         names = [category.name for category in self.categories]

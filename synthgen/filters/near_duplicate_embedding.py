@@ -9,6 +9,7 @@ from pydantic import Field
 
 from synthgen.backends import Filter, FilterConfig, Model
 from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
+from synthgen.models.clip_families import Cosine
 from synthgen.types import Sample
 
 _BLOCK, _PART = 1024, 8192  # vectors, and kept vectors, that are compared at once
@@ -43,7 +44,8 @@ class Backend(Filter[Config]):
     whole_dataset = True
 
     def models(self) -> Sequence[Model]:
-        return [ClipFiles(self.config)]
+        cosine = Cosine.of(self.config, "max_cosine", "CLIP", of_texts=False)
+        return [ClipFiles(self.config, cosine=cosine)]
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float16 (D,), of length 1."""

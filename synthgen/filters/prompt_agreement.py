@@ -10,6 +10,7 @@ from pydantic import Field
 from synthgen.backends import Model, Request, ThresholdConfig, ThresholdFilter
 from synthgen.errors import Problem
 from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
+from synthgen.models.clip_families import Cosine
 from synthgen.types import Sample
 
 
@@ -33,10 +34,13 @@ class Backend(ThresholdFilter[Config]):
     scope = "image"
 
     def models(self) -> Sequence[Model]:
-        return [ClipFiles(self.config)]
+        return [self._files()]
 
     def check(self, request: Request) -> Iterable[Problem]:
-        return ClipFiles(self.config, sorted(request.words)).problems()
+        return self._files(sorted(request.words)).problems()
+
+    def _files(self, words: Sequence[str] = ()) -> ClipFiles:
+        return ClipFiles(self.config, words, cosine=Cosine.of(self.config, "min", "CLIP"))
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): a cosine."""

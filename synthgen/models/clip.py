@@ -1,9 +1,10 @@
-"""CLIP (arXiv 2103.00020), by transformers: it maps pictures and texts to vectors of one space."""
+"""CLIP (arXiv 2103.00020) and its kind, by transformers: they map pictures and texts to vectors of one space."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from synthgen import devices, models
 from synthgen.backends import ModelConfig
 from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, nearest
+from synthgen.models.clip_families import FAMILIES, Cosine
 from synthgen.models.inspection import inspect_model
-from synthgen.models.loading import loading
+from synthgen.models.loading import loading, require_all_weights
 from synthgen.models.named import ModelFiles
 from synthgen.models.tokens import counter
 from synthgen.models.weights import Held
@@ -28,8 +30,8 @@ MARGIN = 0.1  # around a crop, as a share of its longer side: a little of its su
 
 
 class ClipConfig(ModelConfig):
-    """Options of a backend that uses a CLIP. `model`: `mini`, a folder of transformers' `CLIPModel` with its processor,
-    or a Hugging Face id such as `openai/clip-vit-large-patch14`."""
+    """Options of a backend that uses a CLIP. `model`: `mini`, a folder of transformers' CLIP, MetaCLIP 2, SigLIP or
+    SigLIP 2 with its processor, or a Hugging Face id such as `openai/clip-vit-large-patch14`."""
 
     batch_size: int = Field(AT_ONCE, ge=1, le=1024, description="Pictures that go through the model at once.")
 
@@ -41,26 +43,46 @@ class ClipFiles(ModelFiles):
         names: the names that the model will compare with pictures, each in place of the {} of `prompt`. The model
             ignores a word that is not in its card's vocabulary, and cuts the end of a text that is too long.
         field: the option that names the model.
+        cosine: the option that the model's cosines are compared with.
     """
 
     def __init__(
-        self, config: ClipConfig, names: Sequence[str] = (), prompt: str = "{}", *, field: str = ".model"
+        self,
+        config: ClipConfig,
+        names: Sequence[str] = (),
+        prompt: str = "{}",
+        *,
+        field: str = ".model",
+        cosine: Cosine | None = None,
     ) -> None:
-        self.config, self.names, self.prompt, self.field = config, names, prompt, field
+        self.config, self.names, self.prompt, self.field, self.cosine = config, names, prompt, field, cosine
 
     def path(self) -> Path:
         return models.find_model(self.config.model, "clip", self.config.revision)
 
-    def inspect(self) -> Held:
-        """The sizes of its weights."""
-        _, held = inspect_model(self.path(), {"clip"}, "takes a folder of transformers' CLIPModel with its processor")
+    def inspect(self) -> tuple[str, Held]:
+        """Its `model_type`, and the sizes of its weights."""
+        takes = f"takes a folder of transformers, with its processor, of: {', '.join(FAMILIES)}"
+        inspected = inspect_model(self.path(), FAMILIES, takes)
         models.read_card(self.path())
-        return held
+        return inspected
 
     def problems(self) -> Iterable[Problem]:
         if problems := list(super().problems()):
             return problems
-        return [*self._long_texts(), *self._unknown_names()]
+        return [*self._wrong_scale(), *self._long_texts(), *self._unknown_names()]
+
+    def _wrong_scale(self) -> Iterable[Problem]:
+        if self.cosine and (message := self.cosine.problem(self.inspect()[0], self.path())):
+            yield Problem(f".{self.cosine.option}", f"{shown(self.config.model)}: {message}")
+
+    def advice(self) -> Iterable[Problem]:
+        if self.cosine is None or list(super().problems()):
+            return super().advice()
+        has_card = (self.path() / "synthgen.json").is_file()
+        message = self.cosine.advice(self.inspect()[0], has_card)
+        own = [Problem(f".{self.cosine.option}", f"{shown(self.config.model)}: {message}")] if message else []
+        return [*super().advice(), *own]
 
     def _long_texts(self) -> Iterable[Problem]:
         reader = counter(self.path(), self.path())
@@ -97,7 +119,7 @@ class ClipModel:
     """A loaded CLIP. Vectors have length 1, so the product of two is their cosine."""
 
     def __init__(self, model: Any, processor: Any) -> None:
-        self.model, self.processor = model, processor
+        self.model, self.processor, self.family = model, processor, FAMILIES[model.config.model_type]
         # A dataset has few class names, and every image needs some of them.
         self.cached_texts = lru_cache(maxsize=512)(self.texts)
 
@@ -117,32 +139,38 @@ class ClipModel:
             ("clip", path, device, dtype), lambda: cls(*_load(path, files.inspect(), device, dtype))
         )
 
+    @property
+    def width(self) -> int:
+        """The length D of vectors."""
+        return int(attrgetter(self.family.width)(self.model.config))
+
     def pictures(self, images: Sequence[NDArray[np.uint8]], at_once: int = AT_ONCE) -> NDArray[np.float32]:
         """Images uint8 (H, W, 3), RGB, of any sizes -> unit vectors, float32 (N, D)."""
-        parts = [np.zeros((0, self.model.config.projection_dim), np.float32)]
+        parts = [np.zeros((0, self.width), np.float32)]
         for start in range(0, len(images), at_once):
             part = [np.array(image) for image in images[start : start + at_once]]  # torch warns of read-only arrays
-            pixels = self.processor(images=part, input_data_format="channels_last", return_tensors="pt").pixel_values
-            parts.append(self._unit(self.model.vision_model, self.model.visual_projection, pixel_values=pixels))
+            look = self.processor.image_processor
+            inputs = look(images=part, input_data_format="channels_last", return_tensors="pt")
+            parts.append(self._unit(self.model.get_image_features, inputs))
         return np.concatenate(parts)
 
     def texts(self, texts: Sequence[str], at_once: int = AT_ONCE) -> NDArray[np.float32]:
         """-> unit vectors, float32 (N, D). A text with more tokens than the model takes is cut. `cached_texts` does the
         same with a tuple of texts, and remembers its results."""
-        parts = [np.zeros((0, self.model.config.projection_dim), np.float32)]
+        parts = [np.zeros((0, self.width), np.float32)]
         for start in range(0, len(texts), at_once):
-            tokens = self._tokens(texts[start : start + at_once], padding=True, return_tensors="pt")
-            parts.append(self._unit(
-                self.model.text_model, self.model.text_projection,
-                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask,
-            ))  # fmt: skip
+            tokens = self._tokens(texts[start : start + at_once], padding=self.family.padding, return_tensors="pt")
+            known = {key: tokens[key] for key in ("input_ids", "attention_mask") if key in tokens}
+            parts.append(self._unit(self.model.get_text_features, known))
         return np.concatenate(parts)
 
     def unpadded_texts(self, texts: Sequence[str], at_once: int = AT_ONCE) -> NDArray[np.float32]:
         """-> the vectors that `texts` gives for each text alone. Only texts with equal numbers of tokens share a batch:
         others would be padded, which changes cosines by up to 0.001 in bfloat16."""
+        if self.family.padding == "max_length":  # all texts have equal numbers of tokens
+            return self.texts(texts, at_once)
         lengths = np.array([len(tokens) for tokens in self._tokens(texts).input_ids], np.int64)
-        vectors = np.zeros((len(texts), self.model.config.projection_dim), np.float32)
+        vectors = np.zeros((len(texts), self.width), np.float32)
         for length in np.unique(lengths):
             same = np.flatnonzero(lengths == length).tolist()
             vectors[same] = self.texts([texts[i] for i in same], at_once)
@@ -150,15 +178,16 @@ class ClipModel:
 
     def _tokens(self, texts: Sequence[str], **options: Any) -> Any:
         max_length = self.model.config.text_config.max_position_embeddings
-        return self.processor.tokenizer(list(texts), truncation=True, max_length=max_length, **options)
+        cased = [text.lower() for text in texts] if self.family.lower else list(texts)
+        return self.processor.tokenizer(cased, truncation=True, max_length=max_length, **options)
 
-    def _unit(self, encoder: Any, projection: Any, **inputs: Any) -> NDArray[np.float32]:
+    def _unit(self, features: Callable[..., Any], inputs: Mapping[str, Any]) -> NDArray[np.float32]:
         import torch
 
         device, dtype = self.model.device, self.model.dtype
         with torch.inference_mode():
             moved = {k: v.to(device, dtype if v.is_floating_point() else None) for k, v in inputs.items()}
-            vectors = projection(encoder(**moved).pooler_output).float()
+            vectors = features(**moved).pooler_output.float()
             unit: NDArray[np.float32] = torch.nn.functional.normalize(vectors, dim=1).cpu().numpy()
         return unit
 
@@ -182,10 +211,18 @@ def crop(image: NDArray[np.uint8], box: NDArray[np.float32], margin: float = MAR
     return image[top:bottom, left:right]
 
 
-def _load(path: Path, held: Held, device: Any, dtype: Any) -> tuple[Any, Any]:
-    from transformers import CLIPModel, CLIPProcessor
+def _load(path: Path, inspected: tuple[str, Held], device: Any, dtype: Any) -> tuple[Any, Any]:
+    import transformers
 
+    model_type, held = inspected
+    family = FAMILIES[model_type]
     with loading(path, held):
-        processor = CLIPProcessor.from_pretrained(path, local_files_only=True)
-        model = CLIPModel.from_pretrained(path, local_files_only=True, use_safetensors=True, dtype=dtype)
+        processor = getattr(transformers, family.processor).from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+        model, found = getattr(transformers, family.model).from_pretrained(
+            path, local_files_only=True, use_safetensors=True, trust_remote_code=False, dtype=dtype,
+            output_loading_info=True,
+        )  # fmt: skip
+    require_all_weights(path, model, found)
     return model.to(device).eval(), processor

@@ -15,6 +15,7 @@ from synthgen.base.pattern import ONE_GAP
 from synthgen.masks import box_iou, mask_boxes
 from synthgen.models import clip
 from synthgen.models.clip import ClipConfig, ClipFiles, ClipModel
+from synthgen.models.clip_families import Cosine
 from synthgen.models.sam.checkpoint import SamFiles
 from synthgen.models.sam.model import STABILITY_OFFSET, SamModel
 from synthgen.models.sam.network import Embedded
@@ -102,7 +103,8 @@ class Discovery:
 
     def models(self) -> Sequence[Model]:
         names = [word for c in self.categories for word in (c.name, *c.synonyms)]
-        return [SamFiles(self.config), ClipFiles(self.clip_config, names, field=".clip")]
+        cosine = Cosine.of(self.config, "agreement", "embedded")
+        return [SamFiles(self.config), ClipFiles(self.clip_config, names, field=".clip", cosine=cosine)]
 
     def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found]:
         """Images uint8 (H, W, 3), RGB, of any sizes -> the named masks of each.

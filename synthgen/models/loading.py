@@ -5,15 +5,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import get_ident
 from typing import Any
 
 from synthgen import devices
-from synthgen.base.wording import one_line
-from synthgen.errors import BackendError, SynthgenError
+from synthgen.base.wording import one_line, plain
+from synthgen.errors import BackendError, SynthgenError, listed
 from synthgen.models import remarks
 from synthgen.models.weights import Held
 
@@ -58,6 +58,16 @@ def loading(path: Path, held: Held, field: str = "") -> Iterator[None]:
     finally:
         constants.HF_HUB_OFFLINE = was_offline
         hook.remove()
+
+
+def require_all_weights(path: Path, model: Any, found: Mapping[str, Any]) -> None:
+    """Raises: BackendError: a model of transformers has parts for which its folder holds no weights. transformers fills
+    them with random numbers. `found`: what `from_pretrained` gives with `output_loading_info`."""
+    if missing := sorted(found["missing_keys"]):
+        parts = "1 part" if len(missing) == 1 else f"{len(missing):,} parts"
+        raise BackendError(
+            plain(f"{path} has no weights for {parts} of a {type(model).__name__}: {listed(missing)}", 400)
+        )
 
 
 class _Bounds:

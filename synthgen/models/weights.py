@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
+import numpy as np
+
 from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError
 from synthgen.models import MAX_JSON, read_json
@@ -161,3 +163,25 @@ def require_safetensors(file: Path) -> Held:
         reason = str(error) if type(error) is ValueError else type(error).__name__
         raise BackendError(f"{file} is no whole safetensors file: {plain(reason, 200)}") from error
     return Held(len(tensors), max(numbers), ends[-1])
+
+
+def stored_number(folder: Path, name: str) -> float | None:
+    """The number in a tensor of one element in a folder's weights; None if there is no such tensor.
+
+    Raises:
+        BackendError: a file is damaged.
+    """
+    for file in sorted(folder.glob("*.safetensors")):
+        require_safetensors(file)
+        with open(file, "rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            part = json.loads(opened.read(length)).get(name)
+            if part is None or prod(part["shape"]) != 1:
+                continue
+            opened.seek(8 + length + part["data_offsets"][0])
+            data = opened.read(BITS[part["dtype"]] // 8)
+        if part["dtype"] == "BF16":  # the upper half of a float32
+            return float(np.frombuffer(b"\0\0" + data, "<f4")[0])
+        if part["dtype"] in ("F16", "F32", "F64"):
+            return float(np.frombuffer(data, f"<f{len(data)}")[0])
+    return None

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen import models
-from synthgen.base.wording import plain
 from synthgen.errors import BackendError, listed
 from synthgen.models.inspection import inspect_model
-from synthgen.models.loading import loading
+from synthgen.models.loading import loading, require_all_weights
 from synthgen.models.sam.network import Answer, Embedded, Network
 from synthgen.models.weights import Held
 
@@ -96,9 +95,7 @@ def load(path: Path, device: Any, dtype: Any) -> Network:
         processor = getattr(transformers, family.processor).from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
-    if missing := sorted(found["missing_keys"]):  # transformers fills them with random numbers
-        parts = "1 part" if len(missing) == 1 else f"{len(missing):,} parts"
-        raise BackendError(plain(f"{path} has no weights for {parts} of a {family.model}: {listed(missing)}", 400))
+    require_all_weights(path, model, found)
     encoder = model.vision_encoder.to(dtype)
     if dtype != torch.float32:
         _return_float32(encoder, dtype)
