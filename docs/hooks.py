@@ -147,7 +147,7 @@ def _takes(schema: Mapping[str, Any]) -> str:
     if kinds == "array":
         if "prefixItems" in schema:
             return f"[{', '.join(_takes(item) for item in schema['prefixItems'])}]"
-        if schema.get("minItems") == schema.get("maxItems") == 2:
+        if schema.get("minItems") == schema.get("maxItems") == 2 and "type" in schema["items"]:
             return "[least, most]"
         return _with_limits("list of " + _takes(schema["items"]), schema)
     if kinds == "object":

@@ -37,7 +37,7 @@ class Backend(Segmenter[Config]):
         return [self.one(image.shape[:2], grounding) for image, grounding in zip(images, groundings)]
     def one(self, shape, grounding):
         boxes = np.tile(np.float32([0, 0, shape[1], shape[0]]), (len(grounding), 1))
-        return Instances(np.ones((len(grounding), *shape), bool), boxes, grounding.category_id, {})
+        return Instances(np.ones((len(grounding), *shape), bool), boxes, grounding.category_id, grounding.scores)
 """,
     "corner": _COMMON
     + """

@@ -38,7 +38,8 @@ FILTERS = [name for kind, name in EVERY if kind == "filter"]
 CATEGORIES = (Category(1, "apple", ("pome",)), Category(2, "tree"))
 REQUEST = Request(128, 128, has_layout=True, words=frozenset({"a", "photo", "of", "on", "grass"}))
 # Options without a default, each with the value that it has here.
-REQUIRED: dict[tuple[str, str], dict[str, Any]] = {}
+LAYOUT = backend_module("grounder", "layout").Config(use="layout")
+REQUIRED: dict[tuple[str, str], dict[str, Any]] = {("grounder", "agreement"): {"of": (LAYOUT, LAYOUT)}}
 
 
 def config(kind: str, name: str, **options: Any) -> Any:
@@ -252,7 +253,7 @@ def samples(sample) -> dict[str, Sample]:
     rng = np.random.default_rng(0)
     nothing = Instances.empty(128, 128)
     # Scores that some grounders give.
-    given = dict.fromkeys(("class_margin",), np.full(len(sample.instances), 0.5, np.float32))
+    given = dict.fromkeys(("class_margin", "witnesses"), np.full(len(sample.instances), 0.5, np.float32))
     sample = replace(sample, instances=replace(sample.instances, scores={**sample.instances.scores, **given}))
     unseen = replace(sample.instances, masks=np.zeros_like(sample.instances.masks))
     return {

@@ -8,7 +8,14 @@ costs nothing, so `check` constructs them all.
 
 from __future__ import annotations
 
-from synthgen.backends.config import Config, FilterConfig, ModelConfig, ThresholdConfig
+from synthgen.backends.config import (
+    Config,
+    FilterConfig,
+    ModelConfig,
+    ThresholdConfig,
+    environment_of,
+    nested_configs,
+)
 from synthgen.backends.exporters import ExportedFolder, Exporter, Folder, ImageEncoding, Records
 from synthgen.backends.filters import Filter, ScoreFilter, ThresholdFilter, measured
 from synthgen.backends.kinds import KINDS, Kind, backend_module, builtin, is_own
@@ -38,6 +45,8 @@ __all__ = [
     "ThresholdFilter",
     "backend_module",
     "builtin",
+    "environment_of",
     "is_own",
     "measured",
+    "nested_configs",
 ]

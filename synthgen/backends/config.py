@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -17,18 +18,24 @@ class Config(BaseModel):
 
     - those named in `execution`: they say where and how the work is done. `Stage.identity` names the weights.
     - those named in `judged`: they are compared with numbers that are stored.
-    - those named in `added`, at their defaults: run folders that are older than the option have no value for it."""
+    - those named in `added`, at their defaults: run folders that are older than the option have no value for it.
+
+    Attributes:
+        sections: option -> kind of backend, for options that are lists of backends with options of their own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
     execution: ClassVar[frozenset[str]] = frozenset()
     judged: ClassVar[frozenset[str]] = frozenset()
     added: ClassVar[frozenset[str]] = frozenset()
+    sections: ClassVar[Mapping[str, str]] = {}
 
     use: str = Field(description="The backend: a built-in name, or the dotted name of a module of yours.")
 
     def fingerprint(self) -> dict[str, Any]:
         """The options that decide what this backend makes of its inputs."""
-        return self.model_dump(mode="json", exclude=set(self.execution | self.judged | self.untouched()))
+        found = self.model_dump(mode="json", exclude=set(self.execution | self.judged | self.untouched()))
+        return {**found, **{name: [one.fingerprint() for one in getattr(self, name)] for name in type(self).sections}}
 
     def untouched(self) -> set[str]:
         """Those of `added` that have their defaults."""
@@ -52,6 +59,19 @@ class ModelConfig(Config):
     def environment(self) -> dict[str, Any]:
         """What the last bits of results depend on, besides `fingerprint` and weights: see `devices.environment`."""
         return devices.environment(self.device, self.torch_dtype, self.batch_size)
+
+
+def nested_configs(config: Config) -> dict[str, Config]:
+    """The options of the backends in `sections`, by their place, such as `of.0`."""
+    return {f"{name}.{i}": one for name in type(config).sections for i, one in enumerate(getattr(config, name))}
+
+
+def environment_of(config: Config) -> dict[str, Any]:
+    """What the last bits of a backend's results depend on, besides its fingerprint and weights; empty if it has no
+    model, of its own or in `sections`."""
+    if isinstance(config, ModelConfig):
+        return config.environment()
+    return {place: found for place, one in nested_configs(config).items() if (found := environment_of(one))}
 
 
 class FilterConfig(Config):

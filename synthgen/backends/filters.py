@@ -94,17 +94,17 @@ class ScoreFilter(ThresholdFilter[T]):
 
     Attributes:
         score: its name.
-        grounder: for a score of the grounder: which grounder gives it, with which options, in words for people.
+        given_by: for a score of the grounder: which grounder gives it, with which options, in words for people.
     """
 
     scope = "instance"
     score: ClassVar[str]
-    grounder: ClassVar[str] = ""
+    given_by: ClassVar[str] = ""
 
     def check(self, request: Request) -> Iterable[Problem]:
-        if self.grounder and request.scores is not None and self.score not in request.scores:
+        if self.given_by and request.scores is not None and self.score not in request.scores:
             yield Problem(
-                ".use", f"judges the score {self.score!r}, and this grounder gives none; takes {self.grounder}"
+                ".use", f"judges the score {self.score!r}, and this grounder gives none; takes {self.given_by}"
             )
         yield from super().check(request)
 

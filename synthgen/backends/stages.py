@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,10 @@ class Stage(ABC, Generic[C]):
         self.config = config
         self.categories = tuple(categories)
 
+    def nested(self) -> Mapping[str, Stage[Any]]:
+        """The backends that this one is made of, by their place in its options, such as `of.0`."""
+        return {}
+
     def models(self) -> Sequence[Model]:
         """The models that this backend loads. `check`, `identity` and `licences` go by them."""
         return ()
@@ -133,7 +137,7 @@ class Generator(Stage[C]):
 class Grounder(Stage[C]):
     """Says which object is where."""
 
-    def scores(self) -> frozenset[str] | None:
+    def score_names(self) -> frozenset[str] | None:
         """Names of the scores that it gives; None if that is not known."""
         return None
 

@@ -77,7 +77,7 @@ def checked_stages(spec: DatasetSpec) -> Stages:
         SpecError: they have problems; lists all.
     """
     stages = Stages.of(spec)
-    of_grounder = {n for n, f in stages.filters.items() if isinstance(f, ScoreFilter) and f.grounder}
+    of_grounder = {n for n, f in stages.filters.items() if isinstance(f, ScoreFilter) and f.given_by}
     stages = replace(stages, filters={n: f for n, f in stages.filters.items() if n not in of_grounder})
     used = {k: stage for k, stage in stages.named().items() if k == "segmenter" or k.startswith("filters.")}
     if problems := problems_of(used, request_of(spec)):

@@ -20,4 +20,4 @@ class Backend(ScoreFilter[Config]):
     """
 
     score = "class_margin"
-    grounder = "`use: detector` with `exclusive`"
+    given_by = "`use: detector` with `exclusive`"

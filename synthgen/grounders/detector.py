@@ -95,7 +95,7 @@ class Backend(Grounder[Config]):
     def models(self) -> Sequence[Model]:
         return [DetectorFiles(self.config)]
 
-    def scores(self) -> frozenset[str]:
+    def score_names(self) -> frozenset[str]:
         return frozenset({"grounding_score", *["class_margin"] * bool(self.config.exclusive)})
 
     def check(self, request: Request) -> Iterable[Problem]:
@@ -173,7 +173,7 @@ class Backend(Grounder[Config]):
         """
         if not found:
             none = np.zeros(0, np.float32)
-            return Grounding(none.reshape(0, 4), np.zeros(0, np.int64), dict.fromkeys(sorted(self.scores()), none))
+            return Grounding(none.reshape(0, 4), np.zeros(0, np.int64), dict.fromkeys(sorted(self.score_names()), none))
         config = self.config
         if config.score_threshold is not None:
             threshold = config.score_threshold

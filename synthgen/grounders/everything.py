@@ -23,7 +23,7 @@ class Backend(Grounder[Config]):
     def models(self) -> Sequence[Model]:
         return self._discovery().models()
 
-    def scores(self) -> frozenset[str]:
+    def score_names(self) -> frozenset[str]:
         return frozenset({"grounding_score"})
 
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:

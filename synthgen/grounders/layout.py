@@ -25,7 +25,7 @@ class Backend(Grounder[Config]):
             message = "missing; the `layout` grounder takes its boxes from it; add one, or ground with `use: detector`"
             yield Problem("layout", message)
 
-    def scores(self) -> frozenset[str]:
+    def score_names(self) -> frozenset[str]:
         return frozenset()
 
     def ground(self, jobs: Sequence[Job], images: Sequence[NDArray[np.uint8]]) -> list[Grounding]:

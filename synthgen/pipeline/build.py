@@ -12,11 +12,11 @@ from functools import cached_property
 from typing import Any
 
 from synthgen import __version__
-from synthgen.backends import is_own
+from synthgen.backends import is_own, nested_configs
 from synthgen.base.files import sha256
 from synthgen.errors import RunError
 from synthgen.judging.quality import DAMAGED, Numbers, Quality
-from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, Models, Work, hash_of, made_from
+from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, Models, Work, hash_of, made_from, weights_of
 from synthgen.pipeline.stages import Stages
 from synthgen.planning.jobs import retry_seed, split_of
 from synthgen.planning.rounds import Round, next_round
@@ -65,9 +65,9 @@ class Build:
         run.facts.write_spec(spec.dump())
         facts = {"run": run.number, "synthgen": __version__, "made_from": fingerprint, "models": models}
         modules = {
-            key: record(stage, str(models.get(key, {}).get("weights", "")))
+            key: record(stage, weights_of(models, key))
             for key, stage in stages.named().items()
-            if is_own(stage.config.use)
+            if any(is_own(config.use) for config in (stage.config, *nested_configs(stage.config).values()))
         }
         run.facts.write({**facts, **({"modules": modules} if modules else {}), "spec": sha256(run.paths.spec)})
         return cls(run, spec, stages)

@@ -64,7 +64,7 @@ def advice(spec: DatasetSpec, stages: Stages) -> list[Problem]:
 def _request(spec: DatasetSpec, stages: Stages) -> Request:
     """What a spec will ask of its backends, and which scores they give and judge."""
     judged = frozenset(f.score for f in stages.filters.values() if isinstance(f, ScoreFilter))
-    return replace(request_of(spec), scores=stages.grounder.scores(), judged=judged)
+    return replace(request_of(spec), scores=stages.grounder.score_names(), judged=judged)
 
 
 def request_of(spec: DatasetSpec) -> Request:

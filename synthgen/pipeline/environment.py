@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from synthgen.backends import ModelConfig, Stage
+from synthgen.backends import Stage, environment_of
 from synthgen.errors import RunError
 from synthgen.pipeline.build import Build
 from synthgen.spec import differences
@@ -16,7 +16,7 @@ from synthgen.types import Job
 def environment(
     build: Build, stage: StageName, backends: Mapping[str, Stage[Any]], allow_mixed: bool
 ) -> dict[str, Any]:
-    """Where the models of this stage are computed now: kind of backend -> see `ModelConfig.environment`.
+    """Where the models of this stage are computed now: kind of backend -> see `environment_of`.
 
     Args:
         backends: those of the stage, by kind.
@@ -26,7 +26,7 @@ def environment(
         RunError: it differs.
     """
     configs = {kind: backend.config for kind, backend in backends.items()}
-    now: dict[str, Any] = {kind: c.environment() for kind, c in configs.items() if isinstance(c, ModelConfig)}
+    now: dict[str, Any] = {kind: found for kind, c in configs.items() if (found := environment_of(c))}
     done = (build.run.marks.read(stage, shard) for shard in build.run.marks.shards() if build.is_done(stage, shard))
     earlier = next((mark for mark in done if mark), None)
     if earlier and dict(earlier.environment) != now and not allow_mixed:

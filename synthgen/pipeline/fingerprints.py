@@ -106,8 +106,9 @@ def hash_of(fingerprint: Mapping[str, Any], *checksums: str) -> str:
     return sha256_json([fingerprint, *checksums])
 
 
-def _weights(models: Models, key: str) -> str:
-    return str(models[key]["weights"]) if key in models else ""
+def weights_of(models: Models, key: str) -> str:
+    """The weights of a backend, or of those nested in it; "" if it has no model."""
+    return " ".join(str(m["weights"]) for k, m in models.items() if k == key or k.startswith(f"{key}.of."))
 
 
 def made_from(spec: DatasetSpec, models: Models) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def made_from(spec: DatasetSpec, models: Models) -> dict[str, Any]:
         "objects_per_image": {str(k): w for k, w in spec.objects_per_image.items()},
         "prompts": spec.prompts.model_dump(mode="json"),
         "layout": spec.layout.model_dump(mode="json") if spec.layout else None,
-        "generator": {**spec.generator.fingerprint(), "weights": _weights(models, "generator")},
+        "generator": {**spec.generator.fingerprint(), "weights": weights_of(models, "generator")},
     }
 
 
@@ -133,8 +134,8 @@ def labelled_by(spec: DatasetSpec, models: Models) -> dict[str, Any]:
     """What the labels depend on, besides the images."""
     return {
         "format": FORMAT,
-        "grounder": {**spec.grounder.fingerprint(), "weights": _weights(models, "grounder")},
-        "segmenter": {**spec.segmenter.fingerprint(), "weights": _weights(models, "segmenter")},
+        "grounder": {**spec.grounder.fingerprint(), "weights": weights_of(models, "grounder")},
+        "segmenter": {**spec.segmenter.fingerprint(), "weights": weights_of(models, "segmenter")},
         "synonyms": {c.name: list(c.synonyms) for c in spec.classes},
     }
 
@@ -143,7 +144,7 @@ def measured_by(spec: DatasetSpec, models: Models) -> dict[str, Any]:
     """What the measures depend on, besides images and labels. Measures do not depend on thresholds."""
     return {
         "format": FORMAT,
-        **{n: {**c.fingerprint(), "weights": _weights(models, f"filters.{n}")} for n, c in spec.filters.items()},
+        **{n: {**c.fingerprint(), "weights": weights_of(models, f"filters.{n}")} for n, c in spec.filters.items()},
     }
 
 

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synthgen.backends import KINDS, Exporter, Filter, Generator, Grounder, Segmenter, Stage, backend_module, is_own
+from synthgen.backends import (
+    KINDS,
+    Config,
+    Exporter,
+    Filter,
+    Generator,
+    Grounder,
+    Segmenter,
+    Stage,
+    backend_module,
+    is_own,
+    nested_configs,
+)
 from synthgen.errors import Problem, SpecError
 from synthgen.models import ModelMissing
 from synthgen.spec import DatasetSpec
@@ -46,7 +58,8 @@ class Stages:
         return _by_key(self)
 
     def models(self, recorded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Key in the spec -> model, revision, exact weights and licences, of the backends that have a model.
+        """Key in the spec -> model, revision, exact weights and licences, of the backends that have a model. Those of
+        nested backends have keys of their own, such as `grounder.of.0`.
 
         Args:
             recorded: what this gave when the run was made. With it, a run is judged and exported without models.
@@ -55,7 +68,7 @@ class Stages:
             SpecError: a model is neither here nor recorded under the same name.
         """
         models: dict[str, dict[str, Any]] = {}
-        for key, stage in self.named().items():
+        for key, stage in _leaves(self.named()):
             named = {name: getattr(stage.config, name, None) for name in ("model", "revision")}
             try:
                 weights = stage.identity()
@@ -70,6 +83,15 @@ class Stages:
         return models
 
 
+def _leaves(named: Mapping[str, Stage[Any]]) -> Iterator[tuple[str, Stage[Any]]]:
+    """Backends by their keys; in place of one that is made of others, those."""
+    for key, stage in named.items():
+        if nested := stage.nested():
+            yield from _leaves({f"{key}.{place}": part for place, part in nested.items()})
+        else:
+            yield key, stage
+
+
 def _by_key(owner: Stages | DatasetSpec) -> dict[str, Any]:
     """Key in the spec, such as `generator` or `filters.sharpness` -> the owner's value."""
     by_key: dict[str, Any] = {}
@@ -81,5 +103,8 @@ def _by_key(owner: Stages | DatasetSpec) -> dict[str, Any]:
 
 def own_modules(spec: DatasetSpec) -> dict[str, str]:
     """Key in the spec -> file, for each module of the user's that the spec names."""
-    named = {key: config.use for key, config in _by_key(spec).items() if is_own(config.use)}
+    configs: dict[str, Config] = {}
+    for key, config in _by_key(spec).items():
+        configs |= {key: config, **{f"{key}.{place}": part for place, part in nested_configs(config).items()}}
+    named = {key: config.use for key, config in configs.items() if is_own(config.use)}
     return {key: str(getattr(sys.modules.get(use), "__file__", use)) for key, use in named.items()}

@@ -36,12 +36,22 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
     for override in overrides:
         set_value(raw, override)
     for kind in KINDS.values():
-        options = raw.get(kind.key) if not kind.many else None
-        if isinstance(options, dict) and str(options.get("model", "")).startswith(("./", "../")):
-            # A text that cannot be a path stays as it is, and `check` says that it does not exist.
-            with suppress(OSError, ValueError, RuntimeError):
-                options["model"] = str((path.parent / options["model"]).resolve())
+        if not kind.many:
+            _resolve_model(raw.get(kind.key), path.parent)
     return DatasetSpec.parse(raw)
+
+
+def _resolve_model(options: Any, folder: Path) -> None:
+    """Makes a model that is beside the spec absolute, in place: of these options, and of those in their lists."""
+    if not isinstance(options, dict):
+        return
+    if str(options.get("model", "")).startswith(("./", "../")):
+        # A text that cannot be a path stays as it is, and `check` says that it does not exist.
+        with suppress(OSError, ValueError, RuntimeError):
+            options["model"] = str((folder / options["model"]).resolve())
+    for value in options.values():
+        for part in value if isinstance(value, list) else ():
+            _resolve_model(part, folder)
 
 
 def set_value(raw: dict[str, Any], override: str) -> None:

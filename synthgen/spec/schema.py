@@ -17,7 +17,10 @@ def json_schema() -> dict[str, Any]:
         dotted = {"type": "string", "pattern": r"\.", "description": "The dotted name of your module."}
         forms: list[dict[str, Any]] = [{"type": "string", "enum": builtin(kind)}, dotted]
         for name in builtin(kind):
-            part = backend_module(kind, name).Config.model_json_schema(ref_template="#/$defs/{model}")
+            config = backend_module(kind, name).Config
+            part = config.model_json_schema(ref_template="#/$defs/{model}")
+            for option, inner in config.sections.items():
+                part["properties"][option]["items"] = {"$ref": f"#/properties/{KINDS[inner].key}"}
             definitions.update(part.pop("$defs", {}))
             part["properties"]["use"] = {"const": name, "description": "The backend."}
             part["required"] = [r for r in part.get("required", []) if r != "use" or name != default]

@@ -124,9 +124,9 @@ def test_check_wants_the_filter_that_judges_margins():
 
 def test_the_filter_wants_the_grounder_that_gives_margins():
     made = class_margin.Backend(class_margin.Config(use="class_margin"), CATEGORIES)
-    (problem,) = made.check(request(scores=detector.Backend(detector.Config(use="detector"), CATEGORIES).scores()))
+    (problem,) = made.check(request(scores=detector.Backend(detector.Config(use="detector"), CATEGORIES).score_names()))
     assert problem.field == ".use" and "takes `use: detector` with `exclusive`" in problem.message
-    assert not list(made.check(request(scores=backend().scores()))) and not list(made.check(request()))
+    assert not list(made.check(request(scores=backend().score_names()))) and not list(made.check(request()))
 
 
 def test_the_filter_judges_the_margin():

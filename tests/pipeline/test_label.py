@@ -1,11 +1,16 @@
 """Labels: what they depend on, and how they are read."""
 
+import sys
+
 import numpy as np
 import pytest
 from builds import changed, load_coco, remove
+from cheap import SPEC, write_parts
 from runs import results
 
 from synthgen.errors import RunError
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.fingerprints import labelled_by
 from synthgen.pipeline.label import labelled_samples
 
 
@@ -48,3 +53,71 @@ def test_shards_without_objects(quick, run_through, tmp_path, objects):
     assert build.is_complete()
     found = [a for split in build.spec.splits for a in load_coco(build.run.root, split).anns]
     assert len(found) == quality.instances
+
+
+HALF = """
+import numpy as np
+from synthgen.backends import Config as Base, Grounder
+from synthgen.types import Grounding
+class Config(Base):
+    sees: int = 1
+class Backend(Grounder[Config]):
+    def ground(self, jobs, images):
+        return [self.one(job) for job in jobs]
+    def one(self, job):
+        boxes = [box for box, asked in zip(job.layout, job.asked) if asked == self.config.sees]
+        classes = np.full(len(boxes), self.config.sees, np.int64)
+        scores = {"grounding_score": np.full(len(boxes), 0.5, np.float32)}
+        return Grounding(np.array(boxes, np.float32).reshape(-1, 4), classes, scores)
+"""
+
+
+def forget_parts():
+    for name in [name for name in sys.modules if name.partition(".")[0] == "cheap_parts"]:
+        del sys.modules[name]
+
+
+@pytest.fixture
+def half(tmp_path, monkeypatch):
+    write_parts(tmp_path)
+    (tmp_path / "cheap_parts" / "half.py").write_text(HALF)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    forget_parts()
+
+
+def test_what_one_of_two_grounders_sees_is_ignored(half, tmp_path, run_through):
+    """One is the layout, and the other is the user's and sees only apples. A command that only reads the run does not
+    import it."""
+    raw = {
+        **SPEC, "count": 12, "objects_per_image": 2, "exporters": {"coco": {}}, "splits": {"all": 1.0},
+        "grounder": {"use": "agreement", "of": ["layout", {"use": "cheap_parts.half"}]},
+        "filters": {"witnesses": {"on_fail": "ignore"}},
+    }  # fmt: skip
+    build = run_through(raw, tmp_path / "out")
+    found = load_coco(build.run.root, "all").anns.values()
+    apple = {1: 0, 2: 1}  # class -> whether it is ignored
+    assert {a["category_id"] for a in found} == set(apple)
+    assert all(a["iscrowd"] == apple[a["category_id"]] for a in found)
+    forget_parts()
+    read = Build.read(build.run)
+    assert read.is_complete() and read.stages.grounder.identity() == ""
+    assert not any(name.startswith("cheap_parts") for name in sys.modules)
+    other = {**raw["grounder"], "of": ["layout", {"use": "cheap_parts.half", "sees": 2}]}
+    build = run_through({**raw, "grounder": other}, tmp_path / "out")
+    assert all(a["iscrowd"] == 1 - apple[a["category_id"]] for a in load_coco(build.run.root, "all").anns.values())
+
+
+def test_weights_of_nested_backends_are_recorded_one_by_one(tmp_path, quick, run_through):
+    """So labels are made anew if those of one change, and a run is judged without models."""
+    everything = {"use": "everything", "points_per_side": 2}
+    grounder = {"use": "agreement", "of": ["layout", everything], "min_iou": 0.3}
+    raw = {**quick, "count": 2, "grounder": grounder, "filters": {"witnesses": {"on_fail": "drop"}}}
+    build = run_through(raw, tmp_path)
+    models = build.run.facts.read()["models"]
+    assert [key for key in models if key.startswith("grounder")] == ["grounder.of.1"]
+    assert models["grounder.of.1"]["weights"] == build.stages.grounder.identity()
+    labelled = labelled_by(build.spec, models)
+    assert labelled["grounder"]["weights"] == build.stages.grounder.identity()
+    mark = build.run.marks.read("label", 0)
+    assert set(mark.environment) == {"grounder", "segmenter"} and set(mark.environment["grounder"]) == {"of.1"}
