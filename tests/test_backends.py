@@ -38,8 +38,7 @@ FILTERS = [name for kind, name in EVERY if kind == "filter"]
 CATEGORIES = (Category(1, "apple", ("pome",)), Category(2, "tree"))
 REQUEST = Request(128, 128, has_layout=True, words=frozenset({"a", "photo", "of", "on", "grass"}))
 # Options without a default, each with the value that it has here.
-LAYOUT = backend_module("grounder", "layout").Config(use="layout")
-REQUIRED: dict[tuple[str, str], dict[str, Any]] = {("grounder", "agreement"): {"of": (LAYOUT, LAYOUT)}}
+REQUIRED: dict[tuple[str, str], dict[str, Any]] = {("grounder", "agreement"): {"of": ["layout", {"use": "layout"}]}}
 
 
 def config(kind: str, name: str, **options: Any) -> Any:

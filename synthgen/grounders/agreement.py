@@ -35,6 +35,18 @@ class Config(backends.Config):
         0.5, gt=0, le=1, description="Two boxes of a class are of the same object if they overlap as much as this."
     )
 
+    @field_validator("of", mode="before")
+    @classmethod
+    def _built(cls, value: Any) -> Any:
+        """A spec gives options that are built already; code may give plain data."""
+        if not isinstance(value, list | tuple):
+            return value
+        plain = [{"use": one} if isinstance(one, str) else one for one in value]
+        return tuple(
+            backend_module("grounder", str(one["use"])).Config(**one) if isinstance(one, dict) and "use" in one else one
+            for one in plain
+        )
+
     @field_validator("of")
     @classmethod
     def _of_others(cls, value: tuple[backends.Config, ...]) -> tuple[backends.Config, ...]:
