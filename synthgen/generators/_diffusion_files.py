@@ -9,8 +9,9 @@ from synthgen.backends import Source
 from synthgen.base.wording import plain, shown
 from synthgen.errors import listed
 from synthgen.generators._diffusion_config import Config
-from synthgen.models import ModelIncomplete, find_model, read_card
+from synthgen.models import AdapterLayout, ModelIncomplete, find_model, read_card
 from synthgen.models.inspection import inspect_file, inspect_pipeline
+from synthgen.models.modular import inspect_modular, is_modular
 from synthgen.models.named import ModelFiles
 from synthgen.models.weights import Held
 
@@ -40,7 +41,11 @@ class PipelineFiles(ModelFiles):
         inspect_file(path / "synthgen.json", path)
         without = self.source().without
         layout = read_card(path).layout
-        inspected = inspect_pipeline(path, self.config.variant, without, layout.folder if layout else None)
+        adapter = layout.folder if isinstance(layout, AdapterLayout) else None
+        if is_modular(path):
+            inspected = inspect_modular(path, self.config.variant)
+        else:
+            inspected = inspect_pipeline(path, self.config.variant, without, adapter)
         if inspected.missing:
             message = f"{shown(self.config.model)} is not whole on this machine; missing: {listed(inspected.missing)}"
             raise ModelIncomplete(plain(message, 500))

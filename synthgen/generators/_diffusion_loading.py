@@ -12,15 +12,17 @@ from synthgen.errors import BackendError, listed
 from synthgen.generators._diffusion_checks import ADAPTER_PIPELINES
 from synthgen.generators._diffusion_config import Config
 from synthgen.generators._diffusion_files import PipelineFiles
-from synthgen.models import ModelMissing, read_card
+from synthgen.generators._modular import Modular, read_modular
+from synthgen.models import AdapterLayout, ModelMissing, read_card
 from synthgen.models.loading import loading
+from synthgen.models.modular import is_modular
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
 
-def load(config: Config, files: PipelineFiles, has_layout: bool) -> DiffusionPipeline:
+def load(config: Config, files: PipelineFiles, has_layout: bool) -> DiffusionPipeline | Modular:
     """The pipeline on the device that computes, with an adapter if jobs have layouts.
 
     Raises:
@@ -31,8 +33,13 @@ def load(config: Config, files: PipelineFiles, has_layout: bool) -> DiffusionPip
         path, held = files.path(), files.inspect()
     except (BackendError, ModelMissing) as error:
         raise BackendError(f"generator.model: {error}") from error
+    dtype = devices.torch_dtype(config.torch_dtype, device)
+    pipeline: DiffusionPipeline | Modular
     with loading(path, held, "generator.model: "):
-        pipeline = _read(config, path, has_layout, devices.torch_dtype(config.torch_dtype, device))
+        if is_modular(path):
+            pipeline = read_modular(path, config.variant, dtype)
+        else:
+            pipeline = _read(config, path, has_layout, dtype)
     if devices.compiles(config.compile, device):
         devices.compile_blocks(getattr(pipeline, "transformer", None) or getattr(pipeline, "unet", None))
     pipeline.set_progress_bar_config(disable=True)
@@ -63,7 +70,7 @@ def _read(config: Config, path: Path, has_layout: bool, dtype: torch.dtype) -> D
         pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **config.scheduler_options)
     elif config.scheduler_options:
         pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config, **config.scheduler_options)
-    if has_layout and card.layout:
+    if has_layout and isinstance(card.layout, AdapterLayout):
         name = type(pipeline).__name__
         if name not in ADAPTER_PIPELINES:
             raise BackendError(

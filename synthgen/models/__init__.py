@@ -63,6 +63,13 @@ class AdapterLayout(_Strict):
         return value
 
 
+class NativeLayout(_Strict):
+    """The layout reaches the model without a picture. `boxes`: as the argument `boxes` of the pipeline's call;
+    `json_caption`: in the prompt, which becomes a caption of JSON. See `synthgen.models.layouts`."""
+
+    form: Literal["boxes", "json_caption"]
+
+
 class KnownClass(_Strict):
     aspect_ratio: tuple[float, float] | None = Field(None, description="Least and greatest width over height.")
 
@@ -98,7 +105,7 @@ class ModelCard(_Strict):
     sizes: tuple[tuple[int, int], ...] | None = Field(None, description="(height, width) px that it was trained for.")
     classes: dict[str, KnownClass] | None = None
     vocabulary: tuple[str, ...] | None = Field(None, description="Every word its tokenizer knows.")
-    layout: AdapterLayout | None = None
+    layout: Annotated[AdapterLayout | NativeLayout, Field(discriminator="form")] | None = None
     sam: SamShape | None = None
     weights: str | None = Field(None, description="The weights' file, if the folder's layout does not show it.")
 
