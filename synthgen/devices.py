@@ -52,7 +52,7 @@ if cores_given() < (os.cpu_count() or 1):
 SPARE = 0.25
 
 T = TypeVar("T")
-Offload = Literal["auto", "none", "model"]
+Offload = Literal["auto", "none", "model", "group"]
 Compile = Literal["auto", "always", "never"]
 
 _resident: dict[Hashable, Any] = {}  # the most recently used is last
@@ -151,7 +151,9 @@ def place(pipeline: DiffusionPipeline, device: torch.device, offload: Offload) -
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
-    if offload != "model" and (make_room(size, device) or offload == "none"):
+    if offload == "group":
+        pipeline.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
+    elif offload != "model" and (make_room(size, device) or offload == "none"):
         pipeline.to(device)
     else:
         pipeline.enable_model_cpu_offload(device=device)
@@ -173,17 +175,24 @@ def compiles(choice: Compile, device: torch.device) -> bool:
 
 
 def compile_blocks(model: ModelMixin) -> None:
-    """Compiles the repeated blocks of a diffusers model, if the model names them, once for each shape: with dynamic
-    shapes, the compiled code would depend on which shape came first. No kernel is chosen by measuring times."""
+    """Compiles the repeated blocks of a diffusers model, once for each shape: with dynamic shapes, the compiled code
+    would depend on which shape came first. No kernel is chosen by measuring times. Where diffusers does not name the
+    blocks of a model, they are the members of its lists that have one class each."""
+    import torch
     import torch._dynamo
     import torch._inductor.config
 
-    if not getattr(model, "_repeated_blocks", None):
-        return
     # A block of a UNet gets up to four resolutions, each in all batch sizes that `padded_size` returns.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     without_timing = {"deterministic": True} if hasattr(torch._inductor.config, "deterministic") else None
-    model.compile_repeated_blocks(dynamic=False, options=without_timing)
+    names = getattr(model, "_repeated_blocks", None) or ()
+    blocks = [module for module in model.modules() if type(module).__name__ in names]
+    for layers in () if blocks else model.children():
+        kinds = {type(layer) for layer in layers} if isinstance(layers, torch.nn.ModuleList) else set()
+        if len(kinds) == 1 and not kinds.pop().__module__.startswith("torch."):
+            blocks += layers
+    for block in blocks or [model]:
+        block.compile(dynamic=False, options=without_timing)
 
 
 def padded_size(count: int, batch_size: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -10,7 +11,11 @@ from pydantic import Field, field_validator
 from synthgen import devices
 from synthgen.backends import ModelConfig
 from synthgen.errors import listed, nearest
+from synthgen.generators._diffusion_parts_config import Cache, Embedding, Lora, Quantization
+from synthgen.models import find_model
 from synthgen.models.families.family import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Family
+from synthgen.models.inspection import pipeline_parts
+from synthgen.models.signatures import fields
 
 # Class names in diffusers that need no further package; a test compares them with the library.
 SCHEDULERS = (
@@ -35,6 +40,8 @@ SCHEDULERS = (
 OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "guidance_scale", "generator", "image",
         "output_type", "return_dict", "num_images_per_prompt"}  # fmt: skip
 
+DENOISERS = ("transformer", "unet")  # names of the part of a pipeline that computes every step
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -51,9 +58,10 @@ class Settings:
 class Config(ModelConfig):
     """Options of the `diffusion` generator."""
 
-    execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"variant", "compile", "offload"}
-
-    added: ClassVar[frozenset[str]] = ModelConfig.added | {"long_prompts"}
+    execution: ClassVar[frozenset[str]] = ModelConfig.execution | {"variant", "compile", "offload", "attention"}
+    added: ClassVar[frozenset[str]] = ModelConfig.added | {
+        "long_prompts", "components", "loras", "embeddings", "quantize", "cache", "cache_options",
+    }  # fmt: skip
 
     variant: str | None = Field(None, description="The variant of the weight files, such as `fp16`.")
     scheduler: str | None = Field(None, description="A scheduler class of diffusers; default: the model's own.")
@@ -93,6 +101,36 @@ class Config(ModelConfig):
         description="Keeps the model's safety checker, if any. It replaces images that it flags with black ones.",
     )
 
+    components: dict[str, str | None] = Field(
+        {},
+        description="Other parts in place of the pipeline's own, by their names in diffusers, such as `vae`: a folder, "
+        "a Hugging Face id, or a `.safetensors` or `.gguf` file. `null` drops a part that the pipeline can do without.",
+    )
+    loras: list[Lora] = Field(
+        [], max_length=20, description="LoRAs, added to the pipeline's weights in this order. They change images."
+    )
+    embeddings: list[Embedding] = Field(
+        [], max_length=100, description="Textual inversions: words that the prompts may then use."
+    )
+    quantize: dict[str, Quantization] = Field(
+        {},
+        description="Parts whose weights take less memory, such as `transformer: int8`. They are rounded, so images "
+        "change.",
+    )
+    cache: Cache | None = Field(
+        None,
+        description="Skips computing in some steps and estimates its results from earlier steps. It is faster, and "
+        "images change.",
+    )
+    cache_options: dict[str, str | int | float | bool] = Field(
+        {}, description="Options of the cache, by their names in diffusers, such as `threshold: 0.1`."
+    )
+    attention: str | None = Field(
+        None,
+        description="How attention is computed, by its name in diffusers, such as `flash`. It changes the last bits of "
+        "images; default: PyTorch's own way.",
+    )
+
     @field_validator("scheduler")
     @classmethod
     def _known_scheduler(cls, value: str | None) -> str | None:
@@ -115,8 +153,27 @@ class Config(ModelConfig):
 
     def environment(self) -> dict[str, Any]:
         """Everything besides the spec that pixels depend on; see `devices.environment`."""
-        compiled = devices.compiles(self.compile, devices.torch_device(self.device))
-        return {**super().environment(), "compiled": compiled}
+        made = {**super().environment(), "compiled": self._compiled(), "variant": self.variant}
+        if self.attention:
+            made["attention"] = self.attention
+        packages = {
+            "peft": bool(self.loras),
+            "gguf": any((value or "").endswith(".gguf") for value in self.components.values()),
+            "torchao": bool({"int8", "int4", "fp8"} & set(self.quantize.values())),
+            "bitsandbytes": "nf4" in self.quantize.values(),
+        }
+        return made | {name: version(name) for name, is_used in packages.items() if is_used}
+
+    def _compiled(self) -> bool | str:
+        """Whether blocks are compiled; a text if diffusers does not name them, so that they are found by their class.
+        Until such blocks were compiled, marks had True for these models too."""
+        if not devices.compiles(self.compile, devices.torch_device(self.device)):
+            return False
+        parts = pipeline_parts(find_model(self.model, "diffusion", self.revision, self.variant))
+        denoiser = next((parts[name] for name in DENOISERS if name in parts), None)
+        if denoiser is None:
+            return False
+        return bool(fields(denoiser, "models").get("_repeated_blocks")) or "blocks found by their class"
 
     def settings(self, row: Family) -> Settings:
         """`row`: of the pipeline's class."""

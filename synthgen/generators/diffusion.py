@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 from synthgen import devices
 from synthgen.backends import Generator, Model, Request
 from synthgen.errors import Problem
+from synthgen.generators import _diffusion_tuning
 from synthgen.generators._diffusion_call import Call
 from synthgen.generators._diffusion_checks import Checks
 from synthgen.generators._diffusion_config import Config
 from synthgen.generators._diffusion_files import PipelineFiles
-from synthgen.generators._diffusion_layouts import with_layouts
+from synthgen.generators._diffusion_flat import FirstImages
 from synthgen.generators._diffusion_loading import load
-from synthgen.generators._modular import Modular
+from synthgen.generators._diffusion_parts import Parts
 from synthgen.models import ModelCard, read_card
 from synthgen.models.families import family, guidance, pipeline_class
 from synthgen.models.families.family import Family, Guidance
-from synthgen.models.layouts import layout_of
 from synthgen.types import Job
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
 
 __all__ = ["Backend", "Config"]
@@ -34,8 +35,8 @@ __all__ = ["Backend", "Config"]
 class Backend(Generator[Config]):
     """Makes images with a diffusers pipeline.
 
-    A layout reaches the model in the form that its `synthgen.json` declares, or else in the form that all models of
-    its class take. See `_diffusion_layouts.py`.
+    A layout reaches the model in the form that its `synthgen.json` declares. So far the only form is a T2I-Adapter
+    (arXiv 2302.08453), which gets an image with boxes filled with their class's colour.
     """
 
     @cached_property
@@ -43,8 +44,16 @@ class Backend(Generator[Config]):
         return PipelineFiles(self.config)
 
     @cached_property
+    def _parts(self) -> Parts:
+        return Parts(self.config, self._files)
+
+    @cached_property
     def _compiles(self) -> bool:
         return devices.compiles(self.config.compile, devices.torch_device(self.config.device))
+
+    @cached_property
+    def _first(self) -> FirstImages:
+        return FirstImages(self.config)
 
     @property
     def _card(self) -> ModelCard:
@@ -59,7 +68,7 @@ class Backend(Generator[Config]):
         return guidance(self._row, self._files.path())
 
     def models(self) -> Sequence[Model]:
-        return [self._files]
+        return [self._files, *self._parts.models()]
 
     def identity(self) -> str:
         """The weights, and what the row of the pipeline's class recommends where the spec gives nothing."""
@@ -76,25 +85,46 @@ class Backend(Generator[Config]):
     def check(self, request: Request) -> Iterable[Problem]:
         if problems := list(self._files.problems()):
             return problems
-        return Checks(self.config, self._files.path(), self.categories, request).problems()
+        if problems := [*self._parts.problems(), *_diffusion_tuning.problems(self.config, self._files)]:
+            return problems
+        return self._checks(request).problems()
 
     def advice(self, request: Request) -> Iterable[Problem]:
-        return Checks(self.config, self._files.path(), self.categories, request).advice()
+        return self._checks(request).advice()
+
+    def _checks(self, request: Request) -> Checks:
+        return Checks(self.config, self._files.path(), self.categories, request, self._parts.words())
 
     def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
         made = len(jobs)
         if self._compiles and not self._row.singles:
             jobs = [*jobs, *[jobs[-1]] * (devices.padded_size(made, self.config.batch_size) - made)]
-        layout: Mapping[str, Any] = {}
-        if jobs[0].layout is not None:
-            form = layout_of(self._files.path(), self._row.pipeline)
-            assert form is not None  # `check` requires it
-            jobs, layout = with_layouts(jobs, form, {c.id: c.name for c in self.categories})
-        pipeline = self.pipeline("image" in layout)
-        return Call(pipeline, self._row, self._guidance, self.config.settings(self._row)).images(jobs, layout)[:made]
+        layout = self.layout_images(jobs) if jobs[0].layout is not None else None
+        pipeline = self.pipeline(layout is not None)
+        call = Call(pipeline, self._row, self._guidance, self.config.settings(self._row))
+        images = call.images(jobs, layout)[:made]
+        self._first.require_picture(images, pipeline)
+        return images
 
-    def pipeline(self, has_layout: bool) -> DiffusionPipeline | Modular:
+    def layout_images(self, jobs: Sequence[Job]) -> torch.Tensor:
+        """The layouts drawn in the card's palette, 0 outside the boxes: float32 (B, C, H/d, W/d), where C is the number
+        of channels of the palette and d the card's `downscale`."""
+        import torch
+        from torch.nn.functional import avg_pool2d
+
+        layout = self._card.layout
+        assert layout is not None  # `check` requires it
+        names = {c.id: c.name for c in self.categories}
+        channels = len(next(iter(layout.palette.values())))
+        images = np.zeros((len(jobs), jobs[0].height, jobs[0].width, channels), np.float32)
+        for image, job in zip(images, jobs, strict=True):
+            for category_id, (x0, y0, x1, y1) in zip(job.asked, job.layout or (), strict=True):
+                image[y0:y1, x0:x1] = layout.palette[names[category_id]]
+        return avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2), layout.downscale)
+
+    def pipeline(self, has_layout: bool) -> DiffusionPipeline:
         """The pipeline, with an adapter if jobs have layouts; a process loads it once."""
-        return devices.resident(
-            (self.config.model_dump_json(), has_layout), lambda: load(self.config, self._files, has_layout)
-        )
+        key = (self.config.model_dump_json(), has_layout)
+        pipeline = devices.resident(key, lambda: load(self.config, self._files, self._parts, has_layout))
+        _diffusion_tuning.forget_steps(pipeline, self.config)
+        return pipeline

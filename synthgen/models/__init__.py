@@ -63,13 +63,6 @@ class AdapterLayout(_Strict):
         return value
 
 
-class NativeLayout(_Strict):
-    """The layout reaches the model without a picture. `boxes`: as the argument `boxes` of the pipeline's call;
-    `json_caption`: in the prompt, which becomes a caption of JSON. See `synthgen.models.layouts`."""
-
-    form: Literal["boxes", "json_caption"]
-
-
 class KnownClass(_Strict):
     aspect_ratio: tuple[float, float] | None = Field(None, description="Least and greatest width over height.")
 
@@ -105,46 +98,39 @@ class ModelCard(_Strict):
     sizes: tuple[tuple[int, int], ...] | None = Field(None, description="(height, width) px that it was trained for.")
     classes: dict[str, KnownClass] | None = None
     vocabulary: tuple[str, ...] | None = Field(None, description="Every word its tokenizer knows.")
-    layout: Annotated[AdapterLayout | NativeLayout, Field(discriminator="form")] | None = None
+    layout: AdapterLayout | None = None
     sam: SamShape | None = None
     weights: str | None = Field(None, description="The weights' file, if the folder's layout does not show it.")
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """What is known of a published model before it is downloaded.
-
-    Attributes:
-        url, md5: where it is, and its checksum, if it is no Hugging Face repository.
-        licence: as its publisher names it.
-        gated: whether one must accept terms on its page before one can download it.
-    """
+    """A published model whose size is known before it is downloaded. `url`: where it is, if it is no Hugging Face
+    repository."""
 
     gigabytes: float
     url: str | None = None
     md5: str | None = None
-    licence: str | None = None
-    gated: bool = False
 
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 # The names of SAM's checkpoints are those in the README of facebookresearch/segment-anything. The sizes are those of
-# the files that are fetched. The licences, and which are gated, are those on their pages; CLIP's is in its repository.
+# the files that are fetched.
 KNOWN = {
-    "vit_b": KnownModel(0.4, _SAM + "sam_vit_b_01ec64.pth", "01ec64d29a2fca3f0661936605ae66f8", "Apache-2.0"),
-    "vit_l": KnownModel(1.2, _SAM + "sam_vit_l_0b3195.pth", "0b3195507c641ddb6910d2bb5adee89c", "Apache-2.0"),
-    "vit_h": KnownModel(2.6, _SAM + "sam_vit_h_4b8939.pth", "4b8939a88964f0f4ff5f5b2642c598a6", "Apache-2.0"),
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": KnownModel(5.5, licence="creativeml-openrail-m"),
-    "stabilityai/stable-diffusion-xl-base-1.0": KnownModel(13.9, licence="openrail++"),
-    "stabilityai/stable-diffusion-3.5-medium": KnownModel(16.3, licence="stabilityai-ai-community", gated=True),
-    "black-forest-labs/FLUX.1-schnell": KnownModel(34, licence="apache-2.0", gated=True),
-    "google/owlv2-base-patch16-ensemble": KnownModel(0.6, licence="apache-2.0"),
-    "google/owlv2-large-patch14-ensemble": KnownModel(1.8, licence="apache-2.0"),
-    "IDEA-Research/grounding-dino-tiny": KnownModel(0.7, licence="apache-2.0"),
-    "IDEA-Research/grounding-dino-base": KnownModel(0.9, licence="apache-2.0"),
-    "openai/clip-vit-base-patch32": KnownModel(0.6, licence="MIT"),
-    "openai/clip-vit-large-patch14": KnownModel(1.7, licence="MIT"),
+    "vit_b": KnownModel(0.4, _SAM + "sam_vit_b_01ec64.pth", "01ec64d29a2fca3f0661936605ae66f8"),
+    "vit_l": KnownModel(1.2, _SAM + "sam_vit_l_0b3195.pth", "0b3195507c641ddb6910d2bb5adee89c"),
+    "vit_h": KnownModel(2.6, _SAM + "sam_vit_h_4b8939.pth", "4b8939a88964f0f4ff5f5b2642c598a6"),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": KnownModel(4.3),
+    "stabilityai/stable-diffusion-xl-base-1.0": KnownModel(13.9),
+    "stabilityai/stable-diffusion-3.5-medium": KnownModel(18),
+    "black-forest-labs/FLUX.1-schnell": KnownModel(34),
+    "google/owlv2-base-patch16-ensemble": KnownModel(0.6),
+    "google/owlv2-large-patch14-ensemble": KnownModel(1.8),
+    "IDEA-Research/grounding-dino-tiny": KnownModel(0.7),
+    "IDEA-Research/grounding-dino-base": KnownModel(0.9),
+    "openai/clip-vit-base-patch32": KnownModel(0.6),
+    "openai/clip-vit-large-patch14": KnownModel(1.7),
 }
 
 
@@ -164,11 +150,14 @@ def cache_folder() -> Path:
 
 def find_model(
     model: str,
-    kind: Literal["diffusion", "sam", "detector", "clip"],
+    kind: Literal["diffusion", "sam", "detector", "clip", "part"],
     revision: str | None = None,
     variant: str | None = None,
 ) -> Path:
     """The folder or file of a model that is on this machine. It never fetches anything.
+
+    Args:
+        kind: `part` is a part of a pipeline, or a file to be added to one.
 
     Raises:
         ModelMissing: the model is not on this machine, or no model can have this name, revision or variant. The message
@@ -194,7 +183,7 @@ def find_model(
         if path.is_file():
             return path
         raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}")
-    weights = {".pth", ".pt", ".safetensors"}
+    weights = {".pth", ".pt", ".safetensors", ".gguf"}
     is_name = model.count("/") == 1 and model.isprintable() and len(model) <= 200
     if model.startswith((".", "/", "~", "-")) or not is_name or path.suffix in weights:
         raise ModelMissing(
@@ -236,7 +225,7 @@ def snapshot_of(model: str, revision: str, kind: str) -> Path | None:
     if not folder.is_dir() and re.fullmatch(r"[0-9a-f]{7,39}", commit):
         matches = list(folder.parent.glob(f"{commit}*"))
         folder = matches[0] if len(matches) == 1 else folder
-    if kind == "sam":
+    if kind in ("sam", "part"):
         is_model = folder.is_dir() and any(file.is_file() for file in folder.iterdir())
     else:
         is_model = any((folder / name).is_file() for name in ("model_index.json", "config.json"))
@@ -301,7 +290,7 @@ def model_identity(path: Path) -> str:
         return path.name
     digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        if file.suffix in {".safetensors", ".pth", ".pt", ".bin", ".json", ".txt", ".model"}:
+        if file == path or file.suffix in {".safetensors", ".pth", ".pt", ".bin", ".json", ".txt", ".model"}:
             with open(file, "rb") as opened:
                 part = hashlib.file_digest(opened, "sha256").hexdigest()
             digest.update(f"{file.relative_to(path) if path.is_dir() else file.name}\0{part}\n".encode())

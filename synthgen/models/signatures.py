@@ -1,4 +1,4 @@
-"""Parameters of diffusers' classes, read from its source, so that `check` knows them without importing torch."""
+"""Facts about diffusers' classes, read from its source, so that `check` knows them without importing torch."""
 
 from __future__ import annotations
 
@@ -10,30 +10,80 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+OF_BASES = ("Pipeline", "Model")  # how the names of classes end that other classes of the same folder build upon
 
-@lru_cache
+
 def parameters(name: str, method: str, folder: str) -> Mapping[str, Any] | None:
     """The parameters of a method: name -> default (None if it has none, or if it is no literal).
 
     Args:
         name: the class, such as `FluxPipeline`.
         method: the method, such as `__call__`.
-        folder: the folder of diffusers that has the class's file: `pipelines` or `schedulers`.
+        folder: the folder of diffusers that has the class's file: `pipelines`, `schedulers`, `models` or `hooks`.
 
     Returns:
         None if there is no such class, or if the class itself does not define the method.
     """
-    begin = f"class {name}("
+    function = _method(name, method, folder)
+    return None if function is None else _defaults(function.args)
+
+
+def types_taken(name: str, method: str, folder: str) -> Mapping[str, str]:
+    """The types of a method's parameters as its source writes them; see `parameters`. Empty if there is no such
+    method."""
+    function = _method(name, method, folder)
+    taken = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs] if function else []
+    return {arg.arg: ast.unparse(arg.annotation) for arg in taken if arg.annotation}
+
+
+def fields(name: str, folder: str) -> Mapping[str, Any]:
+    """The attributes of a class that its body, or that of a base in the same folder of diffusers, sets to literals."""
+    values: dict[str, Any] = {}
+    for base in reversed(_bases(name, folder)):
+        values |= fields(base, folder) if base.endswith(OF_BASES) else {}
+    found = definition(name, folder)
+    for item in found[1].body if found else ():
+        if isinstance(item, ast.Assign | ast.AnnAssign) and item.value is not None:
+            targets = item.targets if isinstance(item, ast.Assign) else [item.target]
+            values |= {target.id: _plain(item.value) for target in targets if isinstance(target, ast.Name)}
+    return values
+
+
+def bases(name: str, folder: str) -> frozenset[str]:
+    """The names of a class's bases, and of their bases as far as the same folder of diffusers defines them."""
+    own = _bases(name, folder)
+    return frozenset(own).union(*(bases(base, folder) for base in own if base.endswith(OF_BASES)))
+
+
+def source(name: str, folder: str) -> str:
+    """The text of the file that defines a class; "" if there is none."""
+    found = definition(name, folder)
+    return found[0] if found else ""
+
+
+@lru_cache
+def definition(name: str, folder: str) -> tuple[str, ast.ClassDef] | None:
+    """The text of the file that defines a class, and the class in it."""
+    begin = re.compile(rf"^class {re.escape(name)}[(:]", re.MULTILINE)
     for file in _files(name, folder):
-        source = file.read_text(encoding="utf-8")
-        if begin not in source:
+        text = file.read_text(encoding="utf-8")
+        if not begin.search(text):
             continue
-        for node in ast.parse(source).body:
+        for node in ast.parse(text).body:
             if isinstance(node, ast.ClassDef) and node.name == name:
-                for item in node.body:
-                    if isinstance(item, ast.FunctionDef) and item.name == method:
-                        return _defaults(item.args)
+                return text, node
     return None
+
+
+def _method(name: str, method: str, folder: str) -> ast.FunctionDef | None:
+    found = definition(name, folder)
+    functions = [item for item in found[1].body if isinstance(item, ast.FunctionDef)] if found else []
+    return next((function for function in functions if function.name == method), None)
+
+
+def _bases(name: str, folder: str) -> list[str]:
+    found = definition(name, folder)
+    return [ast.unparse(base).rpartition(".")[2] for base in found[1].bases] if found else []
 
 
 def _files(name: str, folder: str) -> Iterator[Path]:

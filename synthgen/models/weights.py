@@ -133,6 +133,13 @@ def held_by(folder: Path, variant: str | None = None) -> Held:
     return held
 
 
+def shapes_in(file: Path) -> dict[str, tuple[int, ...]]:
+    """The tensors in a file that `require_safetensors` takes: name -> shape."""
+    with open(file, "rb") as opened:
+        header = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    return {name: tuple(part["shape"]) for name, part in header.items() if name != "__metadata__"}
+
+
 def require_safetensors(file: Path) -> Held:
     """The sizes of the weights in a file, from its header.
 

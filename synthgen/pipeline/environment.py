@@ -12,6 +12,8 @@ from synthgen.spec import differences
 from synthgen.store.paths import StageName
 from synthgen.types import Job
 
+ADDED = ("variant",)  # keys that marks of earlier versions lack
+
 
 def environment(
     build: Build, stage: StageName, backends: Mapping[str, Stage[Any]], allow_mixed: bool
@@ -29,13 +31,22 @@ def environment(
     now: dict[str, Any] = {kind: found for kind, c in configs.items() if (found := environment_of(c))}
     done = (build.run.marks.read(stage, shard) for shard in build.run.marks.shards() if build.is_done(stage, shard))
     earlier = next((mark for mark in done if mark), None)
-    if earlier and dict(earlier.environment) != now and not allow_mixed:
-        changed = "; ".join(differences(earlier.environment, now))
+    comparable = _without_added(now, earlier.environment) if earlier else now
+    if earlier and dict(earlier.environment) != comparable and not allow_mixed:
+        changed = "; ".join(differences(earlier.environment, comparable))
         raise RunError(
             f"earlier shards of {build.run.address} were made differently ({changed}), so the same job would get "
             "slightly different pixels; set what the earlier shards had, or pass --allow-mixed"
         )
     return now
+
+
+def _without_added(now: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """What is computed now, without the keys of `ADDED` that marks of earlier versions lack."""
+    return {
+        kind: {key: value for key, value in keys.items() if key not in ADDED or key in earlier.get(kind, {})}
+        for kind, keys in now.items()
+    }
 
 
 def batches(jobs: Sequence[Job], environment: Mapping[str, Any], kind: str) -> Iterator[Sequence[Job]]:

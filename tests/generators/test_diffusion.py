@@ -33,14 +33,12 @@ from synthgen.errors import BackendError
 from synthgen.generators import _diffusion_call, diffusion
 from synthgen.generators._diffusion_checks import ADAPTER_PIPELINES
 from synthgen.generators._diffusion_config import SCHEDULERS
-from synthgen.generators._diffusion_layouts import layout_images
-from synthgen.models import read_card, remarks
+from synthgen.models import remarks
 from synthgen.models.tokens import counter
 from synthgen.types import Category, Job, PromptForm
 
 PALETTE = {"apple": (1.0, 0.0, 0.0), "car": (0.0, 0.5, 1.0)}
 CATEGORIES = (Category(1, "apple"), Category(2, "car"))
-NAMES = {c.id: c.name for c in CATEGORIES}
 REQUEST = Request(SIDE, SIDE, has_layout=False, words=frozenset({"a", "cup"}))
 
 
@@ -52,27 +50,6 @@ def job(index: int, *, layout: Any = None, prompt: str = "a red cup, on a table"
 def backend(model: Path | str, **options: Any) -> diffusion.Backend:
     given = {"num_inference_steps": 3, "guidance_scale": 4.0, "torch_dtype": "float32", **options}
     return diffusion.Backend(diffusion.Config(use="diffusion", model=str(model), device="cpu", **given), CATEGORIES)
-
-
-@pytest.fixture(autouse=True)
-def forget():
-    """Models that a test loads are not kept for the next one."""
-    yield
-    devices.forget(devices.loaded())
-
-
-@pytest.fixture(scope="session")
-def saved(tmp_path_factory) -> Callable[[str], Path]:
-    """Name in `MAKERS` -> the folder that `save_pretrained` made. Only for reading."""
-    root = tmp_path_factory.mktemp("pipelines")
-
-    def folder(name: str) -> Path:
-        if not (root / name).exists():
-            torch.manual_seed(0)
-            MAKERS[name]().save_pretrained(root / name)
-        return root / name
-
-    return folder
 
 
 @pytest.fixture
@@ -326,7 +303,7 @@ def test_layouts_of_any_channels_and_smaller_than_the_picture(tmp_path):
     layout = {"form": "t2i_adapter", "folder": "adapter", "palette": palette, "downscale": 4}
     (folder / "synthgen.json").write_text(json.dumps({"layout": layout}))
     models.read_card.cache_clear()
-    found = layout_images(LAYOUT_JOBS, read_card(folder).layout, NAMES)
+    found = backend(folder).layout_images(LAYOUT_JOBS)
     assert found.shape == (2, 4, SIDE // 4, SIDE // 4)
     assert found[0, 0].sum() * 16 == 10 * 17 and found[0, 3].sum() * 16 == 0.5 * 10 * 17
     assert found[0, 0, 0, :4].tolist() == [2 / 16, 4 / 16, 4 / 16, 0.0]  # rows from 3, columns 2 to 12
