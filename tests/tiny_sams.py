@@ -129,6 +129,40 @@ def sam3_video(folder: Path) -> Any:
     return Sam3VideoModel(Sam3VideoConfig(detector_config=detector, tracker_config=tracker))
 
 
+def _edgetam_parts() -> dict[str, Any]:
+    timm = {"in_chans": 3, "features_only": True, "out_indices": [0, 1, 2, 3], "embed_dim": [8, 16, 24, 32],
+            "depth": [1, 1, 1, 1]}  # fmt: skip
+    vision = {
+        "model_type": "edgetam_vision_model", "backbone_channel_list": [32, 24, 16, 8], "fpn_hidden_size": 32,
+        "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]],
+        "backbone_config": {"model_type": "timm_wrapper", "architecture": "repvit_m1", "model_args": timm,
+                            "num_classes": 2, "label_names": ["a", "b"]},
+    }  # fmt: skip
+    return {"vision_config": vision, "prompt_encoder_config": PROMPTS, "mask_decoder_config": DECODER}
+
+
+def edgetam(folder: Path) -> Any:
+    from transformers import EdgeTamConfig, EdgeTamModel
+
+    _square(Sam2Processor, folder)
+    return EdgeTamModel(EdgeTamConfig(**_edgetam_parts()))
+
+
+def edgetam_video(folder: Path) -> Any:
+    """As yonigozlan/EdgeTAM-hf has it."""
+    from transformers import EdgeTamVideoConfig, EdgeTamVideoModel
+
+    _square(Sam2Processor, folder)
+    config = EdgeTamVideoConfig(
+        **_edgetam_parts(), image_size=SIDE, memory_attention_hidden_size=32, memory_attention_num_layers=1,
+        memory_attention_mlp_hidden_size=16, memory_encoder_hidden_size=32, memory_encoder_output_channels=8,
+        mask_downsampler_embed_dim=32, memory_fuser_embed_dim=32, memory_fuser_num_layers=1,
+        memory_fuser_intermediate_dim=16, memory_attention_rope_feat_sizes=[4, 4],
+        memory_attention_rope_k_sizes=[4, 4], perceiver_resampler_hidden_size=8, perceiver_resampler_num_layers=1,
+    )  # fmt: skip
+    return EdgeTamVideoModel(config)
+
+
 def save(name: str, folder: Path) -> Path:
     """One of the functions above, in a folder of its name: its processor, its settings and its weights, random but as
     large as trained ones, so that masks have shapes."""
@@ -137,9 +171,8 @@ def save(name: str, folder: Path) -> Path:
     torch.manual_seed(7)
     model = globals()[name](folder).eval()
     with torch.no_grad():
-        for part in (*model.parameters(), *model.buffers()):
-            if part.is_floating_point():
-                part.copy_(torch.randn(part.shape) * 0.3)
+        for key, part in model.named_parameters():
+            part.copy_(torch.randn(part.shape) * (0.45 if "timm" in key else 0.3))  # with 0.3, every picture is alike
     model.save_pretrained(folder)
     if name == "sam3_video":
         # `save_pretrained` gives a new Sam3VideoModel keys that no published checkpoint has: "tracker_model." twice.

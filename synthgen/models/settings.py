@@ -133,8 +133,10 @@ def _require_harmless(file: Path, key: str, value: Any) -> None:
         takes = "" if is_shard else "a .safetensors file beside it: other formats can hold code"
     elif key.startswith("audio_tokenizer") or (key == "use_pretrained_backbone" and value):
         takes = "none: it would load a model of another folder"
-    elif key == "backbone" and isinstance(value, str) and re.search(r"[/:\\]", value):
+    elif key in ("backbone", "architecture") and isinstance(value, str) and re.search(r"[/:\\]", value):
         takes = "a bare name: others would load a model of another folder"
+    elif key == "checkpoint_path" and value:  # timm would read it, and it may hold code
+        takes = "none: the weights are the folder's own"
     elif key in PATHS and isinstance(value, str) and value != Path(value).name and _exists(file.parent / value):
         takes = "files beside it"
     if takes:

@@ -17,8 +17,8 @@ from synthgen.types import Grounding, Instances
 
 class Config(ModelConfig):
     """Options of the SAM segmenter. `model`: `mini`; `vit_b`, `vit_l` or `vit_h`; an official checkpoint (.pth, .pt or
-    .safetensors); a folder or Hugging Face id of transformers' SAM, HQ-SAM, SAM 2, SAM 2.1 or SAM 3; or a folder with a
-    `synthgen.json` card that has the model's dimensions under `sam`."""
+    .safetensors); a folder or Hugging Face id of transformers' SAM, HQ-SAM, SAM 2, SAM 2.1, SAM 3 or EdgeTAM; or a
+    folder with a `synthgen.json` card that has the model's dimensions under `sam`."""
 
 
 class Backend(Segmenter[Config]):

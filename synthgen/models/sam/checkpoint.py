@@ -26,6 +26,7 @@ LICENCES = {
     "facebook/sam-vit-": LICENCE,
     "facebook/sam2": ("Apache-2.0", "https://github.com/facebookresearch/sam2"),
     "facebook/sam3": ("SAM License", "https://github.com/facebookresearch/sam3"),
+    "yonigozlan/EdgeTAM": ("Apache-2.0", "https://github.com/facebookresearch/EdgeTAM"),
     "syscv-community/sam-hq-": ("Apache-2.0", "https://github.com/SysCV/sam-hq"),
 }
 # What a state dict's pickle names, and `torch.load` takes more: with `bytearray`, a few bytes ask for any memory.

@@ -19,6 +19,7 @@ from synthgen.models.loading import loading, require_all_weights
 from synthgen.models.sam.network import Answer, Embedded, Network
 from synthgen.models.weights import Held
 
+INSTALL = "pip install 'synthgen[edgetam]'"
 LOGITS_A_FEATURE = 4  # the decoders' logits have four times the side of their features: two convolutions of stride 2
 
 
@@ -40,7 +41,7 @@ class Family:
 
 
 # A checkpoint for videos holds all weights of the model for pictures: facebook/sam2.1-hiera-large is a `sam2_video`,
-# facebook/sam3 a `sam3_video`.
+# facebook/sam3 a `sam3_video`, yonigozlan/EdgeTAM-hf an `edgetam_video`.
 FAMILIES = {
     "sam": Family("SamModel", "SamProcessor"),
     "sam_hq": Family("SamHQModel", "SamHQProcessor"),
@@ -48,6 +49,8 @@ FAMILIES = {
     "sam2_video": Family("Sam2Model", "Sam2Processor"),
     "sam3_tracker": Family("Sam3TrackerModel", "Sam3TrackerProcessor"),
     "sam3_video": Family("Sam3TrackerModel", "Sam3TrackerProcessor", part="tracker_config"),
+    "edgetam": Family("EdgeTamModel", "Sam2Processor", package="timm"),
+    "edgetam_video": Family("EdgeTamModel", "Sam2Processor", package="timm"),
 }
 
 
@@ -68,7 +71,7 @@ def inspect(path: Path) -> tuple[str, Held]:
         raise BackendError(f"{path} has no preprocessor_config.json, which says how it takes pictures")
     package = FAMILIES[model_type].package
     if package and find_spec(package) is None:
-        raise BackendError(f"{path} is of model_type {model_type!r}, and needs {package}: pip install {package}")
+        raise BackendError(f"{path} is of model_type {model_type!r}, and needs {package}: {INSTALL}")
     return model_type, held
 
 
