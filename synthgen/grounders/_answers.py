@@ -97,7 +97,7 @@ def _ask_concepts(detector: Detector, images: Images, texts: list[list[str]]) ->
         for text in dict.fromkeys(text for several in texts for text in several):
             rows = [i for i, several in enumerate(texts) if text in several]
             words = processor(text=[text] * len(rows), return_tensors="pt").to(model.device)
-            output = model(vision_embeds=_rows(seen, rows), **words)
+            output = model(vision_embeds=seen if len(rows) == len(images) else _rows(seen, rows), **words)
             boxes = output.pred_boxes.float().cpu().numpy()
             logits = joint_logit(
                 output.pred_logits.double().cpu().numpy(), output.presence_logits.double().cpu().numpy()
