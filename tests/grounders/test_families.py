@@ -1,6 +1,8 @@
 """Each family of detectors, held against transformers' own call and post-processing of the same model."""
 
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -283,3 +285,14 @@ def test_licences_of_published_models(tmp_path, monkeypatch, model_type, model, 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": model_type}))
     monkeypatch.setattr("synthgen.models.find_model", lambda *_: tmp_path)
     assert list(backend(model).licences()) == ([(licence, f"https://huggingface.co/{model}")] if licence else [])
+
+
+def test_the_table_of_the_docs_says_what_the_code_does():
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = re.findall(
+        r"^\| ([^|]+?)(?:, [^|]*)? \| `[^|]*`[^|]* \| .* \| (\d+) tokens [^|]* \| ([\d.]+) \|$", page, re.M
+    )
+    said = {name: (int(most), float(threshold)) for name, most, threshold in rows}
+    families = {family.name: (family.most_tokens, family.threshold) for family in _detectors.FAMILIES.values()}
+    families["LLMDet"] = families["MM-Grounding-DINO"]
+    assert said == {name: numbers for name, numbers in families.items() if name != "SAM 3 LiteText"}
