@@ -76,7 +76,8 @@ def require_taken(command: Any, words: list[str]) -> None:
                 assert next(left, None) is not None, f"{flag} takes a value"
     takes = [p for p in command.params if p.param_type_name == "argument"]
     several = any(p.nargs == -1 for p in takes) or any((p.metavar or "").endswith("...") for p in takes)
-    assert len(arguments) == len(takes) or (several and len(arguments) >= len(takes)), arguments
+    required = [p for p in takes if p.required]
+    assert len(required) <= len(arguments) and (several or len(arguments) <= len(takes)), arguments
 
 
 @pytest.mark.parametrize("line", [*command_lines()])

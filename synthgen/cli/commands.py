@@ -49,7 +49,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
             "verify": "Check every checksum, mask and id of a run.",
             "remake": "Make one image again and compare its pixels.",
             "bench": "Time a run against a bare loop over the same models.",
-            "models": "List the known models, or download one.",
+            "models": "List the known models or those of a spec, or download them.",
             "schema": "Print the JSON Schema of specs, for editors.",
         },
     ),

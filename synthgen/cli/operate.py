@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -14,6 +14,9 @@ from synthgen.cli.arguments import Out, Overrides, ProfileFile, RunFolder, Spec,
 from synthgen.cli.inputs import load, note, note_modules
 from synthgen.cli.results import console
 from synthgen.errors import RunError
+
+if TYPE_CHECKING:
+    from synthgen.backends import Source
 
 
 def schedule(
@@ -177,10 +180,20 @@ def bench(
 
 
 def models(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Show the models that this YAML spec needs.",
+            metavar="[SPEC]",
+            show_default=False,
+            parser=path,
+            autocompletion=completion.specs,
+        ),
+    ] = None,
     download: Annotated[
         str | None,
         typer.Option(
-            help="Download this model: a Hugging Face id, or vit_b, vit_l, vit_h.",
+            help="Download this model: a Hugging Face id, or vit_b, vit_l, vit_h; or all that a YAML spec needs.",
             metavar="MODEL",
             show_default=False,
             autocompletion=completion.models,
@@ -194,27 +207,84 @@ def models(
         str | None,
         typer.Option(help="The variant of the weights, such as fp16.", metavar="NAME", show_default=False),
     ] = None,
+    file: Annotated[
+        list[str],
+        typer.Option(help="Download this file of the model only. Repeat it for more.", metavar="FILE"),
+    ] = [],  # noqa: B006
+    online: Annotated[
+        bool, typer.Option("--online", help="Ask the hub for sizes, licences and access.", metavar="")
+    ] = False,
 ) -> None:
-    """List the known models with their size and whether they are on this machine, or download one.
+    """List the known models, or those that a spec needs, and whether they are on this machine; or download them.
 
-    No other command downloads a model.
+    Without --download and --online it contacts nobody. No other command downloads a model. A download fetches the files
+    that are read, and goes on where an earlier one has ended.
     """
+    from synthgen.backends import Source
+
+    if download and Path(download).suffix in {".yaml", ".yml"}:
+        if revision or variant or file:
+            raise RunError("--revision, --variant and --file belong to a model; a spec says its own")
+        _download_needs(path(download))
+    elif download:
+        _download(Source(download, revision, variant, files=tuple(file)))
+    elif spec:
+        _show_needs(spec, online)
+    else:
+        _show_known()
+
+
+def _download(source: Source) -> None:
+    from synthgen.cli.needs import showing_progress
+    from synthgen.models.download import download_model
+
+    with showing_progress(source.model) as report:
+        place = download_model(source, report)
+    print(f"{source.model}: {place}")
+
+
+def _download_needs(spec: Path) -> None:
+    """Downloads what a spec needs and is not here. Models that no download brings are errors, after the others."""
+    from synthgen.cli.needs import needs_of
+
+    needs = needs_of(load(spec, []))
+    for source in dict.fromkeys(need.source for need in needs if need.is_fetchable and need.source):
+        _download(source)
+    problems = [f"{need.stage}: {need.lack}" for need in needs if not need.is_fetchable and need.lack]
+    if problems:
+        raise RunError("\n".join(problems))
+    print(f"{spec}: all its models are here")
+
+
+def _show_needs(spec: Path, online: bool) -> None:
+    import shlex
+
+    from synthgen.cli.needs import needs_of, table_of
+
+    needs = needs_of(load(spec, []))
+    console().print(table_of(needs, online=online))
+    for need in needs:
+        if need.lack and not need.is_fetchable:
+            print(f"{need.stage}: {need.lack}")
+    if any(need.is_fetchable for need in needs):
+        print(f"fetch what is missing with: synthgen models --download {shlex.quote(str(spec))}")
+
+
+def _show_known() -> None:
     from rich.table import Table
 
     from synthgen.models import KNOWN, ModelMissing, find_model
-    from synthgen.models.download import download_model
 
-    if download:
-        print(f"{download}: {download_model(download, revision, variant)}")
-        return
-    table = Table("model", "GB", "here", box=None)
-    table.add_row("mini", "0.06", "embedded")
+    table = Table(box=None)
+    for column in ("model", "GB", "licence", "access", "here"):
+        table.add_column(column, overflow="fold")
+    table.add_row("mini", "0.06", "Apache-2.0", "", "embedded")
     for name, known in KNOWN.items():
         try:
             here = str(find_model(name, "diffusion"))
         except ModelMissing:
             here = "no"
-        table.add_row(name, f"{known.gigabytes:g}", here)
+        table.add_row(name, f"{known.gigabytes:g}", known.licence, "gated" if known.gated else "open", here)
     console().print(table)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,11 +14,11 @@ from synthgen import devices
 from synthgen.errors import BackendError, nearest
 from synthgen.generators._diffusion_config import Settings
 from synthgen.generators._long_prompts import LongPrompts
+from synthgen.generators._modular import Modular
 from synthgen.models.families.family import Family, Guidance
 from synthgen.types import Job
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 # Images with at least `SLICED` pixels are decoded one after the other, since decoding needs the most memory. Images
@@ -35,16 +35,22 @@ class Call:
         guidance: what the scale does to this model.
     """
 
-    def __init__(self, pipeline: DiffusionPipeline, row: Family, guidance: Guidance, settings: Settings) -> None:
+    def __init__(
+        self, pipeline: DiffusionPipeline | Modular, row: Family, guidance: Guidance, settings: Settings
+    ) -> None:
         self.pipeline, self.row, self.guidance, self.settings = pipeline, row, guidance, settings
-        self.long_prompts = LongPrompts(pipeline) if settings.long_prompts else None
-        self.takes = inspect.signature(type(pipeline).__call__).parameters
+        self.takes: Collection[str] = (
+            pipeline.takes if isinstance(pipeline, Modular) else inspect.signature(type(pipeline).__call__).parameters
+        )
+        self.long_prompts = None
+        if settings.long_prompts and not isinstance(pipeline, Modular):  # which `check` requires
+            self.long_prompts = LongPrompts(pipeline)
 
-    def images(self, jobs: Sequence[Job], layout: torch.Tensor | None = None) -> NDArray[np.uint8]:
+    def images(self, jobs: Sequence[Job], layout: Mapping[str, Any] | None = None) -> NDArray[np.uint8]:
         """The images of a batch of jobs of one size.
 
         Args:
-            layout: the layouts as pictures, for pipelines with a T2I-Adapter, float32 (B, C, H, W).
+            layout: the arguments that give the layouts, each with an entry for each job.
 
         Returns:
             uint8 (B, H, W, 3), RGB; or (B, H, W, 4), RGBA, where the model makes transparent images. The colours of
@@ -56,7 +62,7 @@ class Call:
         groups = self._groups(jobs)
         if len(groups) == 1:
             return self._batch(jobs, layout)
-        images = [self._batch([jobs[i] for i in g], layout[g] if layout is not None else None) for g in groups]
+        images = [self._batch([jobs[i] for i in g], _chosen(layout or {}, g)) for g in groups]
         order = np.argsort(np.concatenate(groups))
         return np.concatenate(images)[order]
 
@@ -74,7 +80,7 @@ class Call:
         assert self.long_prompts is not None
         return max(map(self.long_prompts.pieces, (job.prompt, job.negative_prompt)))
 
-    def _batch(self, jobs: Sequence[Job], layout: torch.Tensor | None) -> NDArray[np.uint8]:
+    def _batch(self, jobs: Sequence[Job], layout: Mapping[str, Any] | None) -> NDArray[np.uint8]:
         import torch
 
         arguments = self._arguments(jobs, layout)
@@ -88,14 +94,14 @@ class Call:
         self._decode_in_parts(jobs[0].height * jobs[0].width)
         device = devices.torch_device(self.settings.device)
         with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
-            # Pipelines of diffusers call deprecated functions of diffusers; users cannot change that.
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"diffusers\.")
+            # Pipelines of diffusers call deprecated functions of both libraries; users cannot change that.
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"(diffusers|transformers)\.")
             if self.row.global_seed:
                 torch.manual_seed(jobs[0].seed)
             results = self.pipeline(**arguments)[0]
         return over_white(_bytes(results))
 
-    def _arguments(self, jobs: Sequence[Job], layout: torch.Tensor | None) -> dict[str, Any]:
+    def _arguments(self, jobs: Sequence[Job], layout: Mapping[str, Any] | None) -> dict[str, Any]:
         import torch
 
         def many(values: list[Any]) -> Any:
@@ -121,8 +127,8 @@ class Call:
         needs_negative = empty is not None and self.guidance.is_on(scale)
         if any(job.negative_prompt for job in jobs) or needs_negative:
             arguments["negative_prompt"] = many([job.negative_prompt or empty or "" for job in jobs])
-        if layout is not None:
-            arguments["image"] = layout
+        for name, entries in (layout or {}).items():
+            arguments[name] = many(entries) if isinstance(entries, list) else entries
         if self.long_prompts is not None:
             del arguments["prompt"]
             negatives = arguments.pop("negative_prompt", [""] * len(jobs))
@@ -136,6 +142,11 @@ class Call:
             vae.enable_slicing()
         if pixels >= TILED and hasattr(vae, "enable_tiling"):
             vae.enable_tiling()
+
+
+def _chosen(layout: Mapping[str, Any], positions: list[int]) -> dict[str, Any]:
+    """The entries of some jobs, of lists and of tensors."""
+    return {k: [v[i] for i in positions] if isinstance(v, list) else v[positions] for k, v in layout.items()}
 
 
 def _bytes(results: Any) -> NDArray[np.uint8]:

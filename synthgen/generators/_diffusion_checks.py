@@ -13,9 +13,12 @@ from synthgen.backends import Request
 from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, listed, nearest
 from synthgen.generators._diffusion_config import OURS, SCHEDULERS, Config
-from synthgen.models import read_card, read_json
-from synthgen.models.families import family, guidance, is_known, pipeline_class, sides_multiple
+from synthgen.generators._modular import problems as modular_problems
+from synthgen.models import AdapterLayout, NativeLayout, read_card, read_json
+from synthgen.models.families import call_parameters, family, guidance, is_known, pipeline_class, sides_multiple
 from synthgen.models.families import settings as part_settings
+from synthgen.models.layouts import layout_of
+from synthgen.models.modular import is_modular
 from synthgen.models.signatures import parameters
 from synthgen.models.tokens import Counter, counter
 from synthgen.types import Category
@@ -27,6 +30,7 @@ ADAPTER_PIPELINES = {
 }
 NEEDED = ("prompt", "height", "width", "num_inference_steps", "generator")  # arguments of every call
 FAR = 4  # a number that differs from a recommended one by this factor is remarked upon
+CAPTION = NativeLayout(form="json_caption")
 TOLD = 20  # of the names and words that a model does not know
 
 
@@ -65,7 +69,6 @@ class Checks:
                     "height, width", f"got {request.height}x{request.width}; {shown(self.config.model)} makes {takes}"
                 )
             )
-        model = shown(self.config.model)
         if card.classes is not None:
             unknown = [c.name for c in self.categories if c.name not in card.classes]
             problems += self._unknown("classes", "", unknown, card.classes, 40)
@@ -74,10 +77,23 @@ class Checks:
             added = {word for text in self.added for word in re.findall(r"\w+|[^\w\s]+", text.lower())}
             words = sorted(request.words - set(card.vocabulary) - class_words - added)
             problems += self._unknown("prompts", "the word ", words, list(filter(str.isalnum, card.vocabulary)), 60)
-        if request.has_layout and card.layout is None:
-            mend = "set `layout: null`, and a grounder that finds things, such as `detector`"
-            problems.append(Problem("layout", f"{model} declares no way to take one; {mend}"))
+        problems += self._layout()
+        if is_modular(self.path):
+            problems += modular_problems(self.config, self.settings.num_inference_steps)
         return problems
+
+    def _layout(self) -> Iterable[Problem]:
+        """Whether a layout reaches the model."""
+        form, model = layout_of(self.path, self.row.pipeline), shown(self.config.model)
+        if not self.request.has_layout:
+            return
+        if form is None:
+            mend = "set `layout: null`, and a grounder that finds things, such as `detector`"
+            yield Problem("layout", f"{model} declares no way to take one; {mend}")
+        elif form.form == "boxes" and "boxes" not in (call_parameters(self.row.pipeline) or {}):
+            yield Problem(
+                "layout", f"the card of {model} says that it takes boxes, and a {self.row.pipeline} takes none"
+            )
 
     def advice(self) -> list[Problem]:
         """What the pipeline takes and was not made for, and prompts that it cuts."""
@@ -113,9 +129,9 @@ class Checks:
     def _options(self) -> Iterable[Problem]:
         """Options that the pipeline's class does not take, or that have no effect on it."""
         kind = self.row.pipeline
-        if self.request.has_layout:
+        if self.request.has_layout and isinstance(read_card(self.path).layout, AdapterLayout):
             kind = ADAPTER_PIPELINES.get(kind, kind)
-        if (takes := parameters(kind, "__call__", "pipelines")) is not None:
+        if (takes := call_parameters(kind)) is not None:
             if lacks := [f"`{name}`" for name in NEEDED if name not in takes]:
                 yield Problem(".model", f"is a {kind}, which cannot be used here: its call takes no {listed(lacks)}")
             for name in self.config.call_options:
@@ -202,8 +218,9 @@ class Checks:
             tokens, upto = reader.counts([whole, needed])
             if tokens <= limit:
                 continue
-            # A layout gives the model every object, even if words are cut.
-            is_cut = bool(form.last_needed) and upto > limit and not self.request.has_layout
+            # A layout gives the model every object, even if words are cut, unless it is itself a part of the prompt.
+            has_layout = self.request.has_layout and layout_of(self.path, self.row.pipeline) != CAPTION
+            is_cut = bool(form.last_needed) and upto > limit and not has_layout
             lost = "the things asked for would be cut" if is_cut else "what follows is cut"
             message = f"the prompt {shown(whole)} has {tokens} tokens, and {model} takes {limit}: {lost}; shorten it"
             yield Problem("prompts", plain(message, 500)), is_cut
@@ -216,7 +233,7 @@ class Checks:
         no limit."""
         most = self.config.call_options.get("max_sequence_length")
         if most is None:
-            most = (parameters(self.row.pipeline, "__call__", "pipelines") or {}).get("max_sequence_length")
+            most = (call_parameters(self.row.pipeline) or {}).get("max_sequence_length")
         readers = []
         for folder in sorted(self.path.glob("tokenizer*")):
             encoder_name = folder.name.replace("tokenizer", "text_encoder")

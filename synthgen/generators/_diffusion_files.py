@@ -10,9 +10,10 @@ from synthgen.backends import Source
 from synthgen.base.wording import plain, shown
 from synthgen.errors import listed
 from synthgen.generators._diffusion_config import DENOISERS, Config
-from synthgen.models import ModelIncomplete, find_model, read_card
+from synthgen.models import AdapterLayout, ModelIncomplete, find_model, read_card
 from synthgen.models.families import pipeline_class
 from synthgen.models.inspection import inspect_file, inspect_pipeline, pipeline_parts
+from synthgen.models.modular import inspect_modular, is_modular, read_index
 from synthgen.models.named import ModelFiles
 from synthgen.models.weights import Held
 
@@ -50,7 +51,10 @@ class PipelineFiles(ModelFiles):
     @cached_property
     def parts(self) -> Mapping[str, str]:
         """Name -> class of each part that the folder's index names."""
-        return pipeline_parts(self.path())
+        path = self.path()
+        if is_modular(path):
+            return {name: part.kind for name, part in read_index(path).parts.items()}
+        return pipeline_parts(path)
 
     @property
     def denoiser(self) -> tuple[str, str]:
@@ -63,7 +67,11 @@ class PipelineFiles(ModelFiles):
         inspect_file(path / "synthgen.json", path)
         without = self.source().without | self.source().settings_only
         layout = read_card(path).layout
-        inspected = inspect_pipeline(path, self.config.variant, without, layout.folder if layout else None)
+        adapter = layout.folder if isinstance(layout, AdapterLayout) else None
+        if is_modular(path):
+            inspected = inspect_modular(path, self.config.variant)
+        else:
+            inspected = inspect_pipeline(path, self.config.variant, without, adapter)
         if inspected.missing:
             message = f"{shown(self.config.model)} is not whole on this machine; missing: {listed(inspected.missing)}"
             raise ModelIncomplete(plain(message, 500))

@@ -15,15 +15,17 @@ from synthgen.generators._diffusion_config import DENOISERS, Config
 from synthgen.generators._diffusion_files import PipelineFiles
 from synthgen.generators._diffusion_parts import Component, Parts
 from synthgen.generators._diffusion_tuning import quantization, tune
-from synthgen.models import ModelMissing, read_card
+from synthgen.generators._modular import Modular, read_modular
+from synthgen.models import AdapterLayout, ModelMissing, read_card
 from synthgen.models.loading import loading
+from synthgen.models.modular import is_modular
 
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
 
 
-def load(config: Config, files: PipelineFiles, parts: Parts, has_layout: bool) -> DiffusionPipeline:
+def load(config: Config, files: PipelineFiles, parts: Parts, has_layout: bool) -> DiffusionPipeline | Modular:
     """The pipeline on the device that computes, with an adapter if jobs have layouts.
 
     Args:
@@ -40,6 +42,24 @@ def load(config: Config, files: PipelineFiles, parts: Parts, has_layout: bool) -
         raise BackendError(f"generator.model: {error}") from error
     for problem in parts.problems():
         raise BackendError(f"generator{problem}")
+    pipeline: DiffusionPipeline | Modular
+    if is_modular(path):
+        with loading(path, held, "generator.model: "):
+            pipeline = read_modular(path, config.variant, dtype)
+    else:
+        pipeline = _assembled(config, files, parts, has_layout)
+    if devices.compiles(config.compile, device):
+        devices.compile_blocks(next(filter(None, (getattr(pipeline, name, None) for name in DENOISERS)), None))
+    pipeline.set_progress_bar_config(disable=True)
+    devices.place(pipeline, device, config.offload)
+    return pipeline
+
+
+def _assembled(config: Config, files: PipelineFiles, parts: Parts, has_layout: bool) -> DiffusionPipeline:
+    """A pipeline of a `model_index.json`, with what the spec puts in place of its parts, or adds to it; on the CPU."""
+    device = devices.torch_device(config.device)
+    dtype = devices.torch_dtype(config.torch_dtype, device)
+    path, held = files.path(), files.inspect()
     quantizers = quantization(config, files, device, dtype)
     explicit: dict[str, Any] = {}
     for part in [*parts.components, *parts.companions().values()]:
@@ -49,13 +69,9 @@ def load(config: Config, files: PipelineFiles, parts: Parts, has_layout: bool) -
     add_embeddings(pipeline, parts.embeddings)
     add_loras(pipeline, parts.loras, parts.quantized)
     tune(pipeline, config, device, dtype)
-    if has_layout and (layout := read_card(path).layout):
+    if has_layout and isinstance(layout := read_card(path).layout, AdapterLayout):
         with loading(path, held, "generator.model: "):
             pipeline = _with_adapter(pipeline, path / layout.folder, dtype)
-    if devices.compiles(config.compile, device):
-        devices.compile_blocks(next(filter(None, (getattr(pipeline, name, None) for name in DENOISERS)), None))
-    pipeline.set_progress_bar_config(disable=True)
-    devices.place(pipeline, device, config.offload)
     return pipeline
 
 

@@ -19,7 +19,7 @@ from synthgen.generators._diffusion_files import PipelineFiles
 from synthgen.generators._diffusion_parts_config import Embedding, Lora
 from synthgen.models import existing, find_model, model_identity, read_json
 from synthgen.models.gguf import require_gguf
-from synthgen.models.inspection import inspect_file, inspect_part
+from synthgen.models.inspection import inspect_component, inspect_file
 from synthgen.models.named import ModelFiles
 from synthgen.models.settings import inspect_settings
 from synthgen.models.signatures import bases, fields, types_taken
@@ -82,7 +82,7 @@ class Component(ModelFiles):
             return self._inspect_single_file(path)
         if not path.is_dir():
             raise BackendError(f"{path} does not exist; the folder {path.parent} is a pipeline without {self.name!r}")
-        held = inspect_part(path, kind, self.variant)
+        held = inspect_component(path, kind, self.variant)
         own, model_type = _setting(path, "_class_name"), _setting(path, "model_type")
         if own is not None and own != kind:
             raise BackendError(f"{path} holds {shown(own)}; {self.pipeline.kind} takes {kind}")

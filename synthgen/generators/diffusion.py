@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,17 @@ from synthgen.generators._diffusion_checks import Checks
 from synthgen.generators._diffusion_config import Config
 from synthgen.generators._diffusion_files import PipelineFiles
 from synthgen.generators._diffusion_flat import FirstImages
+from synthgen.generators._diffusion_layouts import with_layouts
 from synthgen.generators._diffusion_loading import load
 from synthgen.generators._diffusion_parts import Parts
+from synthgen.generators._modular import Modular
 from synthgen.models import ModelCard, read_card
 from synthgen.models.families import family, guidance, pipeline_class
 from synthgen.models.families.family import Family, Guidance
+from synthgen.models.layouts import layout_of
 from synthgen.types import Job
 
 if TYPE_CHECKING:
-    import torch
     from diffusers import DiffusionPipeline
 
 __all__ = ["Backend", "Config"]
@@ -35,8 +37,8 @@ __all__ = ["Backend", "Config"]
 class Backend(Generator[Config]):
     """Makes images with a diffusers pipeline.
 
-    A layout reaches the model in the form that its `synthgen.json` declares. So far the only form is a T2I-Adapter
-    (arXiv 2302.08453), which gets an image with boxes filled with their class's colour.
+    A layout reaches the model in the form that its `synthgen.json` declares, or else in the form that all models of
+    its class take. See `_diffusion_layouts.py`.
     """
 
     @cached_property
@@ -99,30 +101,18 @@ class Backend(Generator[Config]):
         made = len(jobs)
         if self._compiles and not self._row.singles:
             jobs = [*jobs, *[jobs[-1]] * (devices.padded_size(made, self.config.batch_size) - made)]
-        layout = self.layout_images(jobs) if jobs[0].layout is not None else None
-        pipeline = self.pipeline(layout is not None)
+        layout: Mapping[str, Any] = {}
+        if jobs[0].layout is not None:
+            form = layout_of(self._files.path(), self._row.pipeline)
+            assert form is not None  # `check` requires it
+            jobs, layout = with_layouts(jobs, form, {c.id: c.name for c in self.categories})
+        pipeline = self.pipeline("image" in layout)
         call = Call(pipeline, self._row, self._guidance, self.config.settings(self._row))
         images = call.images(jobs, layout)[:made]
         self._first.require_picture(images, pipeline)
         return images
 
-    def layout_images(self, jobs: Sequence[Job]) -> torch.Tensor:
-        """The layouts drawn in the card's palette, 0 outside the boxes: float32 (B, C, H/d, W/d), where C is the number
-        of channels of the palette and d the card's `downscale`."""
-        import torch
-        from torch.nn.functional import avg_pool2d
-
-        layout = self._card.layout
-        assert layout is not None  # `check` requires it
-        names = {c.id: c.name for c in self.categories}
-        channels = len(next(iter(layout.palette.values())))
-        images = np.zeros((len(jobs), jobs[0].height, jobs[0].width, channels), np.float32)
-        for image, job in zip(images, jobs, strict=True):
-            for category_id, (x0, y0, x1, y1) in zip(job.asked, job.layout or (), strict=True):
-                image[y0:y1, x0:x1] = layout.palette[names[category_id]]
-        return avg_pool2d(torch.from_numpy(images).permute(0, 3, 1, 2), layout.downscale)
-
-    def pipeline(self, has_layout: bool) -> DiffusionPipeline:
+    def pipeline(self, has_layout: bool) -> DiffusionPipeline | Modular:
         """The pipeline, with an adapter if jobs have layouts; a process loads it once."""
         key = (self.config.model_dump_json(), has_layout)
         pipeline = devices.resident(key, lambda: load(self.config, self._files, self._parts, has_layout))

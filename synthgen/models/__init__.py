@@ -63,6 +63,13 @@ class AdapterLayout(_Strict):
         return value
 
 
+class NativeLayout(_Strict):
+    """The layout reaches the model without a picture. `boxes`: as the argument `boxes` of the pipeline's call;
+    `json_caption`: in the prompt, which becomes a caption of JSON. See `synthgen.models.layouts`."""
+
+    form: Literal["boxes", "json_caption"]
+
+
 class KnownClass(_Strict):
     aspect_ratio: tuple[float, float] | None = Field(None, description="Least and greatest width over height.")
 
@@ -98,39 +105,46 @@ class ModelCard(_Strict):
     sizes: tuple[tuple[int, int], ...] | None = Field(None, description="(height, width) px that it was trained for.")
     classes: dict[str, KnownClass] | None = None
     vocabulary: tuple[str, ...] | None = Field(None, description="Every word its tokenizer knows.")
-    layout: AdapterLayout | None = None
+    layout: Annotated[AdapterLayout | NativeLayout, Field(discriminator="form")] | None = None
     sam: SamShape | None = None
     weights: str | None = Field(None, description="The weights' file, if the folder's layout does not show it.")
 
 
 @dataclass(frozen=True, slots=True)
 class KnownModel:
-    """A published model whose size is known before it is downloaded. `url`: where it is, if it is no Hugging Face
-    repository."""
+    """What is known of a published model before it is downloaded.
+
+    Attributes:
+        url, md5: where it is, and its checksum, if it is no Hugging Face repository.
+        licence: as its publisher names it.
+        gated: whether one must accept terms on its page before one can download it.
+    """
 
     gigabytes: float
     url: str | None = None
     md5: str | None = None
+    licence: str | None = None
+    gated: bool = False
 
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 
 # The names of SAM's checkpoints are those in the README of facebookresearch/segment-anything. The sizes are those of
-# the files that are fetched.
+# the files that are fetched. The licences, and which are gated, are those on their pages; CLIP's is in its repository.
 KNOWN = {
-    "vit_b": KnownModel(0.4, _SAM + "sam_vit_b_01ec64.pth", "01ec64d29a2fca3f0661936605ae66f8"),
-    "vit_l": KnownModel(1.2, _SAM + "sam_vit_l_0b3195.pth", "0b3195507c641ddb6910d2bb5adee89c"),
-    "vit_h": KnownModel(2.6, _SAM + "sam_vit_h_4b8939.pth", "4b8939a88964f0f4ff5f5b2642c598a6"),
-    "stable-diffusion-v1-5/stable-diffusion-v1-5": KnownModel(4.3),
-    "stabilityai/stable-diffusion-xl-base-1.0": KnownModel(13.9),
-    "stabilityai/stable-diffusion-3.5-medium": KnownModel(18),
-    "black-forest-labs/FLUX.1-schnell": KnownModel(34),
-    "google/owlv2-base-patch16-ensemble": KnownModel(0.6),
-    "google/owlv2-large-patch14-ensemble": KnownModel(1.8),
-    "IDEA-Research/grounding-dino-tiny": KnownModel(0.7),
-    "IDEA-Research/grounding-dino-base": KnownModel(0.9),
-    "openai/clip-vit-base-patch32": KnownModel(0.6),
-    "openai/clip-vit-large-patch14": KnownModel(1.7),
+    "vit_b": KnownModel(0.4, _SAM + "sam_vit_b_01ec64.pth", "01ec64d29a2fca3f0661936605ae66f8", "Apache-2.0"),
+    "vit_l": KnownModel(1.2, _SAM + "sam_vit_l_0b3195.pth", "0b3195507c641ddb6910d2bb5adee89c", "Apache-2.0"),
+    "vit_h": KnownModel(2.6, _SAM + "sam_vit_h_4b8939.pth", "4b8939a88964f0f4ff5f5b2642c598a6", "Apache-2.0"),
+    "stable-diffusion-v1-5/stable-diffusion-v1-5": KnownModel(5.5, licence="creativeml-openrail-m"),
+    "stabilityai/stable-diffusion-xl-base-1.0": KnownModel(13.9, licence="openrail++"),
+    "stabilityai/stable-diffusion-3.5-medium": KnownModel(16.3, licence="stabilityai-ai-community", gated=True),
+    "black-forest-labs/FLUX.1-schnell": KnownModel(34, licence="apache-2.0", gated=True),
+    "google/owlv2-base-patch16-ensemble": KnownModel(0.6, licence="apache-2.0"),
+    "google/owlv2-large-patch14-ensemble": KnownModel(1.8, licence="apache-2.0"),
+    "IDEA-Research/grounding-dino-tiny": KnownModel(0.7, licence="apache-2.0"),
+    "IDEA-Research/grounding-dino-base": KnownModel(0.9, licence="apache-2.0"),
+    "openai/clip-vit-base-patch32": KnownModel(0.6, licence="MIT"),
+    "openai/clip-vit-large-patch14": KnownModel(1.7, licence="MIT"),
 }
 
 

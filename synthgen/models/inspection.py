@@ -24,6 +24,8 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "vocab.txt")
 VOCABULARIES_OF = {"tiktoken.model": "tiktoken", "tekken.json": "mistral_common"}
 # Tokenizers of bytes or characters, which need no vocabulary.
 OF_BYTES = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+# Classes that stand for the class that a folder's settings name.
+AUTO = (["transformers", "AutoProcessor"], ["transformers", "AutoTokenizer"])
 # Kinds of classes that have no weights. In transformers 5, a tokenizer without a class of its own is a `…Backend`, and
 # a processor of pictures that uses Pillow and not torchvision is a `…Pil`. A guider of diffusers is a `…Guidance`.
 TOKENIZERS = re.compile(r".*Tokenizer(Fast)?|.*Backend")
@@ -54,7 +56,7 @@ def inspect_model(
         raise BackendError(f"{folder} has no config.json with a `model_type`; {takes}") from error
     if model_type not in model_types:
         raise BackendError(f"{folder} is of model_type {shown(model_type)}; {takes}")
-    _require_inside(folder, folder)
+    require_inside(folder, folder)
     if missing := missing_weights(folder):
         raise ModelIncomplete(plain(f"{folder} is not whole; missing: {listed(missing)}", 500))
     held = held_by(folder)
@@ -94,20 +96,20 @@ def inspect_pipeline(
     missing: list[str] = []
     held = Held()
     parts = {name: kind for name, kind in pipeline_parts(folder).items() if name not in without}
-    _require_inside(folder, folder)
+    require_inside(folder, folder)
     if adapter is not None:
         parts[adapter] = "T2IAdapter"
     variants = {name: part_variant(folder / name, variant) for name in parts if (folder / name).is_dir()}
     if not any(variants.values()):  # diffusers refuses a variant that no part has
         variants = dict.fromkeys(parts, variant)
     for name, kind in parts.items():
-        part = _inspect_part(folder / name, folder, name, kind, variants.get(name))
+        part = inspect_part(folder / name, folder, name, kind, variants.get(name))
         missing += part.missing
         held += part.held
     return Inspected(tuple(missing), held)
 
 
-def inspect_part(folder: Path, kind: str, variant: str | None = None) -> Held:
+def inspect_component(folder: Path, kind: str, variant: str | None = None) -> Held:
     """Inspects a folder with one part of a pipeline, outside a pipeline's folder.
 
     Args:
@@ -119,8 +121,8 @@ def inspect_part(folder: Path, kind: str, variant: str | None = None) -> Held:
     Raises:
         BackendError: files are missing, or something in it must not be loaded.
     """
-    _require_inside(folder, folder)
-    inspected = _inspect_part(folder, folder, folder.name, kind, variant)
+    require_inside(folder, folder)
+    inspected = inspect_part(folder, folder, folder.name, kind, variant)
     if inspected.missing:
         raise BackendError(plain(f"{folder} is not whole; missing: {listed(inspected.missing)}", 500))
     return inspected.held
@@ -153,38 +155,51 @@ def pipeline_parts(folder: Path) -> dict[str, str]:
         raise BackendError(
             f"{file} names the pipeline {shown(kind)}, which loads models of other folders; takes others"
         )
-    library = importlib.util.find_spec("diffusers")
-    installed = (library and library.submodule_search_locations) or ()
-    takes = "takes [library, class], of diffusers or transformers"
     arguments = {name: value for name, value in index.items() if not (name.startswith("_") or _is_part(value))}
     inspect_arguments(file, arguments)
     parts = {}
     for name, value in index.items():
         if name.startswith("_") or name in arguments or value == [None, None]:
             continue
-        is_pair = len(value) == 2 and all(isinstance(v, str) and v for v in value)
-        if not (name.isidentifier() and is_pair and value[1].isidentifier()):
-            raise BackendError(f"{file} says {plain(name)}: {shown(value)}; {takes}")
-        # Pipelines of diffusers may have parts of their own, such as the safety checker of `stable_diffusion`.
-        of_a_pipeline = value[0].isidentifier() and any(
-            (Path(diffusers) / "pipelines" / value[0]).is_dir() for diffusers in installed
-        )
-        if value[0] not in LIBRARIES and not of_a_pipeline:
-            raise BackendError(
-                f"{file} takes {plain(name)} from {shown(value[0])}, and code of a model's own is never run; {takes}"
-            )
-        if value[1].endswith("Pipeline"):
-            raise BackendError(f"{file} says {plain(name)}: {shown(value)}, a pipeline within a pipeline; {takes}")
-        if re.match(r"Auto[A-Z]", value[1]):  # such a class would load code that the folder names
-            raise BackendError(f"{file} says {plain(name)}: {shown(value)}; takes the class that it stands for")
-        if value[1].lower().startswith(("onnx", "ort", "flax", "flashpack")):
-            raise BackendError(
-                f"{file} says {plain(name)}: {shown(value)}; takes classes whose weights are safetensors"
-            )
-        if (folder / name / f"{value[0]}.py").exists():
-            raise BackendError(f"{folder / name} holds code, {value[0]}.py, and code of a model's own is never run")
+        require_class(file, folder, name, value)
         parts[name] = value[1]
     return parts
+
+
+def require_class(file: Path, folder: Path, name: str, value: Any, *, takes_auto: bool = False) -> None:
+    """Inspects the class of a pipeline's part, [library, class], as its index gives it.
+
+    Args:
+        file: the index.
+        name: of the part.
+        takes_auto: whether classes of transformers are taken that load the processor or tokenizer of a folder,
+            whichever it is.
+
+    Raises:
+        BackendError: it is no class of diffusers or transformers, or it loads more than its own files.
+    """
+    library = importlib.util.find_spec("diffusers")
+    installed = (library and library.submodule_search_locations) or ()
+    takes = "takes [library, class], of diffusers or transformers"
+    is_pair = isinstance(value, list) and len(value) == 2 and all(isinstance(v, str) and v for v in value)
+    if not (name.isidentifier() and is_pair and value[1].isidentifier()):
+        raise BackendError(f"{file} says {plain(name)}: {shown(value)}; {takes}")
+    # Pipelines of diffusers may have parts of their own, such as the safety checker of `stable_diffusion`.
+    of_a_pipeline = value[0].isidentifier() and any(
+        (Path(diffusers) / "pipelines" / value[0]).is_dir() for diffusers in installed
+    )
+    if value[0] not in LIBRARIES and not of_a_pipeline:
+        raise BackendError(
+            f"{file} takes {plain(name)} from {shown(value[0])}, and code of a model's own is never run; {takes}"
+        )
+    if value[1].endswith("Pipeline"):
+        raise BackendError(f"{file} says {plain(name)}: {shown(value)}, a pipeline within a pipeline; {takes}")
+    if re.match(r"Auto[A-Z]", value[1]) and not (takes_auto and value in AUTO):  # it would load code of the folder
+        raise BackendError(f"{file} says {plain(name)}: {shown(value)}; takes the class that it stands for")
+    if value[1].lower().startswith(("onnx", "ort", "flax", "flashpack")):
+        raise BackendError(f"{file} says {plain(name)}: {shown(value)}; takes classes whose weights are safetensors")
+    if (folder / name / f"{value[0]}.py").exists():
+        raise BackendError(f"{folder / name} holds code, {value[0]}.py, and code of a model's own is never run")
 
 
 def _is_part(value: Any) -> bool:
@@ -193,13 +208,15 @@ def _is_part(value: Any) -> bool:
     return isinstance(value, list) and not all(isinstance(item, bool | int | float) for item in value)
 
 
-def _inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str | None) -> Inspected:
+def inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str | None) -> Inspected:
     """Inspects a part of a pipeline. `kind`: the part's class."""
     if not part.is_dir():
         return Inspected((name,))
-    _require_inside(part, folder)
+    require_inside(part, folder)
     if (part / "model_index.json").exists():
         raise BackendError(f"{part / 'model_index.json'} makes a pipeline of a part; takes a part's own files")
+    if re.match(r"Auto[A-Z]", kind) and (file := _file_with_code(part)):
+        raise BackendError(f"{file} has an `auto_map`, and code of a model's own is never run; takes settings without")
     is_tokenizer = TOKENIZERS.fullmatch(kind)
     if is_tokenizer or WEIGHTLESS.fullmatch(kind):
         # A processor of texts may give the number of all pixels as a picture's edge; it never gets a picture.
@@ -214,6 +231,17 @@ def _inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str |
     ending = f".{variant}" if variant else ""
     missing = [f"{name}/config.json"] * (not (part / "config.json").is_file())
     return Inspected((*missing, *[f"{name} (weights{ending} in safetensors)"] * (not held.tensors)), held)
+
+
+def _file_with_code(part: Path) -> Path | None:
+    """A file of settings that names code of the folder's own, which a class `Auto…` would ask for."""
+    for file in sorted(part.glob("*config.json")):
+        try:
+            if "auto_map" in read_json(file):
+                return file
+        except (OSError, ValueError):
+            continue  # `inspect_settings` says so
+    return None
 
 
 # Where files lie
@@ -235,7 +263,7 @@ def _require_at(file: Path, places: Collection[Path]) -> None:
         raise BackendError(f"{file} leads out of its model's folder, to {plain(str(file.resolve()), 200)}")
 
 
-def _require_inside(part: Path, folder: Path) -> None:
+def require_inside(part: Path, folder: Path) -> None:
     """Inspects `part`, the model's folder or a folder in it. Links that lead nowhere only count as missing files.
 
     Raises:

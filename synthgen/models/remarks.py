@@ -14,6 +14,9 @@ MAX_REMARKS, MAX_CHARACTERS = 20, 300  # remarks that are kept, and characters o
 HARMLESS = re.compile(
     r"The following part of your input was truncated"  # `check` reports it before images are made
     r"|Token indices sequence length is longer than"  # the same
+    r"|Guiders are currently an experimental feature"  # diffusers, of the only way to guide a modular pipeline
+    r"|Kwargs passed to `processor\.__call__`"  # diffusers' own call of a processor
+    r"|Keyword argument `enable_thinking` is not a valid argument"  # the same
     r"|No LoRA keys associated to"  # a LoRA need not change every part; one that changes none is refused
     r"|Expected types for vae: .*synthgen\.mini\.autoencoder"  # the embedded model's class has the same methods
 )

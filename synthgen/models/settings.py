@@ -26,6 +26,7 @@ LIMITS = (
     (re.compile(r"(.*_)?(layers?|blocks?|depths?)(_per_block)?"), 1_000),  # 126, of Llama 3.1 405B
     (re.compile(r"(image|crop|sample|pos_embed_max)_size"), 16_384),  # px, or cells: 1,024
 )
+NO_SIZE = re.compile(r"(.*_)?theta|.*_token_(id|index)")  # the base of rotary positions; positions in a vocabulary
 SIDES = re.compile(r"height|width|shortest_edge|longest_edge|size|crop_size")  # px, in a picture processor's settings
 MAX_LIST = 10_000  # entries of a list in settings
 # The implementations in transformers itself; it looks for any other among the compiled kernels on the hub.
@@ -102,7 +103,7 @@ def _entries(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 def _require_number(file: Path, key: str, value: float, held: Held | None, *, sides: bool) -> None:
     """`sides`: whether the settings give sizes of pictures. Raises: BackendError: a size is above its limit."""
     most, why = LARGEST, ""
-    if held is not None:
+    if held is not None and not NO_SIZE.fullmatch(key):
         most = max(LARGE, held.largest)
         why = f": its weights have no tensor of more than {held.largest:,} numbers"
     for pattern, limit in LIMITS:

@@ -51,9 +51,11 @@ def advice(spec: DatasetSpec, stages: Stages) -> list[Problem]:
     request = _request(spec, stages)
     notes = [
         _in_spec(key, note)
-        for key, stage in stages.named().items()
-        for note in (*(note for model in stage.models() for note in model.advice()), *stage.advice(request))
+        for key, stage in stages.leaves().items()
+        for model in stage.models()
+        for note in model.advice()
     ]
+    notes += [_in_spec(key, note) for key, stage in stages.named().items() for note in stage.advice(request)]
     if odd := [c.name for c in spec.classes if not c.prompt and set(c.name) & set("_/")]:
         more = f", and {len(odd) - 1:,} more like it" if len(odd) > 1 else ""
         words = f"prompts say {with_article(odd[0])!r}; a class takes other words as its `prompt`"

@@ -57,6 +57,10 @@ class Stages:
         """Key in the spec -> backend."""
         return _by_key(self)
 
+    def leaves(self) -> dict[str, Stage[Any]]:
+        """Key in the spec, such as `grounder.of.0` -> backend. In place of one that is made of others, it has those."""
+        return dict(_leaves(self.named()))
+
     def models(self, recorded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         """Key in the spec -> model, revision, exact weights and licences, of the backends that have a model. Those of
         nested backends have keys of their own, such as `grounder.of.0`.
@@ -68,7 +72,7 @@ class Stages:
             SpecError: a model is neither here nor recorded under the same name.
         """
         models: dict[str, dict[str, Any]] = {}
-        for key, stage in _leaves(self.named()):
+        for key, stage in self.leaves().items():
             named = {name: getattr(stage.config, name, None) for name in ("model", "revision")}
             try:
                 weights = stage.identity()
@@ -84,7 +88,6 @@ class Stages:
 
 
 def _leaves(named: Mapping[str, Stage[Any]]) -> Iterator[tuple[str, Stage[Any]]]:
-    """Backends by their keys; in place of one that is made of others, those."""
     for key, stage in named.items():
         if nested := stage.nested():
             yield from _leaves({f"{key}.{place}": part for place, part in nested.items()})

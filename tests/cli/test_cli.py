@@ -275,9 +275,10 @@ def test_models_lists(synthgen: Synthgen, monkeypatch: pytest.MonkeyPatch, tmp_p
     code, out, err = synthgen("models")
     assert (code, err) == (0, "")
     rows = {row.split()[0]: row.split()[1:] for row in out.splitlines() if row.strip()}
-    assert rows["mini"] == ["0.06", "embedded"]
-    assert rows["vit_h"] == ["2.6", "no"]
-    assert rows["stabilityai/stable-diffusion-xl-base-1.0"] == ["13.9", "no"]
+    assert rows["mini"] == ["0.06", "Apache-2.0", "embedded"]
+    assert rows["vit_h"] == ["2.6", "Apache-2.0", "open", "no"]
+    assert rows["stabilityai/stable-diffusion-xl-base-1.0"] == ["13.9", "openrail++", "open", "no"]
+    assert rows["black-forest-labs/FLUX.1-schnell"] == ["34", "apache-2.0", "gated", "no"]
     (tmp_path / "home" / "models").mkdir(parents=True)
     (tmp_path / "home" / "models" / "sam_vit_h_4b8939.pth").write_bytes(b"weights")
     out = synthgen("models")[1]

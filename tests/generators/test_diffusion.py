@@ -33,12 +33,14 @@ from synthgen.errors import BackendError
 from synthgen.generators import _diffusion_call, diffusion
 from synthgen.generators._diffusion_checks import ADAPTER_PIPELINES
 from synthgen.generators._diffusion_config import SCHEDULERS
-from synthgen.models import remarks
+from synthgen.generators._diffusion_layouts import layout_images
+from synthgen.models import read_card, remarks
 from synthgen.models.tokens import counter
 from synthgen.types import Category, Job, PromptForm
 
 PALETTE = {"apple": (1.0, 0.0, 0.0), "car": (0.0, 0.5, 1.0)}
 CATEGORIES = (Category(1, "apple"), Category(2, "car"))
+NAMES = {c.id: c.name for c in CATEGORIES}
 REQUEST = Request(SIDE, SIDE, has_layout=False, words=frozenset({"a", "cup"}))
 
 
@@ -303,7 +305,7 @@ def test_layouts_of_any_channels_and_smaller_than_the_picture(tmp_path):
     layout = {"form": "t2i_adapter", "folder": "adapter", "palette": palette, "downscale": 4}
     (folder / "synthgen.json").write_text(json.dumps({"layout": layout}))
     models.read_card.cache_clear()
-    found = backend(folder).layout_images(LAYOUT_JOBS)
+    found = layout_images(LAYOUT_JOBS, read_card(folder).layout, NAMES)
     assert found.shape == (2, 4, SIDE // 4, SIDE // 4)
     assert found[0, 0].sum() * 16 == 10 * 17 and found[0, 3].sum() * 16 == 0.5 * 10 * 17
     assert found[0, 0, 0, :4].tolist() == [2 / 16, 4 / 16, 4 / 16, 0.0]  # rows from 3, columns 2 to 12

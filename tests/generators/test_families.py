@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -86,13 +85,7 @@ def keeper(request, saved) -> Keeper:
 
 def upstream(keeper: Keeper, jobs: list[Job]) -> np.ndarray:
     """diffusers' own call, as its documentation has it: a batch, or one call for each image where the row says so."""
-    index = json.loads((keeper.folder / "model_index.json").read_bytes())
-    absent = {name: None for name, value in index.items() if value == [None, None]}
-    if "XL" in keeper.animal.pipeline:
-        absent["add_watermarker"] = False
-    kind = getattr(diffusers, keeper.animal.pipeline)
-    pipeline = kind.from_pretrained(keeper.folder, local_files_only=True, **absent)
-    pipeline.set_progress_bar_config(disable=True)
+    pipeline = keeper.animal.load(keeper.folder)
     size = {"height": jobs[0].height, "width": jobs[0].width, "num_inference_steps": keeper.animal.steps}
 
     def call(prompt: Any, generator: Any) -> list[np.ndarray]:

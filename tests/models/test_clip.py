@@ -72,7 +72,10 @@ def test_folders_that_are_no_clip(tmp_path):
     assert told.field == ".model" and "does not exist" in told.message
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip"}))
     (told,) = clip.ClipFiles(config(str(tmp_path))).problems()
-    assert "'blip'; takes a folder of transformers, with its processor, of: clip, metaclip_2, siglip, siglip2" in told.message
+    assert (
+        "'blip'; takes a folder of transformers, with its processor, of: clip, metaclip_2, siglip, siglip2"
+        in told.message
+    )
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
     (told,) = clip.ClipFiles(config(str(tmp_path))).problems()
     assert "no .safetensors weights" in told.message

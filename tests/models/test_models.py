@@ -1,6 +1,5 @@
 """Model names become files, without a connection; fetching them is checked to the last byte."""
 
-import fcntl
 import hashlib
 import json
 import os
@@ -9,18 +8,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import pytest
 import tiny
 
 from synthgen import models
+from synthgen.backends import Source
 from synthgen.errors import BackendError, RunError
 from synthgen.models import (
     KNOWN,
@@ -209,8 +208,11 @@ def test_a_checkpoint_is_named_by_what_it_holds(tmp_path: Path) -> None:
 WEIGHTS = bytes(range(256)) * 9000  # more than one block
 MD5 = hashlib.md5(WEIGHTS).hexdigest()
 HALF = len(WEIGHTS) // 2 + 7
-FETCH_IT = "import sys; from synthgen import models; from synthgen.models import KnownModel, download; "
-FETCH_IT += "models.KNOWN['vit_b'] = KnownModel(0.4, sys.argv[1], sys.argv[2]); download.download_model('vit_b')"
+FETCH_IT = "import sys; from synthgen import models; from synthgen.backends import Source; "
+FETCH_IT += "from synthgen.models import KnownModel, download; "
+FETCH_IT += (
+    "models.KNOWN['vit_b'] = KnownModel(0.4, sys.argv[1], sys.argv[2]); download.download_model(Source('vit_b'))"
+)
 
 
 class Server:
@@ -296,7 +298,7 @@ def test_a_checkpoint_is_fetched_once(server: Server, home: Path) -> None:
     assert server.asked == []  # looking for a model asks nobody
     place = home / "models" / "vit_b.pth"
     for _ in range(2):
-        assert download_model("vit_b") == place
+        assert download_model(Source("vit_b")) == place
     assert place.read_bytes() == WEIGHTS and files(home) == {"vit_b.pth"}
     assert server.asked == [("/vit_b.pth", None, None)]
     assert find_model("vit_b", "sam") == place
@@ -319,7 +321,7 @@ def killed(server: Server, home: Path) -> None:
 def test_a_killed_download_is_gone_on_with(server: Server, home: Path) -> None:
     killed(server, home)
     begun = (home / "models" / ".vit_b.pth.part").stat().st_size
-    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert download_model(Source("vit_b")).read_bytes() == WEIGHTS
     assert server.asked[1:] == [("/vit_b.pth", f"bytes={begun}-", '"one"')]
     assert files(home) == {"vit_b.pth"}
 
@@ -338,13 +340,13 @@ def test_what_cannot_be_gone_on_with_is_begun_anew(why: str, server: Server, hom
         server.etag, server.hold = ('W/"one"' if why == "a weak name" else ""), HALF
         server.go.set()
         with pytest.raises(RunError, match=r"was lost after .*; try again$"):
-            download_model("vit_b")
+            download_model(Source("vit_b"))
         assert files(home) == set()
         server.hold = None
     elif why == "too long":
         asked = 2  # the first is told that there is no such part
     server.asked.clear()
-    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert download_model(Source("vit_b")).read_bytes() == WEIGHTS
     assert len(server.asked) == asked and files(home) == {"vit_b.pth"}
 
 
@@ -352,7 +354,7 @@ def test_a_whole_part_lacks_only_its_name(server: Server, home: Path) -> None:
     (home / "models").mkdir(parents=True)
     (home / "models" / ".vit_b.pth.part").write_bytes(WEIGHTS)
     (home / "models" / ".vit_b.pth.etag").write_text('"one"')
-    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert download_model(Source("vit_b")).read_bytes() == WEIGHTS
     assert server.asked == [] and files(home) == {"vit_b.pth"}
 
 
@@ -361,21 +363,21 @@ def test_a_lost_connection_keeps_what_has_come(server: Server, home: Path) -> No
     server.go.set()
     kept = "; the received part is kept, and the same command goes on from there"
     with pytest.raises(RunError) as error:
-        download_model("vit_b")
+        download_model(Source("vit_b"))
     said = f"cannot fetch 'vit_b': the connection to {server.url}/vit_b.pth was lost after {HALF:,} bytes{kept}"
     assert str(error.value) == said
     server.hold = None
-    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert download_model(Source("vit_b")).read_bytes() == WEIGHTS
     assert server.asked[1] == ("/vit_b.pth", f"bytes={HALF}-", '"one"')
 
 
 def test_two_downloads_at_once_do_not_mix(server: Server, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server.hold = HALF
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(download_model, "vit_b")
+        first = pool.submit(download_model, Source("vit_b"))
         while not server.asked and not first.done():
             time.sleep(0.01)
-        second = pool.submit(download_model, "vit_b")
+        second = pool.submit(download_model, Source("vit_b"))
         said = ""
         while not said and not second.done():
             said += capsys.readouterr().err
@@ -393,7 +395,7 @@ def test_what_killed_downloads_of_earlier_versions_left_is_removed(server: Serve
         (home / "models" / name).touch()
         os.utime(home / "models" / name, (0, 0))
     os.utime(home / "models" / ".vit_b.pth.124.tmp")  # somebody may be at it
-    download_model("vit_b")
+    download_model(Source("vit_b"))
     assert files(home) == {"vit_b.pth", ".vit_b.pth.124.tmp", "notes.tmp"}
 
 
@@ -458,13 +460,13 @@ def test_a_disk_that_is_full(
     monkeypatch.undo()
     monkeypatch.setenv("SYNTHGEN_HOME", str(home))
     monkeypatch.setitem(KNOWN, "vit_b", KnownModel(0.4, f"{server.url}/vit_b.pth", MD5))
-    assert download_model("vit_b").read_bytes() == WEIGHTS
+    assert download_model(Source("vit_b")).read_bytes() == WEIGHTS
     assert server.asked[-1][1] == (None if told else f"bytes={HALF}-")
 
 
 def test_a_model_of_the_hub_cannot_be_fetched_offline() -> None:
-    with pytest.raises(RunError, match=r"^cannot fetch 'no/body': .*disabled"):
-        download_model("no/body")
+    with pytest.raises(RunError, match=r"^cannot fetch 'no/body': HF_HUB_OFFLINE is set, which forbids to ask the hub"):
+        download_model(Source("no/body"))
 
 
 def test_every_known_model_has_a_size() -> None:
@@ -473,194 +475,7 @@ def test_every_known_model_has_a_size() -> None:
     assert json.loads(json.dumps(list(KNOWN))) == list(dict.fromkeys(KNOWN))
 
 
-# The hub's cache. These tests run with whichever client is found first: with another version than is installed, after
-# `pip install --no-deps --target DIR 'huggingface_hub<2'`, as `PYTHONPATH=DIR python -m pytest` and this file.
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture(scope="module")
-def repositories(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`me/pipeline` and `me/detector`, each with files that nobody fetches."""
-    root = tmp_path_factory.mktemp("hub")
-    pipeline = tiny.stable_diffusion()
-    pipeline.save_pretrained(root / "me/pipeline")
-    pipeline.save_pretrained(root / "me/pipeline", variant="fp16")
-    tiny.save_owlv2(root / "me/detector")
-    for name in ("me/pipeline", "me/detector"):
-        for other in ("README.md", ".gitattributes", "whole.ckpt"):
-            (root / name / other).write_text("what is left out")
-    return root
-
-
-@pytest.fixture
-def hub(repositories: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
-    """A stand-in for the hub -> runs code in a process whose client asks it, and gives what it prints. Here, the cache
-    is the same and nothing is asked."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            path = unquote(urlsplit(self.path).path).removeprefix("/")
-            api = path.startswith("api/models/")
-            owner, name, *rest = path.removeprefix("api/models/").split("/")
-            folder = repositories / owner / name
-            files = sorted(p for p in folder.rglob("*") if p.is_file())
-            names = [str(p.relative_to(folder)) for p in files]
-            if not folder.is_dir():
-                self._answer(404, b"", code="RepoNotFound")
-            elif api and rest[:1] == ["tree"]:
-                sizes = zip(names, files, strict=True)
-                tree = [{"type": "file", "path": n, "size": p.stat().st_size, "oid": _oid(p)} for n, p in sizes]
-                self._answer(200, json.dumps(tree).encode())
-            elif api:
-                siblings = [{"rfilename": n} for n in names]
-                about = {"id": f"{owner}/{name}", "modelId": f"{owner}/{name}", "sha": COMMIT, "siblings": siblings}
-                self._answer(200, json.dumps(about).encode())
-            elif (file := folder.joinpath(*rest[2:])) in files:
-                self._answer(200, file.read_bytes(), _oid(file))
-            else:
-                self._answer(404, b"", code="EntryNotFound")
-
-        do_HEAD = do_GET
-
-        def _answer(self, status: int, body: bytes, etag: str = "", code: str = "") -> None:
-            self.send_response(status)
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("Content-Length", str(len(body)))
-            for key, value in (("ETag", f'"{etag}"' if etag else ""), ("X-Error-Code", code)):
-                if value:
-                    self.send_header(key, value)
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(body)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hf" / "hub"))
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        own = {"HF_ENDPOINT": f"http://127.0.0.1:{httpd.server_port}", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
-        inherited = {k: v for k, v in os.environ.items() if k not in ("HF_HUB_CACHE", "HF_TOKEN")}
-        env = inherited | own | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-
-        def fetch(code: str) -> str:
-            done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120)
-            assert done.returncode == 0, done.stderr
-            return done.stdout.strip()
-
-        try:
-            yield fetch
-        finally:
-            httpd.shutdown()
-            thread.join()
-
-
-def _oid(file: Path) -> str:
-    return hashlib.sha1(file.read_bytes(), usedforsecurity=False).hexdigest()
-
-
-def snapshot(tmp_path: Path, name: str) -> Path:
-    return tmp_path / "hf" / "hub" / f"models--me--{name}" / "snapshots" / COMMIT
-
-
-@pytest.mark.parametrize("variant", [None, "fp16"])
-def test_what_we_fetched_is_found_and_loads(variant: str | None, hub: Callable[[str], str], tmp_path: Path) -> None:
-    import diffusers
-
-    from synthgen.generators import diffusion
-
-    fetch = "from synthgen.models.download import download_model"
-    printed = hub(f"{fetch}; print(download_model('me/pipeline', variant={variant!r}))")
-    folder = find_model("me/pipeline", "diffusion", variant=variant)
-    assert folder == snapshot(tmp_path, "pipeline") == Path(printed)
-    assert not (folder / "README.md").exists()
-    for revision in ("main", COMMIT, COMMIT[:9]):
-        assert find_model("me/pipeline", "diffusion", revision) == folder
-    assert [missing_weights(folder / part, variant) for part in ("unet", "vae", "text_encoder")] == [[], [], []]
-    if variant:
-        named = ["diffusion_pytorch_model.safetensors (of variants there is fp16)"]
-        assert missing_weights(folder / "unet") == named
-    other = diffusion.Config(use="diffusion", model="me/pipeline", variant=None if variant else "fp16")
-    (problem,) = diffusion.Backend(other, []).models()[0].problems()
-    assert problem.message.startswith("'me/pipeline' is not whole on this machine; missing: ")
-    assert ("unet/" + named[0] if variant else "unet (weights.fp16 in safetensors)") in problem.message
-    diffusers.DiffusionPipeline.from_pretrained(folder, variant=variant, local_files_only=True, use_safetensors=True)
-    with pytest.raises(ModelMissing, match="'me/pipeline' is not on this machine; fetch it with"):
-        find_model("me/pipeline", "diffusion", "another")
-
-
-def test_what_a_killed_download_left_in_the_hubs_cache_is_removed(hub: Callable[[str], str], tmp_path: Path) -> None:
-    fetch = "from synthgen.models.download import download_model; "
-    kill = "import os, huggingface_hub.file_download as f; "
-    kill += "f.http_get = lambda url, file, **_: (file.write(b'x'), file.flush(), os.kill(os.getpid(), 9)); "
-    with pytest.raises(AssertionError):
-        hub(f"{kill}{fetch}download_model('me/detector')")
-    cache = tmp_path / "hf" / "hub"
-    blobs = cache / "models--me--detector" / "blobs"
-    left = [*blobs.glob("*.incomplete")]
-    assert left
-    others = [blobs / "0123.incomplete", cache / "models--me--pipeline" / "blobs" / "0123.01234567.incomplete"]
-    held = blobs / "held.01234567.incomplete"
-    for file in (*others, held):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.touch()
-    sweep = "from synthgen.models.download import _sweep_hub; _sweep_hub('me/detector')"
-    for file in (*left, *others, held):
-        os.utime(file, (0, 0))
-    os.utime(left[0])  # somebody may be at it
-    lock = cache / ".locks" / "models--me--detector" / "held.lock"
-    with open(lock, "wb") as locked:
-        fcntl.flock(locked, fcntl.LOCK_EX)
-        hub(sweep)
-    assert {*blobs.glob("*.incomplete")} == {left[0], others[0], held}
-    os.utime(left[0], (0, 0))
-    hub(f"{fetch}download_model('me/detector')")
-    assert {*blobs.glob("*.incomplete")} == {others[0]}
-    assert all(file.exists() for file in others)
-    find_model("me/detector", "detector")
-
-
-@pytest.mark.parametrize(
-    ("name", "endpoint", "options", "reason"),
-    [
-        ("me/none", None, "", "the hub has no model of this name, or does not show it to you"),
-        ("me/none", None, ", variant='fp16'", "the hub has no model of this name, or does not show it to you"),
-        (
-            "me/none",
-            "http://127.0.0.1:9",
-            "",
-            "the hub cannot be reached (ConnectError: [Errno 111] Connection refused)",
-        ),
-        ("me/none", "http://127.0.0.1:9", ", variant='fp16'", "ConnectError: [Errno 111] Connection refused"),
-    ],
-)
-def test_a_hub_that_does_not_give_it(
-    name: str, endpoint: str | None, options: str, reason: str, hub: Callable[[str], str]
-) -> None:
-    code = f"import os; os.environ['HF_ENDPOINT'] = {endpoint!r} or os.environ['HF_ENDPOINT']\n"
-    code += "from synthgen.models.download import download_model\nfrom synthgen.errors import RunError\n"
-    code += f"try: download_model({name!r}{options})\nexcept RunError as error: print(error)"
-    assert hub(code) == f"cannot fetch {name!r}: {reason}"
-
-
-@pytest.mark.parametrize(
-    ("name", "kind", "code"),
-    [
-        ("pipeline", "diffusion", "import huggingface_hub as h; h.snapshot_download('me/pipeline')"),
-        ("pipeline", "diffusion", "import diffusers as d; d.DiffusionPipeline.from_pretrained('me/pipeline')"),
-        ("detector", "detector", "import transformers as t; t.AutoModel.from_pretrained('me/detector')"),
-    ],
-    ids=["all", "diffusers", "transformers"],
-)
-def test_what_others_fetched_is_found(
-    name: str, kind: Any, code: str, hub: Callable[[str], str], tmp_path: Path
-) -> None:
-    hub(code)
-    assert find_model(f"me/{name}", kind) == snapshot(tmp_path, name)
+# Missing weights
 
 
 def sharded(folder: Path) -> Path:
@@ -691,13 +506,11 @@ def test_missing_shards_are_named(tmp_path: Path) -> None:
         missing_weights(folder)
 
 
-def test_a_pipeline_with_a_missing_shard_or_variant_is_refused_in_a_sentence(
-    repositories: Path, tmp_path: Path
-) -> None:
+def test_a_pipeline_with_a_missing_shard_or_variant_is_refused_in_a_sentence(tmp_path: Path) -> None:
     from synthgen.generators import diffusion
 
     folder = tmp_path / "copy"
-    shutil.copytree(repositories / "me/pipeline", folder)
+    tiny.stable_diffusion().save_pretrained(folder)
     text = folder / "text_encoder"
     (text / "model.safetensors").rename(text / "model-00001-of-00002.safetensors")
     weight_map = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
@@ -705,6 +518,6 @@ def test_a_pipeline_with_a_missing_shard_or_variant_is_refused_in_a_sentence(
     (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     backend = diffusion.Backend(diffusion.Config(use="diffusion", model=str(folder)), [])
     (problem,) = backend.models()[0].problems()
-    for name in ("text_encoder/model-00002-of-00002.safetensors", "unet/diffusion_pytorch_model.safetensors"):
+    for name in ("text_encoder/model-00002-of-00002.safetensors", "unet (weights in safetensors)"):
         assert name in problem.message
     assert "is not whole on this machine; missing: " in problem.message and "\n" not in problem.message

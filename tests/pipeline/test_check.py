@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from synthgen.errors import SpecError
-from synthgen.pipeline.check import check
+from synthgen.pipeline.check import advice, check
+from synthgen.pipeline.stages import Stages
 from synthgen.spec import DatasetSpec
 
 
@@ -46,3 +47,14 @@ def test_a_score_needs_a_grounder_that_gives_it_and_a_filter_that_judges_it(
     assert fields(good, tmp_path, grounder=detector, filters=margin) == ["grounder.model"]
     mine = {"mine": {"use": "class_margin"}}
     assert fields(good, tmp_path, grounder=detector, filters=mine) == ["grounder.model"]
+
+
+def test_a_note_about_a_model_of_a_nested_grounder_names_its_place(
+    good: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "me" / "finder").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    grounder = {"use": "agreement", "of": ["layout", {"use": "detector", "model": "me/finder", "tile_overlap": 0.5}]}
+    spec = DatasetSpec.parse({**good, "grounder": grounder})
+    found = [note.field for note in advice(spec, Stages.of(spec))]
+    assert found == ["grounder.of.1.model", "grounder.of.1.tile_overlap"]

@@ -1,10 +1,12 @@
 """What the tiny models of pipeline classes have in common."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 
 
@@ -38,3 +40,13 @@ class Animal:
         torch.manual_seed(0)
         self.make().save_pretrained(folder)
         return folder
+
+    def load(self, folder: Path) -> Callable[..., Any]:
+        """The pipeline as upstream loads it. A call gives an object with `images`."""
+        index = json.loads((folder / "model_index.json").read_bytes())
+        absent = {name: None for name, value in index.items() if value == [None, None]}
+        if "XL" in self.pipeline:
+            absent["add_watermarker"] = False
+        pipeline = getattr(diffusers, self.pipeline).from_pretrained(folder, local_files_only=True, **absent)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline

@@ -217,8 +217,8 @@ def train(options: Options, captioned: Captioned | None = None, shape: Shape | N
         adapter = load_file(folder / "adapter" / "diffusion_pytorch_model.safetensors")
         text_encoder = load_file(folder / "text_encoder" / "model.safetensors")
         layout = read_card(folder).layout
-        if layout is None:
-            raise RunError(f"cannot start from {folder}: its card has no layout")
+        if not isinstance(layout, AdapterLayout):
+            raise RunError(f"cannot start from {folder}: its card has no T2I-Adapter")
         return {
             "unet": {name: unet[name] for name in fresh["unet"]},  # leaves out blocks that today's UNet does not have
             "adapter": known_colours(adapter, layout, fresh["adapter"]["adapter.conv_in.weight"]),

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from synthgen.models import read_json
 from synthgen.models.families.family import Family, Guidance
 from synthgen.models.families.table import FAMILIES
+from synthgen.models.modular import INDEX, MODULAR, is_modular
 from synthgen.models.signatures import parameters
 
 # Words in the names of classes that need more than a text, and what they need.
@@ -39,7 +41,7 @@ def _guessed(pipeline: str) -> Family:
     for pattern, need in NEEDS:
         if re.search(pattern, pipeline):
             return Family(pipeline, cfg=None, refused=f"it needs {need}, and this generator gives it texts")
-    takes = parameters(pipeline, "__call__", "pipelines")
+    takes = call_parameters(pipeline)
     if takes is None:
         return Family(pipeline)
     if "prompt" not in takes:
@@ -54,7 +56,14 @@ def _guessed(pipeline: str) -> Family:
 
 def pipeline_class(folder: Path) -> str:
     """The class that a pipeline's folder names. Raises: OSError, ValueError, KeyError: see `read_json`."""
-    return str(read_json(folder / "model_index.json")["_class_name"])
+    return str(read_json(folder / (INDEX if is_modular(folder) else "model_index.json"))["_class_name"])
+
+
+def call_parameters(pipeline: str) -> Mapping[str, Any] | None:
+    """The parameters of a class's call: name -> default. None: there is no such class."""
+    if pipeline in MODULAR:
+        return {**MODULAR[pipeline].inputs, "guidance_scale": None}
+    return parameters(pipeline, "__call__", "pipelines")
 
 
 def settings(part: Path) -> dict[str, Any]:

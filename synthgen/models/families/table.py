@@ -76,5 +76,30 @@ _ROWS = (
         recommended=(Recommendation(8, 0.0, "turbo"), Recommendation(50, 5.0)),
         side=1024,
     ),
+    # Modular pipelines. Their scales go to a guider, or to every step of a schedule: `generators/_modular.py`.
+    Family(
+        "Flux3ModularPipeline",
+        paired=True,
+        scheduler=False,
+        recommended=(Recommendation(50, 4.0),),
+        side=1024,
+        singles="its prompt upsampler takes one prompt",
+    ),
+    Family(
+        "Flux3DistilledModularPipeline",
+        None,
+        paired=True,
+        scheduler=False,
+        recommended=(Recommendation(16, None),),
+        side=1024,
+        singles="its prompt upsampler takes one prompt",
+    ),
+    Family(
+        "Ideogram4ModularPipeline",
+        paired=True,
+        scheduler=False,
+        recommended=(Recommendation(48, None),),
+        side=2048,
+    ),
 )
 FAMILIES: Mapping[str, Family] = {row.pipeline: row for row in _ROWS}

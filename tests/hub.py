@@ -1,0 +1,285 @@
+"""A stand-in for the Hugging Face hub on this machine: its API, its files, and the other host from which it serves
+large ones."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+TOKEN = "hf_of_somebody_who_may"
+
+
+@dataclass
+class Repository:
+    """A repository of models.
+
+    Attributes:
+        commits: hash -> folder with its files, the oldest first.
+        branches: name -> hash.
+        gated: whether one must have accepted its licence.
+    """
+
+    commits: dict[str, Path]
+    branches: dict[str, str]
+    gated: bool = False
+    licence: str | None = "apache-2.0"
+
+    def files(self, commit: str) -> dict[str, Path]:
+        folder = self.commits[commit]
+        return {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+@dataclass
+class Hub:
+    """What it holds, and what it was asked.
+
+    Attributes:
+        served: `owner/name/file` -> bytes of it that were sent, however often.
+        drops: `owner/name/file` -> bytes after which its connection is closed, of each answer; 0: it answers 503.
+        corrupt: `owner/name/file` of which the first byte is sent wrong.
+        requests: method and path of each request to the API and for files.
+    """
+
+    repositories: dict[str, Repository] = field(default_factory=dict)
+    served: Counter[str] = field(default_factory=Counter)
+    drops: dict[str, int] = field(default_factory=dict)
+    corrupt: set[str] = field(default_factory=set)
+    has_ranges: bool = True
+    requests: list[str] = field(default_factory=list)
+    url: str = ""
+    cdn: str = ""
+
+    def forget(self) -> None:
+        self.served.clear()
+        self.requests.clear()
+
+
+def is_large(name: str) -> bool:
+    """Whether the hub keeps a file outside git. It does so for weights, whatever their size."""
+    return name.endswith((".safetensors", ".bin", ".ckpt", ".msgpack", ".onnx", ".gguf"))
+
+
+def git_id(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def handle(self) -> None:
+        with suppress(OSError):  # the client is gone
+            super().handle()
+
+    def do_GET(self) -> None:
+        self.respond()
+
+    do_HEAD = do_GET
+
+    def respond(self) -> None:
+        raise NotImplementedError
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self, status: int, body: bytes = b"", **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def send_file(self, name: str, content: bytes, **headers: str) -> None:
+        """Sends a file, or the range of it that is asked for, as far as `drops` lets it."""
+        if self.command == "GET" and self.hub.drops.get(name) == 0:
+            self.answer(503)
+            return
+        start = 0
+        asked = self.headers["Range"]
+        if asked and self.hub.has_ranges:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            headers["Content_Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        if self.command == "HEAD":
+            self.answer(200, content, **headers)
+            return
+        body = content[start:]
+        if name in self.hub.corrupt and not start:
+            body = bytes([body[0] ^ 1]) + body[1:]
+        sent = body[: self.hub.drops.get(name, len(body))]
+        self.send_response(206 if "Content_Range" in headers else 200)
+        self.send_header("Content-Length", str(len(body)))
+        for key, value in headers.items():
+            self.send_header(key.replace("_", "-"), value)
+        self.end_headers()
+        self.hub.served[name] += len(sent)
+        self.wfile.write(sent)
+        if len(sent) < len(body):
+            self.wfile.flush()
+            self.close_connection = True
+
+
+class _HubHandler(_Handler):
+    def respond(self) -> None:
+        hub, path = self.hub, unquote(urlsplit(self.path).path).strip("/")
+        hub.requests.append(f"{self.command} /{path}")
+        is_api = path.startswith("api/models/")
+        owner, name, *rest = path.removeprefix("api/models/").split("/")
+        model = f"{owner}/{name}"
+        token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
+        if token == "hf_refused":
+            self.answer(401, X_Error_Message="Invalid credentials in Authorization header")
+            return
+        repository = hub.repositories.get(model)
+        if repository is None:
+            # It does not tell strangers whether a repository is private or missing.
+            self.answer(404 if token else 401, X_Error_Code="RepoNotFound", X_Error_Message="Repository not found")
+            return
+        revision = rest[1] if rest[1:] else "main"
+        commit = repository.branches.get(revision, revision)
+        if commit not in repository.commits:
+            self.answer(404, X_Error_Code="RevisionNotFound", X_Error_Message=f"Invalid rev id: {revision}")
+            return
+        files = repository.files(commit)
+        if is_api:
+            kind = rest[0] if rest else "revision"
+            self.answer(200, json.dumps(self._api(kind, model, repository, commit, files)).encode())
+        elif repository.gated and token != TOKEN:
+            status = 403 if token else 401
+            self.answer(status, X_Error_Code="GatedRepo", X_Error_Message=f"Access to model {model} is restricted.")
+        elif (file := "/".join(rest[2:])) not in files:
+            self.answer(404, X_Error_Code="EntryNotFound", X_Error_Message="Entry not found", X_Repo_Commit=commit)
+        else:
+            self._file(model, file, files[file].read_bytes(), commit)
+
+    def _file(self, model: str, name: str, content: bytes, commit: str) -> None:
+        if not is_large(name):
+            self.send_file(f"{model}/{name}", content, ETag=f'"{git_id(content)}"', X_Repo_Commit=commit)
+            return
+        checksum = hashlib.sha256(content).hexdigest()
+        self.answer(
+            302,
+            Location=f"{self.hub.cdn}/{model}/{name}?commit={commit}&signature=good",
+            X_Repo_Commit=commit,
+            X_Linked_Etag=f'"{checksum}"',
+            X_Linked_Size=str(len(content)),
+        )
+
+    def _api(self, kind: str, model: str, repository: Repository, commit: str, files: dict[str, Path]) -> Any:
+        if kind == "commits":
+            date = "2026-01-01T00:00:00.000Z"
+            return [{"id": c, "title": "", "message": "", "date": date, "authors": []} for c in repository.commits][
+                ::-1
+            ]
+        about = []
+        for name, path in files.items():
+            content = path.read_bytes()
+            entry: dict[str, Any] = {"size": len(content), "oid": git_id(content), "type": "file", "path": name}
+            entry |= {"rfilename": name, "blobId": entry["oid"]}
+            if is_large(name):
+                checksum = hashlib.sha256(content).hexdigest()
+                entry["lfs"] = {"oid": checksum, "sha256": checksum, "size": len(content), "pointerSize": 134}
+            about.append(entry)
+        if kind == "tree":
+            return about
+        card = {"license": repository.licence} if repository.licence else {}
+        gated = "auto" if repository.gated else False
+        return {"id": model, "modelId": model, "sha": commit, "siblings": about, "gated": gated, "cardData": card}
+
+
+class _CdnHandler(_Handler):
+    """Another host: it serves what an address with a signature names, and refuses who shows it the hub's token."""
+
+    def respond(self) -> None:
+        address = urlsplit(self.path)
+        query = {key: values[0] for key, values in parse_qs(address.query).items()}
+        if self.headers["Authorization"] or query.get("signature") != "good":
+            self.answer(400)
+            return
+        path = unquote(address.path).strip("/")
+        owner, model, name = path.split("/", 2)
+        files = self.hub.repositories[f"{owner}/{model}"].files(query["commit"])
+        self.send_file(path, files[name].read_bytes())
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    """A hub that holds nothing yet, while the block runs."""
+    hub = Hub()
+    servers = []
+    for handler in (_HubHandler, _CdnHandler):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (handler,), {"hub": hub}))
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+        servers.append(server)
+    hub.url = f"http://127.0.0.1:{servers[0].server_port}"
+    hub.cdn = f"http://localhost:{servers[1].server_port}"  # clients follow redirects to the same host otherwise
+    try:
+        yield hub
+    finally:
+        for server in servers:
+            server.shutdown()
+            server.server_close()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine with a cache of its own.
+
+    Attributes:
+        home: its `HF_HOME`.
+        client: the folder of another version of huggingface_hub; None: the one that is installed.
+    """
+
+    home: Path
+    hub: Hub
+    client: Path | None = None
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "hub"
+
+    def snapshot(self, model: str, commit: str) -> Path:
+        return self.cache / f"models--{model.replace('/', '--')}" / "snapshots" / commit
+
+    def python(self, code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Runs code whose hub's client asks the stand-in."""
+        env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        env |= {"HF_HOME": str(self.home), "HF_ENDPOINT": self.hub.url, "HF_HUB_DISABLE_TELEMETRY": "1"}
+        env |= {"SYNTHGEN_HOME": str(self.home), "no_proxy": "127.0.0.1,localhost", "COLUMNS": "400", **environment}
+        paths = [str(self.client)] * bool(self.client) + [os.environ.get("PYTHONPATH", "")]
+        env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+        command = [sys.executable, "-c", code]
+        root = Path(__file__).parents[1]
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False, cwd=root)
+
+    def synthgen(self, *commands: list[str], settings: str = "", **environment: str) -> list[tuple[int, str, str]]:
+        """Runs command lines one after the other in one process -> exit code, output and errors of each. A command line
+        may begin with a variable of its environment, such as HF_TOKEN=….
+
+        Args:
+            settings: assignments to names of `synthgen.models.hub.blobs`.
+        """
+        code = (
+            "import contextlib, io, json, os, sys\nfrom synthgen import cli\nfrom synthgen.models.hub import blobs\n"
+            f"exec('PAUSE_SECONDS = 0; {settings}', vars(blobs))\nfor command in {commands!r}:\n"
+            "    if '=' in command[0]: os.environ.update([command.pop(0).split('=', 1)])\n"
+            "    sys.argv, out, err, code = ['synthgen', *command], io.StringIO(), io.StringIO(), 0\n"
+            "    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
+            "        try: cli.main()\n"
+            "        except SystemExit as end: code = int(end.code or 0)\n"
+            "    print(json.dumps([code, out.getvalue(), err.getvalue()]))\n"
+        )
+        done = self.python(code, **environment)
+        assert done.returncode == 0, done.stderr
+        return [tuple(json.loads(line)) for line in done.stdout.splitlines()]

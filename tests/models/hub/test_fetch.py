@@ -1,0 +1,305 @@
+"""Models are fetched from a hub on this machine, by the client that is installed and by the one before it: what is
+read and nothing else, gone on with where another process was cut off, and found by other tools without a connection."""
+
+import fcntl
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import hub as hubs
+import huggingface_hub
+import pytest
+import tiny
+import transformers
+import yaml
+from hub import TOKEN, Hub, Machine, Repository
+
+from synthgen.generators import diffusion
+from synthgen.models import ModelMissing, find_model
+from synthgen.models.hub.fetch import sweep
+
+# `make test` puts the older client there. diffusers 0.42.1 takes huggingface_hub 1.32 and later, below 3.
+OLDER = Path(sys.prefix) / "huggingface_hub-1"
+OLD, NEW = "1" * 40, "0123456789abcdef0123456789abcdef01234567"
+PLAIN = {
+    "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors",
+    "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "unet/config.json",
+    "unet/diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
+}  # fmt: skip
+UNET = "me/pipeline/unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pipeline as it is on the hub, with much that nobody reads; the same in shards; and a detector."""
+    root = tmp_path_factory.mktemp("hub")
+    pipeline = tiny.stable_diffusion()
+    pipeline.save_pretrained(root / "pipeline")
+    pipeline.save_pretrained(root / "pipeline", variant="fp16")
+    (root / "pipeline/text_encoder/model.fp16.safetensors").unlink()  # so the plain one goes with the variant's others
+    pipeline.save_pretrained(root / "sharded", max_shard_size="100KB")
+    tiny.save_owlv2(root / "detector")
+    for folder in ("pipeline", "sharded", "detector"):
+        for junk in (
+            "README.md",
+            ".gitattributes",
+            "v1-5-pruned.safetensors",
+            "pytorch_model.bin",
+            "training_args.txt",
+        ):
+            (root / folder / junk).write_text(f"{junk} is read by nobody")
+    for part in ("unet", "vae", "text_encoder"):
+        for junk in ("diffusion_pytorch_model.bin", "flax_model.msgpack", "model.onnx", "model.non_ema.safetensors"):
+            (root / "pipeline" / part / junk).write_text(f"{junk} is read by nobody")
+    checked = shutil.copytree(root / "pipeline", root / "checked")
+    shutil.copytree(checked / "text_encoder", checked / "safety_checker")  # only its name counts here
+    index = json.loads((checked / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    (checked / "model_index.json").write_text(json.dumps(index))
+    earlier = shutil.copytree(root / "pipeline", root / "earlier")
+    (earlier / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "DDIMScheduler"}')
+    return root
+
+
+@pytest.fixture
+def hub(folders: Path) -> Iterator[Hub]:
+    with hubs.serving() as hub:
+        for name in ("pipeline", "sharded", "detector", "checked"):
+            hub.repositories[f"me/{name}"] = Repository({NEW: folders / name}, {"main": NEW})
+        hub.repositories["me/pipeline"].commits = {OLD: folders / "earlier", NEW: folders / "pipeline"}
+        yield hub
+
+
+@pytest.fixture(params=["installed", "older"])
+def machine(request: pytest.FixtureRequest, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine that has fetched nothing. In this process, the client's cache is the same, and the hub is not asked."""
+    if request.param == "older" and not (OLDER / "huggingface_hub").is_dir():
+        pytest.skip(f"huggingface_hub 1 is not in {OLDER}; `make test` puts it there")
+    made = Machine(tmp_path / "hf", hub, OLDER if request.param == "older" else None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(made.cache))
+    return made
+
+
+def files_in(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
+
+
+def sizes(folder: Path, names: set[str], model: str) -> dict[str, int]:
+    return {f"{model}/{name}": (folder / name).stat().st_size for name in names}
+
+
+def test_the_older_client_is_of_the_version_before(machine: Machine) -> None:
+    done = machine.python("import huggingface_hub as h; print(h.__version__.split('.')[0], h.__file__)")
+    version, file = done.stdout.split()
+    if machine.client:
+        assert version == "1" and file.startswith(str(OLDER))
+
+
+def test_what_is_read_is_fetched_once_and_nothing_else(machine: Machine, hub: Hub, folders: Path) -> None:
+    download = ["models", "--download"]
+    names = ["me/pipeline", "me/sharded", "me/detector", "me/pipeline"]
+    done = machine.synthgen(*[[*download, name] for name in names])
+    for name, (code, out, err) in zip(names, done, strict=True):
+        assert (code, out) == (0, f"{name}: {machine.snapshot(name, NEW)}\n"), err
+    in_shards = {name for name in files_in(folders / "sharded") if "/" in name} | {"model_index.json"}
+    assert len(in_shards) > len(PLAIN) + 2  # an index and several shards
+    detector = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    expected: dict[str, int] = {}
+    for name, files in {"pipeline": PLAIN, "sharded": in_shards, "detector": detector}.items():
+        assert files_in(machine.snapshot(f"me/{name}", NEW)) == files
+        expected |= sizes(folders / name, files, f"me/{name}")
+    assert dict(hub.served) == expected
+    for name in ("pipeline", "sharded"):
+        backend = diffusion.Backend(diffusion.Config(use="diffusion", model=f"me/{name}"), [])
+        assert backend.models()[0].path() == machine.snapshot(f"me/{name}", NEW)
+        assert list(backend.models()[0].problems()) == []
+        assert backend.pipeline(False).unet.config.cross_attention_dim == 32  # loads, with no connection
+    # Other tools find them in the cache by their ids, without a connection (HF_HUB_OFFLINE is set here).
+    made = diffusers.DiffusionPipeline.from_pretrained("me/pipeline", use_safetensors=True)
+    assert isinstance(made, diffusers.StableDiffusionPipeline)
+    assert isinstance(transformers.AutoModel.from_pretrained("me/detector"), transformers.Owlv2Model)
+    transformers.AutoProcessor.from_pretrained("me/detector")
+    found = huggingface_hub.scan_cache_dir()
+    assert {repo.repo_id for repo in found.repos} == {f"me/{n}" for n in ("pipeline", "sharded", "detector")}
+    assert found.warnings == []
+
+
+def test_a_pinned_commit_and_a_variant(machine: Machine, hub: Hub, folders: Path) -> None:
+    options = ["--revision", OLD[:9], "--variant", "fp16"]
+    ((code, out, err),) = machine.synthgen(["models", "--download", "me/pipeline", *options])
+    assert (code, out) == (0, f"me/pipeline: {machine.snapshot('me/pipeline', OLD)}\n"), err
+    # The text encoder has no files of the variant, so the plain one is read, as diffusers does it.
+    parts = {f"{part}/diffusion_pytorch_model" for part in ("unet", "vae")}
+    files = {f"{name.removesuffix('.safetensors')}.fp16.safetensors" if name[:-12] in parts else name for name in PLAIN}
+    assert len(files - PLAIN) == 2
+    assert files_in(machine.snapshot("me/pipeline", OLD)) == files
+    assert dict(hub.served) == sizes(folders / "earlier", files, "me/pipeline")
+    for revision in (OLD, OLD[:9]):
+        config = diffusion.Config(use="diffusion", model="me/pipeline", revision=revision, variant="fp16")
+        assert list(diffusion.Backend(config, []).models()[0].problems()) == []
+    with pytest.raises(ModelMissing, match=r"synthgen models --download me/pipeline$"):  # a commit is not the branch
+        find_model("me/pipeline", "diffusion")
+
+
+def test_another_process_goes_on_where_one_was_cut_off(machine: Machine, hub: Hub, folders: Path) -> None:
+    size = (folders / "pipeline" / "unet/diffusion_pytorch_model.safetensors").stat().st_size
+    half = size // 2
+    hub.drops[UNET] = half
+    download = ["models", "--download", "me/pipeline"]
+    ((code, out, err),) = machine.synthgen(download, settings="LOST_AT_MOST = FILES_AT_ONCE = 1")
+    assert (code, out) == (2, "")
+    lost = f"error: cannot fetch 'me/pipeline': the connection was lost after {half:,} of {size:,} bytes of unet/"
+    assert err.splitlines()[-1].startswith(lost)
+    assert err.endswith("; what has come is kept, and the same command goes on from there\n")
+    (part,) = (machine.cache / "models--me--pipeline" / "blobs").glob("*.incomplete")
+    assert part.stat().st_size == half == hub.served[UNET]
+    with pytest.raises(ModelMissing):  # the branch is there once it is whole
+        find_model("me/pipeline", "diffusion")
+    hub.drops[UNET] = half // 3  # now it takes several connections, one after the other
+    ((code, out, err),) = machine.synthgen(download)
+    assert (code, out) == (0, f"me/pipeline: {machine.snapshot('me/pipeline', NEW)}\n"), err
+    assert dict(hub.served) == sizes(folders / "pipeline", PLAIN, "me/pipeline")  # no byte came twice
+    assert not list(part.parent.glob("*.incomplete"))
+
+
+def test_what_comes_wrong_is_not_kept(machine: Machine, hub: Hub, folders: Path) -> None:
+    """Bytes that are not what the hub says, and a server without ranges."""
+    hub.corrupt = {UNET}
+    download = ["models", "--download", "me/pipeline"]
+    ((code, _, err),) = machine.synthgen(download)
+    assert code == 2
+    wrong = (
+        "what came of unet/diffusion_pytorch_model.safetensors has another checksum than the hub says; it is not kept"
+    )
+    assert err.splitlines()[-1] == f"error: cannot fetch 'me/pipeline': {wrong}, try again"
+    (part,) = [
+        p for p in (machine.cache / "models--me--pipeline" / "blobs").glob("*.incomplete") if not p.stat().st_size
+    ]
+    hub.corrupt.clear()
+    content = (folders / "pipeline" / "unet/diffusion_pytorch_model.safetensors").read_bytes()
+    part.write_bytes(content[:1000])
+    hub.has_ranges = False
+    hub.forget()
+    ((code, _, err),) = machine.synthgen(download)
+    assert code == 0, err
+    assert (machine.snapshot("me/pipeline", NEW) / "unet/diffusion_pytorch_model.safetensors").read_bytes() == content
+    assert hub.served[UNET] == len(content)
+
+
+def test_every_refusal_is_one_sentence(machine: Machine, hub: Hub) -> None:
+    hub.repositories["me/gated"] = Repository(hub.repositories["me/detector"].commits, {"main": NEW}, gated=True)
+    log_in = "log in with `hf auth login`, or set HF_TOKEN"
+    download = ["models", "--download"]
+    none = "the hub has no model of this name, or it is a private one: for those, " + log_in
+    terms = f"its owner lets in who has accepted its licence: accept it at {hub.url}/me/gated, "
+    cases = {
+        ("me/none",): none,
+        ("me/none", "--variant", "fp16"): none,
+        ("me/gated",): terms + f"then {log_in}",
+        ("me/pipeline", "--revision", "nothing"): "the hub has no revision 'nothing' of this model; see "
+        f"{hub.url}/me/pipeline/commits",
+        ("me/pipeline", "--revision", "abcdef0"): "the hub has no revision 'abcdef0' of this model; see "
+        f"{hub.url}/me/pipeline/commits",
+        ("me/pipeline", "--variant", "fp8"): "it has no weights of the variant 'fp8'",
+        ("me/detector", "--file", "model.safetensor"): "it has no file 'model.safetensor' (did you mean "
+        "'model.safetensors'?); it has .gitattributes, README.md, config.json, model.safetensors, "
+        "processor_config.json, pytorch_model.bin, tokenizer.json, tokenizer_config.json, training_args.txt, "
+        "v1-5-pruned.safetensors",
+    }
+    *found, stranger, refused, welcome = machine.synthgen(
+        *[[*download, *arguments] for arguments in cases],
+        *[[f"HF_TOKEN={token}", *download, "me/gated"] for token in ("hf_of_a_stranger", "hf_refused", TOKEN)],
+    )
+    for (arguments, reason), (code, out, err) in zip(cases.items(), found, strict=True):
+        assert (code, out, err) == (2, "", f"error: cannot fetch {arguments[0]!r}: {reason}\n")
+    error = "error: cannot fetch 'me/gated': "
+    assert stranger == (2, "", f"{error}{terms}with the account whose token is used here\n")
+    assert refused[0] == 2 and refused[2].startswith(f"{error}{hub.url} answers 401: ")
+    assert refused[2].endswith(f"; the hub may refuse your token: {log_in}\n") and refused[2].count("\n") == 1
+    assert welcome[:2] == (0, f"me/gated: {machine.snapshot('me/gated', NEW)}\n")  # the other host never sees the token
+    assert {name.partition("/")[2].partition("/")[0] for name in hub.served} == {"gated", "pipeline"}
+    assert hub.served["me/pipeline/model_index.json"] == sum(n for k, n in hub.served.items() if "/pipeline/" in k)
+    nobody = Machine(machine.home, Hub(url="http://127.0.0.1:9"), machine.client)
+    ((code, _, err),) = nobody.synthgen([*download, "me/detector"])
+    start = "error: cannot fetch 'me/detector': the hub cannot be reached ("
+    assert code == 2 and err.startswith(start) and err.count("\n") == 1 and "Connection refused" in err
+
+
+def test_a_spec_says_what_it_needs_and_fetches_it(
+    machine: Machine, hub: Hub, folders: Path, good: dict[str, Any], tmp_path: Path
+) -> None:
+    good["layout"] = None
+    good["generator"] = {"model": "me/checked", "safety_checker": False, "variant": "fp16"}
+    good["grounder"] = {"use": "detector", "model": "me/detector", "revision": "main"}
+    good["filters"] = {}
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(good))
+    shows = ["models", str(spec)]
+    unknown, known, done, whole = machine.synthgen(
+        shows, [*shows, "--online"], ["models", "--download", str(spec)], shows
+    )
+    fetch = f"fetch what is missing with: synthgen models --download {spec}"
+    assert unknown[0] == 0 and unknown[1].splitlines()[-1] == fetch
+    rows = [line.split() for line in unknown[1].splitlines()]
+    assert ["generator", "me/checked", "fp16", "?", "?", "?", "no"] in rows
+    assert ["grounder", "me/detector", "main", "?", "?", "?", "no"] in rows
+    variant = {"unet/diffusion_pytorch_model.fp16.safetensors", "vae/diffusion_pytorch_model.fp16.safetensors"}
+    read = {name for name in PLAIN if "diffusion_pytorch" not in name} | variant
+    wanted = sizes(folders / "checked", read, "me/checked")
+    rows = [line.split() for line in known[1].splitlines()]
+    size = f"{sum(wanted.values()) / 1e9:.3g}"
+    assert ["generator", "me/checked", "fp16", size, "apache-2.0", "open", "no"] in rows
+    detector = files_in(machine.snapshot("me/detector", NEW))
+    wanted |= sizes(folders / "detector", detector, "me/detector")
+    lines = [f"me/{name}: {machine.snapshot(f'me/{name}', NEW)}" for name in ("checked", "detector")]
+    assert done[:2] == (0, "\n".join([*lines, f"{spec}: all its models are here"]) + "\n"), done[2]
+    assert "fetch what" not in whole[1] and str(machine.snapshot("me/checked", NEW)) in whole[1]
+    twice = {"me/checked/model_index.json"}  # --online keeps nothing
+    assert {name: n // (1 + (name in twice)) for name, n in hub.served.items()} == wanted
+    hub.forget()
+    machine.synthgen(shows, ["models", "--download", str(spec)])
+    assert hub.requests == []  # what is here is not asked for
+
+
+def test_what_a_killed_download_of_the_client_has_left_is_removed(machine: Machine, hub: Hub) -> None:
+    kill = "import os, huggingface_hub as h, huggingface_hub.file_download as f; "
+    kill += "f.http_get = lambda url, file, **_: (file.write(b'x'), file.flush(), os.kill(os.getpid(), 9)); "
+    assert machine.python(f"{kill}h.hf_hub_download('me/detector', 'config.json')").returncode == -9
+    blobs = machine.cache / "models--me--detector" / "blobs"
+    (left,) = blobs.glob("*.incomplete")
+    others = [blobs / "0123.incomplete", machine.cache / "models--me--pipeline" / "blobs" / "0123.01234567.incomplete"]
+    held = blobs / "held.01234567.incomplete"
+    for file in (*others, held):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    for file in (left, *others, held):
+        os.utime(file, (0, 0))
+    os.utime(left)  # somebody may be at it
+    with open(machine.cache / ".locks" / "models--me--detector" / "held.lock", "wb") as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        sweep("me/detector")
+    assert {*blobs.glob("*.incomplete")} == {left, others[0], held}
+    os.utime(left, (0, 0))
+    ((code, _, err),) = machine.synthgen(["models", "--download", "me/detector"])
+    assert code == 0, err
+    assert {*blobs.glob("*.incomplete")} == {others[0]}
+    assert all(file.exists() for file in others)
+
+
+def test_what_other_tools_have_fetched_is_found(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine(tmp_path / "hf", hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(machine.cache))
+    done = machine.python(
+        "import huggingface_hub, transformers, diffusers\nhuggingface_hub.snapshot_download('me/sharded')\n"
+        "transformers.AutoModel.from_pretrained('me/detector')\n"
+        "diffusers.DiffusionPipeline.from_pretrained('me/pipeline')"
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("sharded", "pipeline"):
+        assert find_model(f"me/{name}", "diffusion") == machine.snapshot(f"me/{name}", NEW)
+    assert find_model("me/detector", "detector") == machine.snapshot("me/detector", NEW)
