@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -98,7 +99,8 @@ class Call:
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"(diffusers|transformers)\.")
             if self.row.global_seed:
                 torch.manual_seed(jobs[0].seed)
-            results = self.pipeline(**arguments)[0]
+            with self._guided():
+                results = self.pipeline(**arguments)[0]
         return over_white(_bytes(results))
 
     def _arguments(self, jobs: Sequence[Job], layout: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -119,8 +121,10 @@ class Call:
             "return_dict": False,
             **row.arguments,
         }
+        if row.area:
+            arguments[row.area] = jobs[0].height * jobs[0].width
         scale = settings.guidance_scale
-        if self.guidance.argument and scale is not None:
+        if self.guidance.argument and not self.guidance.guiders and scale is not None:
             arguments |= {self.guidance.argument: scale, **row.with_scale}
         arguments |= settings.call_options
         empty = row.empty_negative
@@ -135,6 +139,19 @@ class Call:
             prompts = [job.prompt for job in jobs]
             arguments |= self.long_prompts.arguments(prompts, negatives, self._pieces(jobs[0]))
         return arguments
+
+    @contextmanager
+    def _guided(self) -> Iterator[None]:
+        """Gives the scale to the parts of the pipeline that guide it, if its call has no argument for that."""
+        scale = self.settings.guidance_scale
+        own = {name: getattr(self.pipeline, name) for name in self.guidance.guiders if scale is not None}
+        try:
+            for name, guider in own.items():
+                setattr(self.pipeline, name, guider.new(guidance_scale=scale))
+            yield
+        finally:
+            for name, guider in own.items():
+                setattr(self.pipeline, name, guider)
 
     def _decode_in_parts(self, pixels: int) -> None:
         vae: Any = getattr(self.pipeline, "vae", None)

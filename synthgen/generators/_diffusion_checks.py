@@ -7,15 +7,23 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from synthgen.backends import Request
 from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, listed, nearest
 from synthgen.generators._diffusion_config import OURS, SCHEDULERS, Config
+from synthgen.generators._diffusion_guidance import guidance_problems, steps_problems
 from synthgen.generators._modular import problems as modular_problems
 from synthgen.models import AdapterLayout, NativeLayout, read_card, read_json
-from synthgen.models.families import call_parameters, family, guidance, is_known, pipeline_class, sides_multiple
+from synthgen.models.families import (
+    call_parameters,
+    denoiser,
+    family,
+    guidance,
+    is_known,
+    pipeline_class,
+    sides_multiple,
+)
 from synthgen.models.families import settings as part_settings
 from synthgen.models.layouts import layout_of
 from synthgen.models.modular import is_modular
@@ -60,6 +68,9 @@ class Checks:
         card, request = read_card(self.path), self.request
         if self.row.refused:
             return [Problem(".model", f"is a {self.row.pipeline}, which cannot be used here: {self.row.refused}")]
+        if self.row.refused_if and denoiser(self.path).get(self.row.refused_if[0]):
+            message = f"is a {self.row.pipeline} with {self.row.refused_if[0]}, which cannot be used here"
+            return [Problem(".model", f"{message}: {self.row.refused_if[1]}")]
         problems = [*self._size(), *self._options(), *(p for p, is_cut in self._prompts() if is_cut)]
         sizes = card.sizes
         if sizes is not None and (request.height, request.width) not in sizes:
@@ -139,38 +150,14 @@ class Checks:
                     known = listed(sorted(takes.keys() - OURS))
                     message = f"{kind} takes no {shown(name)}{nearest(name, takes)}; it takes: {known}"
                     yield Problem(".call_options", plain(message, 600))
-            yield from self._guidance(kind, takes)
+            yield from guidance_problems(self.config, self.row, self.path, kind, takes, self.request.negative_prompt)
             if self.config.long_prompts and not self.row.long_prompts:
                 mend = (
                     "set call_options: {max_sequence_length: …}" if "max_sequence_length" in takes else "leave it out"
                 )
                 yield Problem(".long_prompts", f"{kind} takes no prompts in pieces; {mend}")
+        yield from steps_problems(self.config, self.row, self.path)
         yield from self._scheduler()
-
-    def _guidance(self, kind: str, takes: Mapping[str, Any]) -> Iterable[Problem]:
-        row, guided, options = self.row, guidance(self.row, self.path), self.config.call_options
-        scale = options.get(guided.argument or "", self.settings.guidance_scale)
-        if self.config.guidance_scale is not None and guided.argument is None:
-            got = f"got {self.config.guidance_scale:g}, which has no effect on {kind}: {guided.reason}; leave it out"
-            yield Problem(".guidance_scale", got)
-        if not self.request.negative_prompt:
-            return
-        field, option = "prompts.negative_prompt", row.option_cfg if guided.argument != row.option_cfg else None
-        if "negative_prompt" not in takes or not row.negative:
-            yield Problem(field, f"{kind} takes none; leave it out")
-        elif guided.is_on(scale):
-            return
-        elif option:
-            other = options.get(option, takes.get(option))
-            if not (isinstance(other, int | float) and other > 1) or option not in options:
-                mend = f"set generator.call_options: {{{option}: 4}}"
-                yield Problem(field, f"has no effect on {kind} unless `{option}` is above 1; {mend}, or leave it out")
-        elif guided.above is None:
-            yield Problem(field, "has no effect on this model, which was distilled with its guidance; leave it out")
-        else:
-            at = "" if scale is None else f" {scale:g}"
-            message = f"has no effect at generator.guidance_scale{at}; set one above {guided.above:g}, or leave it out"
-            yield Problem(field, message)
 
     def _scheduler(self) -> Iterable[Problem]:
         config = self.config
@@ -234,6 +221,7 @@ class Checks:
         most = self.config.call_options.get("max_sequence_length")
         if most is None:
             most = (call_parameters(self.row.pipeline) or {}).get("max_sequence_length")
+        most = most or self.row.tokens
         readers = []
         for folder in sorted(self.path.glob("tokenizer*")):
             encoder_name = folder.name.replace("tokenizer", "text_encoder")

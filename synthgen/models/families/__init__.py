@@ -87,6 +87,10 @@ def guidance(row: Family, folder: Path) -> Guidance:
         set_to = denoiser(folder).get(row.embedded_if) if row.embedded_if else True
         if set_to is not None and set_to is not False:
             return Guidance(row.embedded)
+    if row.guiders:
+        index = read_json(folder / "model_index.json")
+        if guiders := tuple(name for name in row.guiders if index.get(name) not in (None, [None, None])):
+            return Guidance(f"{guiders[0]}.guidance_scale", row.above, guiders=guiders)
     if row.cfg:
         return Guidance(row.cfg, row.above)
     if row.embedded:

@@ -36,7 +36,9 @@ class Family:
         embedded: the argument that the denoiser takes as an input; None: there is none.
         embedded_if: the key of the denoiser's settings that must be set for that; "": it always is.
         distilled_if: the key of the pipeline's index that, if true, says that the scale has no effect.
+        guiders: the parts of a pipeline that have the scale of classifier-free guidance instead.
         with_scale: further arguments that must go with a scale.
+        schedule_steps: the number of steps for which the class has a scale each, if none is given; 0: it has none.
         option_cfg: an argument with the scale of classifier-free guidance besides `embedded`, for `call_options`. It
             needs a negative prompt.
         empty_negative: the negative prompt that is given where guidance needs one and the spec has none.
@@ -49,6 +51,8 @@ class Family:
         scheduler: False: the class computes with its own scheduler only.
         timesteps: the arguments with which its call sets a scheduler's timesteps, besides their number. Other
             schedulers can be used if they take these.
+        own_steps: the key of the pipeline's index that, if set, has the noise of each step, and so their number.
+        tokens: the most tokens of a prompt that the class reads, where its call has no `max_sequence_length`.
         singles: why each image is made in a call of its own; "": a call takes a batch, and companions do not change an
             image beyond rounding.
         global_seed: the class also draws random numbers from torch's global generator, which is then seeded with the
@@ -56,9 +60,11 @@ class Family:
         arguments: further arguments of every call, such as ones that keep a prompt as it is given.
         long_prompts: its only text encoders are CLIPs, whose results the call takes in place of prompts, so that
             prompts of any length can be encoded in pieces.
+        area: the argument with the area of the image in px, without which the class chooses one; "": none.
         output: the form of results that is asked for: tensors, or arrays where a class gives no tensors in [0, 1].
         channels: 4 if images have an alpha channel.
         refused: why the class cannot be used; "": it can.
+        refused_if: a key of the denoiser's settings, and why the class cannot be used if it is set.
     """
 
     pipeline: str
@@ -67,7 +73,9 @@ class Family:
     embedded: str | None = None
     embedded_if: str = ""
     distilled_if: str = ""
+    guiders: tuple[str, ...] = ()
     with_scale: Mapping[str, Any] = field(default_factory=dict)
+    schedule_steps: int = 0
     option_cfg: str | None = None
     empty_negative: str | None = None
     negative: bool = True
@@ -77,13 +85,17 @@ class Family:
     paired: bool = False
     scheduler: bool = True
     timesteps: tuple[str, ...] = ()
+    own_steps: str = ""
+    tokens: int | None = None
     singles: str = ""
     global_seed: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     long_prompts: bool = False
+    area: str = ""
     output: Literal["pt", "np"] = "pt"
     channels: int = 3
     refused: str = ""
+    refused_if: tuple[str, str] | None = None
 
     def recommendation(self, model: str) -> Recommendation:
         """For a model of this name; the toolkit's own numbers where the row has none."""
@@ -100,11 +112,13 @@ class Guidance:
         argument: of the pipeline's call; None: the scale has no effect on this model.
         above: classifier-free guidance is on for greater scales; None: never by this scale.
         reason: why it has no effect.
+        guiders: the parts of the pipeline that have the scale, if no argument of its call does.
     """
 
     argument: str | None
     above: float | None = None
     reason: str = ""
+    guiders: tuple[str, ...] = ()
 
     def is_on(self, scale: float | None) -> bool:
         """Whether classifier-free guidance is on at this scale."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from synthgen.models.families import large
 from synthgen.models.families.family import Family, Recommendation
 
 _LATENT_CONSISTENCY = "time_cond_proj_dim"  # the key of a UNet that takes the scale as an input (arXiv 2310.04378)
@@ -49,26 +50,6 @@ _ROWS = (
         side=1024,
     ),
     Family(
-        "QwenImagePipeline",
-        "true_cfg_scale",
-        embedded="guidance_scale",
-        embedded_if="guidance_embeds",
-        option_cfg="true_cfg_scale",
-        empty_negative=" ",
-        timesteps=("sigmas",),
-        paired=True,
-        recommended=(Recommendation(50, 4.0),),
-        side=1328,
-    ),
-    Family(
-        "Flux2KleinPipeline",
-        distilled_if="is_distilled",
-        timesteps=("sigmas",),
-        paired=True,
-        recommended=(Recommendation(50, 4.0, "base"), Recommendation(4, None)),
-        side=1024,
-    ),
-    Family(
         "ZImagePipeline",
         above=0,
         timesteps=("sigmas",),
@@ -102,4 +83,4 @@ _ROWS = (
         side=2048,
     ),
 )
-FAMILIES: Mapping[str, Family] = {row.pipeline: row for row in _ROWS}
+FAMILIES: Mapping[str, Family] = {row.pipeline: row for row in (*_ROWS, *large.ROWS)}
