@@ -52,7 +52,9 @@ class Backend(ThresholdFilter[Config]):
     def models(self) -> Sequence[Model]:
         words = [word for c in self.categories for word in (c.name, *c.synonyms)]
         words += [word for others in self.config.confusables.values() for word in others]
-        return [ClipFiles(self.config, words, self.config.prompt, cosine=Cosine.of(self.config, "min", "embedded"))]
+        return [
+            ClipFiles(self.config, words, self.config.prompt, cosine=Cosine.of(self.config, "min", "null", "embedded"))
+        ]
 
     def check(self, request: Request) -> Iterable[Problem]:
         names = [category.name for category in self.categories]

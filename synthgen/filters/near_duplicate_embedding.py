@@ -44,7 +44,7 @@ class Backend(Filter[Config]):
     whole_dataset = True
 
     def models(self) -> Sequence[Model]:
-        cosine = Cosine.of(self.config, "max_cosine", "CLIP", of_texts=False)
+        cosine = Cosine.of(self.config, "max_cosine", "1", "CLIP", of_texts=False)
         return [ClipFiles(self.config, cosine=cosine)]
 
     def measure(self, sample: Sample) -> NDArray[Any]:

@@ -40,7 +40,7 @@ class Backend(ThresholdFilter[Config]):
         return self._files(sorted(request.words)).problems()
 
     def _files(self, words: Sequence[str] = ()) -> ClipFiles:
-        return ClipFiles(self.config, words, cosine=Cosine.of(self.config, "min", "CLIP"))
+        return ClipFiles(self.config, words, cosine=Cosine.of(self.config, "min", "null", "CLIP"))
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): a cosine."""

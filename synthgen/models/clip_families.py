@@ -55,6 +55,7 @@ class Cosine:
         option: its name.
         value: what it is.
         is_given: whether the spec says so.
+        keeps_all: the value with which nothing is judged, as YAML.
         scale: whose cosines the default is for: the embedded model's, which was trained with a sigmoid, or any CLIP's.
         of_texts: whether pictures are compared with texts, and not with pictures.
     """
@@ -62,14 +63,21 @@ class Cosine:
     option: str
     value: float | None
     is_given: bool
+    keeps_all: str
     scale: Literal["embedded", "CLIP"]
     of_texts: bool = True
 
     @classmethod
     def of(
-        cls, config: ModelConfig, option: str, scale: Literal["embedded", "CLIP"], *, of_texts: bool = True
+        cls,
+        config: ModelConfig,
+        option: str,
+        keeps_all: str,
+        scale: Literal["embedded", "CLIP"],
+        *,
+        of_texts: bool = True,
     ) -> Cosine:
-        return cls(option, getattr(config, option), option in config.model_fields_set, scale, of_texts)
+        return cls(option, getattr(config, option), option in config.model_fields_set, keeps_all, scale, of_texts)
 
     def problem(self, model_type: str, folder: Path) -> str:
         """Why the default cannot judge with a model; "" if it can."""
@@ -80,7 +88,8 @@ class Cosine:
         message = (
             f"the default, {self.value:g}, is for cosines of {is_for}, and those of a {family.name} have another scale"
         )
-        return f"{message}; give `{self.option}`{_own_scale(folder) if self.of_texts and family.sigmoid else ''}{FIND}"
+        own_scale = _own_scale(folder) if self.of_texts and family.sigmoid else ""
+        return f"{message}; give `{self.option}`{own_scale}{self._find()}"
 
     def advice(self, model_type: str, has_card: bool) -> str:
         """What to know of the default with a model; "" if nothing."""
@@ -88,11 +97,11 @@ class Cosine:
             return ""
         return (
             f"the default, {self.value:g}, is for cosines of the embedded model; OpenAI's models give about 0.25 for "
-            f"right names and 0.18 for wrong ones; give `{self.option}`{FIND}"
+            f"right names and 0.18 for wrong ones; give `{self.option}`{self._find()}"
         )
 
-
-FIND = "; docs/calibration.md says how to find it"
+    def _find(self) -> str:
+        return f"; docs/calibration.md says how to find it, with `{self.option}: {self.keeps_all}` meanwhile"
 
 
 def _own_scale(folder: Path) -> str:

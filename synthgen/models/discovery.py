@@ -103,7 +103,7 @@ class Discovery:
 
     def models(self) -> Sequence[Model]:
         names = [word for c in self.categories for word in (c.name, *c.synonyms)]
-        cosine = Cosine.of(self.config, "agreement", "embedded")
+        cosine = Cosine.of(self.config, "agreement", "-1", "embedded")
         return [SamFiles(self.config), ClipFiles(self.clip_config, names, field=".clip", cosine=cosine)]
 
     def find(self, images: Sequence[NDArray[np.uint8]]) -> list[Found]:

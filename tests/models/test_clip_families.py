@@ -1,14 +1,17 @@
 """Every family beside CLIP, tiny and of random weights, against transformers' own processor and features."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import tiny_clips
 import torch
 import transformers
+import yaml
 from safetensors.torch import load_file, save_file
 from tiny import save_clip
 
@@ -88,6 +91,26 @@ def test_siglip_s_texts_are_lower_cased_and_padded(folders: dict[str, Path], nam
     assert model.texts(["a " * 200]).shape == (1, 16)  # cut
 
 
+def test_siglip_s_first_tokenizer_is_read(folders: dict[str, Path], tmp_path: Path) -> None:
+    """The one of sentencepiece, which lower-cases texts and leaves out punctuation; `check` cannot count its tokens."""
+    (tmp_path / "words.txt").write_text("a photo of a cat\ntwo dogs on grass\n" * 20)
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "words.txt"), model_prefix=str(tmp_path / "spiece"), vocab_size=40, minloglevel=2,
+        hard_vocab_limit=False,
+    )  # fmt: skip
+    folder = Path(shutil.copytree(folders["siglip"], tmp_path / "clip"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+    look = transformers.SiglipImageProcessor(**tiny_clips.PICTURES)
+    tokenizer = transformers.SiglipTokenizer(str(tmp_path / "spiece.model"))
+    transformers.SiglipProcessor(look, tokenizer).save_pretrained(folder)
+    assert not (folder / "tokenizer.json").exists() and list(ClipFiles(config(folder), ["cat"]).problems()) == []
+    _, words = upstream(folder, "siglip")
+    model = ClipModel.of(config(folder))
+    np.testing.assert_allclose(model.texts(TEXTS), words, atol=1e-5)
+    np.testing.assert_array_equal(model.texts(["A photo: of a CAT!"]), model.texts(TEXTS[:1]))
+
+
 @pytest.mark.parametrize(("module", "option", "model"), COSINES)
 @pytest.mark.parametrize("name", NAMES)
 def test_check_asks_for_a_threshold_on_the_model_s_scale(
@@ -106,6 +129,8 @@ def test_check_asks_for_a_threshold_on_the_model_s_scale(
     own = "its own sigmoid gives 0.5 at a cosine of 0.121, and 0.01 at 0.074" in problem.message
     assert own == (name.startswith("siglip") and option != "max_cosine")
     assert problems(**{option: module.Config(use=use).model_dump()[option]}) == []  # given, and the same number
+    meanwhile = re.search(rf"`({option}: .*)` meanwhile$", problem.message)
+    assert problems(**yaml.safe_load(meanwhile[1])) == []
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -152,7 +177,7 @@ def test_weights_that_are_not_there_are_not_made_up(folders: dict[str, Path], tm
     save_file(state, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(BackendError, match="no weights for 1 part of a SiglipModel: logit_bias"):
         ClipModel.of(config(folder))
-    assert "its own sigmoid" not in Cosine("min", 0.5, False, "CLIP").problem("siglip", folder)
+    assert "its own sigmoid" not in Cosine("min", 0.5, False, "null", "CLIP").problem("siglip", folder)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])

@@ -98,11 +98,11 @@ def load(path: Path, device: Any, dtype: Any) -> Network:
         processor = getattr(transformers, family.processor).from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
-    require_all_weights(path, model, found)
-    encoder = model.vision_encoder.to(dtype)
-    if dtype != torch.float32:
-        _return_float32(encoder, dtype)
-    return FamilyNetwork(model.to(device).eval(), processor)
+        require_all_weights(path, model, found)
+        encoder = model.vision_encoder.to(dtype)
+        if dtype != torch.float32:
+            _return_float32(encoder, dtype)
+        return FamilyNetwork(model.to(device).eval(), processor)
 
 
 def _return_float32(encoder: Any, dtype: Any) -> None:
