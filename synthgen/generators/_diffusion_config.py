@@ -14,7 +14,7 @@ from synthgen.errors import listed, nearest
 from synthgen.generators._diffusion_parts_config import Cache, Embedding, Lora, Quantization
 from synthgen.models import find_model
 from synthgen.models.families.family import GUIDANCE_SCALE, NUM_INFERENCE_STEPS, Family
-from synthgen.models.inspection import pipeline_parts
+from synthgen.models.modular import part_classes
 from synthgen.models.signatures import fields
 
 # Class names in diffusers that need no further package; a test compares them with the library.
@@ -169,7 +169,8 @@ class Config(ModelConfig):
         Until such blocks were compiled, marks had True for these models too."""
         if not devices.compiles(self.compile, devices.torch_device(self.device)):
             return False
-        parts = pipeline_parts(find_model(self.model, "diffusion", self.revision, self.variant))
+        folder = find_model(self.model, "diffusion", self.revision, self.variant)
+        parts = part_classes(folder)
         denoiser = next((parts[name] for name in DENOISERS if name in parts), None)
         if denoiser is None:
             return False

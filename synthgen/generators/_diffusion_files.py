@@ -12,8 +12,8 @@ from synthgen.errors import listed
 from synthgen.generators._diffusion_config import DENOISERS, Config
 from synthgen.models import AdapterLayout, ModelIncomplete, find_model, read_card
 from synthgen.models.families import pipeline_class
-from synthgen.models.inspection import inspect_file, inspect_pipeline, pipeline_parts
-from synthgen.models.modular import inspect_modular, is_modular, read_index
+from synthgen.models.inspection import inspect_file, inspect_pipeline
+from synthgen.models.modular import inspect_modular, is_modular, part_classes
 from synthgen.models.named import ModelFiles
 from synthgen.models.weights import Held
 
@@ -51,10 +51,7 @@ class PipelineFiles(ModelFiles):
     @cached_property
     def parts(self) -> Mapping[str, str]:
         """Name -> class of each part that the folder's index names."""
-        path = self.path()
-        if is_modular(path):
-            return {name: part.kind for name, part in read_index(path).parts.items()}
-        return pipeline_parts(path)
+        return part_classes(self.path())
 
     @property
     def denoiser(self) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from synthgen.generators._modular import Modular, read_modular
 from synthgen.models import AdapterLayout, ModelMissing, read_card
 from synthgen.models.loading import loading
 from synthgen.models.modular import is_modular
+from synthgen.models.weights import Held
 
 if TYPE_CHECKING:
     import torch
@@ -40,14 +41,15 @@ def load(config: Config, files: PipelineFiles, parts: Parts, has_layout: bool) -
         path, held = files.path(), files.inspect()
     except (BackendError, ModelMissing) as error:
         raise BackendError(f"generator.model: {error}") from error
-    for problem in parts.problems():
-        raise BackendError(f"generator{problem}")
     pipeline: DiffusionPipeline | Modular
-    if is_modular(path):
+    if is_modular(path):  # `check` refuses options that it does not take
         with loading(path, held, "generator.model: "):
             pipeline = read_modular(path, config.variant, dtype)
     else:
-        pipeline = _assembled(config, files, parts, has_layout)
+        pipeline = _with_parts(config, files, parts, held, device, dtype)
+    if has_layout and isinstance(layout := read_card(path).layout, AdapterLayout):
+        with loading(path, held, "generator.model: "):
+            pipeline = _with_adapter(pipeline, path / layout.folder, dtype)
     if devices.compiles(config.compile, device):
         devices.compile_blocks(next(filter(None, (getattr(pipeline, name, None) for name in DENOISERS)), None))
     pipeline.set_progress_bar_config(disable=True)
@@ -55,23 +57,21 @@ def load(config: Config, files: PipelineFiles, parts: Parts, has_layout: bool) -
     return pipeline
 
 
-def _assembled(config: Config, files: PipelineFiles, parts: Parts, has_layout: bool) -> DiffusionPipeline:
-    """A pipeline of a `model_index.json`, with what the spec puts in place of its parts, or adds to it; on the CPU."""
-    device = devices.torch_device(config.device)
-    dtype = devices.torch_dtype(config.torch_dtype, device)
-    path, held = files.path(), files.inspect()
+def _with_parts(
+    config: Config, files: PipelineFiles, parts: Parts, held: Held, device: torch.device, dtype: torch.dtype
+) -> DiffusionPipeline:
+    """The pipeline with all that the spec puts into it, on the CPU. `held`: the sizes of its own weights."""
+    for problem in parts.problems():
+        raise BackendError(f"generator{problem}")
     quantizers = quantization(config, files, device, dtype)
-    explicit: dict[str, Any] = {}
+    given: dict[str, Any] = {}
     for part in [*parts.components, *parts.companions().values()]:
-        explicit |= _replacement(part, dtype, quantizers.pop(part.name, None))
-    with loading(path, held, "generator.model: "):
-        pipeline = _read(config, path, dtype, explicit, quantizers)
+        given |= _replacement(part, dtype, quantizers.pop(part.name, None))
+    with loading(files.path(), held, "generator.model: "):
+        pipeline = _read(config, files.path(), dtype, given, quantizers)
     add_embeddings(pipeline, parts.embeddings)
     add_loras(pipeline, parts.loras, parts.quantized)
     tune(pipeline, config, device, dtype)
-    if has_layout and isinstance(layout := read_card(path).layout, AdapterLayout):
-        with loading(path, held, "generator.model: "):
-            pipeline = _with_adapter(pipeline, path / layout.folder, dtype)
     return pipeline
 
 

@@ -13,7 +13,6 @@ from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.generators._diffusion_config import DENOISERS, Config
 from synthgen.generators._diffusion_files import PipelineFiles
 from synthgen.models.families import family
-from synthgen.models.modular import is_modular
 from synthgen.models.signatures import bases, fields, source
 
 if TYPE_CHECKING:
@@ -43,12 +42,6 @@ CPU_ATTENTION = ("native", "_native_math", "_native_flash", "flex")
 def problems(config: Config, pipeline: PipelineFiles) -> Iterable[Problem]:
     """What the pipeline's class, the packages of this machine or the device do not allow. The pipeline has been
     inspected."""
-    if is_modular(pipeline.path()):
-        options = ("components", "loras", "embeddings", "quantize", "cache", "attention")
-        for name in options if config.offload != "group" else (*options, "offload"):
-            if getattr(config, name):
-                yield Problem(f".{name}", f"{pipeline.kind} is a modular pipeline, which takes none; leave it out")
-        return
     yield from _quantization(config, pipeline)
     yield from _cache(config, pipeline)
     yield from _attention(config, pipeline)

@@ -26,7 +26,7 @@ class LongPrompts:
 
     def pieces(self, text: str) -> int:
         """The number of pieces of a prompt, of the encoder that needs most."""
-        return max(len(_pieces(tokenizer, text)) for tokenizer, _ in self.readers)
+        return max(len(self._pieces(tokenizer, text)) for tokenizer, _ in self.readers)
 
     def arguments(self, prompts: Sequence[str], negatives: Sequence[str], pieces: int) -> dict[str, Any]:
         """Arguments of the pipeline's call that take the place of `prompt` and `negative_prompt`.
@@ -52,7 +52,9 @@ class LongPrompts:
 
         device, columns, pooled = self.pipeline._execution_device, [], None
         for tokenizer, encoder in self.readers:
-            rows = [[*found, *[[]] * (pieces - len(found))] for text in texts for found in [_pieces(tokenizer, text)]]
+            rows = [
+                [*found, *[[]] * (pieces - len(found))] for text in texts for found in [self._pieces(tokenizer, text)]
+            ]
             states = []
             for number in range(pieces):
                 tokens = torch.tensor([_framed(tokenizer, row[number]) for row in rows], device=device)
@@ -65,12 +67,13 @@ class LongPrompts:
         assert pooled is not None  # there is at least one encoder, and one piece
         return torch.cat(columns, -1), pooled
 
-
-def _pieces(tokenizer: Any, text: str) -> list[list[int]]:
-    """The tokens of a text without its ends, in pieces that leave room for them; at least one."""
-    tokens: list[int] = tokenizer(text, add_special_tokens=False, truncation=False).input_ids
-    size = tokenizer.model_max_length - 2
-    return [tokens[start : start + size] for start in range(0, len(tokens), size)] or [[]]
+    def _pieces(self, tokenizer: Any, text: str) -> list[list[int]]:
+        """The tokens of a text without its ends, in pieces that leave room for them; at least one. The word of a
+        textual inversion becomes one for each of its vectors."""
+        words = self.pipeline.maybe_convert_prompt(text, tokenizer)
+        tokens: list[int] = tokenizer(words, add_special_tokens=False, truncation=False).input_ids
+        size = tokenizer.model_max_length - 2
+        return [tokens[start : start + size] for start in range(0, len(tokens), size)] or [[]]
 
 
 def _framed(tokenizer: Any, piece: list[int]) -> list[int]:

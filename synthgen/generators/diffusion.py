@@ -26,6 +26,7 @@ from synthgen.models import ModelCard, read_card
 from synthgen.models.families import family, guidance, pipeline_class
 from synthgen.models.families.family import Family, Guidance
 from synthgen.models.layouts import layout_of
+from synthgen.models.modular import is_modular
 from synthgen.types import Job
 
 if TYPE_CHECKING:
@@ -87,15 +88,17 @@ class Backend(Generator[Config]):
     def check(self, request: Request) -> Iterable[Problem]:
         if problems := list(self._files.problems()):
             return problems
-        if problems := [*self._parts.problems(), *_diffusion_tuning.problems(self.config, self._files)]:
-            return problems
-        return self._checks(request).problems()
+        if not is_modular(self._files.path()):  # otherwise all these options are refused
+            problems = [*self._parts.problems(), *_diffusion_tuning.problems(self.config, self._files)]
+        return problems or self._checks(request).problems()
 
     def advice(self, request: Request) -> Iterable[Problem]:
         return self._checks(request).advice()
 
     def _checks(self, request: Request) -> Checks:
-        return Checks(self.config, self._files.path(), self.categories, request, self._parts.words())
+        path = self._files.path()
+        added = {} if is_modular(path) else self._parts.words()
+        return Checks(self.config, path, self.categories, request, added)
 
     def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:
         made = len(jobs)

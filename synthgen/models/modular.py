@@ -11,7 +11,14 @@ from typing import Any
 from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError, listed
 from synthgen.models import read_json
-from synthgen.models.inspection import Inspected, inspect_file, inspect_part, require_class, require_inside
+from synthgen.models.inspection import (
+    Inspected,
+    inspect_file,
+    inspect_part,
+    pipeline_parts,
+    require_class,
+    require_inside,
+)
 from synthgen.models.settings import inspect_arguments
 from synthgen.models.weights import Held, part_variant
 
@@ -92,6 +99,13 @@ class ModularIndex:
 def is_modular(folder: Path) -> bool:
     """Whether a model's folder has a modular pipeline, and no other."""
     return (folder / INDEX).is_file() and not (folder / "model_index.json").is_file()
+
+
+def part_classes(folder: Path) -> Mapping[str, str]:
+    """Name -> class of each part of a pipeline of either kind. Raises: BackendError: see `read_index`."""
+    if is_modular(folder):
+        return {name: part.kind for name, part in read_index(folder).parts.items()}
+    return pipeline_parts(folder)
 
 
 def read_index(folder: Path, variant: str | None = None) -> ModularIndex:

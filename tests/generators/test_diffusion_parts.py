@@ -349,6 +349,15 @@ def test_a_word_of_several_vectors_takes_as_many_tokens_of_a_prompt(saved, files
     assert "has 25 tokens" in message
 
 
+def test_prompts_in_pieces_have_the_added_words_too(saved, files):
+    """A prompt of one piece gives the same image with and without pieces."""
+    prompts, options = ("a <cup>",), {"embeddings": [{"model": str(files / "three.safetensors"), "token": "<cup>"}]}
+    found = images(saved("sd"), *prompts, long_prompts=True, **options)
+    np.testing.assert_array_equal(found, images(saved("sd"), *prompts, **options))
+    long = ("a red cup, on a table, and a <cup>",)
+    assert (images(saved("sd"), *long, long_prompts=True, **options) != found).any()
+
+
 def test_a_model_with_a_list_of_its_words_knows_the_added_ones_too(files):
     request = Request(128, 128, False, frozenset({"<", "cup", ">", "apple"}))
     made = diffusion.Backend(diffusion.Config(use="diffusion", device="cpu"), ())

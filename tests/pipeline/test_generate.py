@@ -7,6 +7,7 @@ from builds import Killed, changed
 from PIL import Image
 from runs import images, results
 
+from synthgen.base.sealed import read_sealed, write_sealed
 from synthgen.devices import torch_dtype
 from synthgen.errors import RunError
 from synthgen.generators import diffusion
@@ -96,6 +97,25 @@ def test_mixed_shards_only_if_allowed(copied, quick, run_through, generated, cha
     build = run_through(raw, copied, allow_mixed=True)
     assert generated == [9]
     assert build.is_complete()
+
+
+def test_marks_of_earlier_versions_do_not_name_the_variant(copied, quick, run_through, generated):
+    """Such a run goes on; one whose marks name it does not go on with another."""
+    raw = {**quick, "count": 9}
+    marks = list((copied / "fruit" / "run-0001" / "commits").glob("generate-*.json"))
+    for mark in marks:
+        content = read_sealed(mark)
+        assert content["environment"]["generator"].pop("variant", "") is None
+        write_sealed(mark, content)
+    assert run_through(raw, copied).is_complete() and generated == [9]
+    generated.clear()
+    with pytest.raises(RunError, match=r"variant: .*'fp16'.*--allow-mixed"):
+        for mark in marks:
+            content = read_sealed(mark)
+            content["environment"]["generator"]["variant"] = "fp16"
+            write_sealed(mark, content)
+        run_through({**quick, "count": 10}, copied)
+    assert generated == []
 
 
 def test_remake_gives_the_same_pixels(finished):
