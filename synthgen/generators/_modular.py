@@ -14,7 +14,7 @@ from synthgen.models.weights import part_variant
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import ModularPipeline
+    from diffusers import ModularPipeline, ModularPipelineBlocks
 
 # Options of the generator that work with modular pipelines. Others must be left at their defaults.
 TAKEN = {"use", "model", "revision", "variant", "device", "torch_dtype", "batch_size", "num_inference_steps",
@@ -24,12 +24,16 @@ TAKEN = {"use", "model", "revision", "variant", "device", "torch_dtype", "batch_
 class Modular:
     """A loaded modular pipeline. Its parts are attributes, as those of other pipelines are.
 
+    Args:
+        blocks: those that the pipeline runs; its own attribute is a copy of them.
+        inputs: names of the arguments that the blocks take.
+
     Attributes:
         takes: names of the arguments of a call.
     """
 
-    def __init__(self, pipeline: ModularPipeline, inputs: Iterable[str]) -> None:
-        self.pipeline = pipeline
+    def __init__(self, pipeline: ModularPipeline, blocks: ModularPipelineBlocks, inputs: Iterable[str]) -> None:
+        self.pipeline, self.blocks = pipeline, blocks
         self.takes = {*inputs, "guidance_scale"}
 
     def __getattr__(self, name: str) -> Any:
@@ -56,7 +60,7 @@ class Modular:
 
     def set_progress_bar_config(self, **options: Any) -> None:
         """Passes the options to every block; the pipeline's own method reaches only the outermost ones."""
-        blocks = [self.pipeline.blocks]
+        blocks: list[Any] = [self.blocks]
         while blocks:
             block = blocks.pop()
             blocks += block.sub_blocks.values()
@@ -101,7 +105,7 @@ def read_modular(folder: Path, variant: str | None, dtype: torch.dtype) -> Modul
             options |= {"dtype": dtype, "use_safetensors": True} | ({"variant": wanted} if wanted else {})
         components[name] = spec.load(**options)
     pipeline.register_components(**components)
-    return Modular(pipeline, index.blocks.inputs)
+    return Modular(pipeline, blocks, index.blocks.inputs)
 
 
 def problems(config: Config, steps: int) -> Iterable[Problem]:

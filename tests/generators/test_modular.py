@@ -83,10 +83,15 @@ def upstream(name: str, folder: Path, **given: list[Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["flux3", "flux3_distilled"])
-def test_boxes_are_those_of_upstreams_own_call(name: str, saved: Callable[[str], Path]) -> None:
+def test_boxes_are_those_of_upstreams_own_call(
+    name: str, saved: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
+) -> None:
     made = backend(name, saved(name))
     assert list(made.check(REQUEST)) == []
+    made.pipeline(False)
+    capfd.readouterr()
     images = made.generate(JOBS)
+    assert "it/s" not in capfd.readouterr().err  # no progress bar of diffusers' own
     assert (images == upstream(name, saved(name), boxes=BOXES)).all()
     elsewhere = made.generate([job(0, (16, 8, 32, 24))])[0].astype(int)
     without = made.generate([replace(JOBS[0], asked=(), layout=())])[0].astype(int)
@@ -176,14 +181,19 @@ def test_a_schedule_of_guidance_and_what_the_authors_recommend(saved: Callable[[
     assert (backend(name, saved(name)).generate(one) != plain).any()
 
 
-def test_a_part_that_cannot_be_loaded(saved: Callable[[str], Path], tmp_path: Path) -> None:
-    """diffusers would log that, and go on without the part."""
+def test_what_becomes_of_parts(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    """One that cannot be loaded stops the run: diffusers would log that, and go on without it. A class that stands for
+    others is the one that the folder names. One that is not there is named by `check`."""
     folder = Path(shutil.copytree(saved("flux3_distilled"), tmp_path / "model"))
     set_key("transformer/config.json", ("num_attention_heads",), 3)(folder)
     made = backend("flux3_distilled", folder)
     assert list(made.check(REQUEST)) == []
     with pytest.raises(BackendError, match=r"^generator\.model: .* was not loaded: "):
         made.generate(JOBS[:1])
+    set_key("transformer/config.json", ("num_attention_heads",), 2)(folder)
+    set_key(INDEX, ("tokenizer",), [None, None, {"type_hint": ["transformers", "AutoProcessor"]}])(folder)
+    loaded: Any = backend("flux3_distilled", folder).pipeline(False)
+    assert type(loaded.tokenizer).__name__ == "Qwen3VLProcessor"
     shutil.rmtree(folder / "prompt_upsampler")
     index = json.loads((folder / INDEX).read_text())
     index["prompt_upsampler"][2]["pretrained_model_name_or_path"] = "a/upsampler"
