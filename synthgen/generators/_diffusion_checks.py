@@ -170,6 +170,11 @@ class Checks:
         except (OSError, ValueError):
             own = ""
         kind = config.scheduler or own
+        if kind and self.row.schedulers and kind not in self.row.schedulers:
+            got = f"got {kind}" if config.scheduler else f"the model's own is {kind}"
+            message = f"{got}, with which {self.row.pipeline} fails or computes wrongly"
+            yield Problem(".scheduler", f"{message}; takes: {listed(self.row.schedulers)}")
+            return
         takes = parameters(kind, "__init__", "schedulers") if kind else None
         for name in config.scheduler_options if takes is not None else ():
             if name not in takes:  # type: ignore[operator]
@@ -228,14 +233,15 @@ class Checks:
             if None in (self.config.components.get(name, "") for name in (folder.name, encoder_name)):
                 continue  # the part is dropped
             encoder = self.path / encoder_name
-            is_clip = "max_position_embeddings" in part_settings(encoder) and "CLIP" in str(
-                part_settings(encoder).get("architectures")
-            )
+            has_positions = "max_position_embeddings" in part_settings(encoder)
+            is_clip = has_positions and "CLIP" in str(part_settings(encoder).get("architectures"))
             reader = counter(folder, encoder)
             if reader is None:
                 return None
             reader = Counter(partial(self._counts, reader), reader.limit)
-            if not is_clip and isinstance(most, int):
+            if self.row.tokens is not None and not has_positions:
+                reader = Counter(reader.counts, self.row.tokens)
+            elif not is_clip and isinstance(most, int):
                 reader = Counter(reader.counts, min(most, reader.limit or most))
             if reader.limit is None:
                 return None

@@ -28,6 +28,9 @@ def guidance_problems(
     if config.guidance_scale is not None and guided.argument is None:
         got = f"got {config.guidance_scale:g}, which has no effect on {kind}: {guided.reason}; leave it out"
         yield Problem(".guidance_scale", got)
+    if row.unguided and not guided.is_on(scale):
+        message = f"turns guidance off, and {row.unguided}; set one above {row.above:g}"
+        yield Problem(".guidance_scale", message)
     if row.schedule_steps:
         yield from _schedule_problems(config, row, next(iter(row.with_scale)))
     if not negative_prompt:

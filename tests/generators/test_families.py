@@ -4,6 +4,7 @@ documentation is made. `python tests/generators/test_families.py [NAME...]` writ
 these names or for all."""
 
 import json
+import shutil
 import sys
 import tempfile
 import warnings
@@ -12,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -20,8 +22,10 @@ from zoo import ZOO, Animal
 from synthgen import devices
 from synthgen.backends import Request
 from synthgen.generators import diffusion
+from synthgen.generators._diffusion_config import SCHEDULERS
 from synthgen.models import families
 from synthgen.models.families.table import FAMILIES
+from synthgen.models.tokens import counter
 from synthgen.types import Category, Job, PromptForm
 
 CAPABILITIES = Path(__file__).parents[2] / "docs" / "families.json"
@@ -155,6 +159,8 @@ def measured(keeper: Keeper) -> dict[str, str]:
     multiple = families.sides_multiple(keeper.row, keeper.folder)
     assert multiple
     cells["sizes"] = f"multiples of {multiple} px" if keeper.row.multiple else "multiples of latents' sides"
+    if multiple == 1:
+        cells["sizes"] = "any"
     if keeper.row.paired and not keeper.row.multiple:
         cells["sizes"] = "multiples of two latents' sides"
     side = keeper.animal.side
@@ -182,11 +188,93 @@ def test_a_scheduler_is_refused_or_has_its_effect(keeper):
     """Of each kind one, and the pipeline's own by name."""
     jobs = jobs_of(keeper.animal)[:1]
     plain = keeper.images(jobs)
-    for name in ("FlowMatchHeunDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDIMScheduler"):
+    for name in ("FlowMatchHeunDiscreteScheduler", "DPMSolverMultistepScheduler", "DDIMScheduler"):
         if ".scheduler" not in keeper.refused(scheduler=name):
             assert (
                 differ(keeper.images(jobs, scheduler=name), plain) or keeper.loaded.scheduler.__class__.__name__ == name
             )
+
+
+# What only some rows say
+
+
+def of_rows(attribute: str) -> list[str]:
+    """The animals whose row says something there."""
+    return [name for name, animal in ZOO.items() if getattr(families.family(animal.pipeline), attribute)]
+
+
+@pytest.mark.filterwarnings("ignore:__array_wrap__:DeprecationWarning")  # in diffusers' DEIS, of a newer numpy
+@pytest.mark.parametrize("name", of_rows("schedulers"))
+def test_the_schedulers_that_a_row_names_work_and_the_others_are_refused(saved, name):
+    keeper = Keeper(name, saved(name))
+    job = jobs_of(keeper.animal)[:1]
+    for scheduler in SCHEDULERS:
+        if scheduler in keeper.row.schedulers:
+            assert not keeper.refused(scheduler=scheduler)
+            assert keeper.images(job, scheduler=scheduler, num_inference_steps=5).std() > 2
+        else:
+            assert keeper.refused(scheduler=scheduler) == {".scheduler"}
+
+
+def test_a_models_own_scheduler_is_held_against_the_row_too(saved, tmp_path):
+    keeper = Keeper("sd_sag", shutil.copytree(saved("sd_sag"), tmp_path / "sd_sag"))
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(keeper.folder, safety_checker=None, feature_extractor=None)
+    pipeline.scheduler = diffusers.EulerDiscreteScheduler()
+    pipeline.save_pretrained(keeper.folder)
+    assert keeper.refused() == {".scheduler"} and not keeper.refused(scheduler="DDIMScheduler")
+    with pytest.raises(ValueError, match="does not support using a scheduler of type EulerDiscreteScheduler"):
+        keeper.images(jobs_of(keeper.animal))
+
+
+@pytest.mark.parametrize("name", of_rows("unguided"))
+def test_a_class_that_fails_without_guidance_is_not_asked_for_it(saved, name):
+    keeper = Keeper(name, saved(name))
+    assert keeper.refused(guidance_scale=1.0) == {".guidance_scale"}
+    with pytest.raises(RuntimeError):
+        keeper.images(jobs_of(keeper.animal), guidance_scale=1.0)
+
+
+@pytest.mark.parametrize(("name", "tokenizer"), [
+    ("if", "tokenizer"), ("kandinsky3", "tokenizer"), ("ldm", "tokenizer"), ("hunyuan_dit", "tokenizer_2"),
+])  # fmt: skip
+def test_a_prompt_is_cut_where_the_row_says(saved, name, tokenizer):
+    """A letter is a token for the tiny tokenizers."""
+    keeper = Keeper(name, saved(name))
+    count = counter(keeper.folder / tokenizer)
+    assert count is not None
+    ends = count.counts(["a" * 10])[0] - 10
+    whole = "a" * ((keeper.row.tokens or 0) - ends)
+    job, side = jobs_of(keeper.animal)[0], keeper.animal.side
+
+    def image(prompt: str) -> np.ndarray:
+        return keeper.images([replace(job, prompt=prompt)])
+
+    def problems(prompt: str) -> list[str]:
+        request = Request(side, side, False, frozenset(), (PromptForm(((prompt,),), 1),))
+        return [problem.message for problem in keeper.backend().check(request)]
+
+    assert not problems(whole)
+    assert f"has {len(whole) + ends + 1} tokens" in problems(whole + "b")[0]
+    assert not differ(image(whole), image(whole + "b"))
+    assert differ(image(whole), image(whole[:-1] + "b"))
+
+
+def test_seeds_bind_where_a_class_draws_from_the_global_generator(saved):
+    keeper = Keeper("ldm", saved("ldm"))
+    jobs, options = jobs_of(keeper.animal), {"call_options": {"eta": 1.0}}
+    together = keeper.images(jobs, **options)
+    assert differ(together, keeper.images(jobs))
+    torch.rand(5)
+    assert not differ(together[1:2], keeper.images(jobs[1:2], **options))
+
+
+@pytest.mark.parametrize("name", [name for name, row in FAMILIES.items() if row.refused])
+def test_a_class_that_cannot_be_used_is_refused(tmp_path, name):
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    config = diffusion.Config(use="diffusion", model=str(tmp_path), device="cpu")
+    (problem,) = diffusion.Backend(config, CATEGORIES).check(Request(64, 64, False, frozenset()))
+    assert problem.field == ".model" and FAMILIES[name].refused in problem.message
+    assert hasattr(diffusers, name)
 
 
 if __name__ == "__main__":

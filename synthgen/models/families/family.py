@@ -35,6 +35,7 @@ class Family:
         above: guidance is on for greater scales.
         embedded: the argument that the denoiser takes as an input; None: there is none.
         embedded_if: the key of the denoiser's settings that must be set for that; "": it always is.
+        unguided: why a scale that turns guidance off cannot be used; "": it can.
         distilled_if: the key of the pipeline's index that, if true, says that the scale has no effect.
         guiders: the parts of a pipeline that have the scale of classifier-free guidance instead.
         with_scale: further arguments that must go with a scale.
@@ -49,10 +50,12 @@ class Family:
             autoencoder's settings tell.
         paired: 2 x 2 latents are a token: sides are multiples of two latents' sides.
         scheduler: False: the class computes with its own scheduler only.
+        schedulers: the only ones that it computes rightly with; (): each that fits.
         timesteps: the arguments with which its call sets a scheduler's timesteps, besides their number. Other
             schedulers can be used if they take these.
         own_steps: the key of the pipeline's index that, if set, has the noise of each step, and so their number.
-        tokens: the most tokens of a prompt that the class reads, where its call has no `max_sequence_length`.
+        tokens: the most tokens of a prompt that the class reads, where its call has no `max_sequence_length`. Encoders
+            without a table of positions, such as T5, read as many whatever the tokenizer says.
         singles: why each image is made in a call of its own; "": a call takes a batch, and companions do not change an
             image beyond rounding.
         global_seed: the class also draws random numbers from torch's global generator, which is then seeded with the
@@ -72,6 +75,7 @@ class Family:
     above: float = 1.0
     embedded: str | None = None
     embedded_if: str = ""
+    unguided: str = ""
     distilled_if: str = ""
     guiders: tuple[str, ...] = ()
     with_scale: Mapping[str, Any] = field(default_factory=dict)
@@ -84,6 +88,7 @@ class Family:
     multiple: int | None = None
     paired: bool = False
     scheduler: bool = True
+    schedulers: tuple[str, ...] = ()
     timesteps: tuple[str, ...] = ()
     own_steps: str = ""
     tokens: int | None = None

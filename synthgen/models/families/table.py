@@ -4,51 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from synthgen.models.families import large
+from synthgen.models.families import classic, large
 from synthgen.models.families.family import Family, Recommendation
 
-_LATENT_CONSISTENCY = "time_cond_proj_dim"  # the key of a UNet that takes the scale as an input (arXiv 2310.04378)
-
 _ROWS = (
-    # UNets. Steps and guidance are the toolkit's own, since these take a wide range of both.
-    Family(
-        "StableDiffusionPipeline",
-        embedded="guidance_scale",
-        embedded_if=_LATENT_CONSISTENCY,
-        multiple=8,
-        long_prompts=True,
-        side=512,
-    ),
-    Family(
-        "StableDiffusionXLPipeline",
-        embedded="guidance_scale",
-        embedded_if=_LATENT_CONSISTENCY,
-        multiple=8,
-        long_prompts=True,
-        side=1024,
-    ),
-    Family(
-        "LatentConsistencyModelPipeline",
-        None,
-        embedded="guidance_scale",
-        timesteps=("original_inference_steps",),
-        recommended=(Recommendation(4, 8.5),),
-        multiple=8,
-        side=768,
-    ),
-    # Transformers
-    Family("StableDiffusion3Pipeline", paired=True, recommended=(Recommendation(28, 7.0),), side=1024),
-    Family(
-        "FluxPipeline",
-        None,
-        embedded="guidance_scale",
-        embedded_if="guidance_embeds",
-        option_cfg="true_cfg_scale",
-        timesteps=("sigmas",),
-        paired=True,
-        recommended=(Recommendation(4, None, "schnell"), Recommendation(28, 3.5)),
-        side=1024,
-    ),
     Family(
         "ZImagePipeline",
         above=0,
@@ -83,4 +42,4 @@ _ROWS = (
         side=2048,
     ),
 )
-FAMILIES: Mapping[str, Family] = {row.pipeline: row for row in (*_ROWS, *large.ROWS)}
+FAMILIES: Mapping[str, Family] = {row.pipeline: row for row in (*classic.ROWS, *_ROWS, *large.ROWS)}
