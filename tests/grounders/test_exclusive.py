@@ -50,9 +50,10 @@ def test_the_better_of_two_boxes_stays_with_its_margin(monkeypatch):
     assert margins(found) == pytest.approx([0.04], abs=1e-6)
 
 
-def test_a_box_has_a_margin_by_its_own_scores(monkeypatch):
+@pytest.mark.parametrize("nms_iou", [0.5, 1.0])
+def test_a_box_has_a_margin_by_its_own_scores(monkeypatch, nms_iou):
     """As OWLv2 answers: each box has a score for every class."""
-    found, _ = ground(monkeypatch, [PERSON, ELSEWHERE], [[0.6, 0.2, 0.5, 0], [0.1, 0.3, 0.9, 0]])
+    found, _ = ground(monkeypatch, [PERSON, ELSEWHERE], [[0.6, 0.2, 0.5, 0], [0.1, 0.3, 0.9, 0]], nms_iou=nms_iou)
     assert found.category_id.tolist() == [2, 1]
     assert margins(found) == pytest.approx([0.9 - 0.3, 0.6 - 0.5], abs=1e-6)
 
