@@ -45,6 +45,8 @@ class Source:
         revision, variant: see `find_model`.
         without: parts of a pipeline that are not loaded.
         settings_only: parts of a pipeline whose settings are read, and whose weights come from elsewhere.
+        part: if this is to be a part of another pipeline: its name there. Of a whole pipeline only this part is read,
+            and plain weights do where there are none of the variant.
         files: the files that are read; empty: those that the pipeline's index or the model's settings call for.
     """
 
@@ -53,6 +55,7 @@ class Source:
     variant: str | None = None
     without: frozenset[str] = frozenset()
     settings_only: frozenset[str] = frozenset()
+    part: str | None = None
     files: tuple[str, ...] = ()
 
 

@@ -242,7 +242,9 @@ def snapshot_of(model: str, revision: str, kind: str) -> Path | None:
     if kind in ("sam", "part"):
         is_model = folder.is_dir() and any(file.is_file() for file in folder.iterdir())
     else:
-        is_model = any((folder / name).is_file() for name in ("model_index.json", "config.json"))
+        is_model = any(
+            (folder / name).is_file() for name in ("model_index.json", "modular_model_index.json", "config.json")
+        )
     return folder if is_model else None
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from synthgen.backends import Source
-from synthgen.errors import FULL
+from synthgen.errors import FULL, SynthgenError
 
 
 @contextmanager
 def explained(source: Source) -> Iterator[None]:
-    """Turns errors of the hub's client into sentences. Raises: ValueError, OSError."""
+    """Turns errors of the hub's client into sentences. Raises: ValueError, OSError, and errors of ours as they are."""
     from huggingface_hub import constants, errors, get_token
 
     page = f"{constants.ENDPOINT}/{source.model}"
@@ -33,7 +33,7 @@ def explained(source: Source) -> Iterator[None]:
         status = error.response.status_code
         refused = f"; the hub may refuse your token: {log_in}" if status in (401, 403) else ""
         raise ValueError(f"{constants.ENDPOINT} answers {status}: {first_line(error)}{refused}") from error
-    except ValueError:
+    except (ValueError, SynthgenError):
         raise
     except Exception as error:
         if is_of_connection(error):

@@ -44,13 +44,17 @@ def needed_files(names: Collection[str], read: Read, source: Source) -> list[str
         chosen = {index, *_of_pipeline(names, read, source, read(index), card)}
     elif isinstance(weights := card.get("weights"), str) and weights in names:
         chosen = {weights}
-    elif "config.json" in names:
-        if not (found := _weights("", names, None, read)):
-            raise ValueError(f"it has no .safetensors weights{_instead(names)}")
+    elif _matching("", names, ["config.json", "tokenizer_config.json"]):
+        found = _weights("", names, source.variant, read)
+        if not found and "config.json" in names and (others := _instead(names)):
+            raise ValueError(f"it has no .safetensors weights{others}")
+        _require_variant(source, found)
         chosen = {*found, *_matching("", names, SETTINGS)}
     else:
+        has = listed(sorted(names), 12)
         raise ValueError(
-            f"it holds neither a pipeline of diffusers nor a model of transformers; it has {listed(sorted(names), 12)}"
+            f"it holds neither a pipeline of diffusers nor a model of transformers; it has {has}; name the files with "
+            "--file"
         )
     return sorted(chosen | ({CARD} & set(names)))
 
@@ -60,27 +64,38 @@ def _of_pipeline(
 ) -> Iterator[str]:
     """The files of the parts that a pipeline's index names, and of the adapter that a model's card names."""
     folders = {str(PurePosixPath(name).parent) for name in names}
-    parts = [
-        part for part, kind in index.items() if isinstance(kind, list) and any(kind) and part not in source.without
-    ]
+    parts = {name: kind for name, kind in index.items() if isinstance(kind, list) and any(kind)}
     layout = card.get("layout")
     if isinstance(layout, dict) and isinstance(layout.get("folder"), str):
-        parts.append(layout["folder"])
-    is_variant = False
-    for part in parts:
-        if part not in folders:
-            if all(isinstance(word, str) for word in index.get(part, ())[:2]):
-                raise ValueError(f"its part {shown(part)} is not in the repository")
-            continue  # an argument of the pipeline's class
-        weights = [] if part in source.settings_only else _weights(part, names, source.variant, read)
-        inside = _matching(part, names, ["*"])
-        if not weights and f"{part}/config.json" in names and any(n.endswith(OTHER_WEIGHTS) for n in inside):
-            raise ValueError(f"its part {shown(part)} has no .safetensors weights{_instead(inside)}")
-        yield from weights
-        yield from _matching(part, names, OF_WEIGHTS if weights else SETTINGS)
-        is_variant |= any(source.variant in PurePosixPath(name).name.split(".") for name in weights[-1:])
-    if source.variant and not is_variant:
-        raise ValueError(f"it has no weights of the variant {shown(source.variant)}")
+        parts[layout["folder"]] = []
+    weights: list[str] = []
+    for name, kind in parts.items():
+        if name in source.without or name != (source.part or name):
+            continue
+        # A modular pipeline's index gives a folder, and takes parts from other repositories too.
+        settings = kind[2] if kind[2:] and isinstance(kind[2], dict) else {}
+        folder = str(settings.get("subfolder") or name)
+        if folder not in folders:
+            if not kind[2:] and all(isinstance(word, str) for word in kind):
+                raise ValueError(f"its part {shown(name)} is not in the repository")
+            continue
+        found = []
+        if name not in source.settings_only:
+            found = _weights(folder, names, source.variant or settings.get("variant"), read)
+        inside = _matching(folder, names, ["*"])
+        if not found and f"{folder}/config.json" in names and (others := _instead(inside)):
+            raise ValueError(f"its part {shown(name)} has no .safetensors weights{others}")
+        weights += found
+        yield from found
+        yield from _matching(folder, names, OF_WEIGHTS if found or name in source.settings_only else SETTINGS)
+    _require_variant(source, weights)
+
+
+def _require_variant(source: Source, weights: Collection[str]) -> None:
+    """Raises: ValueError: none of the weights is of the variant that is asked for."""
+    variant = source.variant
+    if variant and not source.part and not any(f".{variant}." in name or f".{variant}-" in name for name in weights):
+        raise ValueError(f"it has no weights of the variant {shown(variant)}")
 
 
 def _matching(folder: str, names: Collection[str], patterns: Collection[str]) -> list[str]:

@@ -191,6 +191,15 @@ def test_what_comes_wrong_is_not_kept(machine: Machine, hub: Hub, folders: Path)
     assert hub.served[UNET] == len(content)
 
 
+def test_a_disk_without_room_is_told_before(machine: Machine, hub: Hub, folders: Path) -> None:
+    full = "import shutil; shutil.disk_usage = lambda path: shutil._ntuple_diskusage(1, 1, 1000)"
+    ((code, _, err),) = machine.synthgen(["models", "--download", "me/pipeline"], settings=full)
+    place = machine.cache / "models--me--pipeline" / "blobs"
+    room = f"the download needs 0.0 GB, and {place} has 0.0 GB free; free some and run the same command again"
+    assert (code, err) == (4, f"error: {room}\n")
+    assert set(hub.served) == {"me/pipeline/model_index.json"}
+
+
 def test_every_refusal_is_one_sentence(machine: Machine, hub: Hub) -> None:
     hub.repositories["me/gated"] = Repository(hub.repositories["me/detector"].commits, {"main": NEW}, gated=True)
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
