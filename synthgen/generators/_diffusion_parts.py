@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.generators._diffusion_config import Config
 from synthgen.generators._diffusion_files import PipelineFiles
 from synthgen.generators._diffusion_parts_config import Embedding, Lora
-from synthgen.models import existing, find_model, model_identity, read_json
+from synthgen.models import ModelIncomplete, existing, find_model, model_identity, read_json
 from synthgen.models.gguf import require_gguf
 from synthgen.models.inspection import inspect_component, inspect_file
 from synthgen.models.named import ModelFiles
@@ -47,7 +47,7 @@ class Component(ModelFiles):
         self.field = f".components.{name}"
 
     def source(self) -> Source:
-        return Source(self.value or "")
+        return Source(self.value or "", variant=self.config.variant, part=self.name)
 
     @cached_property
     def kind(self) -> str:
@@ -246,17 +246,17 @@ class Parts:
         return found
 
 
-def _path(model: str) -> Path:
+def _path(model: str, files: Sequence[str] = ()) -> Path:
     """The file or folder of this name. A file in the hub's cache is a link to a file without an ending, so links are
     not followed."""
     if (found := existing(model)) and found.is_file():
         return Path(os.path.abspath(expand_home(model)))  # noqa: PTH100
-    return find_model(model, "part")
+    return find_model(model, "part", files=files)
 
 
 def _file_of(given: Lora | Embedding) -> Path:
     """Raises: ModelMissing, BackendError: there is no such file, or several may be meant."""
-    path = _path(given.model)
+    path = _path(given.model, [given.file] if given.file else [])
     if path.is_file():
         if given.file is not None:
             raise BackendError(f"{path} is a file, and `file` names one in a folder; leave `file` out")
@@ -272,7 +272,7 @@ def _file_of(given: Lora | Embedding) -> Path:
         file = found[0]
         inspect_file(file, path)
     if not file.is_file():
-        raise BackendError(f"{file} does not exist")
+        raise ModelIncomplete(f"{file} does not exist")
     if file.suffix != ".safetensors":
         raise BackendError(f"{file} is no .safetensors file: other formats can hold code")
     return file

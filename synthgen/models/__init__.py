@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -167,11 +168,13 @@ def find_model(
     kind: Literal["diffusion", "sam", "detector", "clip", "part"],
     revision: str | None = None,
     variant: str | None = None,
+    files: Sequence[str] = (),
 ) -> Path:
     """The folder or file of a model that is on this machine. It never fetches anything.
 
     Args:
         kind: `part` is a part of a pipeline, or a file to be added to one.
+        files: the files that are read, if those are not all that a download would fetch; for the message.
 
     Raises:
         ModelMissing: the model is not on this machine, or no model can have this name, revision or variant. The message
@@ -191,7 +194,7 @@ def find_model(
     path = Path(model)
     known = KNOWN.get(model)
     size = f" ({known.gigabytes / (2 if variant == 'fp16' else 1):.3g} GB)" if known else ""
-    fetch = f"fetch it with: {fetch_command(model, revision, variant)}"
+    fetch = f"fetch it with: {fetch_command(model, revision, variant, files)}"
     if known and known.url:
         path = cache_folder() / "models" / Path(known.url).name
         if path.is_file():
@@ -209,9 +212,12 @@ def find_model(
     raise ModelMissing(f"{model!r} is not on this machine{size}; {fetch}")
 
 
-def fetch_command(model: str, revision: str | None = None, variant: str | None = None) -> str:
-    """The command that fetches a model."""
+def fetch_command(
+    model: str, revision: str | None = None, variant: str | None = None, files: Sequence[str] = ()
+) -> str:
+    """The command that fetches a model, or some files of it."""
     options = f" --revision {revision}" * bool(revision) + f" --variant {variant}" * bool(variant)
+    options += "".join(f" --file {shlex.quote(file)}" for file in files)
     return f"synthgen models --download {shlex.quote(model)}{options}"
 
 

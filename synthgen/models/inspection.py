@@ -249,13 +249,13 @@ def _file_with_code(part: Path) -> Path | None:
 
 def _places(folder: Path) -> list[Path]:
     """The folders in which the files of a model's folder may lie: the folder itself and, for a snapshot in the hub's
-    cache, the blobs of its repository, to which its links lead. Since version 2 the hub's client may share blobs
-    between repositories: then those of the repository are links into the `blobs` of the cache."""
-    if folder.parent.name != "snapshots":
-        return [folder.resolve()]
-    repository = folder.parent.parent.resolve()
-    shared = [repository.parent / "blobs"] * repository.name.startswith("models--")
-    return [folder.resolve(), repository / "blobs", *shared]
+    cache or a part in one, the blobs of its repository, to which its links lead. Since version 2 the hub's client may
+    share blobs between repositories: then those of the repository are links into the `blobs` of the cache."""
+    snapshots = [path.parent for path in (folder, *folder.parents) if path.parent.name == "snapshots"]
+    repositories = [path.parent.resolve() for path in snapshots]
+    if repositories and repositories[0].name.startswith("models--"):
+        return [folder.resolve(), repositories[0] / "blobs", repositories[0].parent / "blobs"]
+    return [folder.resolve(), *[folder.parent.parent.resolve() / "blobs"] * (folder.parent in snapshots)]
 
 
 def _require_at(file: Path, places: Collection[Path]) -> None:

@@ -50,13 +50,13 @@ class ModelFiles(Model):
         """
 
     def problems(self) -> Iterable[Problem]:
+        source = self.source()
         try:
             self.inspect()
         except ModelIncomplete as error:
-            source = self.source()
-            fetch = fetch_command(source.model, source.revision, source.variant)
-            mend = f"; fetch them with: {fetch}" * (self.path().parent.name == "snapshots")
-            yield Problem(self.field, f"{error}{mend}")
+            fetch = fetch_command(source.model, source.revision, source.variant, source.files)
+            is_of_hub = is_hub_id(source.model) and existing(source.model) is None
+            yield Problem(self.field, str(error) + f"; fetch what is missing with: {fetch}" * is_of_hub)
         except (ModelMissing, BackendError) as error:
             yield Problem(self.field, str(error))
 

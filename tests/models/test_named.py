@@ -63,9 +63,11 @@ def test_a_snapshot_that_lacks_files_is_refused_with_the_command_that_fetches_th
     lines = [line for line in err.splitlines() if "not whole" in line]
     assert code == 2 and len(lines) == 2
     missing = "model-00002-of-00002.safetensors, model.safetensors.index.json"
-    assert lines[1].endswith(f"missing: {missing}; fetch them with: synthgen models --download me/clip")
+    assert lines[1].endswith(f"missing: {missing}; fetch what is missing with: synthgen models --download me/clip")
     assert "missing: unet" in lines[0]
-    assert lines[0].endswith(f"; fetch them with: synthgen models --download me/pipeline --revision {COMMIT[:9]}")
+    assert lines[0].endswith(
+        f"; fetch what is missing with: synthgen models --download me/pipeline --revision {COMMIT[:9]}"
+    )
     shutil.copytree(pipeline, clip.parents[2] / "folder")  # nothing fetches what lacks in a folder of the user's
     good["generator"] = {"model": str(clip.parents[2] / "folder")}
     (line, _) = [line for line in synthgen("check", spec_file(good))[2].splitlines() if "not whole" in line]

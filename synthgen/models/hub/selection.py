@@ -50,6 +50,8 @@ def needed_files(names: Collection[str], read: Read, source: Source) -> list[str
             raise ValueError(f"it has no .safetensors weights{others}")
         _require_variant(source, found)
         chosen = {*found, *_matching("", names, SETTINGS)}
+    elif len(single := _matching("", names, ["*.safetensors"])) == 1:  # such as a LoRA
+        chosen = set(single)
     else:
         has = listed(sorted(names), 12)
         raise ValueError(

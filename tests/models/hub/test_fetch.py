@@ -275,6 +275,40 @@ def test_a_spec_says_what_it_needs_and_fetches_it(
     assert hub.requests == []  # what is here is not asked for
 
 
+def test_parts_and_loras_of_a_spec_are_fetched_and_what_they_replace_is_not(
+    hub: Hub, folders: Path, good: dict[str, Any], tmp_path: Path, synthgen: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(tmp_path / "hf", hub)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(machine.cache))
+    loras = tmp_path / "loras"
+    loras.mkdir()
+    for name in ("a.safetensors", "b.safetensors", "README.md"):
+        (loras / name).write_text(name)
+    hub.repositories["me/loras"] = Repository({NEW: loras}, {"main": NEW})
+    good["layout"] = None
+    added = [{"model": "me/loras", "file": "b.safetensors"}]
+    good["generator"] = {"model": "me/pipeline", "components": {"vae": "me/checked"}, "loras": added}
+    good["grounder"], good["filters"] = {"use": "detector", "model": "me/detector"}, {}
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(yaml.safe_dump(good))
+    ((code, out, err),) = machine.synthgen(["models", "--download", str(spec)])
+    assert code == 0 and out.endswith(f"{spec}: all its models are here\n"), err
+    vae = {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
+    expected = sizes(folders / "pipeline", PLAIN - vae, "me/pipeline")
+    expected |= sizes(folders / "checked", {"model_index.json", *vae}, "me/checked")
+    expected |= sizes(loras, {"b.safetensors"}, "me/loras")
+    detector = files_in(machine.snapshot("me/detector", NEW))
+    assert dict(hub.served) == expected | sizes(folders / "detector", detector, "me/detector")
+    lora = machine.snapshot("me/loras", NEW) / "b.safetensors"
+    lora.rename(lora.with_name("a.safetensors"))
+    fetch = "synthgen models --download me/loras --file b.safetensors"
+    err = synthgen("check", spec)[2]
+    assert f"generator.loras.0: {lora} does not exist; fetch what is missing with: {fetch}" in err
+    assert "generator.components" not in err and "generator.model" not in err
+    shutil.rmtree(machine.cache / "models--me--loras")
+    assert f"'me/loras' is not on this machine; fetch it with: {fetch}" in synthgen("check", spec)[2]
+
+
 def test_what_a_killed_download_of_the_client_has_left_is_removed(machine: Machine, hub: Hub) -> None:
     kill = "import os, huggingface_hub as h, huggingface_hub.file_download as f; "
     kill += "f.http_get = lambda url, file, **_: (file.write(b'x'), file.flush(), os.kill(os.getpid(), 9)); "

@@ -123,6 +123,7 @@ def test_a_card_names_its_weights() -> None:
 
 def test_single_files() -> None:
     assert needed(["a.safetensors", "b.safetensors"], files=("b.safetensors",)) == {"b.safetensors"}
+    assert needed(["README.md", "lora.safetensors", "samples/1.png"]) == {"lora.safetensors"}
 
 
 @pytest.mark.parametrize(
@@ -148,10 +149,10 @@ def test_single_files() -> None:
             "it has no .safetensors weights, only .bin, which can hold code or are of other frameworks",
         ),
         (
-            ["README.md", "lora.safetensors"],
+            ["a.safetensors", "b.safetensors"],
             {},
-            "it holds neither a pipeline of diffusers nor a model of transformers; it has README.md, lora.safetensors; "
-            "name the files with --file",
+            "it holds neither a pipeline of diffusers nor a model of transformers; it has a.safetensors, "
+            "b.safetensors; name the files with --file",
         ),
         (
             ["README.md", "lora.safetensors"],
