@@ -22,9 +22,12 @@ SETTINGS = {
     "detector": ("config.json", "processor_config.json", "tokenizer_config.json"),
     "clip": ("config.json", "processor_config.json", "tokenizer_config.json"),
     "sam": ("synthgen.json",),
+    "sam2_video": ("config.json", "processor_config.json"),
+    "siglip2": ("config.json", "processor_config.json", "tokenizer_config.json"),
 }  # fmt: skip
 WEIGHTS = {"pipeline": "unet/diffusion_pytorch_model.safetensors", "detector": "model.safetensors",
-           "clip": "model.safetensors", "sam": "model.safetensors"}  # fmt: skip
+           "clip": "model.safetensors", "sam": "model.safetensors", "sam2_video": "model.safetensors",
+           "siglip2": "model.safetensors"}  # fmt: skip
 # What stands in the place of each setting in turn.
 VALUES: tuple[Any, ...] = (10**10, 2**20, -1, 0, 1e300, "x/y", None, [], {"a": 1}, 10**400, [10**9] * 3, "../outside")
 
@@ -110,7 +113,7 @@ def changes(models: Path) -> Iterator[tuple[str, str, Change]]:
             yield f"header of {name}: {key}: {value}", kind, header(name, key, value)
         yield f"{name} elsewhere", kind, link(name)
         yield f"{name} elsewhere, by a relative link", kind, link(name, relative=True)
-    for kind in ("pipeline", "detector", "clip"):
+    for kind in ("pipeline", "detector", "clip", "sam2_video", "siglip2"):
         for shard in ("pickled.bin", "../outside/{name}", "{outside}/{name}", "..", ".safetensors/../x", "/dev/zero"):
             yield f"a shard {shard}", kind, sharded(WEIGHTS[kind], shard)
         settings = SETTINGS[kind][0]
@@ -156,6 +159,8 @@ def _keys(content: dict[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple
 
 def save_models(folder: Path) -> None:
     import tiny
+    import tiny_clips
+    import tiny_sams
 
     from synthgen.models import MINI
 
@@ -163,6 +168,8 @@ def save_models(folder: Path) -> None:
     tiny.save_owlv2(folder / "detector")
     tiny.save_clip(folder / "clip")
     shutil.copytree(MINI / "sam", folder / "sam")
+    tiny_sams.save("sam2_video", folder)
+    tiny_clips.save("siglip2", folder)
 
 
 def try_model(kind: str, folder: Path, load: bool = True) -> str:
@@ -195,6 +202,7 @@ def try_model(kind: str, folder: Path, load: bool = True) -> str:
         "clip": lambda: clip.ClipModel.of(seer),
         "sam": lambda: SamModel.of(segmenter.model, None, "cpu", "float32"),
     }
+    kind = {"sam2_video": "sam", "siglip2": "clip"}.get(kind, kind)
     if problems := list(checks[kind]()):
         return str(problems[0])
     if not load:
