@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
+from functools import lru_cache
 from threading import Lock
 
 from synthgen.base.wording import plain
@@ -18,8 +20,14 @@ HARMLESS = re.compile(
     r"|Kwargs passed to `processor\.__call__`"  # diffusers' own call of a processor
     r"|Keyword argument `enable_thinking` is not a valid argument"  # the same
     r"|No LoRA keys associated to"  # a LoRA need not change every part; one that changes none is refused
+    r"|Unable to import `torchao` Tensor objects"  # those that old checkpoints hold, of which none is loaded here
     r"|Expected types for vae: .*synthgen\.mini\.autoencoder"  # the embedded model's class has the same methods
 )
+# Loggers of libraries that remark upon themselves as soon as they are imported, and how those remarks begin.
+OF_THEMSELVES = {
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    "torch.utils._pytree": "<enum ",  # torchao's
+}
 
 
 class _Remarks(logging.Handler):
@@ -39,8 +47,16 @@ class _Remarks(logging.Handler):
 _remarks = _Remarks()
 
 
+@lru_cache
+def _begins_otherwise(begin: str) -> Callable[[logging.LogRecord], bool]:
+    """A filter; the same each time, since a logger ignores one that it already has."""
+    return lambda record: not record.getMessage().startswith(begin)
+
+
 def listen() -> None:
     """Starts to keep remarks instead of printing them."""
+    for name, begin in OF_THEMSELVES.items():
+        logging.getLogger(name).addFilter(_begins_otherwise(begin))
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
