@@ -1,15 +1,19 @@
 """The specs that come with the project."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+import tiny_detectors
+import tiny_sams
 import torch
 import yaml
 from pycocotools.coco import COCO
 from tiny import save_clip, save_owlv2, stable_diffusion, stable_diffusion_xl
+from zoo import ZOO, Animal
 
 from synthgen import cli
 from synthgen.pipeline.label import labelled_samples
@@ -116,3 +120,54 @@ def test_check_and_run_say_what_becomes_of_long_prompts(
 def checked(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     monkeypatch.setattr("sys.argv", ["synthgen", *map(str, arguments)])
     cli.main()
+
+
+# Model id -> a tiny model of the class that its repository has.
+STAND_INS: dict[str, Callable[[Path], Any]] = {
+    "stabilityai/stable-diffusion-xl-base-1.0": lambda folder: stable_diffusion_xl().save_pretrained(
+        folder, variant="fp16"
+    ),
+    "stabilityai/stable-diffusion-3.5-medium": lambda folder: animal("StableDiffusion3Pipeline").save(folder),
+    "black-forest-labs/FLUX.2-klein-4B": lambda folder: animal("Flux2KleinPipeline").save(folder),
+    "Qwen/Qwen-Image": lambda folder: animal("QwenImagePipeline").save(folder),
+    "Tongyi-MAI/Z-Image-Turbo": lambda folder: animal("ZImagePipeline").save(folder),
+    "google/owlv2-base-patch16-ensemble": save_owlv2,
+    "google/owlv2-large-patch14-ensemble": save_owlv2,
+    "iSEE-Laboratory/llmdet_base": lambda folder: tiny_detectors.save_grounding_dino(folder, "MMGroundingDino"),
+    "openmmlab-community/mm_grounding_dino_base_all": lambda folder: tiny_detectors.save_grounding_dino(
+        folder, "MMGroundingDino"
+    ),
+    "openmmlab-community/mm_grounding_dino_large_all": lambda folder: tiny_detectors.save_grounding_dino(
+        folder, "MMGroundingDino"
+    ),
+    "facebook/sam3": lambda folder: tiny_detectors.save_sam3(folder, "Sam3Video"),
+    "facebook/sam2.1-hiera-large": lambda folder: tiny_sams.save("sam2", folder.parent).rename(folder),
+    "openai/clip-vit-large-patch14": save_clip,
+}
+
+
+def animal(pipeline: str) -> Animal:
+    return next(one for one in ZOO.values() if one.pipeline == pipeline)
+
+
+@pytest.mark.parametrize("path", [path for path in SPECS if path.stem != "quickstart"], ids=lambda path: path.stem)
+def test_check_calls_it_good_where_the_models_are(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, synthgen: Any
+) -> None:
+    """A hub's cache has a tiny model of the right class for each id. Only SAM's own checkpoints are not there."""
+    monkeypatch.setattr(tiny, "LENGTH", 400)  # its prompts in letters, of which the tiny tokenizer makes tokens
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("SYNTHGEN_HOME", str(tmp_path / "none"))
+    for model in {name for name in STAND_INS if name in path.read_text(encoding="utf-8")}:
+        cache = tmp_path / "hub" / f"models--{model.replace('/', '--')}"
+        (cache / "snapshots").mkdir(parents=True)
+        (cache / "refs").mkdir()
+        (cache / "refs" / "main").write_text("a" * 40)
+        torch.manual_seed(0)
+        STAND_INS[model](cache / "snapshots" / ("a" * 40))
+    code, out, err = synthgen("check", path)
+    problems = [line for line in err.splitlines() if line.startswith(f"{path}: ") and ": note: " not in line]
+    checkpoints = [line for line in problems if "'vit_" in line and "is not on this machine" in line]
+    assert problems == checkpoints, err
+    assert code == (2 if checkpoints else 0)
+    assert checkpoints or "good (" in out
