@@ -6,6 +6,7 @@ what it wants by a comment, such as `<!-- generated: commands -->`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import cleandoc
@@ -16,6 +17,10 @@ import typer.main
 
 from synthgen.backends import KINDS, backend_module, builtin
 from synthgen.cli import app
+from synthgen.models.families import family
+from synthgen.models.families.family import Recommendation
+from synthgen.models.families.table import FAMILIES
+from synthgen.models.signatures import parameters
 from synthgen.orchestration.profile import Profile
 from synthgen.spec.schema import json_schema
 
@@ -106,8 +111,41 @@ def template() -> str:
     return f"```yaml\n{text.replace('NAME', 'fruit', 1)}```"
 
 
+def families() -> str:
+    """A table of pipeline classes, as tests measured each with a small random model (docs/families.json)."""
+    measured = json.loads((ROOT / "docs" / "families.json").read_text(encoding="utf-8"))
+    rows = []
+    for cells in sorted(measured.values(), key=lambda cells: (cells["pipeline"], cells["guidance"])):
+        kind = cells["pipeline"]
+        others = [_sibling(kind, word) for word in ("Img2Img", "Inpaint", "ControlNet")]
+        usual = ", ".join(_recommended(r) for r in family(kind).recommended)
+        shown = [
+            cells[name] or "refused" for name in ("text", "negative", "guidance", "sizes", "batch", "seeds", "lora")
+        ]
+        rows.append((f"`{kind}`", *shown, *others, cells["boxes"] or "refused", usual))
+    head = ("class", "text", "negative prompt", "guidance", "sizes", "batch", "seeds", "LoRA", "img2img", "inpaint",
+            "control", "boxes", "steps, guidance by default")  # fmt: skip
+    return _table(head, rows)
+
+
+def refused() -> str:
+    """A table of pipeline classes that `check` refuses."""
+    rows = [(f"`{name}`", row.refused) for name, row in sorted(FAMILIES.items()) if row.refused]
+    return _table(("class", "why"), rows)
+
+
+def _sibling(kind: str, word: str) -> str:
+    name = kind.replace("Pipeline", f"{word}Pipeline")
+    return f"not run: needs an image (`{name}`)" if parameters(name, "__call__", "pipelines") else "no such class"
+
+
+def _recommended(usual: Recommendation) -> str:
+    scale = "none" if usual.guidance_scale is None else f"{usual.guidance_scale:g}"
+    return f"{usual.num_inference_steps}, {scale}" + (f" ({usual.word})" if usual.word else "")
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
-    part.__name__: part for part in (commands, keys, profile, quickstart, template)
+    part.__name__: part for part in (commands, families, keys, profile, quickstart, refused, template)
 }
 
 

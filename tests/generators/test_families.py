@@ -4,6 +4,7 @@ documentation is made. `python tests/generators/test_families.py [NAME...]` writ
 these names or for all."""
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -17,6 +18,8 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
 from zoo import ZOO, Animal
 
 from synthgen import devices
@@ -67,7 +70,7 @@ class Keeper:
 
     def images(self, jobs: list[Job], **options: Any) -> np.ndarray:
         made = self.backend(**options)
-        if not {"scheduler", "scheduler_options"} & options.keys():
+        if not {"scheduler", "scheduler_options", "loras"} & options.keys():
             # The same weights serve every option of the call.
             self.loaded = self.loaded or self.backend().pipeline(False)
             made.pipeline = lambda has_layout: self.loaded
@@ -88,9 +91,9 @@ def keeper(request, saved) -> Keeper:
     return Keeper(request.param, saved(request.param))
 
 
-def upstream(keeper: Keeper, jobs: list[Job]) -> np.ndarray:
+def upstream(keeper: Keeper, jobs: list[Job], pipeline: Any = None) -> np.ndarray:
     """diffusers' own call, as its documentation has it: a batch, or one call for each image where the row says so."""
-    pipeline = keeper.animal.load(keeper.folder)
+    pipeline = pipeline or keeper.animal.load(keeper.folder)
     size = {"height": jobs[0].height, "width": jobs[0].width, "num_inference_steps": keeper.animal.steps}
 
     def call(prompt: Any, generator: Any) -> list[np.ndarray]:
@@ -122,11 +125,39 @@ def differ(a: np.ndarray, b: np.ndarray) -> bool:
     return bool((a != b).any())
 
 
+def with_lora(keeper: Keeper, plain: np.ndarray) -> str:
+    """Whether a LoRA of the denoiser's first layers gives what diffusers' own way of fusing it gives."""
+    pipeline, jobs = keeper.animal.load(keeper.folder), jobs_of(keeper.animal)[:1]
+    part = next((name for name in ("transformer", "unet") if hasattr(pipeline, name)), "")
+    with tempfile.TemporaryDirectory() as folder:
+        options = {"loras": [{"model": folder, "weight": 0.5}]}
+        if not hasattr(pipeline, "save_lora_weights") or not hasattr(type(pipeline), "load_lora_weights"):
+            save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, f"{folder}/lora.safetensors")
+            assert ".loras.0" in keeper.refused(**options)
+            return ""
+        denoiser = getattr(pipeline, part)
+        linear = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
+        blocks = [name for name in linear if re.search(r"blocks?\.", name)][:4]
+        torch.manual_seed(5)
+        denoiser.add_adapter(LoraConfig(r=2, lora_alpha=8, init_lora_weights=False, target_modules=blocks))
+        layers = {f"{part}_lora_layers": get_peft_model_state_dict(denoiser)}
+        type(pipeline).save_lora_weights(folder, **layers)
+        other = keeper.animal.load(keeper.folder)
+        other.load_lora_weights(folder, adapter_name="one")
+        other.set_adapters(["one"], [0.5])
+        other.fuse_lora(components=[part])
+        other.unload_lora_weights()
+        made = keeper.images(jobs, **options)
+        assert differ(made, plain[:1])
+        return "equal to upstream" if np.array_equal(made, upstream(keeper, jobs, other)) else "differs"
+
+
 def measured(keeper: Keeper) -> dict[str, str]:
-    """What the class does with each option: "" where it is refused."""
+    """The class, and what it does with each option: "" where that is refused."""
     jobs = jobs_of(keeper.animal)
     plain = keeper.images(jobs)
-    cells = {"text": "equal to upstream" if np.array_equal(plain, upstream(keeper, jobs)) else "differs"}
+    cells = {"pipeline": keeper.animal.pipeline, "boxes": ""}
+    cells["text"] = "equal to upstream" if np.array_equal(plain, upstream(keeper, jobs)) else "differs"
     assert (plain[..., :3].reshape(len(plain), -1).std(1) > 2).all(), "a flat picture says nothing"
 
     # Prompts, seeds and steps change every image.
@@ -169,6 +200,7 @@ def measured(keeper: Keeper) -> dict[str, str]:
     assert keeper.images(wide).shape[1:3] == (side, side + multiple)
     if multiple > 1:
         assert "width" in keeper.refused(width=side + multiple // 2)
+    cells["lora"] = with_lora(keeper, plain)
     return cells
 
 
