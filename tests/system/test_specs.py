@@ -1,5 +1,6 @@
 """The specs that come with the project."""
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -133,17 +134,19 @@ STAND_INS: dict[str, Callable[[Path], Any]] = {
     "Tongyi-MAI/Z-Image-Turbo": lambda folder: animal("ZImagePipeline").save(folder),
     "google/owlv2-base-patch16-ensemble": save_owlv2,
     "google/owlv2-large-patch14-ensemble": save_owlv2,
-    "iSEE-Laboratory/llmdet_base": lambda folder: tiny_detectors.save_grounding_dino(folder, "MMGroundingDino"),
-    "openmmlab-community/mm_grounding_dino_base_all": lambda folder: tiny_detectors.save_grounding_dino(
-        folder, "MMGroundingDino"
-    ),
-    "openmmlab-community/mm_grounding_dino_large_all": lambda folder: tiny_detectors.save_grounding_dino(
-        folder, "MMGroundingDino"
-    ),
+    "iSEE-Laboratory/llmdet_base": lambda folder: mm_grounding_dino(folder),
+    "openmmlab-community/mm_grounding_dino_base_all": lambda folder: mm_grounding_dino(folder),
+    "openmmlab-community/mm_grounding_dino_large_all": lambda folder: mm_grounding_dino(folder),
     "facebook/sam3": lambda folder: tiny_detectors.save_sam3(folder, "Sam3Video"),
     "facebook/sam2.1-hiera-large": lambda folder: tiny_sams.save("sam2", folder.parent).rename(folder),
     "openai/clip-vit-large-patch14": save_clip,
 }
+
+
+def mm_grounding_dino(folder: Path) -> None:
+    """It reads as many tokens as the published ones."""
+    config = tiny_detectors.save_grounding_dino(folder, "MMGroundingDino") / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"max_text_len": 256}))
 
 
 def animal(pipeline: str) -> Animal:
