@@ -11,10 +11,11 @@ from pathlib import Path
 from synthgen.backends import Request
 from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, listed, nearest
-from synthgen.generators._diffusion_config import OURS, SCHEDULERS, Config
+from synthgen.generators._diffusion_config import OURS, Config
 from synthgen.generators._diffusion_guidance import guidance_problems, steps_problems
+from synthgen.generators._diffusion_schedulers import scheduler_problems
 from synthgen.generators._modular import problems as modular_problems
-from synthgen.models import AdapterLayout, NativeLayout, read_card, read_json
+from synthgen.models import AdapterLayout, NativeLayout, read_card
 from synthgen.models.families import (
     call_parameters,
     denoiser,
@@ -27,7 +28,6 @@ from synthgen.models.families import (
 from synthgen.models.families import settings as part_settings
 from synthgen.models.layouts import layout_of
 from synthgen.models.modular import is_modular
-from synthgen.models.signatures import parameters
 from synthgen.models.tokens import Counter, counter
 from synthgen.types import Category
 
@@ -157,46 +157,7 @@ class Checks:
                 )
                 yield Problem(".long_prompts", f"{kind} takes no prompts in pieces; {mend}")
         yield from steps_problems(self.config, self.row, self.path)
-        yield from self._scheduler()
-
-    def _scheduler(self) -> Iterable[Problem]:
-        config = self.config
-        if not self.row.scheduler and (config.scheduler or config.scheduler_options):
-            key = ".scheduler" if config.scheduler else ".scheduler_options"
-            yield Problem(key, f"{self.row.pipeline} computes with its own scheduler only; leave it out")
-            return
-        try:
-            own = str(read_json(self.path / "scheduler" / "scheduler_config.json").get("_class_name", ""))
-        except (OSError, ValueError):
-            own = ""
-        kind = config.scheduler or own
-        if kind and self.row.schedulers and kind not in self.row.schedulers:
-            got = f"got {kind}" if config.scheduler else f"the model's own is {kind}"
-            message = f"{got}, with which {self.row.pipeline} fails or computes wrongly"
-            yield Problem(".scheduler", f"{message}; takes: {listed(self.row.schedulers)}")
-            return
-        takes = parameters(kind, "__init__", "schedulers") if kind else None
-        for name in config.scheduler_options if takes is not None else ():
-            if name not in takes:  # type: ignore[operator]
-                message = f"{kind} takes no {shown(name)}{nearest(name, takes or ())}; it takes: {listed(takes or ())}"
-                yield Problem(".scheduler_options", plain(message, 600))
-        sets = parameters(kind, "set_timesteps", "schedulers") if config.scheduler else None
-        if lacks := [name for name in self.row.timesteps if sets is not None and name not in sets]:
-            message = f"got {kind}, which cannot be set to the {listed(lacks)} that {self.row.pipeline} computes"
-            yield Problem(".scheduler", f"{message}; leave it out")
-            return
-        if not (config.scheduler and own):
-            return
-        flows, options = own.startswith("FlowMatch"), config.scheduler_options
-        by_options = options.get("use_flow_sigmas") and options.get("prediction_type") == "flow_prediction"
-        chosen = config.scheduler.startswith("FlowMatch") or bool(by_options)
-        if flows != chosen:
-            same = [name for name in SCHEDULERS if name.startswith("FlowMatch") == flows]
-            what = "by flow matching" if flows else "noise, and not by flow matching"
-            message = f"got {config.scheduler}, and the model was trained to denoise {what}; takes: {listed(same)}"
-            if flows and "use_flow_sigmas" in (takes or ()):
-                message += ", or scheduler_options: {use_flow_sigmas: true, prediction_type: flow_prediction}"
-            yield Problem(".scheduler", message)
+        yield from scheduler_problems(self.config, self.row, self.path)
 
     def _prompts(self) -> Iterable[tuple[Problem, bool]]:
         """Prompts that are too long even for the text encoder with the highest limit, each with whether words for
@@ -228,7 +189,7 @@ class Checks:
             most = (call_parameters(self.row.pipeline) or {}).get("max_sequence_length")
         most = most or self.row.tokens
         readers = []
-        for folder in sorted(self.path.glob("tokenizer*")):
+        for folder in sorted(self.path.glob("tokenizer*")) or sorted(self.path.glob("processor")):
             encoder_name = folder.name.replace("tokenizer", "text_encoder")
             if None in (self.config.components.get(name, "") for name in (folder.name, encoder_name)):
                 continue  # the part is dropped
@@ -236,6 +197,8 @@ class Checks:
             has_positions = "max_position_embeddings" in part_settings(encoder)
             is_clip = has_positions and "CLIP" in str(part_settings(encoder).get("architectures"))
             reader = counter(folder, encoder)
+            if reader is None and self.row.tokens is not None:
+                continue  # it reads quoted texts only
             if reader is None:
                 return None
             reader = Counter(partial(self._counts, reader), reader.limit)

@@ -127,6 +127,43 @@ def test_guiders_keep_their_own_scale(saved):
     np.testing.assert_array_equal(strong[0], np.asarray(expected.images[0]))
 
 
+# Schedulers
+
+
+FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+
+
+@pytest.mark.parametrize("name", ["ernie_image", "ideogram4", "glm_image"])
+def test_schedulers_with_which_a_call_fails_are_refused(saved, name):
+    options = {"scheduler": "UniPCMultistepScheduler", "scheduler_options": FLOW, "guidance_scale": 4.0}
+    (problem,) = problems(saved(name), side=ZOO[name].side, **options)
+    assert problem.field == ".scheduler" and "takes: FlowMatchEulerDiscreteScheduler" in problem.message
+
+
+def test_other_schedulers_of_flow_matching_equal_upstream(saved):
+    options = {"scheduler": "UniPCMultistepScheduler", "scheduler_options": FLOW, "guidance_scale": 4.0}
+    assert not problems(saved("bria_fibo"), **options)
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(saved("bria_fibo"), local_files_only=True)
+    pipeline.scheduler = diffusers.UniPCMultistepScheduler.from_config(pipeline.scheduler.config, **FLOW)
+    expected = pipeline(
+        "a red cup", height=32, width=32, num_inference_steps=2, guidance_scale=4.0, generator=torch.manual_seed(1000)
+    )
+    found = backend(saved("bria_fibo"), **options).generate([job()])
+    np.testing.assert_array_equal(found[0], np.asarray(expected.images[0]))
+
+
+def test_a_shift_that_the_size_of_the_image_decides_is_refused(saved):
+    (problem,) = problems(saved("flux2_klein"), scheduler_options={"shift": 6.0})
+    assert problem.field == ".scheduler_options" and "use_dynamic_shifting: false" in problem.message
+    fixed = {"shift": 6.0, "use_dynamic_shifting": False}
+    assert not problems(saved("flux2_klein"), scheduler_options=fixed)
+    usual, other, more = (
+        backend(saved("flux2_klein"), scheduler_options=options).generate([job()])
+        for options in ({}, fixed, {**fixed, "shift": 2.0})
+    )
+    assert (usual != other).any() and (other != more).any()
+
+
 # Prompts
 
 
@@ -141,10 +178,11 @@ def test_a_prompt_is_kept_unless_the_model_is_asked_to_write_another(saved, name
     np.testing.assert_array_equal(written, again)
 
 
-def test_what_is_cut_from_a_prompt_is_known(saved):
-    request = Request(32, 32, False, frozenset(), (PromptForm((("a cup " * 200,),), 1),), "")
-    messages = [p.message for p in backend(saved("longcat")).check(request)]
-    assert any("tokens" in message and "takes 512" in message for message in messages)
+@pytest.mark.parametrize(("name", "limit"), [("longcat", 512), ("hunyuan_image", 1000), ("nucleus_moe", 1024)])
+def test_what_is_cut_from_a_prompt_is_known(saved, name, limit):
+    (problem,) = problems(saved(name), "a cup " * 400, ZOO[name].side)
+    assert problem.field == "prompts" and f"takes {limit}" in problem.message
+    assert not problems(saved(name), "a cup " * 80, ZOO[name].side)
 
 
 def test_a_class_that_takes_images_apart_is_refused(saved, tmp_path):
