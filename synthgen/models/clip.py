@@ -110,6 +110,8 @@ class ClipFiles(ModelFiles):
             yield Problem(self.field, f"{model} does not know {len(more):,} more")
 
     def known_licence(self) -> tuple[str, str] | None:
+        if self.config.model.startswith("google/siglip"):  # their model cards say "license: apache-2.0"
+            return "Apache-2.0", f"https://huggingface.co/{self.config.model}"
         # LICENSE of github.com/openai/CLIP
         is_openai = self.config.model.startswith("openai/clip-")
         return ("MIT", "https://github.com/openai/CLIP") if is_openai else None

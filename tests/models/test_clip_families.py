@@ -192,3 +192,13 @@ def test_texts_that_would_be_cut_are_named(folders: dict[str, Path]) -> None:
         short, long = "cat", "c" * 80
         (told,) = ClipFiles(config(folders[name]), [short, long]).problems()
         assert f"tokens, and '{folders[name]}' takes 64" in told.message
+
+
+@pytest.mark.parametrize(
+    ("model", "licence"),
+    [("google/siglip2-so400m-patch14-384", "Apache-2.0"), ("openai/clip-vit-base-patch32", "MIT"), ("me/mine", None)],
+)
+def test_licences_of_published_families(folders, monkeypatch, model: str, licence: str | None) -> None:
+    monkeypatch.setattr("synthgen.models.find_model", lambda *_: folders["siglip"])
+    names = [name for name, _ in ClipFiles(ClipConfig(use="clip", model=model)).licences()]
+    assert names == ([licence] if licence else [])

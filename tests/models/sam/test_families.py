@@ -5,6 +5,7 @@ import re
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from synthgen import devices
 from synthgen.backends import Request
+from synthgen.bench.compare import bare_loop
 from synthgen.errors import BackendError
 from synthgen.filters import consistency, unlabelled
 from synthgen.grounders import everything
@@ -254,3 +256,11 @@ def test_licences_of_published_families(folders, monkeypatch, model: str, licenc
     monkeypatch.setattr("synthgen.models.find_model", lambda *_: folders["sam2"])
     names = [name for name, _ in sam.Backend(sam.Config(use="sam", model=model), CATEGORIES).licences()]
     assert names == ([licence] if licence else [])
+
+
+def test_the_bare_loop_of_bench_takes_the_official_library_alone(folders: dict[str, Path], tmp_path: Path) -> None:
+    used = sam.Config(use="sam", model=str(folders["sam2"]), device="cpu")
+    with pytest.raises(
+        BackendError, match=r"segmenter\.model: got .*; the bare loop takes a model of segment_anything"
+    ):
+        bare_loop(SimpleNamespace(segmenter=SimpleNamespace(config=used)), [], tmp_path / "loop")
