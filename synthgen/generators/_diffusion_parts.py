@@ -149,7 +149,10 @@ class LoraFile(_AddedFile):
 
     def inspect(self) -> Held:
         kind = self.pipeline.kind
-        if not any(base.endswith("LoraLoaderMixin") for base in bases(kind, "pipelines")):
+        _, denoiser = self.pipeline.denoiser
+        # Some pipelines offer what their denoiser cannot do.
+        takes = any(base.endswith("LoraLoaderMixin") for base in bases(kind, "pipelines"))
+        if not takes or "PeftAdapterMixin" not in bases(denoiser, "models"):
             raise BackendError(f"{kind} takes no LoRA")
         if find_spec("peft") is None:
             raise BackendError("LoRAs need the package peft: pip install 'synthgen[lora]'")

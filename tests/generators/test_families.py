@@ -131,11 +131,11 @@ def with_lora(keeper: Keeper, plain: np.ndarray) -> str:
     part = next((name for name in ("transformer", "unet") if hasattr(pipeline, name)), "")
     with tempfile.TemporaryDirectory() as folder:
         options = {"loras": [{"model": folder, "weight": 0.5}]}
-        if not hasattr(pipeline, "save_lora_weights") or not hasattr(type(pipeline), "load_lora_weights"):
+        denoiser = getattr(pipeline, part, None)
+        if not (hasattr(pipeline, "load_lora_weights") and hasattr(denoiser, "add_adapter")):
             save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, f"{folder}/lora.safetensors")
             assert ".loras.0" in keeper.refused(**options)
             return ""
-        denoiser = getattr(pipeline, part)
         linear = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
         blocks = [name for name in linear if re.search(r"blocks?\.", name)][:4]
         torch.manual_seed(5)
