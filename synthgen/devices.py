@@ -145,18 +145,24 @@ def place(pipeline: DiffusionPipeline, device: torch.device, offload: Offload) -
     parts = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
     if device.type == "cuda":  # CUDA's layout of convolutions in half precision; it is no faster on CPUs
         for part in parts:
-            if not any(
-                weight.dim() == 5 for weight in part.parameters()
-            ):  # a video model's autoencoder has such weights
+            dimensions = {weight.dim() for weight in part.parameters()}
+            if 4 in dimensions and 5 not in dimensions:  # a video model's autoencoder has weights of 5 dimensions
                 part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    weights = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
-    size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
+    size = sum(bytes_of(tensor) for part in parts for tensor in (*part.parameters(), *part.buffers()))
     if offload == "group":
         pipeline.enable_group_offload(onload_device=device, offload_type="leaf_level", use_stream=device.type == "cuda")
     elif offload != "model" and (make_room(size, device) or offload == "none"):
         pipeline.to(device)
     else:
         pipeline.enable_model_cpu_offload(device=device)
+
+
+def bytes_of(tensor: torch.Tensor) -> int:
+    """The memory of a tensor. A quantised one consists of several, and its own dtype is that of the results."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        return tensor.numel() * tensor.element_size()
+    names, _ = tensor.__tensor_flatten__()
+    return sum(bytes_of(getattr(tensor, name)) for name in names)
 
 
 def compiles(choice: Compile, device: torch.device) -> bool:

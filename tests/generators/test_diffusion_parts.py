@@ -291,7 +291,7 @@ def test_loras_that_cannot_be_used_are_refused(saved, files, tmp_path, monkeypat
         ({"model": str(files / "one.safetensors"), "file": "x"}, "leave `file` out"),
         ({"model": str(tmp_path / "pickled")}, "has no .safetensors file"),
         ({"model": str(tmp_path / "pickled" / "pytorch_lora_weights.bin")}, "other formats can hold code"),
-        ({"model": "someone/lora"}, "'someone/lora' is not on this machine"),
+        ({"model": "someone/lora", "file": "a b.safetensors"}, "--download someone/lora --file 'a b.safetensors'"),
     ):
         assert message in problems(saved("sd"), loras=[given])[".loras.0"]
     from synthgen.generators import _diffusion_parts
@@ -419,6 +419,23 @@ def test_the_identity_names_every_file_and_the_fingerprint_every_option(saved, f
     assert not {"components", "loras", "embeddings", "quantize", "cache"} & plain.config.fingerprint().keys()
 
 
+def test_what_is_fetched_is_what_is_read(saved, files):
+    given = {
+        "vae": "someone/vae",
+        "unet": str(files / "flux.gguf"),
+        "text_encoder": None,
+        "safety_checker": "a/b",
+    }
+    lora = {"model": "someone/lora", "file": "x.safetensors"}
+    made = backend(saved("sd"), components=given, loras=[lora], embeddings=[{"model": "someone/cup"}])
+    own, *others = [model.source() for model in made.models()]
+    assert own.without == {"vae", "text_encoder", "tokenizer", "safety_checker"} and own.settings_only == {"unet"}
+    assert [(other.model, other.files) for other in others] == [
+        ("someone/vae", ()), (str(files / "flux.gguf"), ()), ("a/b", ()), ("someone/lora", ("x.safetensors",)),
+        ("someone/cup", ()),
+    ]  # fmt: skip
+
+
 def test_the_identity_of_a_file_in_the_hubs_cache_is_its_commit(saved, tmp_path, monkeypatch):
     from huggingface_hub import constants
 
@@ -431,6 +448,8 @@ def test_the_identity_of_a_file_in_the_hubs_cache_is_its_commit(saved, tmp_path,
     save_file({"unet.lora_A": torch.zeros(2, 2)}, cache / "blobs" / "abc")
     (folder / "style.safetensors").symlink_to("../../blobs/abc")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    lacking = problems(saved("sd"), loras=[{"model": "someone/lora", "file": "x.safetensors"}])[".loras.0"]
+    assert lacking.endswith("fetch it with: synthgen models --download someone/lora --file x.safetensors")
     for model in ("someone/lora", str(folder / "style.safetensors")):
         made = backend(saved("sd"), loras=[{"model": model}])
         assert not list(made.check(REQUEST))

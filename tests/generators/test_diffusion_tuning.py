@@ -45,6 +45,15 @@ def test_quantised_weights(saved, part, how, dtype):
     require_equal(found, expected, images(saved("flux"), torch_dtype=dtype))
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torchao")
+def test_quantised_weights_need_less_memory(saved):
+    made = backend(saved("flux"), quantize={"transformer": "int8"}).pipeline(False)
+    weight = made.transformer.transformer_blocks[0].attn.to_q.weight
+    # a byte for each number; for each row a scale of 4 bytes and a zero point of 1
+    assert devices.bytes_of(weight) == weight.numel() + 5 * len(weight)
+    assert devices.bytes_of(torch.zeros(3, 5, dtype=torch.bfloat16)) == 30
+
+
 def test_a_part_from_elsewhere_is_quantised_too(saved, tmp_path):
     file, text = tmp_path / "flux.safetensors", saved("flux") / "text_encoder_2"
     save_file(load_file(saved("flux") / "transformer" / "diffusion_pytorch_model.safetensors"), file)
