@@ -449,7 +449,7 @@ def test_the_identity_of_a_file_in_the_hubs_cache_is_its_commit(saved, tmp_path,
     (folder / "style.safetensors").symlink_to("../../blobs/abc")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     lacking = problems(saved("sd"), loras=[{"model": "someone/lora", "file": "x.safetensors"}])[".loras.0"]
-    assert lacking.endswith("fetch it with: synthgen models --download someone/lora --file x.safetensors")
+    assert lacking.endswith("with: synthgen models --download someone/lora --file x.safetensors")
     for model in ("someone/lora", str(folder / "style.safetensors")):
         made = backend(saved("sd"), loras=[{"model": model}])
         assert not list(made.check(REQUEST))
