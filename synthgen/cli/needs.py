@@ -129,7 +129,8 @@ def _of_hub(need: Need) -> tuple[str, str, str]:
         repository, size = inquire(need.source)
     except (OSError, ValueError) as error:
         raise RunError(f"{need.stage}: {need.source.model}: {error}") from error
-    return f"{size / 1e9:.3g}", repository.licence or "?", "gated" if repository.gated else "open"
+    gigabytes = "?" if size is None else f"{size / 1e9:.3g}"
+    return gigabytes, repository.licence or "?", "gated" if repository.gated else "open"
 
 
 @contextmanager

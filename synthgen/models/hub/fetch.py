@@ -47,15 +47,21 @@ def fetch(source: Source, report: Report) -> Path:
     return folder
 
 
-def inquire(source: Source) -> tuple[Repository, int]:
-    """Asks the hub about a model, and fetches nothing that stays -> its repository, and the bytes that are read of it.
+def inquire(source: Source) -> tuple[Repository, int | None]:
+    """Asks the hub about a model, and fetches nothing that stays -> its repository, and the bytes that are read of it;
+    None if it is gated for this account, so that its index cannot be read.
 
     Raises:
         ValueError, OSError: the hub does not tell.
     """
+    from huggingface_hub import errors
+
     with explained(source), _quiet_client(), TemporaryDirectory() as folder:
         repository = Repository.of(source.model, source.revision)
-        names = needed_files(repository.sizes, lambda name: repository.read(name, folder), source)
+        try:
+            names = needed_files(repository.sizes, lambda name: repository.read(name, folder), source)
+        except errors.GatedRepoError:
+            return repository, None
     return repository, sum(repository.sizes[name] for name in names)
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +76,20 @@ def hub(folders: Path) -> Iterator[Hub]:
         yield hub
 
 
-@pytest.fixture(params=["installed", "older"])
-def machine(request: pytest.FixtureRequest, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+@pytest.fixture
+def machine(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """A machine that has fetched nothing. In this process, the client's cache is the same, and the hub is not asked."""
-    if request.param == "older" and not (OLDER / "huggingface_hub").is_dir():
-        pytest.skip(f"huggingface_hub 1 is not in {OLDER}; `make test` puts it there")
-    made = Machine(tmp_path / "hf", hub, OLDER if request.param == "older" else None)
+    made = Machine(tmp_path / "hf", hub)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(made.cache))
     return made
+
+
+@pytest.fixture(params=["installed", "older"])
+def either(request: pytest.FixtureRequest, machine: Machine) -> Machine:
+    """The same with either client."""
+    if request.param == "older" and not (OLDER / "huggingface_hub").is_dir():
+        pytest.skip(f"huggingface_hub 1 is not in {OLDER}; `make test` puts it there")
+    return replace(machine, client=OLDER if request.param == "older" else None)
 
 
 def files_in(folder: Path) -> set[str]:
@@ -93,30 +100,30 @@ def sizes(folder: Path, names: set[str], model: str) -> dict[str, int]:
     return {f"{model}/{name}": (folder / name).stat().st_size for name in names}
 
 
-def test_the_older_client_is_of_the_version_before(machine: Machine) -> None:
-    done = machine.python("import huggingface_hub as h; print(h.__version__.split('.')[0], h.__file__)")
+def test_the_older_client_is_of_the_version_before(either: Machine) -> None:
+    done = either.python("import huggingface_hub as h; print(h.__version__.split('.')[0], h.__file__)")
     version, file = done.stdout.split()
-    if machine.client:
+    if either.client:
         assert version == "1" and file.startswith(str(OLDER))
 
 
-def test_what_is_read_is_fetched_once_and_nothing_else(machine: Machine, hub: Hub, folders: Path) -> None:
+def test_what_is_read_is_fetched_once_and_nothing_else(either: Machine, hub: Hub, folders: Path) -> None:
     download = ["models", "--download"]
     names = ["me/pipeline", "me/sharded", "me/detector", "me/pipeline"]
-    done = machine.synthgen(*[[*download, name] for name in names])
+    done = either.synthgen(*[[*download, name] for name in names])
     for name, (code, out, err) in zip(names, done, strict=True):
-        assert (code, out) == (0, f"{name}: {machine.snapshot(name, NEW)}\n"), err
+        assert (code, out) == (0, f"{name}: {either.snapshot(name, NEW)}\n"), err
     in_shards = {name for name in files_in(folders / "sharded") if "/" in name} | {"model_index.json"}
     assert len(in_shards) > len(PLAIN) + 2  # an index and several shards
     detector = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
     expected: dict[str, int] = {}
     for name, files in {"pipeline": PLAIN, "sharded": in_shards, "detector": detector}.items():
-        assert files_in(machine.snapshot(f"me/{name}", NEW)) == files
+        assert files_in(either.snapshot(f"me/{name}", NEW)) == files
         expected |= sizes(folders / name, files, f"me/{name}")
     assert dict(hub.served) == expected
     for name in ("pipeline", "sharded"):
         backend = diffusion.Backend(diffusion.Config(use="diffusion", model=f"me/{name}"), [])
-        assert backend.models()[0].path() == machine.snapshot(f"me/{name}", NEW)
+        assert backend.models()[0].path() == either.snapshot(f"me/{name}", NEW)
         assert list(backend.models()[0].problems()) == []
         assert backend.pipeline(False).unet.config.cross_attention_dim == 32  # loads, with no connection
     # Other tools find them in the cache by their ids, without a connection (HF_HUB_OFFLINE is set here).
@@ -129,15 +136,15 @@ def test_what_is_read_is_fetched_once_and_nothing_else(machine: Machine, hub: Hu
     assert found.warnings == []
 
 
-def test_a_pinned_commit_and_a_variant(machine: Machine, hub: Hub, folders: Path) -> None:
+def test_a_pinned_commit_and_a_variant(either: Machine, hub: Hub, folders: Path) -> None:
     options = ["--revision", OLD[:9], "--variant", "fp16"]
-    ((code, out, err),) = machine.synthgen(["models", "--download", "me/pipeline", *options])
-    assert (code, out) == (0, f"me/pipeline: {machine.snapshot('me/pipeline', OLD)}\n"), err
+    ((code, out, err),) = either.synthgen(["models", "--download", "me/pipeline", *options])
+    assert (code, out) == (0, f"me/pipeline: {either.snapshot('me/pipeline', OLD)}\n"), err
     # The text encoder has no files of the variant, so the plain one is read, as diffusers does it.
     parts = {f"{part}/diffusion_pytorch_model" for part in ("unet", "vae")}
     files = {f"{name.removesuffix('.safetensors')}.fp16.safetensors" if name[:-12] in parts else name for name in PLAIN}
     assert len(files - PLAIN) == 2
-    assert files_in(machine.snapshot("me/pipeline", OLD)) == files
+    assert files_in(either.snapshot("me/pipeline", OLD)) == files
     assert dict(hub.served) == sizes(folders / "earlier", files, "me/pipeline")
     for revision in (OLD, OLD[:9]):
         config = diffusion.Config(use="diffusion", model="me/pipeline", revision=revision, variant="fp16")
@@ -146,23 +153,23 @@ def test_a_pinned_commit_and_a_variant(machine: Machine, hub: Hub, folders: Path
         find_model("me/pipeline", "diffusion")
 
 
-def test_another_process_goes_on_where_one_was_cut_off(machine: Machine, hub: Hub, folders: Path) -> None:
+def test_another_process_goes_on_where_one_was_cut_off(either: Machine, hub: Hub, folders: Path) -> None:
     size = (folders / "pipeline" / "unet/diffusion_pytorch_model.safetensors").stat().st_size
     half = size // 2
     hub.drops[UNET] = half
     download = ["models", "--download", "me/pipeline"]
-    ((code, out, err),) = machine.synthgen(download, settings="LOST_AT_MOST = FILES_AT_ONCE = 1")
+    ((code, out, err),) = either.synthgen(download, settings="LOST_AT_MOST = FILES_AT_ONCE = 1")
     assert (code, out) == (2, "")
     lost = f"error: cannot fetch 'me/pipeline': the connection was lost after {half:,} of {size:,} bytes of unet/"
     assert err.splitlines()[-1].startswith(lost)
     assert err.endswith("; what has come is kept, and the same command goes on from there\n")
-    (part,) = (machine.cache / "models--me--pipeline" / "blobs").glob("*.incomplete")
+    (part,) = (either.cache / "models--me--pipeline" / "blobs").glob("*.incomplete")
     assert part.stat().st_size == half == hub.served[UNET]
     with pytest.raises(ModelMissing):  # the branch is there once it is whole
         find_model("me/pipeline", "diffusion")
     hub.drops[UNET] = half // 3  # now it takes several connections, one after the other
-    ((code, out, err),) = machine.synthgen(download)
-    assert (code, out) == (0, f"me/pipeline: {machine.snapshot('me/pipeline', NEW)}\n"), err
+    ((code, out, err),) = either.synthgen(download)
+    assert (code, out) == (0, f"me/pipeline: {either.snapshot('me/pipeline', NEW)}\n"), err
     assert dict(hub.served) == sizes(folders / "pipeline", PLAIN, "me/pipeline")  # no byte came twice
     assert not list(part.parent.glob("*.incomplete"))
 
@@ -200,7 +207,7 @@ def test_a_disk_without_room_is_told_before(machine: Machine, hub: Hub, folders:
     assert set(hub.served) == {"me/pipeline/model_index.json"}
 
 
-def test_every_refusal_is_one_sentence(machine: Machine, hub: Hub) -> None:
+def test_every_refusal_is_one_sentence(either: Machine, hub: Hub) -> None:
     hub.repositories["me/gated"] = Repository(hub.repositories["me/detector"].commits, {"main": NEW}, gated=True)
     log_in = "log in with `hf auth login`, or set HF_TOKEN"
     download = ["models", "--download"]
@@ -220,7 +227,7 @@ def test_every_refusal_is_one_sentence(machine: Machine, hub: Hub) -> None:
         "processor_config.json, pytorch_model.bin, tokenizer.json, tokenizer_config.json, training_args.txt, "
         "v1-5-pruned.safetensors",
     }
-    *found, stranger, refused, welcome = machine.synthgen(
+    *found, stranger, refused, welcome = either.synthgen(
         *[[*download, *arguments] for arguments in cases],
         *[[f"HF_TOKEN={token}", *download, "me/gated"] for token in ("hf_of_a_stranger", "hf_refused", TOKEN)],
     )
@@ -230,10 +237,10 @@ def test_every_refusal_is_one_sentence(machine: Machine, hub: Hub) -> None:
     assert stranger == (2, "", f"{error}{terms}with the account whose token is used here\n")
     assert refused[0] == 2 and refused[2].startswith(f"{error}{hub.url} answers 401: ")
     assert refused[2].endswith(f"; the hub may refuse your token: {log_in}\n") and refused[2].count("\n") == 1
-    assert welcome[:2] == (0, f"me/gated: {machine.snapshot('me/gated', NEW)}\n")  # the other host never sees the token
+    assert welcome[:2] == (0, f"me/gated: {either.snapshot('me/gated', NEW)}\n")  # the other host never sees the token
     assert {name.partition("/")[2].partition("/")[0] for name in hub.served} == {"gated", "pipeline"}
     assert hub.served["me/pipeline/model_index.json"] == sum(n for k, n in hub.served.items() if "/pipeline/" in k)
-    nobody = Machine(machine.home, Hub(url="http://127.0.0.1:9"), machine.client)
+    nobody = Machine(either.home, Hub(url="http://127.0.0.1:9"), either.client)
     ((code, _, err),) = nobody.synthgen([*download, "me/detector"])
     start = "error: cannot fetch 'me/detector': the hub cannot be reached ("
     assert code == 2 and err.startswith(start) and err.count("\n") == 1 and "Connection refused" in err
@@ -249,9 +256,9 @@ def test_a_spec_says_what_it_needs_and_fetches_it(
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(good))
     shows = ["models", str(spec)]
-    unknown, known, done, whole = machine.synthgen(
-        shows, [*shows, "--online"], ["models", "--download", str(spec)], shows
-    )
+    hub.repositories["me/checked"].gated = True
+    download = ["models", "--download", str(spec)]
+    unknown, known, done, whole = machine.synthgen(shows, [*shows, "--online"], [f"HF_TOKEN={TOKEN}", *download], shows)
     fetch = f"fetch what is missing with: synthgen models --download {spec}"
     assert unknown[0] == 0 and unknown[1].splitlines()[-1] == fetch
     rows = [line.split() for line in unknown[1].splitlines()]
@@ -261,25 +268,24 @@ def test_a_spec_says_what_it_needs_and_fetches_it(
     read = {name for name in PLAIN if "diffusion_pytorch" not in name} | variant
     wanted = sizes(folders / "checked", read, "me/checked")
     rows = [line.split() for line in known[1].splitlines()]
-    size = f"{sum(wanted.values()) / 1e9:.3g}"
-    assert ["generator", "me/checked", "fp16", size, "apache-2.0", "open", "no"] in rows
-    detector = files_in(machine.snapshot("me/detector", NEW))
-    wanted |= sizes(folders / "detector", detector, "me/detector")
+    detector = sizes(folders / "detector", files_in(machine.snapshot("me/detector", NEW)), "me/detector")
+    size = f"{sum(detector.values()) / 1e9:.3g}"
+    assert ["grounder", "me/detector", "main", size, "apache-2.0", "open", "no"] in rows
+    # What is read of a pipeline is said by its index, which the hub does not show to strangers.
+    assert ["generator", "me/checked", "fp16", "?", "apache-2.0", "gated", "no"] in rows
+    wanted |= detector
     lines = [f"me/{name}: {machine.snapshot(f'me/{name}', NEW)}" for name in ("checked", "detector")]
     assert done[:2] == (0, "\n".join([*lines, f"{spec}: all its models are here"]) + "\n"), done[2]
     assert "fetch what" not in whole[1] and str(machine.snapshot("me/checked", NEW)) in whole[1]
-    twice = {"me/checked/model_index.json"}  # --online keeps nothing
-    assert {name: n // (1 + (name in twice)) for name, n in hub.served.items()} == wanted
+    assert dict(hub.served) == wanted
     hub.forget()
-    machine.synthgen(shows, ["models", "--download", str(spec)])
+    machine.synthgen(shows, download)
     assert hub.requests == []  # what is here is not asked for
 
 
 def test_parts_and_loras_of_a_spec_are_fetched_and_what_they_replace_is_not(
-    hub: Hub, folders: Path, good: dict[str, Any], tmp_path: Path, synthgen: Any, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, hub: Hub, folders: Path, good: dict[str, Any], tmp_path: Path, synthgen: Any
 ) -> None:
-    machine = Machine(tmp_path / "hf", hub)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(machine.cache))
     loras = tmp_path / "loras"
     loras.mkdir()
     for name in ("a.safetensors", "b.safetensors", "README.md"):
@@ -291,14 +297,21 @@ def test_parts_and_loras_of_a_spec_are_fetched_and_what_they_replace_is_not(
     good["grounder"], good["filters"] = {"use": "detector", "model": "me/detector"}, {}
     spec = tmp_path / "spec.yaml"
     spec.write_text(yaml.safe_dump(good))
-    ((code, out, err),) = machine.synthgen(["models", "--download", str(spec)])
+    known, (code, out, err) = machine.synthgen(["models", str(spec), "--online"], ["models", "--download", str(spec)])
     assert code == 0 and out.endswith(f"{spec}: all its models are here\n"), err
     vae = {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
     expected = sizes(folders / "pipeline", PLAIN - vae, "me/pipeline")
     expected |= sizes(folders / "checked", {"model_index.json", *vae}, "me/checked")
     expected |= sizes(loras, {"b.safetensors"}, "me/loras")
     detector = files_in(machine.snapshot("me/detector", NEW))
-    assert dict(hub.served) == expected | sizes(folders / "detector", detector, "me/detector")
+    expected |= sizes(folders / "detector", detector, "me/detector")
+    indexes = {"me/pipeline/model_index.json", "me/checked/model_index.json"}  # --online reads them, and keeps nothing
+    assert dict(hub.served) == {name: size * (1 + (name in indexes)) for name, size in expected.items()}
+    rows = [line.split() for line in known[1].splitlines()]
+    for name in ("pipeline", "checked", "loras", "detector"):
+        size = sum(size for file, size in expected.items() if file.startswith(f"me/{name}/"))
+        (row,) = [row for row in rows if row[1:2] == [f"me/{name}"]]
+        assert row[2:] == [f"{size / 1e9:.3g}", "apache-2.0", "open", "no"]
     lora = machine.snapshot("me/loras", NEW) / "b.safetensors"
     lora.rename(lora.with_name("a.safetensors"))
     fetch = "synthgen models --download me/loras --file b.safetensors"
@@ -334,9 +347,7 @@ def test_what_a_killed_download_of_the_client_has_left_is_removed(machine: Machi
     assert all(file.exists() for file in others)
 
 
-def test_what_other_tools_have_fetched_is_found(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine(tmp_path / "hf", hub)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(machine.cache))
+def test_what_other_tools_have_fetched_is_found(machine: Machine) -> None:
     done = machine.python(
         "import huggingface_hub, transformers, diffusers\nhuggingface_hub.snapshot_download('me/sharded')\n"
         "transformers.AutoModel.from_pretrained('me/detector')\n"
