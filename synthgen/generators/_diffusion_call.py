@@ -123,6 +123,8 @@ class Call:
         }
         if row.area:
             arguments[row.area] = jobs[0].height * jobs[0].width
+        if row.other_steps and settings.num_inference_steps != row.recommended[-1].num_inference_steps:
+            arguments |= row.other_steps
         scale = settings.guidance_scale
         if self.guidance.argument and not self.guidance.guiders and scale is not None:
             arguments |= {self.guidance.argument: scale, **row.with_scale}

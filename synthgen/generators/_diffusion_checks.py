@@ -3,6 +3,7 @@ what a spec asks for."""
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from synthgen.models.families import (
     family,
     guidance,
     is_known,
+    latent_side,
     pipeline_class,
     sides_multiple,
 )
@@ -71,6 +73,9 @@ class Checks:
         if self.row.refused_if and denoiser(self.path).get(self.row.refused_if[0]):
             message = f"is a {self.row.pipeline} with {self.row.refused_if[0]}, which cannot be used here"
             return [Problem(".model", f"{message}: {self.row.refused_if[1]}")]
+        if lacks := [name for name in self.row.packages if importlib.util.find_spec(name) is None]:
+            message = f"is a {self.row.pipeline}, whose code needs a package: pip install {' '.join(lacks)}"
+            return [Problem(".model", message)]
         problems = [*self._size(), *self._options(), *(p for p, is_cut in self._prompts() if is_cut)]
         sizes = card.sizes
         if sizes is not None and (request.height, request.width) not in sizes:
@@ -131,7 +136,14 @@ class Checks:
 
     def _size(self) -> Iterable[Problem]:
         """Whether the pipeline can make this size. Some pipelines round others, or refuse them with the first batch."""
-        multiple = sides_multiple(self.row, self.path) if is_known(self.row.pipeline) else None
+        row, asked = self.row, (self.request.height, self.request.width)
+        if row.resizes and (made := row.resizes(*asked, latent_side(self.path))) != asked:
+            got = f"got {asked[0]}x{asked[1]}, of which {row.pipeline} makes {made[0]}x{made[1]}; set that"
+            yield Problem("height, width", got)
+            return
+        if row.binned and self.config.call_options.get("use_resolution_binning", True):
+            return
+        multiple = sides_multiple(row, self.path) if is_known(row.pipeline) else None
         for key, value in (("height", self.request.height), ("width", self.request.width)):
             if multiple and value % multiple:
                 near = f"{value // multiple * multiple} or {(value // multiple + 1) * multiple}"
@@ -184,10 +196,12 @@ class Checks:
     def _reader(self) -> Counter | None:
         """The tokenizer whose text encoder takes the most tokens; None if one of the tokenizers cannot be read or has
         no limit."""
+        row = self.row
         most = self.config.call_options.get("max_sequence_length")
-        if most is None:
-            most = (call_parameters(self.row.pipeline) or {}).get("max_sequence_length")
-        most = most or self.row.tokens
+        if row.tokens is not None:
+            most = row.tokens
+        elif most is None:
+            most = (call_parameters(row.pipeline) or {}).get("max_sequence_length")
         readers = []
         for folder in sorted(self.path.glob("tokenizer*")) or sorted(self.path.glob("processor")):
             encoder_name = folder.name.replace("tokenizer", "text_encoder")
@@ -202,10 +216,10 @@ class Checks:
             if reader is None:
                 return None
             reader = Counter(partial(self._counts, reader), reader.limit)
-            if self.row.tokens is not None and not has_positions:
-                reader = Counter(reader.counts, self.row.tokens)
+            if row.tokens is not None and not has_positions:
+                reader = reader.framed(row.frame, row.tokens)
             elif not is_clip and isinstance(most, int):
-                reader = Counter(reader.counts, min(most, reader.limit or most))
+                reader = reader.framed(row.frame, min(most, reader.limit or most) + row.frame_tokens)
             if reader.limit is None:
                 return None
             readers.append(reader)

@@ -31,6 +31,8 @@ def guidance_problems(
     if row.unguided and not guided.is_on(scale):
         message = f"turns guidance off, and {row.unguided}; set one above {row.above:g}"
         yield Problem(".guidance_scale", message)
+    if guided.argument and scale is not None and scale < row.least:
+        yield Problem(".guidance_scale", f"got {scale:g}; {kind} takes at least {row.least:g}, which is unguided")
     if row.schedule_steps:
         yield from _schedule_problems(config, row, next(iter(row.with_scale)))
     if not negative_prompt:

@@ -41,14 +41,17 @@ def scheduler_problems(config: Config, row: Family, path: Path) -> Iterable[Prob
         message = f"got {kind}, which cannot be set to the {listed(lacks)} that {row.pipeline} computes"
         yield Problem(".scheduler", f"{message}; leave it out")
         return
-    flows, options = own.startswith("FlowMatch"), config.scheduler_options
-    by_options = options.get("use_flow_sigmas") and options.get("prediction_type") == "flow_prediction"
+    takes = parameters(kind, "__init__", "schedulers") or ()
+    # Solvers such as DPMSolver can denoise by flow matching too. Their settings go to a scheduler that takes them.
+    flows = own.startswith("FlowMatch") or bool(settings.get("use_flow_sigmas"))
+    kept = {name: value for name, value in settings.items() if name in takes} | config.scheduler_options
+    by_options = kept.get("use_flow_sigmas") and kept.get("prediction_type") == "flow_prediction"
     chosen = config.scheduler.startswith("FlowMatch") or bool(by_options)
     if own and flows != chosen:
         same = [name for name in SCHEDULERS if name.startswith("FlowMatch") == flows]
         what = "by flow matching" if flows else "noise, and not by flow matching"
         message = f"got {config.scheduler}, and the model was trained to denoise {what}; takes: {listed(same)}"
-        if flows and "use_flow_sigmas" in (parameters(kind, "__init__", "schedulers") or ()):
+        if flows and "use_flow_sigmas" in takes:
             message += ", or scheduler_options: {use_flow_sigmas: true, prediction_type: flow_prediction}"
         yield Problem(".scheduler", message)
 

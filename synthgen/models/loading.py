@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,7 +47,10 @@ def loading(path: Path, held: Held, field: str = "") -> Iterator[None]:
     hook = register_module_parameter_registration_hook(bounds)
     was_offline, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
     try:
-        yield
+        with warnings.catch_warnings():
+            # Classes of diffusers are built on deprecated ones of diffusers; users cannot change that.
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"diffusers\.")
+            yield
     except SynthgenError:
         raise
     except Exception as error:  # the libraries do not check the settings in a folder, so anything may be raised

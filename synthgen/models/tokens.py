@@ -28,6 +28,11 @@ class Counter:
     counts: Callable[[Sequence[str]], list[int]]
     limit: int | None
 
+    def framed(self, frame: str, limit: int) -> Counter:
+        """Counts texts within a longer text, `frame`, in which each stands for `{}`."""
+        before, _, after = frame.partition("{}")
+        return Counter(lambda texts: self.counts([f"{before}{text}{after}" for text in texts]), limit)
+
     def longest(self, form: PromptForm) -> tuple[str, str]:
         """The longest prompt of a form, made of each piece's longest text, and the part of it that the model needs."""
         parts = [texts[0] if len(texts) == 1 else self._longest_of(texts) for texts in form.pieces]

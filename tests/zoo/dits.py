@@ -19,7 +19,7 @@ def flow(**options: Any):
 def deep_vae(latent_channels: int = 4, **options: Any):
     """An autoencoder that divides sides by eight, for pipelines that take this factor for granted."""
     return diffusers.AutoencoderKL(
-        block_out_channels=(2, 2, 2, 4), norm_num_groups=2, latent_channels=latent_channels,
+        block_out_channels=(2,) * 4, norm_num_groups=2, layers_per_block=0, latent_channels=latent_channels,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         mid_block_add_attention=False, **options,
     ).eval()  # fmt: skip
@@ -36,25 +36,26 @@ def lively(denoiser: Any, gain: float = 1.5):
 # Sana
 
 
-def dc_vae():
-    """Sana's kind of autoencoder, which divides sides by two here and by 32 there."""
-    blocks = ("ResBlock", "EfficientViTBlock")
+def dc_vae(levels: int):
+    """Sana's kind of autoencoder. Sides are halved between levels."""
+    blocks = ("ResBlock",) * (levels - 1) + ("EfficientViTBlock",)
+    widths, scales, once = (8,) * levels, ((),) * (levels - 1) + ((5,),), (1,) * levels
     return diffusers.AutoencoderDC(
         latent_channels=4, attention_head_dim=2, encoder_block_types=blocks, decoder_block_types=blocks,
-        encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), encoder_qkv_multiscales=((), (5,)),
-        decoder_qkv_multiscales=((), (5,)), encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1),
+        encoder_block_out_channels=widths, decoder_block_out_channels=widths, encoder_qkv_multiscales=scales,
+        decoder_qkv_multiscales=scales, encoder_layers_per_block=once, decoder_layers_per_block=once,
         downsample_block_type="conv", upsample_block_type="interpolate", scaling_factor=0.41407,
     ).eval()  # fmt: skip
 
 
-def sana_parts(scheduler: Any, **options: Any) -> dict[str, Any]:
+def sana_parts(scheduler: Any, levels: int = 2, **options: Any) -> dict[str, Any]:
+    shape = {"sample_size": 32, **options}
     denoiser = diffusers.SanaTransformer2DModel(
         in_channels=4, out_channels=4, num_layers=2, num_attention_heads=2, attention_head_dim=4,
-        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=16,
-        sample_size=32, **options,
+        num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=16, **shape,
     )  # fmt: skip
     return {
-        "tokenizer": gemma_tokenizer(), "text_encoder": decoder_text(transformers.Gemma2Model), "vae": dc_vae(),
+        "tokenizer": gemma_tokenizer(), "text_encoder": decoder_text(transformers.Gemma2Model), "vae": dc_vae(levels),
         "transformer": lively(denoiser), "scheduler": scheduler,
     }  # fmt: skip
 
@@ -63,14 +64,21 @@ def sana():
     return diffusers.SanaPipeline(**sana_parts(flow(shift=3.0)))
 
 
+def sana_as_published():
+    """A model for 512 px, whose latents stand for 32 px a side, with the scheduler of published folders."""
+    scheduler = diffusers.DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0
+    )
+    return diffusers.SanaPipeline(**sana_parts(scheduler, levels=6, sample_size=16))
+
+
 def sana_pag():
     return diffusers.SanaPAGPipeline(**sana_parts(flow(shift=3.0)), pag_applied_layers="transformer_blocks.0")
 
 
 def sana_sprint():
-    scheduler = diffusers.SCMScheduler()
     return diffusers.SanaSprintPipeline(
-        **sana_parts(scheduler, guidance_embeds=True, qk_norm="rms_norm_across_heads", timestep_scale=1.0)
+        **sana_parts(diffusers.SCMScheduler(), guidance_embeds=True, qk_norm="rms_norm_across_heads")
     )
 
 
@@ -277,29 +285,34 @@ def hidream():
     )  # fmt: skip
 
 
-UNBINNED = {"use_resolution_binning": False}  # else Sana and PRX make a size of their own, and resize the picture
+# Sana and PRX make a size of their own otherwise, and resize the picture; Sana puts long instructions before a prompt.
+UNBINNED = {"use_resolution_binning": False}
+SHORT = {"max_sequence_length": 64}
+SANA = {**UNBINNED, **SHORT, "complex_human_instruction": ["User Prompt: "]}
+
+
+def told(name: str, make: Any, options: dict[str, Any], side: int = 32) -> Animal:
+    """A model that is called with further arguments."""
+    return Animal(name, make, side, call={"guidance_scale": 4.0, **options}, options={"call_options": options})
+
+
 ZOO = {
-    "sana": Animal("SanaPipeline", sana, call={"guidance_scale": 4.0, **UNBINNED}, options={"call_options": UNBINNED}),
-    "sana_pag": Animal(
-        "SanaPAGPipeline", sana_pag, call={"guidance_scale": 4.0, **UNBINNED}, options={"call_options": UNBINNED}
-    ),
-    "sana_sprint": Animal(
-        "SanaSprintPipeline", sana_sprint, call={"guidance_scale": 4.0, **UNBINNED}, options={"call_options": UNBINNED}
-    ),
-    "aura_flow": Animal("AuraFlowPipeline", aura_flow),
+    "sana": told("SanaPipeline", sana, SANA),
+    "sana_as_published": Animal("SanaPipeline", sana_as_published, 72),
+    "sana_pag": told("SanaPAGPipeline", sana_pag, SANA),
+    "sana_sprint": told("SanaSprintPipeline", sana_sprint, SANA),
+    "aura_flow": told("AuraFlowPipeline", aura_flow, SHORT),
     "lumina": Animal("LuminaPipeline", lumina, 64),
     "lumina_2": Animal("Lumina2Pipeline", lumina_2, 64),
     "cogview_3_plus": Animal("CogView3PlusPipeline", cogview_3_plus),
     "cogview_4": Animal("CogView4Pipeline", cogview_4),
-    "chroma": Animal("ChromaPipeline", chroma),
+    "chroma": told("ChromaPipeline", chroma, SHORT),
     "bria": Animal("BriaPipeline", bria),
-    "ovis": Animal("OvisImagePipeline", ovis),
-    "prx": Animal("PRXPipeline", prx, call={"guidance_scale": 4.0, **UNBINNED}, options={"call_options": UNBINNED}),
-    "prx_pixel": Animal(
-        "PRXPixelPipeline", prx_pixel, call={"guidance_scale": 4.0, **UNBINNED}, options={"call_options": UNBINNED}
-    ),
-    "z_image": Animal("ZImagePipeline", z_image),
-    "z_image_omni": Animal("ZImageOmniPipeline", z_image_omni),
+    "ovis": told("OvisImagePipeline", ovis, {"max_sequence_length": 192}),
+    "prx": told("PRXPipeline", prx, UNBINNED),
+    "prx_pixel": told("PRXPixelPipeline", prx_pixel, UNBINNED),
+    "z_image": told("ZImagePipeline", z_image, {"max_sequence_length": 128}),
+    "z_image_omni": told("ZImageOmniPipeline", z_image_omni, {"max_sequence_length": 128}),
     "kandinsky_5": Animal("Kandinsky5T2IPipeline", kandinsky_5, 1024),
     "hidream": Animal("HiDreamImagePipeline", hidream, 128),
 }

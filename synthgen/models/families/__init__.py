@@ -102,8 +102,16 @@ def sides_multiple(row: Family, folder: Path) -> int | None:
     """The number of px that the sides of an image are multiples of; None if nothing is known."""
     if row.multiple:
         return row.multiple
+    patch = denoiser(folder).get("patch_size") if row.patched else 2 if row.paired else 1
+    return latent_side(folder) * (patch if isinstance(patch, int) else 1)
+
+
+def latent_side(folder: Path) -> int:
+    """The side of a latent in px: 1 if the pipeline has no autoencoder."""
+    if not (folder / "vae").is_dir():
+        return 1
     vae = settings(folder / "vae")
     # Each of diffusers' pipelines computes its `vae_scale_factor` in this way.
-    halved = vae.get("temperal_downsample") or (vae.get("block_out_channels") or [0] * 4)[1:]
-    latent = 2 ** len(halved) if isinstance(halved, list) and len(halved) < 8 else 8
-    return latent * (2 if row.paired else 1)
+    blocks = vae.get("block_out_channels") or vae.get("encoder_block_out_channels") or [0] * 4
+    halved = vae.get("temperal_downsample") or blocks[1:]
+    return 2 ** len(halved) if isinstance(halved, list) and len(halved) < 8 else 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ class Family:
         embedded: the argument that the denoiser takes as an input; None: there is none.
         embedded_if: the key of the denoiser's settings that must be set for that; "": it always is.
         unguided: why a scale that turns guidance off cannot be used; "": it can.
+        least: the least scale that its call takes.
         distilled_if: the key of the pipeline's index that, if true, says that the scale has no effect.
         guiders: the parts of a pipeline that have the scale of classifier-free guidance instead.
         with_scale: further arguments that must go with a scale.
@@ -49,13 +50,21 @@ class Family:
         multiple: the sides of an image are multiples of this, in px; None: of the side of a latent, which the
             autoencoder's settings tell.
         paired: 2 x 2 latents are a token: sides are multiples of two latents' sides.
+        patched: sides are multiples of as many latents' sides as the denoiser's `patch_size` says.
+        binned: by default its call makes a size of its own, of about the shape that is asked for, and resizes the
+            images: sides need no multiple.
+        resizes: a height, a width and the side of a latent, in px -> the height and width that its call makes, whatever
+            is asked for; None: it makes what is asked for.
         scheduler: False: the class computes with its own scheduler only.
         schedulers: the only ones that it computes rightly with; (): each that fits.
         timesteps: the arguments with which its call sets a scheduler's timesteps, besides their number. Other
             schedulers can be used if they take these.
         own_steps: the key of the pipeline's index that, if set, has the noise of each step, and so their number.
-        tokens: the most tokens of a prompt that the class reads, where its call has no `max_sequence_length`. Encoders
-            without a table of positions, such as T5, read as many whatever the tokenizer says.
+        tokens: the most tokens of a prompt that the class reads, whatever `max_sequence_length` its call is given;
+            None: this and the tokenizers say it. Encoders without a table of positions, such as T5, read as many
+            whatever the tokenizer says.
+        frame: the text that its call makes of a prompt `{}`, and that counts as the prompt's.
+        frame_tokens: how many tokens of the frame do not count.
         singles: why each image is made in a call of its own; "": a call takes a batch, and companions do not change an
             image beyond rounding.
         global_seed: the class also draws random numbers from torch's global generator, which is then seeded with the
@@ -64,6 +73,8 @@ class Family:
         long_prompts: its only text encoders are CLIPs, whose results the call takes in place of prompts, so that
             prompts of any length can be encoded in pieces.
         area: the argument with the area of the image in px, without which the class chooses one; "": none.
+        other_steps: further arguments of a call with another number of steps than the recommended one.
+        packages: packages that its code needs, besides those that diffusers needs.
         output: the form of results that is asked for: tensors, or arrays where a class gives no tensors in [0, 1].
         channels: 4 if images have an alpha channel.
         refused: why the class cannot be used; "": it can.
@@ -76,6 +87,7 @@ class Family:
     embedded: str | None = None
     embedded_if: str = ""
     unguided: str = ""
+    least: float = 0.0
     distilled_if: str = ""
     guiders: tuple[str, ...] = ()
     with_scale: Mapping[str, Any] = field(default_factory=dict)
@@ -87,16 +99,23 @@ class Family:
     side: int | None = None
     multiple: int | None = None
     paired: bool = False
+    patched: bool = False
+    binned: bool = False
+    resizes: Callable[[int, int, int], tuple[int, int]] | None = None
     scheduler: bool = True
     schedulers: tuple[str, ...] = ()
     timesteps: tuple[str, ...] = ()
     own_steps: str = ""
     tokens: int | None = None
+    frame: str = "{}"
+    frame_tokens: int = 0
     singles: str = ""
     global_seed: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
     long_prompts: bool = False
     area: str = ""
+    other_steps: Mapping[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
     output: Literal["pt", "np"] = "pt"
     channels: int = 3
     refused: str = ""

@@ -4,19 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from synthgen.models.families import classic, large
+from synthgen.models.families import classic, diffusion_transformers, large
 from synthgen.models.families.family import Family, Recommendation
 
-_ROWS = (
-    Family(
-        "ZImagePipeline",
-        above=0,
-        timesteps=("sigmas",),
-        paired=True,
-        recommended=(Recommendation(8, 0.0, "turbo"), Recommendation(50, 5.0)),
-        side=1024,
-    ),
-    # Modular pipelines. Their scales go to a guider, or to every step of a schedule: `generators/_modular.py`.
+# Modular pipelines. Their scales go to a guider, or to every step of a schedule: `generators/_modular.py`.
+_MODULAR = (
     Family(
         "Flux3ModularPipeline",
         paired=True,
@@ -42,4 +34,5 @@ _ROWS = (
         side=2048,
     ),
 )
-FAMILIES: Mapping[str, Family] = {row.pipeline: row for row in (*classic.ROWS, *_ROWS, *large.ROWS)}
+_ALL = (*classic.ROWS, *large.ROWS, *diffusion_transformers.ROWS, *_MODULAR)
+FAMILIES: Mapping[str, Family] = {row.pipeline: row for row in _ALL}
