@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from synthgen.backends import Model, Source
 from synthgen.cli.display import LINE_SECONDS, clock
 from synthgen.errors import BackendError, RunError
-from synthgen.models import KNOWN, ModelMissing, existing, is_hub_id
+from synthgen.models import KNOWN, ModelIncomplete, ModelMissing, existing, is_hub_id
 from synthgen.models.named import ModelFiles
 from synthgen.models.transfer import Progress, Report
 
@@ -32,7 +32,8 @@ class Need:
     Attributes:
         stage: its key in the spec.
         use: the backend that needs it.
-        place: where it is; None if it, or a part of it, is missing.
+        place: where it is; None if it cannot be loaded from there.
+        here: what stands in the table of that.
         lack: why it cannot be loaded; "" if it can.
     """
 
@@ -41,6 +42,7 @@ class Need:
     model: Model
     source: Source | None
     place: str | None
+    here: str
     lack: str
 
     @property
@@ -68,20 +70,22 @@ def needs_of(spec: DatasetSpec) -> list[Need]:
     needs = []
     for key, stage in Stages.of(spec).named().items():
         for model in stage.models():
-            place, lack = _place(model)
-            needs.append(Need(key, stage.config.use, model, model.source(), place, lack))
+            needs.append(Need(key, stage.config.use, model, model.source(), *_place(model)))
     return needs
 
 
-def _place(model: Model) -> tuple[str | None, str]:
-    """Where a model is, or None, and what it lacks."""
+def _place(model: Model) -> tuple[str | None, str, str]:
+    """Where a model is, or None; the same for people; and what it lacks."""
     try:
         if isinstance(model, ModelFiles):
             model.inspect()
-            return str(model.path()), ""
-        return model.identity(), ""
-    except (BackendError, ModelMissing) as error:
-        return None, str(error)
+        place = str(model.path()) if isinstance(model, ModelFiles) else model.identity()
+    except ModelMissing as error:
+        return None, "no", str(error)
+    except BackendError as error:
+        return None, "in part" if isinstance(error, ModelIncomplete) else "refused", str(error)
+    source = model.source()
+    return place, "embedded" if source and source.model == "mini" else place, ""
 
 
 def table_of(needs: Iterable[Need], *, online: bool) -> Table:
@@ -97,8 +101,7 @@ def table_of(needs: Iterable[Need], *, online: bool) -> Table:
         table.add_column(column, overflow="fold")
     for need in needs:
         size, licence, access = _of_hub(need) if online and need.is_on_hub else _known(need)
-        here = "embedded" if need.name == "mini" else need.place or "no"
-        table.add_row(need.stage, need.name, size, licence, access, here)
+        table.add_row(need.stage, need.name, size, licence, access, need.here)
     return table
 
 

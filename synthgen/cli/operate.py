@@ -244,14 +244,13 @@ def _download(source: Source) -> None:
 
 
 def _download_needs(spec: Path) -> None:
-    """Downloads what a spec needs and is not here. Models that no download brings are errors, after the others."""
+    """Downloads what a spec needs and is not here. What cannot be loaded even then is an error, after the others."""
     from synthgen.cli.needs import needs_of
 
-    needs = needs_of(load(spec, []))
-    for source in dict.fromkeys(need.source for need in needs if need.is_fetchable and need.source):
+    loaded = load(spec, [])
+    for source in dict.fromkeys(need.source for need in needs_of(loaded) if need.is_fetchable and need.source):
         _download(source)
-    problems = [f"{need.stage}: {need.lack}" for need in needs if not need.is_fetchable and need.lack]
-    if problems:
+    if problems := [f"{need.stage}: {need.lack}" for need in needs_of(loaded) if need.lack]:
         raise RunError("\n".join(problems))
     print(f"{spec}: all its models are here")
 

@@ -14,11 +14,13 @@ from typing import Any
 import diffusers
 import hub as hubs
 import huggingface_hub
+import numpy as np
 import pytest
 import tiny
 import transformers
 import yaml
 from hub import TOKEN, Hub, Machine, Repository
+from safetensors.numpy import save_file
 
 from synthgen.generators import diffusion
 from synthgen.models import ModelMissing, find_model
@@ -288,8 +290,9 @@ def test_parts_and_loras_of_a_spec_are_fetched_and_what_they_replace_is_not(
 ) -> None:
     loras = tmp_path / "loras"
     loras.mkdir()
-    for name in ("a.safetensors", "b.safetensors", "README.md"):
-        (loras / name).write_text(name)
+    (loras / "README.md").write_text("it is read by nobody")
+    for name in ("a.safetensors", "b.safetensors"):
+        save_file({"unet.lora_A.weight": np.zeros(4, np.float32)}, loras / name)
     hub.repositories["me/loras"] = Repository({NEW: loras}, {"main": NEW})
     good["layout"] = None
     added = [{"model": "me/loras", "file": "b.safetensors"}]
@@ -314,6 +317,8 @@ def test_parts_and_loras_of_a_spec_are_fetched_and_what_they_replace_is_not(
         assert row[2:] == [f"{size / 1e9:.3g}", "apache-2.0", "open", "no"]
     lora = machine.snapshot("me/loras", NEW) / "b.safetensors"
     lora.rename(lora.with_name("a.safetensors"))
+    (row,) = [line.split() for line in synthgen("models", spec)[1].splitlines() if "me/loras" in line]
+    assert row[-2:] == ["in", "part"]
     fetch = "synthgen models --download me/loras --file b.safetensors"
     err = synthgen("check", spec)[2]
     assert f"generator.loras.0: {lora} does not exist; fetch what is missing with: {fetch}" in err
