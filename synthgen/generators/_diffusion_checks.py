@@ -16,7 +16,7 @@ from synthgen.generators._diffusion_config import OURS, Config
 from synthgen.generators._diffusion_guidance import guidance_problems, steps_problems
 from synthgen.generators._diffusion_schedulers import scheduler_problems
 from synthgen.generators._modular import problems as modular_problems
-from synthgen.models import AdapterLayout, NativeLayout, read_card
+from synthgen.models import AdapterLayout, NativeLayout, read_card, read_json
 from synthgen.models.families import (
     call_parameters,
     denoiser,
@@ -76,6 +76,8 @@ class Checks:
         if lacks := [name for name in self.row.packages if importlib.util.find_spec(name) is None]:
             message = f"is a {self.row.pipeline}, whose code needs a package: pip install {' '.join(lacks)}"
             return [Problem(".model", message)]
+        if absent := self._absent():
+            return [absent]
         problems = [*self._size(), *self._options(), *(p for p, is_cut in self._prompts() if is_cut)]
         sizes = card.sizes
         if sizes is not None and (request.height, request.width) not in sizes:
@@ -110,6 +112,15 @@ class Checks:
             yield Problem(
                 "layout", f"the card of {model} says that it takes boxes, and a {self.row.pipeline} takes none"
             )
+
+    def _absent(self) -> Problem | None:
+        """A part that the class needs, and that neither its folder nor the spec has."""
+        index = read_json(self.path / "model_index.json")
+        for name, usual in self.row.from_elsewhere.items():
+            if index.get(name) in (None, [None, None]) and not self.config.components.get(name):
+                message = f"a {self.row.pipeline} needs a {name}, which this folder lacks; set {{{name}: {usual}}}"
+                return Problem(".components", f"{message}, or another of its kind")
+        return None
 
     def advice(self) -> list[Problem]:
         """What the pipeline takes and was not made for, and prompts that it cuts."""

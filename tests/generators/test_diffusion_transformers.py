@@ -2,6 +2,8 @@
 says it, and here diffusers' own code is asked."""
 
 import importlib.util
+import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +187,22 @@ def test_a_package_that_its_code_needs_is_named(animal, monkeypatch):
     installed(monkeypatch, ftfy=False)
     message = said(backend(animal("prx"), "prx"), "prx")[".model"]
     assert message == "is a PRXPipeline, whose code needs a package: pip install ftfy"
+
+
+@pytest.mark.parametrize("entry", [None, [None, None]])
+def test_a_part_that_published_folders_lack_is_asked_for(animal, tmp_path, entry):
+    folder = shutil.copytree(animal("hidream"), tmp_path / "hidream")
+    for name in ("text_encoder_4", "tokenizer_4"):
+        shutil.move(folder / name, tmp_path / name)
+    shutil.copytree(tmp_path / "tokenizer_4", tmp_path / "text_encoder_4", dirs_exist_ok=True)
+    index = {k: v for k, v in json.loads((folder / "model_index.json").read_text()).items() if not k.endswith("_4")}
+    if entry:
+        index |= {"text_encoder_4": entry, "tokenizer_4": entry}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    message = said(backend(folder, "hidream"), "hidream")[".components"]
+    assert "needs a text_encoder_4" in message and "{text_encoder_4: meta-llama/" in message
+    given = {"text_encoder_4": str(tmp_path / "text_encoder_4")}
+    assert ".components" not in said(backend(folder, "hidream", components=given), "hidream")
 
 
 # Schedulers

@@ -55,7 +55,8 @@ def sana_parts(scheduler: Any, levels: int = 2, **options: Any) -> dict[str, Any
         num_cross_attention_heads=2, cross_attention_head_dim=4, cross_attention_dim=8, caption_channels=16, **shape,
     )  # fmt: skip
     return {
-        "tokenizer": gemma_tokenizer(), "text_encoder": decoder_text(transformers.Gemma2Model), "vae": dc_vae(levels),
+        "tokenizer": gemma_tokenizer(), "text_encoder": decoder_text(transformers.Gemma2Model, num_hidden_layers=1),
+        "vae": dc_vae(levels),
         "transformer": lively(denoiser), "scheduler": scheduler,
     }  # fmt: skip
 

@@ -144,6 +144,7 @@ ROWS = (
     Family(
         "HiDreamImagePipeline",
         paired=True,
+        from_elsewhere={"text_encoder_4": "meta-llama/Meta-Llama-3.1-8B-Instruct"},
         resizes=_same_area,
         schedulers=(_FLOW_MATCHING, "FlowMatchLCMScheduler", "UniPCMultistepScheduler"),
         recommended=(Recommendation(28, 0.0, "dev"), Recommendation(16, 0.0, "fast"), Recommendation(50, 5.0)),

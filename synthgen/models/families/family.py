@@ -74,6 +74,7 @@ class Family:
             prompts of any length can be encoded in pieces.
         area: the argument with the area of the image in px, without which the class chooses one; "": none.
         other_steps: further arguments of a call with another number of steps than the recommended one.
+        from_elsewhere: parts that published folders of the class lack, and the models that people take them from.
         packages: packages that its code needs, besides those that diffusers needs.
         output: the form of results that is asked for: tensors, or arrays where a class gives no tensors in [0, 1].
         channels: 4 if images have an alpha channel.
@@ -115,6 +116,7 @@ class Family:
     long_prompts: bool = False
     area: str = ""
     other_steps: Mapping[str, Any] = field(default_factory=dict)
+    from_elsewhere: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     output: Literal["pt", "np"] = "pt"
     channels: int = 3
