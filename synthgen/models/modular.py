@@ -57,6 +57,11 @@ MODULAR = {
     "Flux3DistilledModularPipeline": Blocks(
         "Flux3DistilledAutoBlocks", {**_FLUX3, "num_inference_steps": 16}, _FLUX3_PARTS
     ),
+    "AnimaModularPipeline": Blocks(
+        "AnimaAutoBlocks",
+        {**_COMMON, "negative_prompt": None, "max_sequence_length": 512, "num_inference_steps": 50, "sigmas": None},
+        ("text_encoder", "tokenizer", "t5_tokenizer", "vae", "text_conditioner", "transformer", "scheduler"),
+    ),
     "Ideogram4ModularPipeline": Blocks(
         "Ideogram4AutoBlocks",
         {**_COMMON, "max_sequence_length": 2048, "num_inference_steps": 48, "mu": 0.0, "std": 1.5,

@@ -28,6 +28,7 @@ from synthgen.generators import diffusion
 from synthgen.generators._diffusion_config import SCHEDULERS
 from synthgen.models import families
 from synthgen.models.families.table import FAMILIES
+from synthgen.models.layouts import layout_of
 from synthgen.models.tokens import counter
 from synthgen.types import Category, Job, PromptForm
 
@@ -81,11 +82,13 @@ class Keeper:
         assert images.shape[:3] == (len(jobs), jobs[0].height, jobs[0].width)
         return images.astype(int)
 
-    def refused(self, negative: str = "", height: int = 0, width: int = 0, **options: Any) -> set[str]:
+    def refused(
+        self, negative: str = "", height: int = 0, width: int = 0, has_layout: bool = False, **options: Any
+    ) -> set[str]:
         """The keys of which `check` says that they cannot be used."""
         forms = tuple(PromptForm(((prompt,),), 1) for prompt in self.animal.prompts)
         side = self.animal.side
-        request = Request(height or side, width or side, False, frozenset(), forms, negative)
+        request = Request(height or side, width or side, has_layout, frozenset(), forms, negative)
         return {problem.field for problem in self.backend(**options).check(request)}
 
 
@@ -140,7 +143,7 @@ def with_lora(keeper: Keeper, plain: np.ndarray) -> str:
         denoiser = getattr(pipeline, part, None)
         if not (hasattr(pipeline, "load_lora_weights") and hasattr(denoiser, "add_adapter")):
             save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, f"{folder}/lora.safetensors")
-            assert ".loras.0" in keeper.refused(**options)
+            assert {".loras", ".loras.0"} & keeper.refused(**options)
             return ""
         linear = [name for name, module in denoiser.named_modules() if isinstance(module, torch.nn.Linear)]
         blocks = [name for name in linear if re.search(r"(blocks?|layers)\.", name)][:4]
@@ -158,11 +161,24 @@ def with_lora(keeper: Keeper, plain: np.ndarray) -> str:
         return "equal to upstream" if np.array_equal(made, upstream(keeper, jobs, other)) else "differs"
 
 
+def with_boxes(keeper: Keeper) -> str:
+    """The form in which a layout reaches a model that has no card."""
+    if "layout" in keeper.refused(has_layout=True):
+        return ""
+    side = keeper.animal.side
+    places = (((0, 0, side // 2, side // 2),), ((side // 2, 0, side, side),))
+    left, right = (replace(jobs_of(keeper.animal)[0], asked=(1,), layout=boxes) for boxes in places)
+    assert differ(keeper.images([left]), keeper.images([right]))
+    form = layout_of(keeper.folder, keeper.animal.pipeline)
+    assert form is not None
+    return form.form
+
+
 def measured(keeper: Keeper) -> dict[str, str]:
     """The class, and what it does with each option: "" where that is refused."""
     jobs = jobs_of(keeper.animal)
     plain = keeper.images(jobs)
-    cells = {"pipeline": keeper.animal.pipeline, "boxes": ""}
+    cells = {"pipeline": keeper.animal.pipeline, "boxes": with_boxes(keeper)}
     cells["text"] = "equal to upstream" if np.array_equal(plain, upstream(keeper, jobs)) else "differs"
     assert (plain[..., :3].reshape(len(plain), -1).std(1) > 2).all(), "a flat picture says nothing"
 

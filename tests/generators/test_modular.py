@@ -179,7 +179,7 @@ def test_a_schedule_of_guidance_and_what_the_authors_recommend(saved: Callable[[
     name, schedule = "ideogram4_modular", [7.0, 3.0]
     one = [replace(JOBS[0], layout=None, asked=())]
     plain = backend(name, saved(name), guidance_scale=None).generate(one)
-    options = {"max_sequence_length": 64, "guidance_schedule": schedule}
+    options = {"max_sequence_length": 256, "guidance_schedule": schedule}
     assert (backend(name, saved(name), guidance_scale=None, call_options=options).generate(one) == plain).all()
     assert (backend(name, saved(name)).generate(one) != plain).any()
 

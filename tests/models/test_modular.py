@@ -36,7 +36,7 @@ def test_the_table_says_what_the_blocks_say(name: str) -> None:
     assert {name: defaults[name] for name in ours.inputs} == {**ours.inputs}
     # What is left out takes other pictures, or what steps give to each other.
     left = {"image", "image_cond_latents", "reference_crop", "latents", "num_images_per_prompt", "timesteps",
-            "text_features", "text_lengths"}  # fmt: skip
+            "text_features", "text_lengths", "image_latents", "strength"}  # fmt: skip
     assert defaults.keys() - ours.inputs.keys() <= left
     from_files = {c.name for c in blocks.expected_components if c.default_creation_method == "from_pretrained"}
     assert from_files == {*ours.parts, *ours.optional}

@@ -7,11 +7,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import tiny
 import torch
 import transformers
 from tokenizers import pre_tokenizers
 
 from zoo.base import Animal
+from zoo.language import qwen3, qwen_tokenizer
+from zoo.latent import excited, fixed, qwen_vae
 
 SIDE = 32
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>",
@@ -112,6 +115,22 @@ def ideogram4():
     return pipeline
 
 
+def anima():
+    denoiser = diffusers.CosmosTransformer3DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=1, mlp_ratio=1.0,
+        text_embed_dim=16, adaln_lora_dim=4, max_size=(4, 16, 16), patch_size=(1, 2, 2), extra_pos_embed_type=None,
+    )  # fmt: skip
+    conditioner = diffusers.AnimaTextConditioner(
+        source_dim=16, target_dim=16, model_dim=16, num_layers=1, num_attention_heads=2, target_vocab_size=64,
+    )  # fmt: skip
+    pipeline = diffusers.AnimaAutoBlocks().init_pipeline()
+    pipeline.update_components(
+        text_encoder=qwen3(2).model, tokenizer=qwen_tokenizer(), t5_tokenizer=tiny.t5_tokenizer(), vae=qwen_vae(),
+        text_conditioner=excited(conditioner), transformer=excited(denoiser), scheduler=fixed(),
+    )  # fmt: skip
+    return pipeline
+
+
 class Modular(Animal):
     """A modular pipeline. `guidance_scale` is its guider's."""
 
@@ -143,8 +162,9 @@ ZOO = {
         "Flux3DistilledModularPipeline", lambda: flux3(distilled=True), guidance_scale=None, call=UPSAMPLED,
         options={"call_options": UPSAMPLED},
     ),
+    "anima": Modular("AnimaModularPipeline", anima, call={}),
     "ideogram4_modular": Modular(
-        "Ideogram4ModularPipeline", ideogram4, call={"guidance_schedule": [4.0] * 2, "max_sequence_length": 64},
-        options={"call_options": {"max_sequence_length": 64}},
+        "Ideogram4ModularPipeline", ideogram4, call={"guidance_schedule": [4.0] * 2, "max_sequence_length": 256},
+        options={"call_options": {"max_sequence_length": 256}},
     ),
 }  # fmt: skip

@@ -133,8 +133,8 @@ ZOO = {
     "krea2_turbo": Animal("Krea2Pipeline", lambda: krea2(is_distilled=True)),
     "ideogram4": Animal(
         "Ideogram4Pipeline", ideogram4,
-        call={"guidance_scale": 4.0, "guidance_schedule": None, "max_sequence_length": 64},
-        options={"call_options": {"max_sequence_length": 64}},
+        call={"guidance_scale": 4.0, "guidance_schedule": None, "max_sequence_length": 256},
+        options={"call_options": {"max_sequence_length": 256}},
     ),
     "nucleus_moe": Animal("NucleusMoEImagePipeline", nucleus_moe),
     "longcat": Animal(

@@ -27,6 +27,13 @@ _MODULAR = (
         singles="its prompt upsampler takes one prompt",
     ),
     Family(
+        "AnimaModularPipeline",
+        paired=True,
+        scheduler=False,
+        recommended=(Recommendation(50, 4.0),),
+        side=1024,
+    ),
+    Family(
         "Ideogram4ModularPipeline",
         paired=True,
         scheduler=False,
