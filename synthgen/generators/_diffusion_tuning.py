@@ -28,8 +28,12 @@ CACHES = {"taylorseer": "TaylorSeerCacheConfig", "first_block": "FirstBlockCache
 LEAST_STEPS = (
     9  # a cache estimates from earlier steps, and a model with few steps makes a large part of an image in each
 )
-# The blocks in which diffusers' TaylorSeer looks for attention: `_TRANSFORMER_BLOCK_IDENTIFIERS` of its source.
-BLOCKS_OF_TAYLORSEER = re.compile(r"self\.(?:(?:single_|temporal_)?transformer_)?blocks\b")
+# The blocks in which diffusers' TaylorSeer looks for attention, and the name that this must have there:
+# `_TRANSFORMER_BLOCK_IDENTIFIERS` of its source.
+BLOCKS_OF_TAYLORSEER = re.compile(r"self\.(?:(?:single_|temporal_)?transformer_)?blocks = ")
+ATTENTION_OF_TAYLORSEER = re.compile(r"self\.attn = ")
+# The first block gives two tensors and the last one a single tensor, from which diffusers 0.42 takes the difference.
+UNEVEN_BLOCKS = ("Flux2Transformer2DModel",)
 # The package that a way to compute attention needs, by the beginning of its name.
 ATTENTION_PACKAGES = {
     "_flash_3": "flash_attn_interface", "_flash_varlen_3": "flash_attn_interface", "flash": "flash_attn",
@@ -98,11 +102,13 @@ def _cache(config: Config, pipeline: PipelineFiles) -> Iterable[Problem]:
         yield Problem(".cache", f"got {config.cache!r}, and {kind or pipeline.kind} takes no cache; leave it out")
     elif "cache_context(" not in source(pipeline.kind, "pipelines"):
         yield Problem(".cache", f"got {config.cache!r}, and {pipeline.kind} does not use caches; leave it out")
-    elif config.cache == "taylorseer" and not BLOCKS_OF_TAYLORSEER.search(text):
-        yield Problem(".cache", f"got 'taylorseer', which does not know the blocks of {kind}; leave it out")
+    elif config.cache == "taylorseer":
+        if not (BLOCKS_OF_TAYLORSEER.search(text) and ATTENTION_OF_TAYLORSEER.search(text)):
+            yield Problem(".cache", f"got 'taylorseer', which does not know the blocks of {kind}; leave it out")
     elif config.cache == "first_block":
         registered = source("TransformerBlockRegistry", "hooks")
-        if not any(re.search(rf"\b{block}\b", registered) for block in re.findall(r"^class (\w+Block)\b", text, re.M)):
+        blocks = re.findall(r"^class (\w+Block)\b", text, re.MULTILINE)
+        if kind in UNEVEN_BLOCKS or not any(re.search(rf"\b{block}\b", registered) for block in blocks):
             yield Problem(".cache", f"got 'first_block', which does not know the blocks of {kind}; takes 'taylorseer'")
 
 

@@ -2,6 +2,7 @@
 the pixels of diffusers' own call."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 from tiny import plain_parts
 from upstream import REQUEST, backend, images, jobs, problems, upstream
+from zoo import ZOO
 
 from synthgen import devices
 from synthgen.errors import BackendError
@@ -157,6 +159,32 @@ def test_caches_that_cannot_work_are_refused(saved):
     ):
         found = problems(model, **{"num_inference_steps": MANY, **options})
         assert message in found[field], found
+
+
+@pytest.mark.parametrize(
+    ("name", "cache", "is_good"),
+    [
+        ("cogview_4", "taylorseer", False),
+        ("cogview_4", "first_block", True),
+        ("flux2_klein", "taylorseer", True),
+        ("flux2_klein", "first_block", False),
+        ("z_image", "taylorseer", False),
+    ],
+)
+def test_caches_of_other_models(tmp_path, name, cache, is_good):
+    """Each is refused, or has an effect."""
+    animal = ZOO[name]
+    folder = animal.save(tmp_path / name)
+    made = [
+        replace(job, height=animal.side, width=animal.side, prompt=prompt)
+        for job, prompt in zip(jobs(), animal.prompts, strict=False)
+    ]
+    options = {"num_inference_steps": MANY, "cache_options": {"threshold": 5.0} if cache == "first_block" else {}}
+    cached = backend(folder, cache=cache, **options)
+    problems = [problem for problem in cached.check(REQUEST) if problem.field == ".cache"]
+    assert bool(problems) != is_good
+    if is_good:
+        assert (cached.generate(made) != backend(folder, num_inference_steps=MANY).generate(made)).any()
 
 
 # Attention
