@@ -117,7 +117,7 @@ class Call:
             "num_inference_steps": settings.num_inference_steps,
             "generator": many([torch.Generator("cpu").manual_seed(job.seed) for job in jobs]),
             # Pipelines without an image processor of diffusers differ in the contents of their tensors.
-            "output_type": row.output if hasattr(self.pipeline, "image_processor") else "np",
+            "output_type": row.output or ("pt" if hasattr(self.pipeline, "image_processor") else "np"),
             "return_dict": False,
             **row.arguments,
         }

@@ -154,6 +154,9 @@ class LoraFile(_AddedFile):
         takes = any(base.endswith("LoraLoaderMixin") for base in bases(kind, "pipelines"))
         if not takes or "PeftAdapterMixin" not in bases(denoiser, "models"):
             raise BackendError(f"{kind} takes no LoRA")
+        parts, loader = self.pipeline.parts, "StableDiffusionXLLoraLoaderMixin"
+        if loader in bases(kind, "pipelines") and "text_encoder_2" not in parts:  # as in Kolors with PAG
+            raise BackendError(f"{kind} takes no LoRA: diffusers' way needs a text_encoder_2")
         if find_spec("peft") is None:
             raise BackendError("LoRAs need the package peft: pip install 'synthgen[lora]'")
         path = self.path()

@@ -76,7 +76,8 @@ class Family:
         other_steps: further arguments of a call with another number of steps than the recommended one.
         from_elsewhere: parts that published folders of the class lack, and the models that people take them from.
         packages: packages that its code needs, besides those that diffusers needs.
-        output: the form of results that is asked for: tensors, or arrays where a class gives no tensors in [0, 1].
+        output: the form of results that is asked for: tensors or arrays; "": tensors if the class has an image
+            processor of diffusers, which gives them in [0, 1].
         channels: 4 if images have an alpha channel.
         refused: why the class cannot be used; "": it can.
         refused_if: a key of the denoiser's settings, and why the class cannot be used if it is set.
@@ -118,7 +119,7 @@ class Family:
     other_steps: Mapping[str, Any] = field(default_factory=dict)
     from_elsewhere: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
-    output: Literal["pt", "np"] = "pt"
+    output: Literal["", "pt", "np"] = ""
     channels: int = 3
     refused: str = ""
     refused_if: tuple[str, str] | None = None
