@@ -46,6 +46,7 @@ class Hub:
     Attributes:
         served: `owner/name/file` -> bytes of it that were sent, however often.
         drops: `owner/name/file` -> bytes after which its connection is closed, of each answer; 0: it answers 503.
+        checksums: `owner/name/file` -> what the API says in place of its checksum.
         corrupt: `owner/name/file` of which the first byte is sent wrong.
         requests: method and path of each request to the API and for files.
     """
@@ -53,6 +54,7 @@ class Hub:
     repositories: dict[str, Repository] = field(default_factory=dict)
     served: Counter[str] = field(default_factory=Counter)
     drops: dict[str, int] = field(default_factory=dict)
+    checksums: dict[str, str] = field(default_factory=dict)
     corrupt: set[str] = field(default_factory=set)
     has_ranges: bool = True
     requests: list[str] = field(default_factory=list)
@@ -188,7 +190,7 @@ class _HubHandler(_Handler):
             entry: dict[str, Any] = {"size": len(content), "oid": git_id(content), "type": "file", "path": name}
             entry |= {"rfilename": name, "blobId": entry["oid"]}
             if is_large(name):
-                checksum = hashlib.sha256(content).hexdigest()
+                checksum = self.hub.checksums.get(f"{model}/{name}", hashlib.sha256(content).hexdigest())
                 entry["lfs"] = {"oid": checksum, "sha256": checksum, "size": len(content), "pointerSize": 134}
             about.append(entry)
         if kind == "tree":

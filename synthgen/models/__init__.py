@@ -189,7 +189,7 @@ def find_model(
         return local
     for key, named in (("revision", revision), ("variant", variant)):
         # Both become part of file names in the hub's cache.
-        if named is not None and (not re.fullmatch(r"[\w./+-]{1,200}", named) or ".." in named or named[0] in "./-"):
+        if named is not None and not is_revision(named):
             raise ModelMissing(f"{shown(model)} has no {key} {shown(named)}; it takes a branch, a tag or a commit")
     path = Path(model)
     known = KNOWN.get(model)
@@ -219,6 +219,11 @@ def fetch_command(
     options = f" --revision {revision}" * bool(revision) + f" --variant {variant}" * bool(variant)
     options += "".join(f" --file {shlex.quote(file)}" for file in files)
     return f"synthgen models --download {shlex.quote(model)}{options}"
+
+
+def is_revision(name: str) -> bool:
+    """Whether a branch, a tag, a commit or a variant can have this name."""
+    return bool(re.fullmatch(r"[\w./+-]{1,200}", name)) and ".." not in name and name[0] not in "./-"
 
 
 def is_hub_id(model: str) -> bool:

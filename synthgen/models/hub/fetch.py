@@ -14,6 +14,8 @@ from synthgen.backends import Source
 from synthgen.base.files import atomic
 from synthgen.base.interrupts import abandonable
 from synthgen.base.locks import is_locked
+from synthgen.base.wording import shown
+from synthgen.models import is_revision
 from synthgen.models.hub.blobs import receive_large
 from synthgen.models.hub.errors import explained
 from synthgen.models.hub.repository import Repository, repository_folder
@@ -30,6 +32,9 @@ def fetch(source: Source, report: Report) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    revision = source.revision or "main"
+    if not is_revision(revision):  # it becomes the name of a file
+        raise ValueError(f"it has no revision {shown(revision)}; takes a branch, a tag or a commit")
     sweep(source.model)
     with explained(source), _quiet_client(), abandonable():  # what a signal cuts off can be gone on with
         repository = Repository.of(source.model, source.revision)
@@ -37,7 +42,6 @@ def fetch(source: Source, report: Report) -> Path:
         receive_large(repository, names, report)
         wanted = [glob.escape(name) for name in names]
         folder = Path(snapshot_download(source.model, revision=repository.commit, allow_patterns=wanted))
-    revision = source.revision or "main"
     if not repository.commit.startswith(revision):
         # It is written last: until the new commit is whole, the branch is the one that was here before.
         reference = repository.cache / "refs" / revision

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from synthgen.base.wording import plain
+from synthgen.base.wording import plain, shown
 from synthgen.models import read_json
 
 
@@ -32,7 +32,12 @@ class Repository:
 
     @classmethod
     def of(cls, model: str, revision: str | None) -> Repository:
-        """Asks the hub. Raises: errors of the hub's client, see `explained`."""
+        """Asks the hub.
+
+        Raises:
+            ValueError: the hub names commits or checksums that are none; they become names of files.
+            Errors of the hub's client: see `explained`.
+        """
         from huggingface_hub import HfApi, errors
 
         api = HfApi()
@@ -47,13 +52,17 @@ class Repository:
                 raise
             info = api.model_info(model, revision=commits[0], files_metadata=True)
         files = info.siblings or []
+        checksums = {file.rfilename: file.lfs.sha256 for file in files if file.lfs}
+        for name, length in ((str(info.sha), 40), *((checksum, 64) for checksum in checksums.values())):
+            if not re.fullmatch(rf"[0-9a-f]{{{length}}}", name):
+                raise ValueError(f"the hub gives {shown(name)} in place of a checksum")
         data = info.card_data
         licence = data and (data.get("license_name") if data.license == "other" else data.license)
         return cls(
             model,
             str(info.sha),
             {file.rfilename: file.size or 0 for file in files},
-            {file.rfilename: file.lfs.sha256 for file in files if file.lfs},
+            checksums,
             bool(info.gated),
             licence if isinstance(licence, str) else None,
         )

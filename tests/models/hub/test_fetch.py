@@ -200,6 +200,16 @@ def test_what_comes_wrong_is_not_kept(machine: Machine, hub: Hub, folders: Path)
     assert hub.served[UNET] == len(content)
 
 
+def test_names_that_lead_elsewhere_are_refused(machine: Machine, hub: Hub) -> None:
+    hub.checksums[UNET] = "../../../../evil"
+    download = ["models", "--download", "me/pipeline"]
+    lying, revision = machine.synthgen(download, [*download, "--revision", "../evil"])
+    error = "error: cannot fetch 'me/pipeline': "
+    assert lying == (2, "", f"{error}the hub gives '../../../../evil' in place of a checksum\n")
+    assert revision == (2, "", f"{error}it has no revision '../evil'; takes a branch, a tag or a commit\n")
+    assert not hub.served and not list(machine.home.parent.rglob("*evil*"))
+
+
 def test_a_disk_without_room_is_told_before(machine: Machine, hub: Hub, folders: Path) -> None:
     full = "import shutil; shutil.disk_usage = lambda path: shutil._ntuple_diskusage(1, 1, 1000)"
     ((code, _, err),) = machine.synthgen(["models", "--download", "me/pipeline"], settings=full)
