@@ -211,6 +211,8 @@ class Checks:
         most = self.config.call_options.get("max_sequence_length")
         if row.tokens is not None:
             most = row.tokens
+        elif row.tokens_key:
+            most = read_json(self.path / "model_index.json").get(row.tokens_key)
         elif most is None:
             most = (call_parameters(row.pipeline) or {}).get("max_sequence_length")
         readers = []
@@ -230,7 +232,7 @@ class Checks:
             if row.tokens is not None and not has_positions:
                 reader = reader.framed(row.frame, row.tokens)
             elif not is_clip and isinstance(most, int):
-                reader = reader.framed(row.frame, min(most, reader.limit or most) + row.frame_tokens)
+                reader = reader.framed(row.frame, min(most, reader.limit or most) + row.more_tokens)
             if reader.limit is None:
                 return None
             readers.append(reader)

@@ -20,6 +20,10 @@ _OVIS = (
     "<|im_start|>user\nDescribe the image by detailing the color, quantity, text, shape, size, texture, spatial "
     "relationships of the objects and background: {}<|im_end|>\n<|im_start|>assistant\n"
 )
+_KANDINSKY_5_FRAME = (
+    "<|im_start|>system\nYou are a prompt engineer. Describe the image by detailing the color, shape, size, texture, "
+    "quantity, text, spatial relationships of the objects and background:<|im_end|>\n<|im_start|>user\n{}<|im_end|>"
+)
 _CHAT = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -38,13 +42,16 @@ def _same_area(height: int, width: int, latent: int) -> tuple[int, int]:
 
 
 ROWS = (
-    Family("SanaPipeline", binned=True, multiple=32, recommended=(Recommendation(20, 4.5),), side=1024),
-    Family("SanaPAGPipeline", binned=True, multiple=32, recommended=(Recommendation(20, 4.5),), side=1024),
+    Family("SanaPipeline", binned=True, more_tokens=-1, multiple=32, recommended=(Recommendation(20, 4.5),), side=1024),
+    Family(
+        "SanaPAGPipeline", binned=True, more_tokens=-1, multiple=32, recommended=(Recommendation(20, 4.5),), side=1024
+    ),
     Family(
         "SanaSprintPipeline",
         None,
         embedded="guidance_scale",
         embedded_if="guidance_embeds",
+        more_tokens=-1,
         binned=True,
         multiple=32,
         scheduler=False,
@@ -92,7 +99,7 @@ ROWS = (
         paired=True,
         timesteps=("mu",),
         frame=_OVIS,
-        frame_tokens=28,
+        more_tokens=28,
         recommended=(Recommendation(50, 5.0),),
         side=1024,
     ),
@@ -112,6 +119,7 @@ ROWS = (
         binned=True,
         packages=("ftfy",),
         singles="its call takes one prompt if guidance is on",
+        tokens_key="prompt_max_tokens",
         output="np",  # its tensors are neither in [0, 1] nor resized
         recommended=(Recommendation(28, 5.0),),
         side=1024,
@@ -137,6 +145,8 @@ ROWS = (
     Family(
         "Kandinsky5T2IPipeline",
         resizes=_nearest_shape,
+        frame=_KANDINSKY_5_FRAME,
+        more_tokens=40,
         singles="it pads prompts to the longest of a call, and attends to the padding",
         recommended=(Recommendation(50, 3.5),),
         side=1024,

@@ -63,8 +63,9 @@ class Family:
         tokens: the most tokens of a prompt that the class reads, whatever `max_sequence_length` its call is given;
             None: this and the tokenizers say it. Encoders without a table of positions, such as T5, read as many
             whatever the tokenizer says.
+        tokens_key: the key of the pipeline's index that says it; "": there is none.
         frame: the text that its call makes of a prompt `{}`, and that counts as the prompt's.
-        frame_tokens: how many tokens of the frame do not count.
+        more_tokens: how many tokens more than `max_sequence_length` its call reads, such as some of the frame.
         singles: why each image is made in a call of its own; "": a call takes a batch, and companions do not change an
             image beyond rounding.
         global_seed: the class also draws random numbers from torch's global generator, which is then seeded with the
@@ -109,8 +110,9 @@ class Family:
     timesteps: tuple[str, ...] = ()
     own_steps: str = ""
     tokens: int | None = None
+    tokens_key: str = ""
     frame: str = "{}"
-    frame_tokens: int = 0
+    more_tokens: int = 0
     singles: str = ""
     global_seed: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
