@@ -115,8 +115,8 @@ class Checks:
 
     def _absent(self) -> Problem | None:
         """A part that the class needs, and that neither its folder nor the spec has."""
-        index = read_json(self.path / "model_index.json")
         for name, usual in self.row.from_elsewhere.items():
+            index = read_json(self.path / "model_index.json")
             if index.get(name) in (None, [None, None]) and not self.config.components.get(name):
                 message = f"a {self.row.pipeline} needs a {name}, which this folder lacks; set {{{name}: {usual}}}"
                 return Problem(".components", f"{message}, or another of its kind")

@@ -160,7 +160,8 @@ def inspect_modular(folder: Path, variant: str | None) -> Inspected:
     """Inspects a folder of a modular pipeline. Only parts inside it can be loaded, whatever the index says.
 
     Raises:
-        BackendError: something in it must not be loaded. The message names the file and, for a setting, its key.
+        BackendError: something in it must not be loaded, or is in another folder or repository. The message names the
+            file and, for a setting, its key.
     """
     index = read_index(folder)
     require_inside(folder, folder)
@@ -170,7 +171,8 @@ def inspect_modular(folder: Path, variant: str | None) -> Inspected:
         part = index.parts.get(name)
         if part is None or not part.folder.is_dir():
             if name not in index.blocks.optional:
-                missing.append(name + _where(folder, part))
+                _require_own(folder, name, part)
+                missing.append(name)
             continue
         for parent in part.folder.relative_to(folder).parents:
             require_inside(folder / parent, folder)
@@ -181,7 +183,11 @@ def inspect_modular(folder: Path, variant: str | None) -> Inspected:
     return Inspected(tuple(missing), held)
 
 
-def _where(folder: Path, part: Part | None) -> str:
-    if part is None or part.origin in ("", str(folder)):
-        return ""
-    return f" (of {shown(part.origin)}: put its files into {part.folder.relative_to(folder)} in the model's folder)"
+def _require_own(folder: Path, name: str, part: Part | None) -> None:
+    """Raises: BackendError: the index takes a part that is not in the folder from elsewhere."""
+    if part is not None and part.origin not in ("", str(folder)):
+        raise BackendError(
+            f"{folder / INDEX} takes {plain(name)} from {shown(part.origin)}, and parts are loaded from the model's "
+            f"own folder only; put its files into {part.folder}, or save the whole pipeline in one folder by "
+            "diffusers' `save_pretrained`"
+        )

@@ -202,4 +202,4 @@ def test_what_becomes_of_parts(saved: Callable[[str], Path], tmp_path: Path) -> 
     index["prompt_upsampler"][2]["pretrained_model_name_or_path"] = "a/upsampler"
     (folder / INDEX).write_text(json.dumps(index))
     (problem,) = backend("flux3_distilled", folder).check(REQUEST)
-    assert "is not whole on this machine; missing: prompt_upsampler (of 'a/upsampler': put its" in problem.message
+    assert "takes prompt_upsampler from 'a/upsampler', and parts are loaded from the model's own" in problem.message

@@ -58,12 +58,16 @@ def test_parts_of_other_repositories(own: Path) -> None:
             "type_hint": ["transformers", "Qwen3_5ForConditionalGeneration"]}  # fmt: skip
     set_key(INDEX, ("prompt_upsampler",), [None, None, part])(own)
     assert inspect_modular(own, None).missing == ()
-    shutil.rmtree(own / "prompt_upsampler")
-    assert inspect_modular(own, None).missing == (
-        "prompt_upsampler (of 'a/upsampler': put its files into prompt_upsampler in the model's folder)",
-    )
     set_key(INDEX, ("vae",), None)(own)
-    assert inspect_modular(own, None).missing[1:] == ("vae",)
+    assert inspect_modular(own, None).missing == ("vae",)
+    shutil.rmtree(own / "prompt_upsampler")
+    with pytest.raises(BackendError) as error:
+        inspect_modular(own, None)
+    assert str(error.value) == (
+        f"{own / INDEX} takes prompt_upsampler from 'a/upsampler', and parts are loaded from the model's own folder "
+        f"only; put its files into {own / 'prompt_upsampler'}, or save the whole pipeline in one folder by diffusers' "
+        "`save_pretrained`"
+    )
 
 
 def test_what_is_missing_of_a_part(own: Path) -> None:
