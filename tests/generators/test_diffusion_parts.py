@@ -3,6 +3,8 @@ formats. Each must give the pixels of diffusers' own call, and others than witho
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -417,6 +419,27 @@ def test_the_identity_names_every_file_and_the_fingerprint_every_option(saved, f
         assert made.config.fingerprint() != plain.config.fingerprint()
         seen.add(made.identity())
     assert not {"components", "loras", "embeddings", "quantize", "cache"} & plain.config.fingerprint().keys()
+
+
+def test_checking_all_options_brings_in_no_torch(saved, files):
+    options = {
+        "components": {"vae": str(files / "vae"), "transformer": str(files / "flux.gguf"), "image_encoder": None},
+        "loras": [{"model": str(files / "lora_flux_0")}],
+        "embeddings": [{"model": str(files / "one.safetensors")}],
+        "quantize": {"text_encoder_2": "int8", "vae": "fp8_storage"},
+        "cache": "taylorseer", "cache_options": {"max_order": 1}, "num_inference_steps": 12, "attention": "native",
+        "offload": "none", "device": "cpu", "guidance_scale": 3.5,
+    }  # fmt: skip
+    code = f"""
+import sys
+from synthgen.backends import Request
+from synthgen.generators import diffusion
+made = diffusion.Backend(diffusion.Config(use="diffusion", model={str(saved("flux"))!r}, **{options!r}), ())
+print(list(made.check(Request(32, 32, False, frozenset()))), made.identity().count(" "))
+print([name for name in ("torch", "diffusers", "transformers", "peft", "gguf", "torchao") if name in sys.modules])
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "[] 4\n[]\n"
 
 
 def test_what_is_fetched_is_what_is_read(saved, files):
