@@ -53,6 +53,11 @@ class Need:
         return " ".join(filter(None, (self.source.model, self.source.revision, self.source.variant)))
 
     @property
+    def is_unknown(self) -> bool:
+        """Whether only the hub could tell more of it."""
+        return self.place is None and self.is_on_hub and self.name.split()[0] not in KNOWN
+
+    @property
     def is_on_hub(self) -> bool:
         return bool(self.source and is_hub_id(self.source.model) and existing(self.source.model) is None)
 

@@ -265,6 +265,8 @@ def _show_needs(spec: Path, online: bool) -> None:
     for need in needs:
         if need.lack and not need.is_fetchable:
             print(f"{need.stage}: {need.lack}")
+    if not online and any(need.is_unknown for need in needs):
+        print(f"ask the hub for what is not known here with: synthgen models {shlex.quote(str(spec))} --online")
     if any(need.is_fetchable for need in needs):
         print(f"fetch what is missing with: synthgen models --download {shlex.quote(str(spec))}")
 

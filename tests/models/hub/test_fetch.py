@@ -272,7 +272,9 @@ def test_a_spec_says_what_it_needs_and_fetches_it(
     download = ["models", "--download", str(spec)]
     unknown, known, done, whole = machine.synthgen(shows, [*shows, "--online"], [f"HF_TOKEN={TOKEN}", *download], shows)
     fetch = f"fetch what is missing with: synthgen models --download {spec}"
-    assert unknown[0] == 0 and unknown[1].splitlines()[-1] == fetch
+    ask = f"ask the hub for what is not known here with: synthgen models {spec} --online"
+    assert unknown[0] == 0 and unknown[1].splitlines()[-2:] == [ask, fetch]
+    assert ask not in known[1] and fetch in known[1]
     rows = [line.split() for line in unknown[1].splitlines()]
     assert ["generator", "me/checked", "fp16", "?", "?", "?", "no"] in rows
     assert ["grounder", "me/detector", "main", "?", "?", "?", "no"] in rows
