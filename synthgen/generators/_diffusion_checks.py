@@ -132,8 +132,8 @@ class Checks:
             argument = guidance(row, self.path).argument
             how = f"guidance_scale goes to its `{argument}`" if argument else "it is called without guidance"
             yield Problem(".model", f"is a {kind}, which is not among the tested classes: {how}, one image at a time")
-        usual, given = row.recommendation(self.config.model), self.config
-        if row.recommended:
+        usual, given = row.advised(self.config.model), self.config
+        if usual is not None:
             best, steps = usual.num_inference_steps, given.num_inference_steps or usual.num_inference_steps
             if not best / FAR < steps < best * FAR:
                 yield Problem(".num_inference_steps", f"got {steps}; the authors of {model} recommend {best}")

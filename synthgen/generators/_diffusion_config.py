@@ -185,7 +185,7 @@ class Config(ModelConfig):
 
     def recommended(self, row: Family) -> str:
         """Names the steps and the guidance that come from the row, for the identity of a model; "" if none do."""
-        if not row.recommended:
+        if row.advised(self.model) is None:
             return ""
         settings = self.settings(row)
         names = [n for n in ("num_inference_steps", "guidance_scale") if getattr(self, n) is None]

@@ -333,6 +333,28 @@ def test_a_prompt_is_cut_where_the_row_says(saved, name, tokenizer):
     assert differ(image(whole), image(whole[:-1] + "b"))
 
 
+@pytest.mark.parametrize(("name", "turbo", "steps"), [("sd", "sd-turbo", 1), ("sd3", "sd3.5-large-turbo", 4)])
+def test_a_turbo_model_is_told_by_its_name(saved, tmp_path, name, turbo, steps):
+    """Others of the class have what they had: their identity does not change."""
+    keeper = Keeper(name, shutil.copytree(saved(name), tmp_path / turbo))
+    jobs = jobs_of(keeper.animal)[:1]
+
+    def backend(folder: Path, **options: Any) -> diffusion.Backend:
+        given = {"use": "diffusion", "model": str(folder), "device": "cpu", "torch_dtype": "float32", **options}
+        return diffusion.Backend(diffusion.Config(**given), CATEGORIES)
+
+    same = backend(keeper.folder, num_inference_steps=steps, guidance_scale=0.0)
+    assert not differ(backend(keeper.folder).generate(jobs), same.generate(jobs))
+    given = f" num_inference_steps={steps} guidance_scale=0.0"
+    assert backend(keeper.folder).identity() == same.identity() + given
+    side = keeper.animal.side
+    unusual = backend(keeper.folder, num_inference_steps=40, guidance_scale=4.0)
+    fields = {problem.field for problem in unusual.advice(Request(side, side, False, frozenset()))}
+    assert {".num_inference_steps", ".guidance_scale"} <= fields
+    if name == "sd":
+        assert backend(saved("sd")).identity() == backend(saved("sd"), num_inference_steps=9).identity()
+
+
 def test_tensors_are_asked_for_where_a_class_makes_no_arrays_of_bfloat16(saved):
     keeper = Keeper("ldm", saved("ldm"))
     jobs = jobs_of(keeper.animal)

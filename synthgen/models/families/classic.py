@@ -23,7 +23,7 @@ _AS_LARGE = {"use_resolution_binning": False}
 
 
 def _unet(pipeline: str, side: int | None, **facts: Any) -> Family:
-    """Steps and guidance are the toolkit's own, since these classes take a wide range of both."""
+    """Steps and guidance are the toolkit's own where no others are given: most models take a wide range of both."""
     return Family(pipeline, **{"multiple": 8, "side": side, **facts})
 
 
@@ -39,8 +39,12 @@ def _pixart(pipeline: str, recommended: tuple[Recommendation, ...]) -> Family:
 _HUNYUAN: dict[str, Any] = {"arguments": _AS_LARGE, "tokens": 256, "multiple": 16, "side": 1024}
 
 ROWS: tuple[Family, ...] = (
-    _distillable("StableDiffusionPipeline", 512, long_prompts=True),
-    _distillable("StableDiffusionXLPipeline", 1024, long_prompts=True),
+    _distillable(
+        "StableDiffusionPipeline", 512, long_prompts=True, recommended=(Recommendation(1, 0.0, "sd-turbo"),)
+    ),
+    _distillable(
+        "StableDiffusionXLPipeline", 1024, long_prompts=True, recommended=(Recommendation(1, 0.0, "sdxl-turbo"),)
+    ),
     _distillable("StableDiffusionPAGPipeline", 512),
     _distillable("StableDiffusionXLPAGPipeline", 1024),
     _distillable("KolorsPipeline", 1024, tokens=256, recommended=(Recommendation(50, 5.0),)),
@@ -49,7 +53,10 @@ ROWS: tuple[Family, ...] = (
         "LatentConsistencyModelPipeline", None, embedded="guidance_scale", timesteps=("original_inference_steps",),
         recommended=(Recommendation(4, 8.5),), multiple=8, side=768,
     ),
-    Family("StableDiffusion3Pipeline", paired=True, recommended=(Recommendation(28, 7.0),), side=1024),
+    Family(
+        "StableDiffusion3Pipeline", paired=True, side=1024,
+        recommended=(Recommendation(4, 0.0, "turbo"), Recommendation(28, 7.0)),
+    ),
     Family("StableDiffusion3PAGPipeline", paired=True, recommended=(Recommendation(28, 5.0),), side=1024),
     Family(
         "FluxPipeline", None, embedded="guidance_scale", embedded_if="guidance_embeds", option_cfg="true_cfg_scale",

@@ -45,7 +45,7 @@ class Family:
             needs a negative prompt.
         empty_negative: the negative prompt that is given where guidance needs one and the spec has none.
         negative: False: the class ignores a negative prompt although its call takes one.
-        recommended: steps and guidance, the one without a word last.
+        recommended: steps and guidance, the one without a word last, if there is one.
         side: height and width in px that the models were trained for; None: several, or unknown.
         multiple: the sides of an image are multiples of this, in px; None: of the side of a latent, which the
             autoencoder's settings tell.
@@ -126,11 +126,14 @@ class Family:
     refused: str = ""
     refused_if: tuple[str, str] | None = None
 
-    def recommendation(self, model: str) -> Recommendation:
-        """For a model of this name; the toolkit's own numbers where the row has none."""
+    def advised(self, model: str) -> Recommendation | None:
+        """What the authors of a model of this name recommend; None if the row does not say."""
         name = Path(model).name.lower()
-        own = (r for r in self.recommended if r.word in name)
-        return next(own, Recommendation(NUM_INFERENCE_STEPS, GUIDANCE_SCALE))
+        return next((r for r in self.recommended if r.word in name), None)
+
+    def recommendation(self, model: str) -> Recommendation:
+        """The same; the toolkit's own numbers where the row says nothing."""
+        return self.advised(model) or Recommendation(NUM_INFERENCE_STEPS, GUIDANCE_SCALE)
 
 
 @dataclass(frozen=True, slots=True)
