@@ -97,8 +97,8 @@ class Call:
         with warnings.catch_warnings(), torch.random.fork_rng([device] if device.type == "cuda" else []):
             # Pipelines of diffusers call deprecated functions of both libraries; users cannot change that.
             warnings.filterwarnings("ignore", category=FutureWarning, module=r"(diffusers|transformers)\.")
-            if self.row.global_seed:
-                torch.manual_seed(jobs[0].seed)
+            # Some schedulers draw noise from torch's global generator. It must not be that of the first image again.
+            torch.manual_seed(jobs[0].seed if self.row.global_seed else jobs[0].seed ^ 1)
             with self._guided():
                 results = self.pipeline(**arguments)[0]
         return over_white(_bytes(results))

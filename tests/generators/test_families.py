@@ -102,12 +102,15 @@ def keeper(request, saved) -> Keeper:
 def upstream(keeper: Keeper, jobs: list[Job], pipeline: Any = None) -> np.ndarray:
     """diffusers' own call, as its documentation has it: a batch, or one call for each image where the row says so."""
     pipeline = pipeline or keeper.animal.load(keeper.folder)
-    size = {"height": jobs[0].height, "width": jobs[0].width, "num_inference_steps": keeper.animal.steps}
+    given = {"height": jobs[0].height, "width": jobs[0].width, "num_inference_steps": keeper.animal.steps}
+    given |= keeper.animal.call
+    if isinstance(given.get("negative_prompt"), list):
+        given["negative_prompt"] = given["negative_prompt"][: len(jobs)]
 
     def call(prompt: Any, generator: Any) -> list[np.ndarray]:
         with warnings.catch_warnings():  # of diffusers, which calls deprecated functions
             warnings.simplefilter("ignore", FutureWarning)
-            results = pipeline(prompt=prompt, generator=generator, **size, **keeper.animal.call)
+            results = pipeline(prompt=prompt, generator=generator, **given)
         images = results.image if hasattr(results, "image") else results.images
         return [over_white(np.asarray(image)) for image in images]
 

@@ -127,7 +127,30 @@ def test_guiders_keep_their_own_scale(saved):
     np.testing.assert_array_equal(strong[0], np.asarray(expected.images[0]))
 
 
+def test_a_quoted_text_changes_its_own_image_only(saved):
+    """One in a batch chooses the guidance of all, in upstream's call."""
+    prompts = ["a red cup", 'a sign, it says "go"']
+    jobs = [job(prompt, side=64) for prompt in prompts]
+    made = backend(saved("hunyuan_image"), guidance_scale=5.0)
+    together = made.generate(jobs)
+    np.testing.assert_array_equal(together, np.concatenate([made.generate([one]) for one in jobs]))
+    generators = [torch.Generator("cpu").manual_seed(1000) for _ in jobs]
+    batch = made.pipeline(False)(prompts, height=64, width=64, num_inference_steps=2, generator=generators).images
+    assert np.abs(together[0].astype(int) - np.asarray(batch[0])).max() > 2
+
+
 # Schedulers
+
+
+def test_noise_that_a_scheduler_draws_is_that_of_the_images(saved):
+    """It comes from torch's global generator, of which other code draws too."""
+    made = backend(saved("flux2_klein"), scheduler_options={"stochastic_sampling": True})
+    images = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        images.append(made.generate([job()]))
+    np.testing.assert_array_equal(*images)
+    assert (images[0] != backend(saved("flux2_klein")).generate([job()])).any()
 
 
 FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}

@@ -21,7 +21,8 @@ class Animal:
         prompts: three prompts of which the tokenizers know every piece.
         guidance_scale: the generator's option that guides it; None if the class cannot be guided.
         call: the arguments of upstream's call that do the same, from the class's documentation and never from
-            `families.py`. `prompt`, `height`, `width`, `num_inference_steps` and `generator` are added to them.
+            `families.py`; a list of negative prompts has one for each image. `prompt`, `height`, `width`,
+            `num_inference_steps` and `generator` are added to them.
         options: further options of the generator; `call` has the arguments that do the same.
         steps: the number of denoising steps.
     """

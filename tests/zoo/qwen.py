@@ -90,7 +90,10 @@ def hunyuan_image(distilled: bool):
         in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(32,) * 6, layers_per_block=1,
         spatial_compression_ratio=32, sample_size=32, scaling_factor=0.75,
     )  # fmt: skip
-    guiders = [None if distilled else diffusers.AdaptiveProjectedMixGuidance(guidance_scale=5.0) for _ in range(2)]
+    guiders = [  # the second one, for prompts with quoted texts, counts otherwise from the first step on
+        None if distilled else diffusers.AdaptiveProjectedMixGuidance(5.0, adaptive_projected_guidance_start_step=start)
+        for start in (5, 0)
+    ]
     glyphs = transformers.T5Config(
         vocab_size=400, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, is_encoder_decoder=False,
         use_cache=False,

@@ -68,8 +68,8 @@ class Family:
         more_tokens: how many tokens more than `max_sequence_length` its call reads, such as some of the frame.
         singles: why each image is made in a call of its own; "": a call takes a batch, and companions do not change an
             image beyond rounding.
-        global_seed: the class also draws random numbers from torch's global generator, which is then seeded with the
-            image's seed.
+        global_seed: the class draws random numbers from torch's global generator instead of the one it is given, so
+            that it is seeded with the image's seed.
         arguments: further arguments of every call, such as ones that keep a prompt as it is given.
         long_prompts: its only text encoders are CLIPs, whose results the call takes in place of prompts, so that
             prompts of any length can be encoded in pieces.

@@ -99,7 +99,6 @@ ROWS = (
         paired=True,
         schedulers=EULER,
         arguments={"use_pe": False},
-        global_seed=True,
     ),
     Family(
         "LongCatImagePipeline",
@@ -110,7 +109,6 @@ ROWS = (
         timesteps=SHIFTED,
         tokens=512,
         arguments={"enable_prompt_rewrite": False},
-        global_seed=True,
     ),
     # GLM-Image samples the tokens of a picture first, for a whole batch with the first image's seed.
     Family(
