@@ -169,6 +169,8 @@ class Checks:
             if lacks := [f"`{name}`" for name in NEEDED if name not in takes]:
                 yield Problem(".model", f"is a {kind}, which cannot be used here: its call takes no {listed(lacks)}")
             for name in self.config.call_options:
+                if name in self.row.ignored:
+                    yield Problem(".call_options", f"{kind} ignores its own {shown(name)}; leave it out")
                 if name not in takes:
                     known = listed(sorted(takes.keys() - OURS))
                     message = f"{kind} takes no {shown(name)}{nearest(name, takes)}; it takes: {known}"

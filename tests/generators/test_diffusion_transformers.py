@@ -105,7 +105,9 @@ def test_prompts_are_cut_where_check_says(animal, name, after):
 
 
 def test_lumina_cuts_at_256_tokens_whatever_its_call_is_told(animal):
-    made = backend(animal("lumina"), "lumina", call_options={"max_sequence_length": 512})
+    made = backend(animal("lumina"), "lumina", call_options={"max_sequence_length": 8})
+    assert "ignores its own 'max_sequence_length'" in said(made, "lumina")[".call_options"]
+    assert (made.generate(jobs("lumina")) == backend(animal("lumina"), "lumina").generate(jobs("lumina"))).all()
     assert "prompts" not in said(made, "lumina", "a" * 255)  # and one that begins every text
     assert "has 257 tokens" in said(made, "lumina", "a" * 256)["prompts"]
     assert loaded(animal("lumina")).max_sequence_length == 256

@@ -64,6 +64,7 @@ ROWS = (
         "LuminaPipeline",
         multiple=16,
         tokens=256,
+        ignored=("max_sequence_length",),
         arguments={"clean_caption": False},  # else prompts depend on whether packages are installed
         singles="its negative prompt is cut to the length of the longest prompt of a call",
         recommended=(Recommendation(30, 4.0),),

@@ -71,6 +71,7 @@ class Family:
         global_seed: the class draws random numbers from torch's global generator instead of the one it is given, so
             that it is seeded with the image's seed.
         arguments: further arguments of every call, such as ones that keep a prompt as it is given.
+        ignored: arguments that its call takes and ignores.
         long_prompts: its only text encoders are CLIPs, whose results the call takes in place of prompts, so that
             prompts of any length can be encoded in pieces.
         area: the argument with the area of the image in px, without which the class chooses one; "": none.
@@ -116,6 +117,7 @@ class Family:
     singles: str = ""
     global_seed: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    ignored: tuple[str, ...] = ()
     long_prompts: bool = False
     area: str = ""
     other_steps: Mapping[str, Any] = field(default_factory=dict)
