@@ -56,7 +56,7 @@ def spec(root: Path, number: int, generator: str, finder: str, cutter: str) -> d
             "cross_class_nms_iou": 1.0,
         },
         "segmenter": {"use": "sam", "model": str(root / cutter)},
-        "filters": {"mask_area": {"min": None, "max": None}},
+        "filters": {"mask_area": {"min": None, "max": None}, "near_duplicate": None},
         "splits": {"train": 1},
     }  # fmt: skip
 
@@ -83,18 +83,19 @@ def test_every_finder_and_cutter_labels_images_of_every_family(
     done = subprocess.run(
         [sys.executable, "-c", RUNS, *names], cwd=tmp_path, env=environment, capture_output=True, text=True
     )
-    ended = [line for line in done.stdout.splitlines() if line.startswith("ended ")]
-    assert ended == [f"ended {name} 0" for name in names], done.stdout + done.stderr
+    ended = dict(line.split()[1:] for line in done.stdout.splitlines() if line.startswith("ended "))
+    # Random masks may be empty, and images with such are rejected: then a run ends short, which is code 3.
+    assert list(ended) == names and set(ended.values()) <= {"0", "3"}, done.stdout + done.stderr
 
-    boxes = dict.fromkeys(FINDERS, 0)
-    for name, combination in zip(names, COMBINATIONS, strict=True):
-        file = tmp_path / "out" / name / "run-0001" / "coco" / "annotations" / "instances_train.json"
-        coco = COCO(str(file))
-        assert len(coco.getImgIds()) == 2, combination
+    labelled = {}
+    for name, (_, finder, cutter) in zip(names, COMBINATIONS, strict=True):
+        root = tmp_path / "out" / name / "run-0001"
+        coco = COCO(str(root / "coco" / "annotations" / "instances_train.json"))
+        assert len(coco.getImgIds()) == 2 or ended[name] == "3"
         for annotation in coco.loadAnns(coco.getAnnIds()):
-            boxes[combination[1]] += 1
             mask = coco.annToMask(annotation)
-            assert mask.shape == (64, 64) and mask.sum() == annotation["area"]
-        facts = json.loads((tmp_path / "out" / name / "run-0001" / "run.json").read_bytes())
-        assert {"generator", "grounder", "segmenter"} <= facts["models"].keys()
-    assert all(boxes.values()), boxes
+            assert mask.shape == (64, 64) and mask.sum() == annotation["area"] > 0
+            labelled[name] = (finder, cutter)
+        assert {"generator", "grounder", "segmenter"} <= json.loads((root / "run.json").read_bytes())["models"].keys()
+    assert len(labelled) >= 12
+    assert {f for f, _ in labelled.values()} == set(FINDERS) and {c for _, c in labelled.values()} == set(CUTTERS)
