@@ -270,6 +270,19 @@ def test_a_scheduler_is_refused_or_has_its_effect(keeper):
             )
 
 
+@pytest.mark.parametrize("name", ["sd", "flux", "sd3"])
+def test_a_class_without_a_row_is_called_as_its_signature_says(saved, monkeypatch, name):
+    monkeypatch.setattr(families, "FAMILIES", {})
+    keeper = Keeper(name, saved(name))
+    assert not keeper.refused()
+    assert (
+        "one image at a time"
+        in {p.field: p.message for p in keeper.backend().advice(Request(32, 32, False, frozenset()))}[".model"]
+    )
+    jobs = jobs_of(keeper.animal)
+    np.testing.assert_array_equal(keeper.images(jobs), upstream(keeper, jobs))  # a call for each image
+
+
 # What only some rows say
 
 

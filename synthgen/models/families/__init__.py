@@ -36,6 +36,9 @@ def is_known(pipeline: str) -> bool:
     return pipeline in FAMILIES
 
 
+UNKNOWN = "nobody has tested whether a call of this class takes a batch, and whether companions change an image"
+
+
 @lru_cache
 def _guessed(pipeline: str) -> Family:
     for pattern, need in NEEDS:
@@ -43,15 +46,16 @@ def _guessed(pipeline: str) -> Family:
             return Family(pipeline, cfg=None, refused=f"it needs {need}, and this generator gives it texts")
     takes = call_parameters(pipeline)
     if takes is None:
-        return Family(pipeline)
+        return Family(pipeline, singles=UNKNOWN)
     if "prompt" not in takes:
         return Family(pipeline, cfg=None, refused="its call takes no `prompt`")
     if "true_cfg_scale" in takes and "guidance_scale" in takes:
         return Family(
-            pipeline, None, embedded="guidance_scale", embedded_if="guidance_embeds", option_cfg="true_cfg_scale"
-        )
+            pipeline, None, embedded="guidance_scale", embedded_if="guidance_embeds", option_cfg="true_cfg_scale",
+            singles=UNKNOWN,
+        )  # fmt: skip
     cfg = next((name for name in ("guidance_scale", "true_cfg_scale") if name in takes), None)
-    return Family(pipeline, cfg, empty_negative=" " if cfg == "true_cfg_scale" else None)
+    return Family(pipeline, cfg, empty_negative=" " if cfg == "true_cfg_scale" else None, singles=UNKNOWN)
 
 
 def pipeline_class(folder: Path) -> str:

@@ -80,7 +80,6 @@ class Family:
         packages: packages that its code needs, besides those that diffusers needs.
         output: the form of results that is asked for: tensors or arrays; "": tensors if the class has an image
             processor of diffusers, which gives them in [0, 1].
-        channels: 4 if images have an alpha channel.
         refused: why the class cannot be used; "": it can.
         refused_if: a key of the denoiser's settings, and why the class cannot be used if it is set.
     """
@@ -124,7 +123,6 @@ class Family:
     from_elsewhere: Mapping[str, str] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     output: Literal["", "pt", "np"] = ""
-    channels: int = 3
     refused: str = ""
     refused_if: tuple[str, str] | None = None
 

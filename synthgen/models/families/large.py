@@ -30,7 +30,6 @@ ROWS = (
         timesteps=SHIFTED,
         own_steps="sample_sigmas",
         singles="the padding of shorter prompts in a batch moves the places of their images' tokens",
-        channels=4,
     ),
     Family("QwenImageLayeredPipeline", None, refused="it needs an image, which it takes apart"),
     # FLUX.2, and FLUX.1 Kontext, which makes images of 1024 x 1024 px in all unless it is told their area
