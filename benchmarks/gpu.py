@@ -37,6 +37,7 @@ from synthgen import devices
 from synthgen.generators._diffusion_call import Call
 from synthgen.generators._diffusion_config import Config
 from synthgen.grounders import detector
+from synthgen.models import remarks
 from synthgen.models.clip import ClipConfig, ClipModel
 from synthgen.models.families import family
 from synthgen.models.families.family import Guidance
@@ -272,4 +273,5 @@ def main(arguments: Sequence[str] | None = None) -> str:
 
 
 if __name__ == "__main__":
+    remarks.listen()  # the libraries remark upon random weights
     print(main(), end="")

@@ -18,8 +18,6 @@ import tiny_detectors
 import tiny_sams
 from zoo import language
 
-for library in (diffusers, transformers):  # they remark upon random weights
-    library.utils.logging.set_verbosity_error()
 SETTINGS: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "gpu_models.json").read_text())
 GENERATORS = ("sdxl", "flux2_klein", "qwen_image")
 LABELLERS = ("sam_vit_h", "sam2_l", "owlv2", "llmdet", "clip_l")

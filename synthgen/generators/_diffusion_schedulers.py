@@ -33,6 +33,11 @@ def scheduler_problems(config: Config, row: Family, path: Path) -> Iterable[Prob
         message = f"{got}, with which {row.pipeline} fails or computes wrongly"
         yield Problem(".scheduler", f"{message}; takes: {listed(row.schedulers)}")
         return
+    steps = parameters(kind, "step", "schedulers") if kind else None
+    if "eta" in config.call_options and steps is not None and "eta" not in steps:
+        yield Problem(
+            ".call_options", f"`eta` has no effect with {kind}; leave it out, or set scheduler: DDIMScheduler"
+        )
     yield from _option_problems(kind, config.scheduler_options, settings)
     if not config.scheduler:
         return

@@ -306,7 +306,10 @@ def read_card(path: Path) -> ModelCard:
         raise ModelMissing(f"{file} is no valid model card: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
-        where = "".join(f"{plain(str(part))}: " for part in [".".join(map(str, first["loc"]))] if part)
+        keys = [
+            str(key) for i, key in enumerate(first["loc"]) if (i, first["loc"][0]) != (1, "layout")
+        ]  # pydantic's tag
+        where = f"{plain('.'.join(keys))}: " if keys else ""
         raise ModelMissing(f"{file} is no valid model card: {where}{plain(first['msg'], 300)}") from error
 
 

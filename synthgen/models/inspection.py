@@ -155,7 +155,9 @@ def pipeline_parts(folder: Path) -> dict[str, str]:
         raise BackendError(
             f"{file} names the pipeline {shown(kind)}, which loads models of other folders; takes others"
         )
-    arguments = {name: value for name, value in index.items() if not (name.startswith("_") or _is_part(value))}
+    arguments = {
+        name: value for name, value in index.items() if not (name.startswith("_") or _is_part(folder, name, value))
+    }
     inspect_arguments(file, arguments)
     parts = {}
     for name, value in index.items():
@@ -202,10 +204,13 @@ def require_class(file: Path, folder: Path, name: str, value: Any, *, takes_auto
         raise BackendError(f"{folder / name} holds code, {value[0]}.py, and code of a model's own is never run")
 
 
-def _is_part(value: Any) -> bool:
+def _is_part(folder: Path, name: str, value: Any) -> bool:
     """Whether an entry of a pipeline's index names a part. Others are arguments of the pipeline's class: numbers,
-    texts, truth values, and lists of numbers."""
-    return isinstance(value, list) and not all(isinstance(item, bool | int | float) for item in value)
+    texts, truth values, and lists of numbers that no folder bears the name of."""
+    if not isinstance(value, list):
+        return False
+    is_folder = name.isidentifier() and len(name) < 100 and (folder / name).is_dir()
+    return is_folder or not all(isinstance(item, bool | int | float) for item in value)
 
 
 def inspect_part(part: Path, folder: Path, name: str, kind: str, variant: str | None) -> Inspected:

@@ -716,6 +716,7 @@ def test_a_clip_tokenizer_without_tokenizer_json_counts_the_same(saved, tmp_path
         ("sd3", "", {"scheduler": "DPMSolverMultistepScheduler", "scheduler_options": {"use_flow_sigmas": True}},
          ".scheduler", "prediction_type: flow_prediction"),
         ("sd", "", {"scheduler": "FlowMatchEulerDiscreteScheduler"}, ".scheduler", "and not by flow matching"),
+        ("sd", "", {"call_options": {"eta": 1.0}}, ".call_options", "has no effect with PNDMScheduler"),
         ("flux", "", {"call_options": {"true_cfg_scales": 4}}, ".call_options", "did you mean 'true_cfg_scale'?"),
     ],
 )  # fmt: skip

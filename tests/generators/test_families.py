@@ -270,6 +270,31 @@ def test_a_scheduler_is_refused_or_has_its_effect(keeper):
             )
 
 
+LONG = ", ".join(["a red cup on a table"] * 40)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "taylorseer": {"cache": "taylorseer", "num_inference_steps": 10},
+    "first_block": {"cache": "first_block", "cache_options": {"threshold": 1.0}, "num_inference_steps": 10},
+    "fp8_storage": {"quantize": {"DENOISER": "fp8_storage"}},
+    "long_prompts": {"long_prompts": True},
+}
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", [name for name, animal in ZOO.items() if "Modular" not in animal.pipeline])
+def test_no_option_is_dropped_without_a_word(saved, name, option):
+    """`check` refuses it, or it changes pixels."""
+    keeper = Keeper(name, saved(name))
+    part = next(iter(p.name for p in sorted(keeper.folder.iterdir()) if p.name in ("transformer", "unet")))
+    options = json.loads(json.dumps(OPTIONS[option]).replace("DENOISER", part))
+    if keeper.refused(**options):
+        return
+    job = jobs_of(keeper.animal)[0]
+    job = replace(job, prompt=LONG) if option == "long_prompts" else job
+    without = {k: v for k, v in options.items() if k == "num_inference_steps"}
+    plain, made = (keeper.backend(**given).generate([job]) for given in (without, options))
+    assert differ(plain, made)
+
+
 @pytest.mark.parametrize("name", ["sd", "flux", "sd3"])
 def test_a_class_without_a_row_is_called_as_its_signature_says(saved, monkeypatch, name):
     monkeypatch.setattr(families, "FAMILIES", {})

@@ -16,7 +16,7 @@ from zoo.latent import excited, fixed, flux2_vae, kl_vae, qwen_vae, shifting, un
 
 def qwen_image():
     denoiser = diffusers.QwenImageTransformer2DModel(
-        in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        in_channels=16, out_channels=4, num_layers=2, attention_head_dim=16, num_attention_heads=2,
         joint_attention_dim=16, axes_dims_rope=(4, 6, 6),
     )  # fmt: skip
     return diffusers.QwenImagePipeline(shifting(), qwen_vae(), qwen2_5_vl(), qwen_tokenizer(), excited(denoiser))
