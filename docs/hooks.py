@@ -111,21 +111,38 @@ def template() -> str:
     return f"```yaml\n{text.replace('NAME', 'fruit', 1)}```"
 
 
+# What docs/families.json says of a class -> the short form for the table, which the page explains.
+SHORT = {
+    "": "no", "equal to upstream": "equal", "each image its own": "own", "together": "yes", "one at a time": "singly",
+    "multiples of latents' sides": "latent", "multiples of two latents' sides": "2 latents",
+}  # fmt: skip
+
+
 def families() -> str:
     """A table of pipeline classes, as tests measured each with a small random model (docs/families.json)."""
     measured = json.loads((ROOT / "docs" / "families.json").read_text(encoding="utf-8"))
-    rows = []
+    columns = ("text", "negative", "guidance", "sizes", "batch", "seeds", "lora")
+    rows: dict[tuple[str, ...], None] = {}
     for cells in sorted(measured.values(), key=lambda cells: (cells["pipeline"], cells["guidance"])):
         kind = cells["pipeline"]
-        others = [_sibling(kind, word) for word in ("Img2Img", "Inpaint", "ControlNet")]
-        usual = ", ".join(_recommended(r) for r in family(kind).recommended)
-        shown = [
-            cells[name] or "refused" for name in ("text", "negative", "guidance", "sizes", "batch", "seeds", "lora")
-        ]
-        rows.append((f"`{kind}`", *shown, *others, cells["boxes"] or "refused", usual))
-    head = ("class", "text", "negative prompt", "guidance", "sizes", "batch", "seeds", "LoRA", "img2img", "inpaint",
-            "control", "boxes", "steps, guidance by default")  # fmt: skip
+        shown = [_short(cells[name]) for name in columns]
+        others = ["not run" if _sibling(kind, word) else "–" for word in ("Img2Img", "Inpaint", "ControlNet")]
+        usual = "; ".join(_recommended(r) for r in family(kind).recommended)
+        row = (f"`{kind.removesuffix('Pipeline')}`", *shown, *others, _short(cells["boxes"]), usual)
+        rows[row] = None  # models of a class that differ in nothing are one row
+    head = ("class", "text", "negative", "guidance", "sizes", "batch", "seeds", "LoRA", "img2img", "inpaint", "control",
+            "boxes", "by default")  # fmt: skip
     return _table(head, rows)
+
+
+def _short(cell: str) -> str:
+    if cell in SHORT:
+        return SHORT[cell]
+    if multiple := re.fullmatch(r"multiples of (\d+) px", cell):
+        return f"{multiple[1]} px"
+    if option := re.fullmatch(r"with call_options\.(\w+)", cell):
+        return f"with `{option[1]}`"
+    return f"`{cell}`" if "_" in cell else cell
 
 
 def refused() -> str:
@@ -134,14 +151,14 @@ def refused() -> str:
     return _table(("class", "why"), rows)
 
 
-def _sibling(kind: str, word: str) -> str:
-    name = kind.replace("Pipeline", f"{word}Pipeline")
-    return f"not run: needs an image (`{name}`)" if parameters(name, "__call__", "pipelines") else "no such class"
+def _sibling(kind: str, word: str) -> bool:
+    """Whether diffusers has a class for the same models that takes images."""
+    return parameters(kind.replace("Pipeline", f"{word}Pipeline"), "__call__", "pipelines") is not None
 
 
 def _recommended(usual: Recommendation) -> str:
-    scale = "none" if usual.guidance_scale is None else f"{usual.guidance_scale:g}"
-    return f"{usual.num_inference_steps}, {scale}" + (f" ({usual.word})" if usual.word else "")
+    scale = "" if usual.guidance_scale is None else f" at {usual.guidance_scale:g}"
+    return f"{usual.num_inference_steps} steps{scale}" + (f" ({usual.word})" if usual.word else "")
 
 
 PARTS: Mapping[str, Callable[[], str]] = {
