@@ -243,6 +243,18 @@ def to_numpy(tensor: torch.Tensor) -> NDArray[np.generic]:
     return copied
 
 
+def float32(value: Any) -> Any:
+    """What a module returns, with its floating-point tensors in float32: a tensor, a `ModelOutput` of transformers, or
+    lists and tuples of these."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.is_floating_point() else value
+    if isinstance(value, dict):
+        return type(value)(**{key: float32(item) for key, item in value.items()})
+    return type(value)(map(float32, value)) if isinstance(value, list | tuple) else value
+
+
 def torch_device(name: str) -> torch.device:
     """The device that a spec names; `auto` prefers CUDA, then MPS, then CPU.
 

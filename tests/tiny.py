@@ -125,6 +125,16 @@ MAKERS: dict[str, Callable[[], Any]] = {
 }
 
 
+def spread_scores(owl: Any) -> None:
+    """As an OWL-ViT or OWLv2 is initialised, every score is 0.5 or 1 and every box is flat."""
+    with torch.no_grad():
+        owl.class_head.logit_scale.bias.fill_(10.0)
+        owl.class_head.logit_scale.weight.zero_()
+        owl.class_head.logit_shift.weight.mul_(0.01)
+        owl.box_head.dense2.weight.mul_(0.01)
+        owl.box_head.dense2.bias.zero_()
+
+
 def save_owlv2(folder: Path) -> Path:
     """A small random OWLv2 with the real processor; its tokenizer has characters and whole words."""
     letters = [*"abcdefghijklmnopqrstuvwxyz-."]
@@ -156,12 +166,7 @@ def save_owlv2(folder: Path) -> Path:
     )
     torch.manual_seed(0)
     model = transformers.Owlv2ForObjectDetection(config)
-    with torch.no_grad():  # as they are initialised, every score is 0.5 or 1 and every box is flat
-        model.class_head.logit_scale.bias.fill_(10.0)
-        model.class_head.logit_scale.weight.zero_()
-        model.class_head.logit_shift.weight.mul_(0.01)
-        model.box_head.dense2.weight.mul_(0.01)
-        model.box_head.dense2.bias.zero_()
+    spread_scores(model)
     model.save_pretrained(folder)
     transformers.Owlv2Processor(
         transformers.Owlv2ImageProcessor(size={"height": 64, "width": 64}), tokenizer

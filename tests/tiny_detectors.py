@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 import transformers
+from tiny import spread_scores
 
 WORDS = ["a", "photo", "of", "cat", "kitten", "tom", "-", "hot", "dog", "fire", "truck", "lorry", "red", "green"]
 SIDE = 64  # px of a tiny model's picture
@@ -37,12 +38,7 @@ def save_owlvit(folder: Path) -> Path:
     model = transformers.OwlViTForObjectDetection(
         transformers.OwlViTConfig(text_config=text, vision_config=vision, projection_dim=32)
     )
-    with torch.no_grad():  # as they are initialised, every score is 0.5 or 1 and every box is flat
-        model.class_head.logit_scale.bias.fill_(10.0)
-        model.class_head.logit_scale.weight.zero_()
-        model.class_head.logit_shift.weight.mul_(0.01)
-        model.box_head.dense2.weight.mul_(0.01)
-        model.box_head.dense2.bias.zero_()
+    spread_scores(model)
     model.save_pretrained(folder)
     images = transformers.OwlViTImageProcessor(size={"height": SIDE, "width": SIDE})
     transformers.OwlViTProcessor(images, tokenizer).save_pretrained(folder)

@@ -117,7 +117,7 @@ def _known(need: Need) -> tuple[str, str, str]:
     if need.place and need.source:
         size = f"{_bytes_of(Path(need.place)) / 1e9:.3g}"
     elif known and need.source:
-        size = f"{known.gigabytes / (2 if need.source.variant == 'fp16' else 1):.3g}"
+        size = f"{known.size(need.source.variant):.3g}"
     names = [name for name, _ in need.model.licences()] if need.place else []
     licence = ", ".join(dict.fromkeys(names)) or (known.licence if known else None)
     return size or "?", licence or "?", ("gated" if known.gated else "open") if known else "" if need.place else "?"

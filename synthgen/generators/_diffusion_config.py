@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any, ClassVar
@@ -41,6 +42,20 @@ OURS = {"prompt", "negative_prompt", "height", "width", "num_inference_steps", "
         "output_type", "return_dict", "num_images_per_prompt"}  # fmt: skip
 
 DENOISERS = ("transformer", "unet")  # names of the part of a pipeline that computes every step
+
+
+def denoiser_class(parts: Mapping[str, str]) -> tuple[str, str]:
+    """Name and class of the part that computes every step; empty texts for a pipeline that calls it otherwise.
+
+    Args:
+        parts: name -> class of each part of the pipeline.
+    """
+    return next(((name, parts[name]) for name in DENOISERS if name in parts), ("", ""))
+
+
+def denoiser_of(pipeline: Any) -> Any:
+    """The part of a loaded pipeline that computes every step; None for a pipeline that calls it otherwise."""
+    return next((part for name in DENOISERS if (part := getattr(pipeline, name, None)) is not None), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +186,8 @@ class Config(ModelConfig):
             return False
         folder = find_model(self.model, "diffusion", self.revision, self.variant)
         parts = part_classes(folder)
-        denoiser = next((parts[name] for name in DENOISERS if name in parts), None)
-        if denoiser is None:
+        _, denoiser = denoiser_class(parts)
+        if not denoiser:
             return False
         return bool(fields(denoiser, "models").get("_repeated_blocks")) or "blocks found by their class"
 

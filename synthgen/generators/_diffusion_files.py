@@ -9,7 +9,7 @@ from pathlib import Path
 from synthgen.backends import Source
 from synthgen.base.wording import plain, shown
 from synthgen.errors import listed
-from synthgen.generators._diffusion_config import DENOISERS, Config
+from synthgen.generators._diffusion_config import Config, denoiser_class
 from synthgen.models import AdapterLayout, ModelIncomplete, find_model, read_card
 from synthgen.models.families import pipeline_class
 from synthgen.models.inspection import inspect_file, inspect_pipeline
@@ -56,7 +56,7 @@ class PipelineFiles(ModelFiles):
     @property
     def denoiser(self) -> tuple[str, str]:
         """Name and class of the part that computes every step; empty texts for a pipeline that calls it otherwise."""
-        return next(((name, self.parts[name]) for name in DENOISERS if name in self.parts), ("", ""))
+        return denoiser_class(self.parts)
 
     def inspect(self) -> Held:
         """The sizes of the weights of those parts that are loaded from this folder."""

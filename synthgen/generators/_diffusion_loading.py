@@ -11,7 +11,7 @@ from synthgen import devices
 from synthgen.errors import BackendError, listed
 from synthgen.generators._diffusion_additions import add_embeddings, add_loras, read_component
 from synthgen.generators._diffusion_checks import ADAPTER_PIPELINES
-from synthgen.generators._diffusion_config import DENOISERS, Config
+from synthgen.generators._diffusion_config import Config, denoiser_of
 from synthgen.generators._diffusion_files import PipelineFiles
 from synthgen.generators._diffusion_parts import Component, Parts
 from synthgen.generators._diffusion_tuning import quantization, tune
@@ -51,7 +51,7 @@ def load(config: Config, files: PipelineFiles, parts: Parts, has_layout: bool) -
         with loading(path, held, "generator.model: "):
             pipeline = _with_adapter(pipeline, path / layout.folder, dtype)
     if devices.compiles(config.compile, device):
-        devices.compile_blocks(next(filter(None, (getattr(pipeline, name, None) for name in DENOISERS)), None))
+        devices.compile_blocks(denoiser_of(pipeline))
     pipeline.set_progress_bar_config(disable=True)
     devices.place(pipeline, device, config.offload)
     return pipeline

@@ -17,7 +17,8 @@ from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.generators._diffusion_config import Config
 from synthgen.generators._diffusion_files import PipelineFiles
 from synthgen.generators._diffusion_parts_config import Embedding, Lora
-from synthgen.models import ModelIncomplete, existing, find_model, model_identity, read_json
+from synthgen.models import ModelIncomplete, existing, find_model, model_identity
+from synthgen.models.families import settings
 from synthgen.models.gguf import require_gguf
 from synthgen.models.inspection import inspect_component, inspect_file
 from synthgen.models.named import ModelFiles
@@ -59,7 +60,7 @@ class Component(ModelFiles):
             raise BackendError(plain(f"{self.pipeline.kind} has no part {name}; it has: {listed(sorted(known))}", 600))
         kind = known[self.name]
         is_folder = self.value is not None and self.path().is_dir()
-        other = _setting(self.path(), "_class_name") if is_folder else None
+        other = settings(self.path()).get("_class_name") if is_folder else None
         return str(other) if other in STAND_INS.get(kind, ()) else kind
 
     def path(self) -> Path:
@@ -83,7 +84,8 @@ class Component(ModelFiles):
         if not path.is_dir():
             raise BackendError(f"{path} does not exist; the folder {path.parent} is a pipeline without {self.name!r}")
         held = inspect_component(path, kind, self.variant)
-        own, model_type = _setting(path, "_class_name"), _setting(path, "model_type")
+        given = settings(path)
+        own, model_type = given.get("_class_name"), given.get("model_type")
         if own is not None and own != kind:
             raise BackendError(f"{path} holds {shown(own)}; {self.pipeline.kind} takes {kind}")
         if own is None and model_type is not None and "Tokenizer" not in kind and not _is_of_type(kind, model_type):
@@ -91,19 +93,19 @@ class Component(ModelFiles):
         return held
 
     def _inspect_single_file(self, path: Path) -> Held:
-        settings = self.pipeline.path() / self.name
+        own = self.pipeline.path() / self.name
         if path.suffix not in (".safetensors", ".gguf"):
             raise BackendError(f"{path} is no .safetensors or .gguf file: other formats can hold code")
         if "FromOriginalModelMixin" not in bases(self.kind, "models"):
             raise BackendError(f"diffusers reads no {self.kind} from a single file; takes a folder or a model id")
-        if not (settings / "config.json").is_file():
+        if not (own / "config.json").is_file():
             raise BackendError(
-                f"a single file has no settings, and {settings / 'config.json'}, which would have them, is not there"
+                f"a single file has no settings, and {own / 'config.json'}, which would have them, is not there"
             )
         if path.suffix == ".gguf" and find_spec("gguf") is None:
             raise BackendError(f"{path} needs the package gguf: pip install 'synthgen[gguf]'")
         held = require_gguf(path) if path.suffix == ".gguf" else require_safetensors(path)
-        inspect_settings(settings, held)
+        inspect_settings(own, held)
         return held
 
     def _require_droppable(self) -> None:
@@ -222,12 +224,16 @@ class Parts:
 
     def problems(self) -> Iterable[Problem]:
         """What is wrong with them; the pipeline itself has been inspected."""
-        for part in (*self.components, *self.loras, *self.embeddings):
+        for part in (*self.components, *self.loras):
             yield from part.problems()
-        good = [embedding for embedding in self.embeddings if not list(embedding.problems())]
-        for i, embedding in enumerate(good):
-            if any(embedding.token == other.token for other in good[:i]):
+        words: set[str] = set()
+        for embedding in self.embeddings:
+            if problems := list(embedding.problems()):
+                yield from problems
+                continue
+            if embedding.token in words:
                 yield Problem(embedding.field, f"got the word {shown(embedding.token)} twice; set another `token`")
+            words.add(embedding.token)
 
     def words(self) -> Mapping[str, int]:
         """The words that textual inversions add, and how many tokens of a prompt each takes."""
@@ -314,11 +320,3 @@ def _identity(path: Path) -> str:
         if folder.parent.name == "snapshots":
             return f"{folder.name}/{path.relative_to(folder).as_posix()}"
     return model_identity(path)
-
-
-def _setting(folder: Path, key: str) -> object:
-    """A value of a folder's config.json; None if there is none."""
-    try:
-        return read_json(folder / "config.json").get(key)
-    except (OSError, ValueError):
-        return None

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from synthgen.base.wording import plain, shown
+from synthgen.base.wording import one_line, plain, shown
 from synthgen.errors import BackendError, Problem, listed, nearest
-from synthgen.generators._diffusion_config import DENOISERS, Config
+from synthgen.generators._diffusion_config import Config, denoiser_of
 from synthgen.generators._diffusion_files import PipelineFiles
 from synthgen.models.families import family
 from synthgen.models.signatures import bases, fields, source
@@ -194,7 +194,7 @@ def tune(pipeline: DiffusionPipeline, config: Config, device: torch.device, dtyp
     for name, how in config.quantize.items():
         if how == "fp8_storage":
             getattr(pipeline, name).enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=dtype)
-    denoiser = next(filter(None, (getattr(pipeline, name, None) for name in DENOISERS)), None)
+    denoiser = denoiser_of(pipeline)
     if config.attention:
         _set_attention(denoiser, config.attention)
     if config.cache:
@@ -208,7 +208,7 @@ def _set_attention(denoiser: Any, name: str) -> None:
         with attention_backend("native"):  # diffusers also makes it the default of every other model; this undoes that
             denoiser.set_attention_backend(name)
     except (RuntimeError, ValueError, ImportError) as error:
-        raise BackendError(f"generator.attention: {plain(' '.join(str(error).split()), 300)}") from error
+        raise BackendError(f"generator.attention: {one_line(error, 300)}") from error
     processors = [getattr(module, "processor", None) for module in denoiser.modules()]
     if not any(getattr(processor, "_attention_backend", None) == name for processor in processors):
         raise BackendError(f"generator.attention: {name!r} has no effect on {type(denoiser).__name__}; leave it out")
@@ -222,7 +222,7 @@ def _set_cache(denoiser: Any, cache: str, options: Mapping[str, Any]) -> None:
     try:
         denoiser.enable_cache(getattr(diffusers, CACHES[cache])(**arguments))
     except Exception as error:  # diffusers does not check its options, so anything may be raised
-        reason = plain(" ".join(str(error).split()), 300) or type(error).__name__
+        reason = one_line(error, 300) or type(error).__name__
         raise BackendError(
             f"generator.cache: {cache!r} cannot be set on {type(denoiser).__name__}: {reason}"
         ) from error
@@ -234,6 +234,4 @@ def _set_cache(denoiser: Any, cache: str, options: Mapping[str, Any]) -> None:
 def forget_steps(pipeline: DiffusionPipeline, config: Config) -> None:
     """Empties the cache of steps. diffusers does so after each image, but not after one that failed."""
     if config.cache:
-        for name in DENOISERS:
-            if (denoiser := getattr(pipeline, name, None)) is not None:
-                denoiser._reset_stateful_cache()
+        denoiser_of(pipeline)._reset_stateful_cache()

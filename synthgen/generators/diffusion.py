@@ -23,7 +23,7 @@ from synthgen.generators._diffusion_loading import load
 from synthgen.generators._diffusion_parts import Parts
 from synthgen.generators._modular import Modular
 from synthgen.models import ModelCard, read_card
-from synthgen.models.families import family, guidance, pipeline_class
+from synthgen.models.families import family, guidance
 from synthgen.models.families.family import Family, Guidance
 from synthgen.models.layouts import layout_of
 from synthgen.models.modular import is_modular
@@ -64,7 +64,7 @@ class Backend(Generator[Config]):
 
     @cached_property
     def _row(self) -> Family:
-        return family(pipeline_class(self._files.path()))
+        return family(self._files.kind)
 
     @cached_property
     def _guidance(self) -> Guidance:

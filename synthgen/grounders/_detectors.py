@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from synthgen import models
+from synthgen import devices, models
 from synthgen.backends import ModelConfig
 from synthgen.models import read_json
 from synthgen.models.inspection import inspect_model
@@ -165,12 +165,5 @@ def _run_in(part: Any, device_type: str, dtype: Any) -> None:
     """Makes a module compute in `dtype` and return float32."""
     import torch
 
-    def float32(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.float() if value.is_floating_point() else value
-        if isinstance(value, dict):  # transformers' ModelOutput
-            return type(value)(**{key: float32(item) for key, item in value.items()})
-        return type(value)(map(float32, value)) if isinstance(value, list | tuple) else value
-
     forward = torch.autocast(device_type, dtype=dtype)(part.forward)
-    part.forward = lambda *args, **kwargs: float32(forward(*args, **kwargs))
+    part.forward = lambda *args, **kwargs: devices.float32(forward(*args, **kwargs))

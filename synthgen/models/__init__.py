@@ -127,6 +127,10 @@ class KnownModel:
     licence: str | None = None
     gated: bool = False
 
+    def size(self, variant: str | None) -> float:
+        """The gigabytes of a variant: weights in float16 have half of them."""
+        return self.gigabytes / (2 if variant == "fp16" else 1)
+
 
 _SAM = "https://dl.fbaipublicfiles.com/segment_anything/"
 
@@ -193,7 +197,7 @@ def find_model(
             raise ModelMissing(f"{shown(model)} has no {key} {shown(named)}; it takes a branch, a tag or a commit")
     path = Path(model)
     known = KNOWN.get(model)
-    size = f" ({known.gigabytes / (2 if variant == 'fp16' else 1):.3g} GB)" if known else ""
+    size = f" ({known.size(variant):.3g} GB)" if known else ""
     fetch = f"fetch it with: {fetch_command(model, revision, variant, files)}"
     if known and known.url:
         path = cache_folder() / "models" / Path(known.url).name
@@ -231,15 +235,20 @@ def is_hub_id(model: str) -> bool:
     return bool(re.fullmatch(r"[\w.-]{1,96}/[\w.-]{1,96}", model)) and model[0] not in ".-"
 
 
+def repository_folder(model: str) -> Path:
+    """A repository's folder in the cache of the hub's client."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+
+
 def snapshot_of(model: str, revision: str, kind: str) -> Path | None:
     """A model's folder in the hub's cache; None if there is none, or if it lacks the file that names the model's class.
 
     This does not use `snapshot_download`: since huggingface_hub 2.0 that refuses a folder that lacks any file of the
     repository, and neither synthgen nor transformers nor diffusers fetch all files.
     """
-    from huggingface_hub import constants
-
-    cache = Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"
+    cache = repository_folder(model)
     try:
         commit = (cache / "refs" / revision).read_text().strip()
     except (OSError, ValueError):

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from synthgen.base.interrupts import raise_if_stopped
-from synthgen.base.wording import plain
+from synthgen.base.wording import one_line, plain
 from synthgen.errors import OutOfRoom, RunError, nearest
 
 T = TypeVar("T")
@@ -72,7 +72,7 @@ def file_system(url: str) -> tuple[Any, str]:
         # Cached listings would be out of date when others write.
         fs, path = fsspec.url_to_fs(url, use_listings_cache=False)
     except (ImportError, ValueError) as error:
-        raise RunError(f"got {plain(url)!r}; {plain(' '.join(str(error).split()), 200)}") from error
+        raise RunError(f"got {plain(url)!r}; {one_line(error, 200)}") from error
     return fs, str(path).rstrip("/")
 
 

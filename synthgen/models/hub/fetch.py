@@ -15,10 +15,10 @@ from synthgen.base.files import atomic
 from synthgen.base.interrupts import abandonable
 from synthgen.base.locks import is_locked
 from synthgen.base.wording import shown
-from synthgen.models import is_revision
+from synthgen.models import is_revision, repository_folder
 from synthgen.models.hub.blobs import receive_large
 from synthgen.models.hub.errors import explained
-from synthgen.models.hub.repository import Repository, repository_folder
+from synthgen.models.hub.repository import Repository
 from synthgen.models.hub.selection import needed_files
 from synthgen.models.transfer import Report, is_quiet
 

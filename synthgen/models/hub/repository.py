@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from synthgen.base.wording import plain, shown
-from synthgen.models import read_json
+from synthgen.models import read_json, repository_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +99,3 @@ class Repository:
             ):
                 missing[name] = self.sizes[name]
         return missing
-
-
-def repository_folder(model: str) -> Path:
-    """A repository's folder in the cache of the hub's client."""
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"models--{model.replace('/', '--')}"

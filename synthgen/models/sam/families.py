@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from synthgen import models
+from synthgen import devices, models
 from synthgen.errors import BackendError, listed
 from synthgen.models.inspection import inspect_model
 from synthgen.models.loading import loading, require_all_weights
@@ -107,17 +107,8 @@ def load(path: Path, device: Any, dtype: Any) -> Network:
 
 def _return_float32(encoder: Any, dtype: Any) -> None:
     """Makes an image encoder take pictures in float32 and return float32."""
-    import torch
-
-    def float32(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.float()
-        if isinstance(value, dict):  # transformers' ModelOutput
-            return type(value)(**{key: float32(item) for key, item in value.items()})
-        return type(value)(map(float32, value)) if isinstance(value, list | tuple) else value
-
     forward = encoder.forward
-    encoder.forward = lambda pixel_values, **options: float32(forward(pixel_values.to(dtype), **options))
+    encoder.forward = lambda pixel_values, **options: devices.float32(forward(pixel_values.to(dtype), **options))
 
 
 class FamilyNetwork(Network):
