@@ -78,6 +78,7 @@ def embedded_server(services: bool = False) -> Iterator[str]:
             server.close()
             if keeper.ident:
                 keeper.join()
+            server.remove_log()
 
 
 class Server:
@@ -152,7 +153,7 @@ class Server:
         if ended and (any(words in output for words in _NO_ROOM) or free_bytes(self._home) < ROOM_BYTES):
             return no_room(self._home, "no room is left, or they may not be changed")
         state = f"ended with {self._process.returncode}" if ended else f"did not answer in {START_SECONDS:.0f} s"
-        self._log_is_named = True
+        self._log_is_named = not self._closing.is_set()
         last = output.splitlines()[-1] if output else "no word"
         return ServerError(f"Prefect's server {state}: {last} (more in {self._log})")
 
@@ -196,9 +197,12 @@ class Server:
         return f"did not answer for {2 * CHECK_SECONDS * MOST_UNANSWERED:.0f} s"
 
     def close(self) -> None:
-        """Ends the server, and removes its log unless an error has named it."""
+        """Ends the server, also one that `keep` is starting."""
         self._closing.set()
         self._end()
+
+    def remove_log(self) -> None:
+        """Removes the log unless an error has named it. Comes after `keep` has ended, which may still have opened it."""
         if not self._log_is_named:
             self._log.unlink(missing_ok=True)
 

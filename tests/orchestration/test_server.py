@@ -182,6 +182,16 @@ def test_a_home_that_cannot_be_written_is_told_in_a_line(
     assert str(stop.value).startswith(f"Prefect's files cannot be written to {place}: Not a directory; SYNTHGEN_HOME, ")
 
 
+def test_nothing_is_left_of_one_that_was_being_replaced_at_the_end(used: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.embedded_server():
+        (first,) = used.glob("server-*.json")
+        monkeypatch.setattr(server, "is_healthy", lambda url: False)
+        os.kill(int(first.stem.removeprefix("server-")), signal.SIGKILL)
+        while list(used.glob("server-*.json")) in ([], [first]):
+            time.sleep(0.02)
+    assert not list(used.glob("server-*"))
+
+
 def test_one_that_ends_or_is_frozen_is_replaced_at_its_address(
     used: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
