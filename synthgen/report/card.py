@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,16 +11,11 @@ import jinja2
 import yaml
 
 from synthgen.base.files import expand_home
+from synthgen.base.hub_card import licence_fields, size_category
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import markdown_tables, markdown_text
 from synthgen.pipeline.build import Build
 from synthgen.spec import DatasetSpec
-
-# Identifiers of licences that the Hub knows, by the names that our models' cards give.
-LICENCES = {"Apache-2.0": "apache-2.0", "MIT": "mit", "CreativeML OpenRAIL-M": "creativeml-openrail-m",
-            "CreativeML Open RAIL++-M": "openrail++", "CC-BY-4.0": "cc-by-4.0"}  # fmt: skip
-# Upper ends of the Hub's classes of size, in images.
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
 def dataset_card(build: Build, quality: dict[str, Any]) -> str:
@@ -33,7 +27,7 @@ def dataset_card(build: Build, quality: dict[str, Any]) -> str:
         "task_categories": ["object-detection", "image-segmentation"],
         "tags": ["synthetic", "coco", "instance-segmentation"],
         "viewer": False,  # it would show the images without their labels
-        "size_categories": [next((name for most, name in SIZES if found.accepted < most), "1M<n<10M")],
+        "size_categories": [size_category(found.accepted)],
     }
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), undefined=jinja2.StrictUndefined, trim_blocks=True,
@@ -80,17 +74,8 @@ def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     Args:
         models: as `quality.json` lists them.
     """
-    licences = sorted({(str(name), str(url)) for model in models for name, url in model["licences"]})
-    unknown = any(not model["licences"] for model in models)
-    if len(licences) == 1 and not unknown and licences[0][0] in LICENCES:
-        return {"license": LICENCES[licences[0][0]]}
-    if not licences:
-        return {"license": "unknown"}
-    if len(licences) > 1 or unknown:
-        return {"license": "other", "license_name": "mixed-see-card"}
-    name, link = licences[0]
-    identifier = re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
-    return {"license": "other", "license_name": identifier or "see-card", "license_link": link}
+    licences = {(str(name), str(url)) for model in models for name, url in model["licences"]}
+    return licence_fields(licences, some_unknown=any(not model["licences"] for model in models))
 
 
 def model_name(model: str) -> str:
