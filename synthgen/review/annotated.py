@@ -17,6 +17,7 @@ class AnnotatedObject:
         category: the name of its class, as the file has it.
         rle: its mask in the whole image, as a COCO RLE, `{"size": [h, w], "counts": str}`; None if it has only a box.
         box_xyxy: its box, px, half-open, as the tool gives it; None if it has only a mask.
+        ignore: whether it is a region to be ignored; None if the file does not say.
         where: the object's place in the file, for messages, such as `line 12`.
     """
 
@@ -24,6 +25,7 @@ class AnnotatedObject:
     category: str
     rle: Mapping[str, Any] | None
     box_xyxy: tuple[float, float, float, float] | None
+    ignore: bool | None = None
     where: str = ""
 
 
@@ -41,6 +43,9 @@ class AnnotatedImage:
             formats that do not keep every pixel.
         shown: the numbers of the labels that the annotator was shown, if the file says so; None otherwise. A label that
             was not shown was not deleted.
+        classes: the names of the classes that the file lists, if it does; None otherwise. A label of another class was
+            not shown.
+        is_numbered: whether the tool keeps `instance`. If it does not, objects are paired with labels by their masks.
         where: the image's place in the file, for messages.
     """
 
@@ -51,4 +56,6 @@ class AnnotatedImage:
     size: tuple[int, int] | None = None
     tolerance_iou: float = 1.0
     shown: frozenset[int] | None = None
+    classes: frozenset[str] | None = None
+    is_numbered: bool = True
     where: str = ""
