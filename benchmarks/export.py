@@ -35,6 +35,7 @@ from synthgen.masks import decode_rle
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import export_run
 from synthgen.pipeline.judge import judge_run
+from synthgen.store.content import Content
 from synthgen.store.records import Accepted
 from synthgen.store.run import Run
 from synthgen.types import DatasetInfo, Record
@@ -58,7 +59,8 @@ def run_folder(root: Path, out: Path) -> Callable[[], Any]:
 
 def synthgen(root: Path, out: Path) -> Callable[[], Any]:
     build = Build.open(Run(root))
-    info, records = dataset_info(build), Listed(list(accepted_images(build)))
+    info = dataset_info(build)
+    records = Content(Listed(list(accepted_images(build))), info.categories)
     return lambda: build.stages.exporters["coco"].export(info, records, AnnotationsOnly(out))
 
 

@@ -178,7 +178,8 @@ class Sample:
 class Annotation:
     """One exported object. `rle`: COCO RLE, `{"size": [h, w], "counts": str}`; `area`: mask pixels.
 
-    `bbox_xywh` is the mask's half-open box in px; `ignore` marks a region that is neither object nor background.
+    `bbox_xywh` is the mask's half-open box in px; `ignore` marks a region that is neither object nor background;
+    `instance` is the label's number in its image, from 0, by which reviews name it.
     """
 
     id: int
@@ -188,24 +189,40 @@ class Annotation:
     area: int
     ignore: bool
     scores: Mapping[str, float]
+    instance: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One accepted image with its labels, as exporters see it."""
+    """One image with its labels, as exporters see it: an accepted one, unless other images were asked for.
+
+    Attributes:
+        image_sha256: checksum of the file at `image_path`, as it was made; "" if no mark names it.
+        verdict: accepted, surplus or rejected.
+        reasons: why it is rejected.
+    """
 
     job: Job
     image_path: Path
     annotations: tuple[Annotation, ...]
     measures: Mapping[str, float]
+    image_sha256: str = ""
+    verdict: str = "accepted"
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
-    """What a dataset says of itself. `licences`: (name, url) of the models that made it."""
+    """What a dataset says of itself.
+
+    Attributes:
+        licences: (name, url) of the models that made it.
+        subset: a sentence that says what was left out or renamed for this export; "" if nothing was.
+    """
 
     name: str
     description: str
     categories: tuple[Category, ...]
     splits: tuple[str, ...]
     licences: tuple[tuple[str, str], ...]
+    subset: str = ""

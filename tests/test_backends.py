@@ -314,7 +314,7 @@ def test_filters_of_scores_that_a_segmenter_does_not_give(name, sample):
 def test_exporter_on_a_real_run(finished, tmp_path):
     """`finished` has been through `coco`; here its records go through every exporter into another folder."""
     from synthgen.base.file_lists import read_entries
-    from synthgen.store.export_folder import exporting
+    from synthgen.pipeline.export import write_export
     from synthgen.store.records import Accepted
     from synthgen.store.run import Run
 
@@ -322,10 +322,9 @@ def test_exporter_on_a_real_run(finished, tmp_path):
     for name in builtin("exporter"):
         for again in ("a", "b"):
             run = Run(tmp_path / again)
-            with exporting(run, name, "inputs") as folder:
-                backend_module("exporter", name).Backend(config("exporter", name), finished.spec.categories).export(
-                    info, Accepted(finished.run, finished.jobs, finished.stages.filters), folder
-                )
+            exporter = backend_module("exporter", name).Backend(config("exporter", name), finished.spec.categories)
+            records = Accepted(finished.run, finished.jobs, finished.stages.filters)
+            write_export(run, name, "inputs", exporter, info, records)
             files = [run.root / file for file, _ in read_entries(run.paths.export_list(name))]
             assert files
             assert all(file.is_file() and file.is_relative_to(run.paths.export(name)) for file in files)

@@ -16,7 +16,15 @@ from synthgen.backends.config import (
     environment_of,
     nested_configs,
 )
-from synthgen.backends.exporters import ExportedFolder, Exporter, Folder, ImageEncoding, Records
+from synthgen.backends.exporters import (
+    ExportedFolder,
+    Exporter,
+    Folder,
+    ImageEncoding,
+    ImageOptions,
+    Records,
+    SubsetOptions,
+)
 from synthgen.backends.filters import Filter, ScoreFilter, ThresholdFilter, measured
 from synthgen.backends.kinds import KINDS, Kind, backend_module, builtin, is_own
 from synthgen.backends.stages import Generator, Grounder, Model, Request, Segmenter, Source, Stage
@@ -32,6 +40,7 @@ __all__ = [
     "Generator",
     "Grounder",
     "ImageEncoding",
+    "ImageOptions",
     "Kind",
     "Model",
     "ModelConfig",
@@ -41,6 +50,7 @@ __all__ = [
     "Segmenter",
     "Source",
     "Stage",
+    "SubsetOptions",
     "ThresholdConfig",
     "ThresholdFilter",
     "backend_module",

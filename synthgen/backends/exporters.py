@@ -3,16 +3,59 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Literal, Protocol, TypeVar, runtime_checkable
+from typing import IO, Annotated, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+
+from pydantic import Field
 
 from synthgen.backends.config import Config
-from synthgen.backends.stages import Stage
+from synthgen.backends.stages import Request, Stage
+from synthgen.base.wording import shown
+from synthgen.errors import Problem, listed, nearest
 from synthgen.types import DatasetInfo, Record
 
 ImageEncoding = Literal["link", "copy", "jpeg", "webp"]
+ENDINGS: Mapping[ImageEncoding, str] = {"link": ".png", "copy": ".png", "jpeg": ".jpg", "webp": ".webp"}
+ClassName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class SubsetOptions(Config):
+    """Which part of the dataset is exported, and under which names. An exporter need do nothing for it: the records and
+    the classes that it gets are that part already. The same dataset and options give the same part."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"classes", "max_per_class", "negatives", "min_area"})
+
+    classes: tuple[ClassName, ...] | dict[ClassName, ClassName | None] | None = Field(
+        None,
+        description="A list: the classes to keep. A mapping: new names by class, null to leave one out; classes with "
+        "the same new name become one, and those that are not named stay as they are.",
+    )
+    max_per_class: int | None = Field(
+        None, ge=1, description="Most objects of a class. Whole images are left out until that holds."
+    )
+    negatives: float | None = Field(
+        None, ge=0, lt=1, description="Greatest share of images without an object; others of them are left out."
+    )
+    min_area: int | None = Field(
+        None, ge=1, description="Objects with fewer pixels become regions to be ignored, as they can still be seen."
+    )
+
+
+class ImageOptions(SubsetOptions):
+    """Options of exporters that give images away."""
+
+    images: ImageEncoding = Field(
+        "link",
+        description="link: hard links to the run's images where the disk can; copy: files of their own; jpeg, webp: "
+        "encoded again, smaller and with a little loss.",
+    )
+
+    @property
+    def image_ending(self) -> str:
+        """The ending of the names of image files."""
+        return ENDINGS[self.images]
 
 
 class Folder(Protocol):
@@ -34,6 +77,16 @@ class Folder(Protocol):
             RunError: the image has to be read for this, and is not the image that was made.
         """
 
+    def image_bytes(self, source: Path, *, encoding: ImageEncoding = "link") -> bytes:
+        """The bytes of the file that `image` would write, for formats that hold images within other files.
+
+        Raises:
+            RunError: the image is not the image that was made.
+        """
+
+    def report_loss(self, sentence: str) -> None:
+        """Says, in a sentence with numbers, what the format could not hold. The user reads it after the export."""
+
     def scratch(self) -> AbstractContextManager[IO[bytes]]:
         """A temporary file to write and read back, on the disk of this folder. It is gone when the block ends."""
 
@@ -53,12 +106,17 @@ class ExportedFolder(Protocol):
 
 @runtime_checkable
 class Records(Protocol):
-    """The accepted images, in order of id, read from disk as they are iterated: as often as wanted, one at a time."""
+    """The images to export, in order of id, read from disk as they are iterated: as often as wanted, one at a time."""
 
     def __iter__(self) -> Iterator[Record]: ...
 
     def split(self, name: str) -> Iterator[Record]:
         """Those of one split."""
+
+    @property
+    def content_hash(self) -> str:
+        """The version of the dataset: a hash, 64 hex digits, of its images, labels and splits. It is the same in every
+        format. It costs nothing once the records have been iterated to their end, so exporters write it last."""
 
 
 C = TypeVar("C", bound=Config)
@@ -66,6 +124,11 @@ C = TypeVar("C", bound=Config)
 
 class Exporter(Stage[C]):
     """Writes the accepted images in a format that others load."""
+
+    def check(self, request: Request) -> Iterable[Problem]:
+        yield from super().check(request)
+        if isinstance(self.config, SubsetOptions):
+            yield from _unknown_classes(self.config.classes, [category.name for category in self.categories])
 
     @abstractmethod
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
@@ -80,3 +143,12 @@ class Exporter(Stage[C]):
             Names of files, each with what is wrong with it: the end of a sentence that begins with the name.
         """
         return ()
+
+
+def _unknown_classes(chosen: Iterable[str] | None, names: Sequence[str]) -> Iterator[Problem]:
+    for name in chosen or ():
+        if name not in names:
+            takes = f"takes classes of the spec: {listed(names)}"
+            yield Problem(".classes", f"got {shown(name)}{nearest(name, names)}; {takes}")
+    if isinstance(chosen, Mapping) and not any(chosen.get(name, name) for name in names):
+        yield Problem(".classes", "leaves no class; takes a mapping that keeps one at least")

@@ -40,7 +40,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "share": (
         "Share it",
-        {"export": "Write the exports of a run again, with other options."},
+        {"export": "Write the exports of a run again, or write other formats."},
     ),
     "operate": (
         "Operate",

@@ -10,10 +10,14 @@ import typer
 from synthgen.cli.inputs import note
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from synthgen.judging.quality import Quality
     from synthgen.pipeline.build import Build
+    from synthgen.store.marks import Mark
+    from synthgen.store.run import Run
 
 
 def console() -> Console:
@@ -40,6 +44,20 @@ def merge(build: Build) -> None:
         grow(build)
 
 
+def print_exports(folder: Run, written: Mapping[str, Mark], quiet: bool = False) -> None:
+    """Prints where exports are, and what their formats could not hold."""
+    for name, mark in written.items():
+        if not quiet:
+            print(f"{name}: {mark.counts['files']} files in {folder.paths.export(name)}")
+    _print_losses(written)
+
+
+def _print_losses(written: Mapping[str, Mark | None]) -> None:
+    for name, mark in written.items():
+        for loss in mark.notes.get("losses", ()) if mark else ():
+            note(f"{name}: {loss}")
+
+
 def print_result(build: Build, quality: Quality, quiet: bool, state: str) -> None:
     """Prints the numbers of a run. Raises Exit with code 3 if images or instances are missing."""
     from synthgen.judging.summary import headline, shortfall
@@ -49,6 +67,7 @@ def print_result(build: Build, quality: Quality, quiet: bool, state: str) -> Non
         _print_tables(quality, screen)
         for name in build.spec.exporters:
             screen.print(f"{name}: {build.run.paths.export(name)}", highlight=False, soft_wrap=True)
+        _print_losses({name: build.run.marks.read("export", name) for name in build.spec.exporters})
         screen.print(f"report: {build.run.paths.report}", highlight=False, soft_wrap=True)
         if build.run.is_mirror:
             screen.print(f"store: {build.run.address}", highlight=False, soft_wrap=True)

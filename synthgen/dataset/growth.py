@@ -22,10 +22,10 @@ from synthgen.base.sealed import read_sealed, sha256_json, validated, write_seal
 from synthgen.dataset.history import is_finished, others_of, runs_of
 from synthgen.errors import RunError, SynthgenError
 from synthgen.pipeline.build import Build
-from synthgen.pipeline.export import accepted_images
+from synthgen.pipeline.export import accepted_images, with_exporters, write_export
 from synthgen.pipeline.fingerprints import exported_by, hash_of, measured_by
 from synthgen.planning.rounds import IMAGES_PER_RUN
-from synthgen.store.export_folder import exporting
+from synthgen.store.marks import Mark
 from synthgen.store.paths import MERGED
 from synthgen.store.records import Accepted, judged_images
 from synthgen.store.run import Run
@@ -180,6 +180,7 @@ class Merge:
     def inputs(self, exporter: str) -> str:
         """Hash of everything that an export is made from."""
         spec, info = self.build.spec, asdict(self.info)
+        del info["subset"]  # Options of the exporter say it.
         # `exported_by` has both if a spec sets them. Without them, datasets of earlier versions stay merged.
         for category in info["categories"]:
             del category["supercategory"], category["own_id"]
@@ -206,6 +207,13 @@ class Merge:
                 found[name] = set(ids[f.fails(values)].tolist())
                 gone |= found[name]
         return found
+
+    def records(self) -> tuple[Merged, Mapping[str, Collection[int]]]:
+        """The images that remain, and the near-duplicates among them that do not, see `alike`."""
+        for member in self.members:
+            member.run.refresh(files=True)
+        alike = self.alike()
+        return Merged(self.members, {i for ids in alike.values() for i in ids}), alike
 
     def numbers(self, records: Merged, alike: Mapping[str, Collection[int]], inputs: str) -> Growth:
         of_run, splits, classes = Counter[int](), Counter[str](), Counter[int]()
@@ -252,19 +260,43 @@ def grow(build: Build) -> Growth:
                 return growth
             folder.files.remove([file])
             folder.marks.sweep()
-            for member in merge.members:
-                member.run.refresh(files=True)
-            alike = merge.alike()
-            records = Merged(merge.members, {i for ids in alike.values() for i in ids})
+            records, alike = merge.records()
             growth = merge.numbers(records, alike, everything)
             for name in (name for name in inputs if not done[name]):
-                with exporting(folder, name, inputs[name]) as export:
-                    build.stages.exporters[name].export(merge.info, records, export)
+                write_export(folder, name, inputs[name], build.stages.exporters[name], merge.info, records)
             # Another process may have judged a run anew meanwhile.
             if {name: Merge.of(build).inputs(name) for name in inputs} == inputs:
                 write_sealed(file, asdict(growth))
                 folder.files.publish(file)
                 return growth
+
+
+def export_grown(folder: Path, exporters: Mapping[str, Mapping[str, Any]], out: Run | None = None) -> dict[str, Mark]:
+    """Writes other exports of a merged dataset than its spec names. Returns the mark of each.
+
+    Args:
+        folder: of the merged dataset.
+        exporters: see `with_exporters`.
+        out: where they go; None: beside those of the spec.
+
+    Raises:
+        RunError: the dataset has no finished run, or a run changed meanwhile.
+    """
+    finished = (build for run in reversed(runs_of(folder.parent)) if is_finished(build := Build.read(run)))
+    if (latest := next(finished, None)) is None:
+        raise RunError(f"{folder} has no finished run beside it to be exported")
+    merge = Merge.of(with_exporters(latest, exporters))
+    (records, _), target, marks = merge.records(), out or Run(folder), {}
+    for name, exporter in merge.build.stages.exporters.items():
+        inputs = merge.inputs(name)
+        if not target.marks.is_done("export", name, inputs):
+            write_export(target, name, inputs, exporter, merge.info, records)
+            if Merge.of(merge.build).inputs(name) != inputs:
+                raise RunError(f"a run beside {folder} changed meanwhile; export it again")
+        mark = target.marks.read("export", name)
+        assert mark is not None
+        marks[name] = mark
+    return marks
 
 
 def _wait_for_lock(folder: Run, stack: ExitStack) -> None:

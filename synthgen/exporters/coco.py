@@ -16,28 +16,22 @@ from typing import IO, Any, ClassVar, Literal
 import orjson
 from pydantic import Field, field_validator
 
-from synthgen.backends import Config as BackendConfig
-from synthgen.backends import ExportedFolder, Exporter, Folder, ImageEncoding, Records
+from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records
 from synthgen.exporters._coco_reader import SplitReader
 from synthgen.masks import decode_rle, mask_polygons, polygon_iou
 from synthgen.types import Annotation, DatasetInfo, Record
 
-ENDINGS: Mapping[ImageEncoding, str] = {"link": ".png", "copy": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_NO_HASH = "0" * 64  # holds the place of the dataset's content hash, which is known when all records are read
 ANNOTATIONS = re.compile(r"annotations/instances_(.+)\.json")
 
 
-class Config(BackendConfig):
+class Config(ImageOptions):
     """Options of `coco`."""
 
     segmentation: Literal["rle", "polygon"] = Field(
         "rle", description="rle: compressed RLE; polygon: for loaders that read no RLE. Both keep every pixel."
     )
-    images: ImageEncoding = Field(
-        "link",
-        description="link: hard links to the run's images where the disk can; copy: files of their own; jpeg, webp: "
-        "encoded again, smaller and with a little loss.",
-    )
-    added: ClassVar[frozenset[str]] = frozenset({"images_in"})
+    added: ClassVar[frozenset[str]] = ImageOptions.added | {"images_in"}
 
     images_in: str = Field(
         "{split}", description="Folder of a split's images. With images/{split}, datumaro, CVAT and Geti load them too."
@@ -55,10 +49,10 @@ class Config(BackendConfig):
 class Backend(Exporter[Config]):
     """Writes one record a line, in order of id, in ASCII and without a date: equal datasets give equal bytes.
 
-    Beyond COCO's keys, images have `prompt`, `negative_prompt`, `seed`, `slots` and `measures`. Annotations have
-    `scores` and, with `segmentation: polygon`, `polygon_iou`: the IoU of the mask with the polygons as pycocotools
-    draws them. `area` is always the number of the mask's pixels. Floats have 6 significant digits, as many as float32
-    holds; a number that could not be measured is null.
+    Beyond COCO's keys, `info` has `content_hash`, the version of the dataset; images have `prompt`, `negative_prompt`,
+    `seed`, `slots` and `measures`. Annotations have `scores` and, with `segmentation: polygon`, `polygon_iou`: the IoU
+    of the mask with the polygons as pycocotools draws them. `area` is always the number of the mask's pixels. Floats
+    have 6 significant digits, as many as float32 holds; a number that could not be measured is null.
 
     Objects to be ignored have `iscrowd` 1 and, as in COCO, an RLE. An empty mask has an RLE too: no polygon can
     express it, and loaders of polygons crash on an empty list. Memory holds one image's annotations.
@@ -78,7 +72,7 @@ class Backend(Exporter[Config]):
                 files[split].images.extend([self._image(info, record, image_name)])
                 files[split].annotations.extend(self._annotation(record.job.id, ids, a) for a in record.annotations)
             for written in files.values():
-                written.finish()
+                written.finish(records.content_hash)
 
     def verify(self, folder: ExportedFolder, records: Records) -> Iterator[tuple[str, str]]:
         """Compares images, annotations and classes with the records. Reports the first difference of each split."""
@@ -114,7 +108,7 @@ class Backend(Exporter[Config]):
         yield from sorted(faults.items())
 
     def _image_name(self, record: Record) -> str:
-        return f"{record.job.id:012d}{ENDINGS[self.config.images]}"
+        return f"{record.job.id:012d}{self.config.image_ending}"
 
     def _images_folder(self, split: str) -> str:
         return self.config.images_in.replace("{split}", split)
@@ -156,7 +150,9 @@ class Backend(Exporter[Config]):
 
 
 def _info(info: DatasetInfo) -> dict[str, str]:
-    return {"description": info.description or info.name, "version": "1.0", "contributor": "synthgen"}
+    subset = {"subset": info.subset} if info.subset else {}
+    said = {"description": info.description or info.name, "version": "1.0", "contributor": "synthgen"}
+    return {**said, **subset, "content_hash": _NO_HASH}
 
 
 def _licenses(info: DatasetInfo) -> Iterator[dict[str, Any]]:
@@ -207,7 +203,8 @@ class _SplitFile:
 
     def __init__(self, info: DatasetInfo, file: IO[bytes], scratch: IO[bytes]) -> None:
         self._file, self._scratch = file, scratch
-        self._file.write(b'{\n"info": ' + _line(_info(info)) + b",\n")
+        self._file.write(head := b'{\n"info": ' + _line(_info(info)) + b",\n")
+        self._hash_at = head.rindex(_NO_HASH.encode())
         for key, records in {"licenses": _licenses(info), "categories": _categories(info)}.items():
             lines = _Lines(self._file, key)
             lines.extend(records)
@@ -215,8 +212,10 @@ class _SplitFile:
         self.images = _Lines(self._file, "images")
         self.annotations = _Lines(self._scratch, "annotations")
 
-    def finish(self) -> None:
+    def finish(self, content_hash: str) -> None:
         self.images.end(b",\n")
         self.annotations.end(b"\n}\n")
         self._scratch.seek(0)
         copyfileobj(self._scratch, self._file)
+        self._file.seek(self._hash_at)
+        self._file.write(content_hash.encode())

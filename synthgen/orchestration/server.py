@@ -202,7 +202,7 @@ class Server:
         self._end()
 
     def remove_log(self) -> None:
-        """Removes the log unless an error has named it. Comes after `keep` has ended, which may still have opened it."""
+        """Removes the log unless an error has named it. Until `keep` has ended, it may open the log once more."""
         if not self._log_is_named:
             self._log.unlink(missing_ok=True)
 

@@ -2,40 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from typing import Any
 
 import pyarrow.compute as pc
 
-from synthgen.errors import RunError
+from synthgen.backends import Exporter
+from synthgen.errors import RunError, SpecError
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.check import problems_of, request_of
+from synthgen.pipeline.fingerprints import hash_of
+from synthgen.pipeline.stages import Stages
+from synthgen.pipeline.subset import subset_of
+from synthgen.spec import DatasetSpec
+from synthgen.store.content import Content, Stored
 from synthgen.store.export_folder import exporting
+from synthgen.store.marks import Mark
 from synthgen.store.records import Accepted
+from synthgen.store.run import Run
 from synthgen.types import DatasetInfo
 
 
-def export_run(build: Build) -> dict[str, int]:
-    """Writes every export whose inputs have changed. Returns the number of files by exporter.
+def export_run(build: Build) -> dict[str, Mark]:
+    """Writes every export whose inputs have changed. Returns the mark of each, by exporter: its notes hold the
+    `content_hash` and the `losses`.
 
     Raises:
         RunError: the run has not been judged yet, or a record is damaged.
     """
-    run, spec = build.run, build.spec
-    licences = {licence for stage in build.stages.named().values() for licence in stage.licences()}
-    info = DatasetInfo(spec.name, spec.description, spec.categories, tuple(spec.splits), tuple(sorted(licences)))
-    files = {}
+    return export_to(build, build.run)
+
+
+def export_to(build: Build, folder: Run, all_images: bool = False) -> dict[str, Mark]:
+    """`export_run` into any folder, which gets a folder for each exporter of the spec.
+
+    Args:
+        folder: the run itself, or a folder for exports alone, with its own marks.
+        all_images: rejected images too, with the labels that have them rejected.
+
+    Raises:
+        RunError: another process changed the run meanwhile.
+    """
+    marks = {}
     for name, exporter in build.stages.exporters.items():
-        inputs = build.inputs("export", name)
-        if inputs is None:
-            raise RunError(f"{run.root} has not been judged yet; run the spec first")
-        if not run.marks.is_done("export", name, inputs):
-            with exporting(run, name, inputs) as folder:
-                exporter.export(info, accepted_images(build), folder)
-        mark = run.marks.read("export", name)
-        files[name] = mark.counts.get("files", len(mark.files)) if mark else 0
-    return files
+        inputs = _inputs(build, name, all_images)
+        if not folder.marks.is_done("export", name, inputs):
+            records = accepted_images(build, all_images=all_images)
+            write_export(folder, name, inputs, exporter, info_of(build), records)
+            if _inputs(build, name, all_images) != inputs:
+                raise RunError(f"{build.run.address} was judged or labelled anew meanwhile; export it again")
+        mark = folder.marks.read("export", name)
+        assert mark is not None
+        marks[name] = mark
+    return marks
 
 
-def accepted_images(build: Build, first_annotation: int = 1, without: Collection[int] = ()) -> Accepted:
+def _inputs(build: Build, name: str, all_images: bool) -> str:
+    inputs = build.inputs("export", name)
+    if inputs is None:
+        raise RunError(f"{build.run.root} has not been judged yet; run the spec first")
+    return hash_of({"all_images": True}, inputs) if all_images else inputs
+
+
+def with_exporters(build: Build, exporters: Mapping[str, Mapping[str, Any]]) -> Build:
+    """The build of a run, with other exporters than those of its spec.
+
+    Args:
+        exporters: options by name, as in a spec.
+
+    Raises:
+        SpecError: an exporter or an option is unknown, or would fail.
+    """
+    spec = DatasetSpec.parse({**build.spec.dump(), "exporters": exporters})
+    changed = replace(build, spec=spec, stages=replace(build.stages, exporters=Stages.of(spec).exporters))
+    named = {f"exporters.{name}": exporter for name, exporter in changed.stages.exporters.items()}
+    if problems := problems_of(named, request_of(spec)):
+        raise SpecError(problems)
+    return changed
+
+
+def write_export(
+    folder: Run, name: str, inputs: str, exporter: Exporter[Any], info: DatasetInfo, records: Stored
+) -> None:
+    """Writes an export and its mark.
+
+    Args:
+        folder: the run, or another folder with marks of exports.
+        inputs: hash of everything that the export is made from.
+    """
+    exporter, info, part = part_of(exporter, info, records)
+    with exporting(folder, name, inputs) as export:
+        exporter.export(info, part, export)
+        export.notes["content_hash"] = part.content_hash
+
+
+def part_of(exporter: Exporter[Any], info: DatasetInfo, records: Stored) -> tuple[Exporter[Any], DatasetInfo, Content]:
+    """The part of a dataset that an exporter's options ask for, and the exporter for the classes of that part."""
+    part, info = subset_of(records, info, exporter.config)
+    if part is not records:
+        exporter = type(exporter)(exporter.config, info.categories)
+    return exporter, info, Content(part, info.categories)
+
+
+def info_of(build: Build) -> DatasetInfo:
+    """What the dataset of a run says of itself."""
+    spec = build.spec
+    licences = {licence for stage in build.stages.named().values() for licence in stage.licences()}
+    return DatasetInfo(spec.name, spec.description, spec.categories, tuple(spec.splits), tuple(sorted(licences)))
+
+
+def content_hash(build: Build) -> str:
+    """The version of the accepted images and labels: see `Records.content_hash`.
+
+    Raises:
+        RunError: the run has not been judged yet, or a record is damaged.
+    """
+    for name, exporter in build.stages.exporters.items():
+        mark = build.run.marks.read("export", name)
+        part, _ = subset_of(whole := accepted_images(build), info_of(build), exporter.config)
+        if mark and part is whole and build.is_done("export", name) and "content_hash" in mark.notes:
+            return str(mark.notes["content_hash"])
+    return Content(accepted_images(build), build.spec.categories).content_hash
+
+
+def accepted_images(
+    build: Build, first_annotation: int = 1, without: Collection[int] = (), all_images: bool = False
+) -> Accepted:
     """The accepted images with their labels, see `Accepted`.
 
     Raises:
@@ -46,4 +139,7 @@ def accepted_images(build: Build, first_annotation: int = 1, without: Collection
         ids = rows.filter(pc.is_valid(rows["instance"]))["category_id"]
         if ids.null_count or not build.has_classes(*pc.unique(ids).to_pylist()):
             raise RunError(f"{run.address} has verdicts on labels of classes that its spec lacks; judge it again")
-    return Accepted(run, build.jobs, build.stages.filters, first_annotation=first_annotation, without=without)
+    return Accepted(
+        run, build.jobs, build.stages.filters, first_annotation=first_annotation, without=without,
+        all_images=all_images,
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import DamagedReviews, read_reviews
 from synthgen.masks import decode_rle, mask_areas, mask_boxes
 from synthgen.pipeline.build import Build
-from synthgen.pipeline.export import accepted_images
+from synthgen.pipeline.export import accepted_images, info_of, part_of
 from synthgen.pipeline.fingerprints import DEPENDENCIES, PER_SHARD, hash_of
 from synthgen.store.export_folder import ExportedFolder
 from synthgen.store.marks import Mark
@@ -241,7 +241,8 @@ def _export(build: Build, name: str) -> Iterator[Damage]:
     """What an exporter finds wrong when it reads its export back."""
     run, exporter = build.run, build.stages.exporters[name]
     try:
-        for file, what in exporter.verify(ExportedFolder(run, name), accepted_images(build)):
+        exporter, _, records = part_of(exporter, info_of(build), accepted_images(build))
+        for file, what in exporter.verify(ExportedFolder(run, name), records):
             yield Damage(f"{name}/{file}", what, "export", name)
     except SynthgenError as error:
         yield Damage(_name(run, run.paths.verdicts), str(error), "judge")

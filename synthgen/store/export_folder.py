@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO
+from typing import IO, Any
 
 import cv2
 import numpy as np
@@ -46,8 +46,10 @@ def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
         yield written
         written.remove_others(chain(mark.files.items() if mark else (), read_entries(list_file)))
         written.require_unique_names()
-    counts = {"files": len(written)}
-    run.marks.commit("export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts=counts)
+    run.marks.commit(
+        "export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts={"files": len(written)},
+        notes=written.notes,
+    )  # fmt: skip
 
 
 class ExportFolder:
@@ -65,6 +67,7 @@ class ExportFolder:
         self._folders: dict[str, Path] = {}  # by name, kept because resolving a folder takes longer than linking a file
         self._written = NameSet()  # in the run folder
         self._made: tuple[Path, Mapping[str, Entry]] = Path(), {}  # a folder of images, and what is in it
+        self.notes: dict[str, Any] = {}  # for the mark
 
     def __len__(self) -> int:
         return len(self._written)
@@ -99,15 +102,21 @@ class ExportFolder:
         path = self._path(name)
         self._run.files.confirm()
         if encoding in LOSSY:
-            data = _encoded(self._read(source), source, *LOSSY[encoding])
             with self._run.files.writing(path) as file:
-                file.write(data)
+                file.write(self.image_bytes(source, encoding=encoding))
             self._note(path, None)
             return
         if encoding == "copy" or not _linked(source, path):
             with self._run.files.writing(path) as file:
                 file.write(read_bytes(source))
         self._note(path, self._entry_of(source))
+
+    def image_bytes(self, source: Path, *, encoding: ImageEncoding = "link") -> bytes:
+        data = self._read(source)
+        return _encoded(data, source, *LOSSY[encoding]) if encoding in LOSSY else data
+
+    def report_loss(self, sentence: str) -> None:
+        self.notes.setdefault("losses", []).append(sentence)
 
     @contextmanager
     def scratch(self) -> Iterator[IO[bytes]]:

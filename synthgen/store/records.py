@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from synthgen.backends import Filter
 from synthgen.errors import BackendError, RunError
 from synthgen.masks import decode_rle, encode_rle
+from synthgen.spec import REASONS
 from synthgen.store.run import Run
 from synthgen.store.tables import LABEL_COLUMNS, VERDICT_SCHEMA
 from synthgen.types import Annotation, Instances, Job, Record
@@ -23,6 +23,7 @@ from synthgen.types import Annotation, Instances, Job, Record
 _VERDICT = pa.schema(
     [VERDICT_SCHEMA.field(name) for name in ("image_id", "instance", "shard", "category_id", "verdict")]
 )
+NOT_MADE = REASONS[-1]
 _NO_MORE = (sys.maxsize, _VERDICT.empty_table())  # shard, verdicts
 
 
@@ -92,6 +93,7 @@ class Accepted:
         jobs: gives the jobs of a shard, in order of id.
         first_annotation: id of the first label. The ids of labels count up over all splits, in the order of images.
         without: ids of accepted images to leave out.
+        all_images: all images that could be made, with the labels that have them rejected; not the accepted ones alone.
     """
 
     def __init__(
@@ -102,11 +104,13 @@ class Accepted:
         *,
         first_annotation: int = 1,
         without: Collection[int] = (),
+        all_images: bool = False,
     ) -> None:
         self._run, self._jobs, self._first = run, jobs, first_annotation
         self._measures = [n for n, f in filters.items() if f.scope == "image" and f.dtype is np.float32]
         self._unused = filters.keys() - set(self._measures)
         self._without = np.fromiter(without, np.int64)
+        self._all = all_images
 
     def __iter__(self) -> Iterator[Record]:
         return self._read(None)
@@ -116,7 +120,8 @@ class Accepted:
 
     def _read(self, split: str | None) -> Iterator[Record]:
         run, first = self._run, self._first
-        for shard, images, kept in self._verdicts():
+        for shard, judged, kept in self._verdicts():
+            images = judged["image_id"].to_numpy()
             holders = kept["image_id"].to_numpy()
             counts = np.searchsorted(holders, images, "right") - np.searchsorted(holders, images)
             held = dict(zip(images.tolist(), counts.tolist(), strict=True))
@@ -125,27 +130,41 @@ class Accepted:
             rows = run.tables.read(run.paths.table("measures", shard), without=self._unused)
             rows = rows.filter(pc.is_null(rows["instance"]))
             measures = dict(zip(rows["image_id"].to_pylist(), rows.select(self._measures).to_pylist(), strict=True))
+            fates = self._fates(judged)
+            generated = run.marks.read("generate", shard)
+            made = generated.files if generated else {}
             for job in self._jobs(shard):
                 if job.id in held:
                     annotations = tuple(islice(labels, held[job.id]))
                     if split in {None, job.split}:
                         image = run.files.inside(run.paths.image(shard, job.id))
-                        yield Record(job, image, annotations, measures[job.id])
+                        _, checksum = made.get(run.paths.name(image), (0, ""))
+                        yield Record(job, image, annotations, measures[job.id], checksum, *fates.get(job.id, ()))
 
-    def _verdicts(self) -> Iterator[tuple[int, NDArray[np.int64], pa.Table]]:
-        """For each shard with accepted images: its number, their ids (N,) in order, and the verdicts on their kept
-        labels, in order. The file has all images before all labels, so two readers go through it side by side."""
-        held = self._shards(pc.is_valid, ["kept", "ignored"])
+    def _fates(self, judged: pa.Table) -> dict[int, tuple[str, tuple[str, ...]]]:
+        """Image id -> its verdict and reasons; empty if all images are accepted."""
+        if not self._all:
+            return {}
+        columns = (judged[name].to_pylist() for name in ("image_id", "verdict", "reasons"))
+        return {image: (verdict, tuple(reasons or ())) for image, verdict, reasons in zip(*columns, strict=True)}
+
+    def _verdicts(self) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+        """For each shard with accepted images: its number, the verdicts on them, in order of id, and the verdicts on
+        their kept labels, in order. The file has all images before all labels, so two readers go through it side by
+        side."""
+        held = self._shards(pc.is_valid, ["kept", "ignored", *(["rejected"] if self._all else [])])
         number, labels = next(held, _NO_MORE)
-        for shard, rows in self._shards(pc.is_null, ["accepted"]):
+        for shard, rows in self._shards(pc.is_null, ["accepted", *(["surplus", "rejected"] if self._all else [])]):
             while number < shard:
                 number, labels = next(held, _NO_MORE)
-            images = np.setdiff1d(rows["image_id"].to_numpy(), self._without)
+            rows = rows.filter(np.isin(rows["image_id"].to_numpy(), self._without, invert=True)).sort_by("image_id")
+            if self._all:
+                rows = rows.filter(pa.array(NOT_MADE not in (r or ()) for r in rows["reasons"].to_pylist()))
             of_shard = labels if number == shard else _NO_MORE[1]
-            of_shard = of_shard.filter(pc.is_in(of_shard["image_id"], pa.array(images)))
-            if len(images):
+            of_shard = of_shard.filter(pc.is_in(of_shard["image_id"], rows["image_id"]))
+            if len(rows):
                 order = [("image_id", "ascending"), ("instance", "ascending")]
-                yield shard, images, of_shard.take(pc.sort_indices(of_shard, order))
+                yield shard, rows, of_shard.take(pc.sort_indices(of_shard, order))
 
     def _shards(self, of: Callable[[pa.ChunkedArray], Any], verdicts: list[str]) -> Iterator[tuple[int, pa.Table]]:
         """The number of each shard and the rows with these verdicts, in the order of the file.
@@ -153,17 +172,18 @@ class Accepted:
         Args:
             of: selects rows by their column `instance`: images or labels.
         """
-        rest, selected = _VERDICT.empty_table(), pa.array(verdicts)
-        for rows in self._run.tables.read_batches(self._run.paths.verdicts, _VERDICT.names):
+        rest, selected = None, pa.array(verdicts)
+        names = [*_VERDICT.names, *(["reasons"] if self._all else [])]
+        for rows in self._run.tables.read_batches(self._run.paths.verdicts, names):
             # An expression would start threads of its own, which keep memory until the process ends.
             rows = rows.filter(pc.and_(of(rows["instance"]), pc.is_in(rows["verdict"], selected)))
-            rows = pa.concat_tables([rest, rows])
+            rows = rows if rest is None else pa.concat_tables([rest, rows])
             shards = rows["shard"].to_numpy()
             begins = np.flatnonzero(np.diff(shards, prepend=-1))
             for begin, end in pairwise(begins.tolist()):
                 yield int(shards[begin]), rows.slice(begin, end - begin)
             rest = rows.slice(begins[-1]) if len(begins) else rest  # The next rows may belong to the same shard.
-        if len(rest):
+        if rest is not None and len(rest):
             yield rest["shard"][0].as_py(), rest
 
     def _labels(self, shard: int, kept: pa.Table, first: int) -> Iterator[Annotation]:
@@ -190,4 +210,5 @@ class Accepted:
             rows["area"].to_pylist(),
             pc.equal(kept["verdict"], "ignored").to_pylist(),
             ({n: value for n, value in zip(names, row, strict=True) if value is not None} for row in scores),
+            kept["instance"].to_pylist(),
         )

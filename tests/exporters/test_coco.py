@@ -18,6 +18,7 @@ from torchvision.datasets import CocoDetection
 from synthgen.base import json_stream
 from synthgen.exporters.coco import Backend, Config
 from synthgen.masks import encode_rle, mask_areas, mask_boxes
+from synthgen.store.content import Content
 from synthgen.store.export_folder import ExportedFolder, exporting
 from synthgen.store.run import Run
 from synthgen.types import Annotation, Category, DatasetInfo, Job, Record
@@ -83,7 +84,7 @@ def export(records: ListedRecords, root: Path, info: DatasetInfo = INFO, **optio
     """Into a folder of this name in a run folder; -> the exporter."""
     exporter = Backend(Config(use="coco", **options), info.categories)
     with exporting(Run(root.parent), root.name, "inputs") as folder:
-        exporter.export(info, records, folder)
+        exporter.export(info, Content(records, info.categories), folder)
     return exporter
 
 
@@ -156,7 +157,10 @@ def test_keys_and_hostile_words(records: ListedRecords, tmp_path: Path) -> None:
     export(records, tmp_path / "coco")
     loaded = json.loads((tmp_path / "coco" / "annotations" / "instances_val.json").read_bytes())
     assert list(loaded) == ["info", "licenses", "categories", "images", "annotations"]
-    assert loaded["info"] == {"description": "Rooms.", "version": "1.0", "contributor": "synthgen"}
+    version = Content(records, INFO.categories).content_hash
+    assert loaded["info"] == {
+        "description": "Rooms.", "version": "1.0", "contributor": "synthgen", "content_hash": version
+    }  # fmt: skip
     assert [licence["id"] for licence in loaded["licenses"]] == [1, 2]
     assert loaded["categories"] == [
         {"id": 1, "name": "cup", "supercategory": ""},
@@ -203,7 +207,8 @@ def test_the_file_is_what_json_makes_of_the_records(records: ListedRecords, tmp_
              "scores": {"predicted_iou": 0.9, "clip": None}}
             for r in chosen for a in r.annotations
         ]  # fmt: skip
-        info = '"info": {"description":"Rooms.","version":"1.0","contributor":"synthgen"}'
+        version = Content(ListedRecords(listed), INFO.categories).content_hash
+        info = f'"info": {{"description":"Rooms.","version":"1.0","contributor":"synthgen","content_hash":"{version}"}}'
         parts = [info, lines("licenses", licences), lines("categories", categories), lines("images", images)]
         expected = "{\n" + ",\n".join([*parts, lines("annotations", annotations)]) + "\n}\n"
         assert (tmp_path / "coco" / "annotations" / f"instances_{split}.json").read_text("ascii") == expected

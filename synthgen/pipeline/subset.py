@@ -1,0 +1,125 @@
+"""A part of a dataset: some classes, under other names; fewer objects of frequent classes; fewer empty images."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from synthgen.backends import SubsetOptions
+from synthgen.store.content import Stored
+from synthgen.types import Annotation, Category, DatasetInfo, Record
+
+
+class Subset:
+    """The records that remain, with the classes that remain: see `backends.Records` and `SubsetOptions`.
+
+    Which images are left out depends on their ids alone: images are taken in the order of a hash of the id, and one is
+    left out if it would bring a class above its most. So a dataset that grows keeps most of its part. Memory holds a
+    few hundred bytes an image if images are left out, and one image else.
+    """
+
+    def __init__(self, records: Stored, categories: Sequence[Category], options: SubsetOptions) -> None:
+        self.categories, self._ids = _mapped(categories, options)
+        self._records, self._options = records, options
+        self._chosen: set[int] | None = None
+        self.images = 0  # before images are left out; 0 while none are counted
+        if options.max_per_class is not None or options.negatives is not None:
+            self._chosen = self._choose()
+
+    def __iter__(self) -> Iterator[Record]:
+        return self._select(self._records)
+
+    def split(self, name: str) -> Iterator[Record]:
+        return self._select(self._records.split(name))
+
+    def info(self, info: DatasetInfo) -> DatasetInfo:
+        """What the part says of itself."""
+        return replace(info, categories=self.categories, subset=self._sentence())
+
+    def _select(self, records: Iterable[Record]) -> Iterator[Record]:
+        for record in records:
+            if self._chosen is None or record.job.id in self._chosen:
+                yield self._converted(record)
+
+    def _converted(self, record: Record) -> Record:
+        ids, least, job = self._ids, self._options.min_area or 0, record.job
+        kept = tuple(
+            replace(a, category_id=ids[a.category_id], ignore=a.ignore or a.area < least)
+            for a in record.annotations
+            if a.category_id in ids
+        )
+        asked = [i for i, category_id in enumerate(job.asked) if category_id in ids]
+        layout = None if job.layout is None else tuple(job.layout[i] for i in asked)
+        job = replace(job, asked=tuple(ids[job.asked[i]] for i in asked), layout=layout)
+        return replace(record, job=job, annotations=kept)
+
+    def _choose(self) -> set[int]:
+        """The ids of the images that remain."""
+        held = {record.job.id: _counts(self._converted(record).annotations) for record in self._records}
+        self.images = len(held)
+        order = sorted(held, key=lambda image_id: hashlib.sha256(b"%d" % image_id).digest())
+        most, total = self._options.max_per_class, Counter[int]()
+        chosen = []
+        for image_id in (i for i in order if held[i]):
+            counts = dict(held[image_id])
+            if most is None or all(total[c] + n <= most for c, n in counts.items()):
+                total.update(counts)
+                chosen.append(image_id)
+        empty = [image_id for image_id in order if not held[image_id]]
+        if (share := self._options.negatives) is not None:
+            empty = empty[: int(len(chosen) * share / (1 - share) + 1e-9)]
+        return {*chosen, *empty}
+
+    def _sentence(self) -> str:
+        options, said = self._options, []
+        if isinstance(options.classes, Mapping):
+            renamed = (f"{old} as {new}" if new else f"no {old}" for old, new in options.classes.items())
+            said.append(f"classes: {', '.join(renamed)}")
+        elif options.classes:
+            said.append(f"only the classes {', '.join(options.classes)}")
+        if options.min_area is not None:
+            said.append(f"objects of fewer than {options.min_area} px as regions to be ignored")
+        if options.max_per_class is not None:
+            said.append(f"at most {options.max_per_class} objects of a class")
+        if options.negatives is not None:
+            said.append(f"at most {options.negatives:.4g} of the images without an object")
+        if self._chosen is not None:
+            said.append(f"{len(self._chosen)} of {self.images} images")
+        return "; ".join(said)
+
+
+def subset_of(records: Stored, info: DatasetInfo, options: object) -> tuple[Stored, DatasetInfo]:
+    """The part that the options of an exporter ask for, and what it says of itself."""
+    if not isinstance(options, SubsetOptions) or SubsetOptions.added <= options.untouched():
+        return records, info
+    part = Subset(records, info.categories, options)
+    return part, part.info(info)
+
+
+def _counts(annotations: Sequence[Annotation]) -> tuple[tuple[int, int], ...]:
+    return tuple(Counter(a.category_id for a in annotations if not a.ignore).items())
+
+
+def _mapped(categories: Sequence[Category], options: SubsetOptions) -> tuple[tuple[Category, ...], dict[int, int]]:
+    """The classes that remain, and the new id of each old one that does."""
+    names: dict[str, str | None] = {category.name: category.name for category in categories}
+    if isinstance(options.classes, Mapping):
+        names |= options.classes
+    elif options.classes is not None:
+        names = {name: name if name in options.classes else None for name in names}
+    has_own_ids = any(category.own_id for category in categories)  # These stay; otherwise ids have no gaps.
+    made: dict[str, Category] = {}
+    ids = {}
+    for category in categories:
+        if (name := names[category.name]) is None:
+            continue
+        first = made.get(name)
+        if first is None:
+            own = category.exported_id if has_own_ids else None
+            made[name] = replace(category, id=len(made) + 1, name=name, own_id=own)
+        else:
+            made[name] = replace(first, synonyms=tuple(dict.fromkeys((*first.synonyms, *category.synonyms))))
+        ids[category.id] = made[name].id
+    return tuple(made.values()), ids
