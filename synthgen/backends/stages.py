@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.backends.config import Config
+from synthgen.base.xmp import DigitalSourceType
 from synthgen.errors import Problem
 from synthgen.types import Category, Grounding, Instances, Job, PromptForm
 
@@ -130,6 +131,10 @@ class Generator(Stage[C]):
     def aspect_ratios(self) -> Mapping[str, tuple[float, float]]:
         """Class name -> (least, most) width over height that the model draws well, where it says so."""
         return {}
+
+    def digital_source_type(self, job: Job) -> DigitalSourceType:
+        """What its image is, as IPTC has it: made by a model, or a composite where a photo is part of it."""
+        return "trainedAlgorithmicMedia"
 
     @abstractmethod
     def generate(self, jobs: Sequence[Job]) -> NDArray[np.uint8]:

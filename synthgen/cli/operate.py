@@ -126,15 +126,23 @@ def remake(
 
     from synthgen.pipeline.build import Build
     from synthgen.pipeline.generate import remake_image
+    from synthgen.pipeline.plan import shard_of
     from synthgen.store.run import Run
 
     build = Build.open(Run.existing(run))
     note_modules(build.spec)
     old, now = remake_image(build, image_id)
     if output:
+        from contextlib import suppress
+
         from PIL import Image
 
+        from synthgen.base.image_metadata import Metadata
+
         Image.fromarray(now).save(output)
+        with suppress(ValueError):  # a format that holds no mark
+            carried = Metadata.of_png(build.run.images.read_bytes(shard_of(build, image_id), image_id))
+            output.write_bytes(carried.put_into(output.read_bytes()))
     if np.array_equal(old, now):
         print(f"image {image_id}: the same, to the last bit")
         return

@@ -127,6 +127,8 @@ def made_from(spec: DatasetSpec, models: Models) -> dict[str, Any]:
         "prompts": spec.prompts.model_dump(mode="json"),
         "layout": spec.layout.model_dump(mode="json") if spec.layout else None,
         "generator": {**spec.generator.fingerprint(), "weights": weights_of(models, "generator")},
+        # Runs that are older than this key have no value for it. Without prompts, the files are others.
+        **({} if spec.provenance.prompt else {"provenance": {"prompt": False}}),
     }
 
 

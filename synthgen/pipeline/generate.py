@@ -17,6 +17,7 @@ from synthgen.pipeline.build import Build
 from synthgen.pipeline.environment import batches, environment
 from synthgen.pipeline.fingerprints import hash_of
 from synthgen.pipeline.plan import shard_of
+from synthgen.pipeline.provenance import packets
 from synthgen.store.marks import Mark
 from synthgen.types import Job
 
@@ -34,13 +35,15 @@ def generate_shard(build: Build, shard: int, allow_mixed: bool = False, strict: 
     generator = build.stages.generator
     where = environment(build, "generate", {"generator": generator}, allow_mixed)
     jobs, started = build.jobs(shard), time.monotonic()
+    packet = packets(build)
     attempts = Attempts(generator.generate, strict)
     batch_inputs = hash_of({"where": where}, inputs)  # batches of another size hold other images
     marks: dict[int, Mark] = {}
 
     def write(number: int, batch: Sequence[Job], images: Sequence[NDArray[np.uint8]], notes: dict[str, Any]) -> None:
         run.marks.withdraw_exports()  # they may hold links to the images that are replaced here
-        files = [run.images.write(shard, job.id, image) for job, image in zip(batch, images, strict=True)]
+        pairs = zip(batch, images, strict=True)
+        files = [run.images.write(shard, job.id, image, packet(job)) for job, image in pairs]
         marks[number] = run.marks.commit_batch(shard, number, batch_inputs, files, notes)
 
     with WriteBehind() as behind:

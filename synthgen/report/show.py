@@ -8,6 +8,8 @@ from typing import Literal
 import cv2
 
 from synthgen.base.files import atomic
+from synthgen.base.image_metadata import Metadata
+from synthgen.base.xmp import Origin
 from synthgen.errors import RunError, listed
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.label import labelled_samples
@@ -55,5 +57,5 @@ def draw(build: Build, path: Path, *, images: int, columns: int, tile_px: int, r
             f"cannot encode a sheet of {sheet.shape[1]}x{sheet.shape[0]} px; ask for fewer --images or a smaller --tile"
         )
     with atomic(path) as file:
-        file.write(encoded.tobytes())
+        file.write(Metadata(xmp=Origin().packet()).put_into(encoded.tobytes()))
     return len(tiles)

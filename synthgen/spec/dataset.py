@@ -16,6 +16,7 @@ from synthgen.spec.names import Name, require_free
 from synthgen.spec.options import parse_options
 from synthgen.spec.problems import first, problems_of
 from synthgen.spec.prompts import PromptSpec
+from synthgen.spec.provenance import ProvenanceSpec
 from synthgen.spec.section import MAX_ENTRIES, Section
 from synthgen.spec.unloaded import Recorded
 from synthgen.spec.weights import MAX_WEIGHT, are_weights
@@ -71,6 +72,7 @@ class DatasetSpec(Section):
         max_length=MAX_ENTRIES, description="The options of each exporter, by its name; default: `coco`."
     )
     shard_size: int = Field(64, strict=True, ge=1, le=4096, description="Images committed together.")
+    provenance: ProvenanceSpec = Field(ProvenanceSpec(), description="What images tell of where they come from.")
     grow: bool = Field(
         False, strict=True, description="Every run, at its end, merges all finished runs into one dataset."
     )

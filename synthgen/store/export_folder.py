@@ -19,9 +19,10 @@ import numpy as np
 from synthgen.backends import ImageEncoding
 from synthgen.base.file_lists import Entry, NameSet, format_entry, read_entries
 from synthgen.base.files import naming_errors, read_bytes, remove_temporary, sha256
+from synthgen.base.image_metadata import Metadata
 from synthgen.base.pictures import require_png
 from synthgen.errors import RunError
-from synthgen.store.images import committed_images
+from synthgen.store.images import AS_STORED, committed_images
 from synthgen.store.run import Run
 
 # Encodings that are not PNG: a name ending that tells OpenCV which one, and its parameters.
@@ -222,18 +223,18 @@ class ExportedFolder:
 
 
 def _encoded(data: bytes, source: Path, ending: str, parameters: list[int]) -> bytes:
-    """A PNG in another format.
+    """A PNG in another format, with everything that it carries beside its pixels. Its alpha channel is left out.
 
     Raises:
         RunError: it is not a readable PNG.
     """
     try:
         require_png(data)
-        if (pixels := cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)) is None:
+        if (pixels := cv2.imdecode(np.frombuffer(data, np.uint8), AS_STORED)) is None:
             raise ValueError("its pixels cannot be decoded")
+        return Metadata.of_png(data).put_into(cv2.imencode(ending, pixels, parameters)[1].tobytes())
     except ValueError as error:
         raise RunError(f"{source} is no readable image: {error}; delete it and run again to make it anew") from error
-    return cv2.imencode(ending, pixels, parameters)[1].tobytes()
 
 
 def _holds(path: Path, entry: Entry) -> bool:

@@ -12,11 +12,15 @@ from numpy.typing import NDArray
 
 from synthgen.base.file_lists import Entry
 from synthgen.base.files import make_read_only
+from synthgen.base.image_metadata import Metadata
 from synthgen.base.pictures import require_png
 from synthgen.errors import RunError
 from synthgen.store.files import Files
 from synthgen.store.marks import Mark, read_mark
 from synthgen.store.paths import IMAGES, Paths
+
+# The labels are of the pixels as they lie in the file, whatever orientation its EXIF names.
+AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 class Images:
@@ -25,9 +29,12 @@ class Images:
     def __init__(self, files: Files) -> None:
         self._files, self._paths = files, files.paths
 
-    def write(self, shard: int, image_id: int, image: NDArray[np.uint8]) -> Path:
+    def write(self, shard: int, image_id: int, image: NDArray[np.uint8], xmp: bytes = b"") -> Path:
         """Writes uint8 (H, W, 3), RGB, or (H, W, 4), RGBA, as a PNG. The file is read-only, because exports
         share it by a hard link.
+
+        Args:
+            xmp: the packet that the file carries.
 
         Raises:
             RunError: a link leads out of the run folder, see `Files.inside`.
@@ -39,7 +46,7 @@ class Images:
         if not ok:
             raise RunError(f"cannot encode {path.name}: {image.dtype} {image.shape}")
         with self._files.writing(path) as file:
-            file.write(encoded.tobytes())
+            file.write(Metadata(xmp=xmp).put_into(encoded.tobytes()))
             make_read_only(Path(file.name))
         return path
 
@@ -57,7 +64,7 @@ class Images:
         decoded = None
         with suppress(ValueError):
             require_png(data)
-            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+            decoded = cv2.imdecode(np.frombuffer(data, np.uint8), AS_STORED)
         if decoded is None:
             raise RunError(f"{name} is no readable image; delete it and run again to make it anew")
         return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
