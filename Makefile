@@ -28,10 +28,12 @@ $(VENV)/.run: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
-$(VENV)/.dev: pyproject.toml | $(BIN)/python
+$(VENV)/.dev: pyproject.toml tests/readers.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	rm -rf $(VENV)/huggingface_hub-1  # the client before, in a folder of its own: tests fetch with both
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/huggingface_hub-1 'huggingface-hub>=1.32,<2'
+	test -x $(VENV)/readers/bin/python || $(PYTHON) -m venv $(VENV)/readers
+	$(VENV)/readers/bin/python -m pip install --quiet --requirement tests/readers.txt
 	touch $@ $(VENV)/.run
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python

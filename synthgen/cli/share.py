@@ -80,6 +80,7 @@ def export(
 def _export_once(
     root: Path, options: dict[str, dict[str, object]], overrides: list[str], all_images: bool, out: Path | None
 ) -> tuple[Run, Mapping[str, Mark]]:
+    from synthgen.dataset.growth import export_grown, latest_finished
     from synthgen.pipeline.build import Build
     from synthgen.pipeline.export import export_to, with_exporters
     from synthgen.spec import set_value
@@ -90,21 +91,15 @@ def _export_once(
         if not override.startswith("exporters."):
             raise RunError(f"--set {override}: takes exporters.FORMAT.KEY=VALUE with --to; the spec stays as it is")
         set_value(raw, override)
-    if out:
-        out.mkdir(parents=True, exist_ok=True)
-    target = Run(out.resolve() if out else root)
-    if (root / "dataset.json").is_file():
-        from synthgen.dataset.growth import export_grown
-
-        if all_images:
-            raise RunError("--only all takes a run; a grown dataset holds accepted images")
-        with target.lock():
-            return target, export_grown(root, raw["exporters"], target)
-    folder = Run.existing(root)
-    build = Build.open(folder)
+    is_grown = Run(root).paths.merged.is_file()
+    if is_grown and all_images:
+        raise RunError("--only all takes a run; a grown dataset holds accepted images")
+    build = latest_finished(root.parent) if is_grown else Build.open(Run.existing(root))
     if not out and (named := sorted(options.keys() & build.spec.exporters.keys())):
         raise RunError(f"{root} has an export {named[0]} by its spec; give --out DIR, or --set without --to")
-    with target.lock() if out else folder.lock():
-        return target if out else folder, export_to(
-            with_exporters(build, raw["exporters"]), target if out else folder, all_images
-        )
+    build = with_exporters(build, raw["exporters"])
+    if out:
+        out.mkdir(parents=True, exist_ok=True)
+    target = Run(out) if out else Run(root) if is_grown else build.run
+    with target.lock():
+        return target, export_grown(build, target) if is_grown else export_to(build, target, all_images)

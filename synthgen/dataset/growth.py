@@ -22,7 +22,7 @@ from synthgen.base.sealed import read_sealed, sha256_json, validated, write_seal
 from synthgen.dataset.history import is_finished, others_of, runs_of
 from synthgen.errors import RunError, SynthgenError
 from synthgen.pipeline.build import Build
-from synthgen.pipeline.export import accepted_images, with_exporters, write_export
+from synthgen.pipeline.export import accepted_images, write_export
 from synthgen.pipeline.fingerprints import exported_by, hash_of, measured_by
 from synthgen.planning.rounds import IMAGES_PER_RUN
 from synthgen.store.marks import Mark
@@ -271,29 +271,36 @@ def grow(build: Build) -> Growth:
                 return growth
 
 
-def export_grown(folder: Path, exporters: Mapping[str, Mapping[str, Any]], out: Run | None = None) -> dict[str, Mark]:
-    """Writes other exports of a merged dataset than its spec names. Returns the mark of each.
-
-    Args:
-        folder: of the merged dataset.
-        exporters: see `with_exporters`.
-        out: where they go; None: beside those of the spec.
+def latest_finished(dataset: Path) -> Build:
+    """The last finished run in a dataset's folder, whose spec says how the runs are merged.
 
     Raises:
-        RunError: the dataset has no finished run, or a run changed meanwhile.
+        RunError: no run is finished.
     """
-    finished = (build for run in reversed(runs_of(folder.parent)) if is_finished(build := Build.read(run)))
-    if (latest := next(finished, None)) is None:
-        raise RunError(f"{folder} has no finished run beside it to be exported")
-    merge = Merge.of(with_exporters(latest, exporters))
-    (records, _), target, marks = merge.records(), out or Run(folder), {}
-    for name, exporter in merge.build.stages.exporters.items():
+    for run in reversed(runs_of(dataset)):
+        if is_finished(build := Build.open(run)):
+            return build
+    raise RunError(f"{dataset} has no finished run")
+
+
+def export_grown(build: Build, folder: Run) -> dict[str, Mark]:
+    """Writes exports of all finished runs, merged by the spec of one of them, and nothing else. Returns the marks.
+
+    Args:
+        folder: gets a folder for each exporter of the spec. The caller holds its lock.
+
+    Raises:
+        RunError: a run changed meanwhile.
+    """
+    merge = Merge.of(build)
+    (records, _), marks = merge.records(), {}
+    for name, exporter in build.stages.exporters.items():
         inputs = merge.inputs(name)
-        if not target.marks.is_done("export", name, inputs):
-            write_export(target, name, inputs, exporter, merge.info, records)
-            if Merge.of(merge.build).inputs(name) != inputs:
-                raise RunError(f"a run beside {folder} changed meanwhile; export it again")
-        mark = target.marks.read("export", name)
+        if not folder.marks.is_done("export", name, inputs):
+            write_export(folder, name, inputs, exporter, merge.info, records)
+            if Merge.of(build).inputs(name) != inputs:
+                raise RunError(f"a run beside {build.run.root} changed meanwhile; export the dataset again")
+        mark = folder.marks.read("export", name)
         assert mark is not None
         marks[name] = mark
     return marks

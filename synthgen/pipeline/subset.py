@@ -15,9 +15,9 @@ from synthgen.types import Annotation, Category, DatasetInfo, Record
 class Subset:
     """The records that remain, with the classes that remain: see `backends.Records` and `SubsetOptions`.
 
-    Which images are left out depends on their ids alone: images are taken in the order of a hash of the id, and one is
-    left out if it would bring a class above its most. So a dataset that grows keeps most of its part. Memory holds a
-    few hundred bytes an image if images are left out, and one image else.
+    Images are taken run by run, within a run in the order of a hash of their ids, and one is left out if it would bring
+    a class above its most. So a run that joins a growing dataset changes nothing of the part that was there. Memory
+    holds a few hundred bytes an image if images are left out, and one image else.
     """
 
     def __init__(self, records: Stored, categories: Sequence[Category], options: SubsetOptions) -> None:
@@ -57,9 +57,12 @@ class Subset:
 
     def _choose(self) -> set[int]:
         """The ids of the images that remain."""
-        held = {record.job.id: _counts(self._converted(record).annotations) for record in self._records}
+        held, runs = dict[int, tuple[tuple[int, int], ...]](), dict[int, int]()
+        for record in self._records:
+            held[record.job.id] = _counts(self._converted(record).annotations)
+            runs[record.job.id] = record.job.run
         self.images = len(held)
-        order = sorted(held, key=lambda image_id: hashlib.sha256(b"%d" % image_id).digest())
+        order = sorted(held, key=lambda image_id: (runs[image_id], hashlib.sha256(b"%d" % image_id).digest()))
         most, total = self._options.max_per_class, Counter[int]()
         chosen = []
         for image_id in (i for i in order if held[i]):

@@ -489,3 +489,28 @@ def test_names_that_are_none_of_the_store_s_are_passed_over_and_listed(folder: P
     assert [past.state for past in history(folder)] == ["finished", "finished"]
     build.run.marks.withdraw_exports()
     assert build.run.marks.shards() == list(range(len(list((root / "jobs").glob("[0-9]*[0-9].parquet")))))
+
+
+def test_another_format_of_the_whole_dataset(folder: Path, synthgen: Callable[..., tuple[int, str, str]]) -> None:
+    """The spec does not name it, and growing leaves it as it is."""
+    grow(Build.open(runs_of(folder)[-1]))
+    growth = Growth.read(folder / "dataset" / "dataset.json")
+    assert growth is not None
+    out = folder.parent / "out"
+    for options in (["--out", out], ["--classes", "apple", "--out", folder.parent / "apples"]):
+        code, printed, err = synthgen("export", folder / "dataset", "--to", "coco", *options)
+        assert (code, err) == (0, "") and printed.startswith("coco: ")
+    whole = images_of(out / "coco")
+    assert whole == images_of(folder / "dataset" / "coco") and len(whole) == growth.images
+    assert results_of(out / "coco") == results_of(folder / "dataset" / "coco")
+    code, _, err = synthgen("export", folder / "dataset", "--to", "coco", "--only", "all", "--out", out)
+    assert code == 2 and err == "error: --only all takes a run; a grown dataset holds accepted images\n"
+    assert synthgen("export", folder / "dataset", "--to", "coco")[0] == 2, "it has one by its spec"
+
+
+def images_of(export: Path) -> set[str]:
+    return {p.relative_to(export).as_posix() for p in export.rglob("*.png")}
+
+
+def results_of(export: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(export.rglob("*.json"))}
