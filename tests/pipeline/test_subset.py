@@ -131,10 +131,11 @@ def test_the_part_is_the_same_each_time_and_stays_when_a_run_joins() -> None:
     first, _ = part(max_per_class=12, negatives=0.2)
     assert part(list(reversed(RECORDS)), max_per_class=12, negatives=0.2)[0] == list(reversed(first))
     second = [replace(r, job=replace(r.job, id=r.job.id + 1000, run=2)) for r in RECORDS]
-    grown, _ = part([*RECORDS, *second], max_per_class=24, negatives=0.2)
-    alone, _ = part(RECORDS, max_per_class=24, negatives=0.2)
-    assert [r for r in grown if r.job.run == 1 and r.annotations] == [r for r in alone if r.annotations]
-    assert any(r.job.run == 2 for r in grown)
+    for most, added in ((24, 0), (40, 10)):
+        grown, _ = part([*RECORDS, *second], max_per_class=most, negatives=0.2)
+        alone, _ = part(RECORDS, max_per_class=most, negatives=0.2)
+        assert [r for r in grown if r.job.run == 1 and r.annotations] == [r for r in alone if r.annotations]
+        assert sum(r.job.run == 2 and bool(r.annotations) for r in grown) == added
 
 
 def test_a_class_that_the_spec_lacks_is_named() -> None:
