@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+MAX_OUTLINE_PX = 2_000_000  # The longest outline of a polygon; pycocotools needs 100 B of memory for each pixel of it.
+
 
 def encode_rle(masks: NDArray[np.bool_]) -> list[dict[str, Any]]:
     """Encodes masks, bool (N, H, W), as COCO RLEs, `{"size": [h, w], "counts": str}`, without loss."""
@@ -64,6 +66,57 @@ def rle_runs(counts: str | bytes) -> NDArray[np.int64]:
     for first in (1, 2):  # from the fourth on, a run is coded as its difference from the run two before
         runs[first::2] = runs[first::2].cumsum()
     return runs
+
+
+def segmentation_rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
+    """The compressed RLE of the `segmentation` of an annotation in anybody's COCO file: of polygons, or of an RLE with
+    or without compression. The mask may be empty. pycocotools returns it, so its `counts` are bytes.
+
+    pycocotools trusts sizes, counts and corners, and allocates the memory that they imply. So all are checked first.
+
+    Raises:
+        ValueError: it is neither polygons nor RLE of an image of this size, px. The message is a reason in the form
+            "an object with <reason>".
+    """
+    if not segmentation:
+        raise _NoMaskError("no segmentation")
+    try:
+        if isinstance(segmentation, list):
+            polygons = [_checked_polygon(polygon, height, width) for polygon in segmentation]
+            rle: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+            return rle
+        if list(segmentation["size"]) != [height, width]:
+            raise _NoMaskError("RLE of another size than the image's")
+        runs = segmentation["counts"]
+        runs = rle_runs(runs).tolist() if isinstance(runs, str) else runs
+        if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
+            raise _NoMaskError("RLE that does not sum to the image")
+        rle = coco_mask.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width)
+    except _NoMaskError:
+        raise
+    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
+        raise _NoMaskError("a segmentation that is neither polygons nor RLE") from error
+    return rle
+
+
+class _NoMaskError(ValueError):
+    """The reason why a segmentation gives no mask."""
+
+
+def _checked_polygon(corners: Any, height: int, width: int) -> list[float]:
+    if not all(type(number) in {int, float} for number in corners):
+        raise TypeError
+    pairs = np.array(corners, np.float64)
+    if len(pairs) < 6 or len(pairs) % 2:
+        raise _NoMaskError("a polygon of fewer than 3 corners, or half a corner")
+    pairs = pairs.reshape(-1, 2)
+    side = np.array((width, height))
+    if not ((pairs >= -side) & (pairs <= 2 * side)).all():  # Annotation tools leave some corners a little outside.
+        raise _NoMaskError("a corner far outside the image")
+    if np.abs(np.diff(pairs, axis=0, append=pairs[:1])).max(1).sum() > MAX_OUTLINE_PX:
+        raise _NoMaskError(f"an outline longer than {MAX_OUTLINE_PX:,} px")
+    polygon: list[float] = pairs.reshape(-1).tolist()
+    return polygon
 
 
 def mask_areas(masks: NDArray[np.bool_]) -> NDArray[np.int64]:

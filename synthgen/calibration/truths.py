@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from synthgen.base.pictures import MAX_PIXELS, SizeError, read_picture
 from synthgen.base.wording import plain, shown
 from synthgen.errors import Problem, SpecError, listed
-from synthgen.masks import decode_rle, rle_runs
+from synthgen.masks import decode_rle, segmentation_rle
 from synthgen.spec import DatasetSpec
 
 MAX_MASK_PIXELS = 500_000_000  # The most pixels that all masks of an image may have together.
-MAX_OUTLINE_PX = 2_000_000  # The longest outline of a polygon; pycocotools needs 100 B of memory for each pixel of it.
 HELD_OUT = 2**41  # Starts the seeds of scenes that no training has seen: trainings use [seed, index].
 
 
@@ -250,48 +250,16 @@ def _require_different(files: Iterable[Path], named_by: str) -> None:
 def _rle(segmentation: Any, height: int, width: int) -> dict[str, Any]:
     """COCO's compressed RLE of an object's segmentation; it has at least one pixel.
 
-    pycocotools trusts sizes, counts and corners, and allocates the memory that they imply. So all are checked first.
-
     Raises:
         _UnusableError: the segmentation is neither polygons nor RLE of an image of this size, px.
     """
-    from pycocotools import mask as coco_mask
-
-    if not segmentation:
-        raise _UnusableError("no segmentation")
     try:
-        if isinstance(segmentation, list):
-            polygons = [_polygon(polygon, height, width) for polygon in segmentation]
-            rle: dict[str, Any] = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-        else:
-            if list(segmentation["size"]) != [height, width]:
-                raise _UnusableError("RLE of another size than the image's")
-            runs = segmentation["counts"]
-            runs = rle_runs(runs).tolist() if isinstance(runs, str) else runs
-            if not all(type(run) is int and run >= 0 for run in runs) or sum(runs) != height * width:
-                raise _UnusableError("RLE that does not sum to the image")
-            rle = coco_mask.frPyObjects({"size": [height, width], "counts": list(runs)}, height, width)
-    except (LookupError, TypeError, ValueError, ArithmeticError) as error:
-        raise _UnusableError("a segmentation that is neither polygons nor RLE") from error
+        rle = segmentation_rle(segmentation, height, width)
+    except ValueError as error:
+        raise _UnusableError(str(error)) from error
     if not coco_mask.area(rle):
         raise _UnusableError("no pixel")
     return rle
-
-
-def _polygon(corners: Any, height: int, width: int) -> list[float]:
-    if not all(type(number) in {int, float} for number in corners):
-        raise TypeError
-    pairs = np.array(corners, np.float64)
-    if len(pairs) < 6 or len(pairs) % 2:
-        raise _UnusableError("a polygon of fewer than 3 corners, or half a corner")
-    pairs = pairs.reshape(-1, 2)
-    side = np.array((width, height))
-    if not ((pairs >= -side) & (pairs <= 2 * side)).all():  # Annotation tools leave some corners a little outside.
-        raise _UnusableError("a corner far outside the image")
-    if np.abs(np.diff(pairs, axis=0, append=pairs[:1])).max(1).sum() > MAX_OUTLINE_PX:
-        raise _UnusableError(f"an outline longer than {MAX_OUTLINE_PX:,} px")
-    polygon: list[float] = pairs.reshape(-1).tolist()
-    return polygon
 
 
 def _read(entry: _Labelled, named_by: str) -> NDArray[np.uint8]:
