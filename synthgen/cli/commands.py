@@ -42,6 +42,10 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         "Share it",
         {"export": "Write the exports of a run again, or write other formats."},
     ),
+    "compare": (
+        "Compare it",
+        {"diff": "Show what differs between two datasets."},
+    ),
     "operate": (
         "Operate",
         {

@@ -1,0 +1,90 @@
+"""The sides of a diff: a run, a grown dataset, or COCO files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from synthgen.backends import Records
+from synthgen.base.files import sha256
+from synthgen.dataset.coco_files import CocoSide, coco_files
+from synthgen.dataset.growth import merged
+from synthgen.dataset.labels import Image, Label, Object
+from synthgen.errors import RunError
+from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import accepted_images
+from synthgen.store.run import Run
+from synthgen.types import Category
+
+
+class Side(Protocol):
+    """Images and labels to be compared.
+
+    Attributes:
+        address: how people name it.
+        categories: the names of its classes.
+        has_files: whether the images are there, so that they have checksums.
+    """
+
+    address: str
+    categories: tuple[str, ...]
+    has_files: bool
+
+    def read(self, *, checksums: bool) -> Iterator[Image | Label]:
+        """The images and labels, read from the disk one at a time, in any order: a label may come before its image."""
+
+
+class RecordsSide:
+    """The accepted images of a run or of a grown dataset, see `Side`.
+
+    Attributes:
+        spec: the spec that it is made by.
+    """
+
+    has_files = True
+
+    def __init__(
+        self, address: str, records: Records, categories: tuple[Category, ...], spec: Mapping[str, Any]
+    ) -> None:
+        self.address, self.spec, self._records = address, spec, records
+        self._names = {category.id: category.name for category in categories}
+        self.categories = tuple(self._names.values())
+
+    def read(self, *, checksums: bool) -> Iterator[Image | Label]:
+        for record in self._records:
+            job, checksum = record.job, record.image_sha256
+            if checksums and not checksum:
+                checksum = sha256(record.image_path)
+            yield Image(job.id, job.split, record.image_path.stem, job.height, job.width, checksum)
+            for a in record.annotations:
+                label = Object(self._names[a.category_id], a.bbox_xywh, a.ignore, a.rle)
+                yield Label(job.split, job.id, label, a.area, a.scores)
+
+
+def side_of(path: Path) -> Side:
+    """The side that a path names: a run folder, the folder of a grown dataset, a COCO file, or the folder of a COCO
+    export.
+
+    Raises:
+        RunError: it is none of these, or cannot be compared now.
+    """
+    if files := coco_files(path):
+        return CocoSide(str(path), files)
+    folder = Run(path)
+    folder.refresh()
+    if folder.paths.spec.is_file():
+        build = Build.read(folder)
+        if not build.is_done("judge"):
+            raise RunError(
+                f"{folder.address} has not been judged by its spec and reviews yet; judge it first: "
+                f"synthgen judge {folder.address}"
+            )
+        return RecordsSide(folder.address, accepted_images(build), build.spec.categories, build.spec.dump())
+    if folder.paths.merged.is_file():
+        merge, records = merged(folder)
+        return RecordsSide(folder.address, records, merge.info.categories, merge.build.spec.dump())
+    raise RunError(
+        f"{str(path)!r} cannot be compared; takes a run folder such as outputs/quickstart/run-0001, a grown dataset "
+        "such as outputs/quickstart/dataset, a COCO file, or the folder of a COCO export"
+    )
