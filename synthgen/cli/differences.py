@@ -47,10 +47,10 @@ def show(found: Diff, specs: Sequence[str], screen: Console) -> None:
         screen.print(line, highlight=False, markup=False, soft_wrap=True)
 
     for letter, side in (("A", found.a), ("B", found.b)):
+        version = f", content hash {side.content_hash[:12]}" if side.content_hash else ""
         ignored = f", and {side.ignored:,} to be ignored" if side.ignored else ""
-        say(
-            f"{letter}: {side.address}: {_number(side.images, 'image')} with {_number(side.objects, 'object')}{ignored}"
-        )
+        counted = f"{_number(side.images, 'image')} with {_number(side.objects, 'object')}"
+        say(f"{letter}: {side.address}: {counted}{ignored}{version}")
     for line in specs:
         say(f"the specs differ: {line}")
     if found.by == "name":

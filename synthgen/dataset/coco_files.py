@@ -36,6 +36,8 @@ class CocoSide:
         RunError: a file cannot be read, or is no COCO file.
     """
 
+    content_hash = ""  # The one in the file is that of the run's export, whatever the file holds by now.
+
     def __init__(self, address: str, files: Sequence[Path]) -> None:
         self.address = address
         self._files = {(match[1] if (match := SPLIT.fullmatch(f.name)) else ""): f for f in files}

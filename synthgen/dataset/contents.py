@@ -32,12 +32,13 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """A dataset in numbers. `objects`: without the `ignored` ones."""
+    """A dataset in numbers. `objects`: without the `ignored` ones. `content_hash`: "" for COCO files."""
 
     address: str
     images: int
     objects: int
     ignored: int
+    content_hash: str
 
 
 class Contents:
@@ -112,7 +113,9 @@ class Contents:
         return Counter(split for split, _ in self._places if split)
 
     def totals(self) -> Totals:
-        return Totals(self.side.address, len(self), self.tally.classes.total(), self.tally.ignored)
+        return Totals(
+            self.side.address, len(self), self.tally.classes.total(), self.tally.ignored, self.side.content_hash
+        )
 
     def columns(self) -> dict[str, NDArray[Any]]:
         """What images are matched by: a row each."""

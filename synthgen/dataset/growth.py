@@ -306,27 +306,6 @@ def export_grown(build: Build, folder: Run) -> dict[str, Mark]:
     return marks
 
 
-def merged(folder: Run) -> tuple[Merge, Merged]:
-    """The runs of a grown dataset that is whole, and its images.
-
-    Raises:
-        RunError: a run of it, or its spec, has changed since it was merged, so its images are known no more.
-    """
-    growth = Growth.read(folder.paths.merged)
-    # The last run that grew the dataset is its last finished run, unless an earlier one was run again.
-    for run in reversed(runs_of(folder.root.parent) if growth else []):
-        try:
-            merge = Merge.of(Build.open(run))
-            inputs = {name: merge.inputs(name) for name in merge.build.spec.exporters}
-        except SynthgenError:
-            continue
-        if growth and sha256_json([inputs, merge.left_out]) == growth.inputs:
-            return merge, merge.records()[0]
-    raise RunError(
-        f"the runs of {folder.address} have changed since they were merged; run the spec again to merge them"
-    )
-
-
 def _wait_for_lock(folder: Run, stack: ExitStack) -> None:
     """Takes the folder's lock; waits while another process merges."""
     deadline = time.monotonic() + WAIT_SECONDS

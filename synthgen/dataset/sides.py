@@ -6,14 +6,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from synthgen.backends import Records
 from synthgen.base.files import sha256
+from synthgen.base.sealed import sha256_json
 from synthgen.dataset.coco_files import CocoSide, coco_files
-from synthgen.dataset.growth import merged
+from synthgen.dataset.growth import Growth, Merge, Merged
+from synthgen.dataset.history import runs_of
 from synthgen.dataset.labels import Image, Label, Object
-from synthgen.errors import RunError
+from synthgen.errors import RunError, SynthgenError
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import accepted_images
+from synthgen.store.content import Content, Stored
 from synthgen.store.run import Run
 from synthgen.types import Category
 
@@ -31,6 +33,10 @@ class Side(Protocol):
     categories: tuple[str, ...]
     has_files: bool
 
+    @property
+    def content_hash(self) -> str:
+        """The version of its images, labels and splits, once it was read; "" where it is not known."""
+
     def read(self, *, checksums: bool) -> Iterator[Image | Label]:
         """The images and labels, read from the disk one at a time, in any order: a label may come before its image."""
 
@@ -45,11 +51,15 @@ class RecordsSide:
     has_files = True
 
     def __init__(
-        self, address: str, records: Records, categories: tuple[Category, ...], spec: Mapping[str, Any]
+        self, address: str, records: Stored, categories: tuple[Category, ...], spec: Mapping[str, Any]
     ) -> None:
-        self.address, self.spec, self._records = address, spec, records
+        self.address, self.spec, self._records = address, spec, Content(records, categories)
         self._names = {category.id: category.name for category in categories}
         self.categories = tuple(self._names.values())
+
+    @property
+    def content_hash(self) -> str:
+        return self._records.content_hash
 
     def read(self, *, checksums: bool) -> Iterator[Image | Label]:
         for record in self._records:
@@ -82,9 +92,30 @@ def side_of(path: Path) -> Side:
             )
         return RecordsSide(folder.address, accepted_images(build), build.spec.categories, build.spec.dump())
     if folder.paths.merged.is_file():
-        merge, records = merged(folder)
+        merge, records = _merged(folder)
         return RecordsSide(folder.address, records, merge.info.categories, merge.build.spec.dump())
     raise RunError(
         f"{str(path)!r} cannot be compared; takes a run folder such as outputs/quickstart/run-0001, a grown dataset "
         "such as outputs/quickstart/dataset, a COCO file, or the folder of a COCO export"
+    )
+
+
+def _merged(folder: Run) -> tuple[Merge, Merged]:
+    """The runs of a grown dataset that is whole, and its images.
+
+    Raises:
+        RunError: a run of it, or its spec, has changed since it was merged, so its images are known no more.
+    """
+    growth = Growth.read(folder.paths.merged)
+    # The last run that grew the dataset is its last finished run, unless an earlier one was run again.
+    for run in reversed(runs_of(folder.root.parent) if growth else []):
+        try:
+            merge = Merge.of(Build.open(run))
+            inputs = {name: merge.inputs(name) for name in merge.build.spec.exporters}
+        except SynthgenError:
+            continue
+        if growth and sha256_json([inputs, merge.left_out]) == growth.inputs:
+            return merge, merge.records()[0]
+    raise RunError(
+        f"the runs of {folder.address} have changed since they were merged; run the spec again to merge them"
     )

@@ -21,8 +21,9 @@ from synthgen.errors import RunError
 from synthgen.judging.reviews import Review, ReviewLog, labels_digest
 from synthgen.masks import encode_rle
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.export import content_hash
 
-COUNT = 1500  # images of the test of memory
+COUNT = 300  # images of the test of memory
 
 
 def compare(a: Path, b: Path, by: Any = None) -> Diff:
@@ -53,6 +54,7 @@ def other(copied: Path, run_through: Callable[..., Any], finished: Build) -> Cal
 def test_a_copy_is_equal(finished: Build, copied: Path) -> None:
     found = compare(finished.run.root, copied / "fruit" / "run-0001")
     assert found.is_equal and found.by == "content"
+    assert found.a.content_hash == found.b.content_hash == content_hash(finished)
     assert found.a.images == len(accepted(finished)) > 0 and found.a.objects == found.b.objects > 0
     assert found.classes.total_variation == found.sizes.total_variation == 0
     assert {spread.wasserstein for spread in found.scores.values()} == {0.0}
@@ -65,6 +67,7 @@ def test_another_threshold_takes_images_away_and_nothing_else(finished: Build, o
     gone = accepted(finished).keys() - accepted(changed_run).keys()
     assert gone and ids(found.removed) == gone
     assert (found.added, found.relabelled, found.moved) == ((), (), ())
+    assert found.a.content_hash != found.b.content_hash == content_hash(changed_run)
     assert not found.is_equal and found.b.images == found.a.images - len(gone)
     back = compare(changed_run.run.root, finished.run.root)
     assert ids(back.added) == gone and back.removed == ()
