@@ -24,6 +24,7 @@ class Request:
     Attributes:
         scores: names of the scores that the grounder gives; None if that is not known.
         judged: names of the scores that filters judge; None if that is not known.
+        splits: names of the splits.
     """
 
     height: int
@@ -35,6 +36,7 @@ class Request:
     max_objects: int = 1
     scores: frozenset[str] | None = None
     judged: frozenset[str] | None = None
+    splits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

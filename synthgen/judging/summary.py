@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import ceil
 
+from synthgen.base.markdown import markdown_table, markdown_text
 from synthgen.judging.quality import ClassCount, Quality
 from synthgen.spec import DatasetSpec
 
@@ -87,11 +88,5 @@ def markdown(q: Quality) -> str:
 def markdown_tables(q: Quality, level: int = 3) -> str:
     lines = []
     for title, columns, rows in tables(q):
-        lines += ["", f"{'#' * level} {title}", "", f"| {' | '.join(columns)} |", f"|{' --- |' * len(columns)}"]
-        lines += [f"| {' | '.join(map(markdown_text, row))} |" for row in rows]
+        lines += ["", f"{'#' * level} {title}", "", *markdown_table(columns, rows)]
     return "\n".join(lines) + "\n"
-
-
-def markdown_text(text: str) -> str:
-    """Text of a user's, escaped so that Markdown shows it as it is, in one line."""
-    return " ".join(text.split()).translate({ord(c): f"&#{ord(c)};" for c in "&\\`*_{}[]<>|#"})

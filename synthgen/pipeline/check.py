@@ -86,6 +86,7 @@ def request_of(spec: DatasetSpec) -> Request:
         forms,
         spec.prompts.negative_prompt,
         spec.max_objects,
+        splits=tuple(spec.splits),
     )
 
 

@@ -12,8 +12,9 @@ import yaml
 
 from synthgen.base.files import expand_home
 from synthgen.base.hub_card import licence_fields, size_category
+from synthgen.base.markdown import markdown_text
 from synthgen.judging.quality import Quality
-from synthgen.judging.summary import markdown_tables, markdown_text
+from synthgen.judging.summary import markdown_tables
 from synthgen.pipeline.build import Build
 from synthgen.spec import DatasetSpec
 
