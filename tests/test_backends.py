@@ -187,7 +187,8 @@ started = time.process_time()
 for kind, name in {EVERY!r}:
     module = backend_module(kind, name)
     module.Backend(module.Config(use=name, **{REQUIRED!r}.get((kind, name), {{}})), ())
-print(sorted({{"torch", "diffusers", "transformers", "segment_anything", "prefect", "pandas"}} & set(sys.modules)))
+heavy = {{"torch", "diffusers", "transformers", "segment_anything", "prefect", "pandas", "datasets"}}
+print(sorted(heavy & set(sys.modules)))
 assert time.process_time() - started < 2
 """
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
