@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 from pycocotools import mask as coco_mask
 
 from synthgen.base.json_stream import items
 from synthgen.base.wording import shown
-from synthgen.types import Category, Record
+from synthgen.types import Record
 
 _END: Any = object()  # of a list
 IMAGES, LABELS, CLASSES = (
@@ -22,9 +22,10 @@ class SplitReader:
 
     Args:
         images, annotations: the file, opened twice.
+        categories: the entries of the classes, as far as they are compared.
     """
 
-    def __init__(self, images: IO[bytes], annotations: IO[bytes], categories: Sequence[Category]) -> None:
+    def __init__(self, images: IO[bytes], annotations: IO[bytes], categories: Iterable[Mapping[str, Any]]) -> None:
         self._images = _of_one_key(images, "images")
         self._categories = iter(categories)
         self._annotations = self._read_annotations(annotations)
@@ -35,23 +36,30 @@ class SplitReader:
         Raises:
             ValueError: they differ; the end of a sentence that begins with the file's name.
         """
-        job = record.job
-        image = {"id": job.id, "file_name": file_name, "height": job.height, "width": job.width}
-        _require_equal(next(self._images, _END), image, f"{IMAGES}: image {job.id}")
+        self.compare_image(record, file_name)
         for a in record.annotations:
             expected = {
                 "id": a.id,
-                "image_id": job.id,
+                "image_id": record.job.id,
                 "category_id": ids[a.category_id],
                 "bbox": [*a.bbox_xywh],
                 "area": a.area,
                 "iscrowd": int(a.ignore),
             }
             what = f"{LABELS}: annotation {a.id}"
-            found = next(self._annotations, _END)
-            _require_equal(found, expected, what)
+            found = next_of(self._annotations)
+            require_equal(found, expected, what)
             if not _is_mask(found.get("segmentation"), a.rle):
                 raise ValueError(f"{what} has another mask")
+
+    def compare_image(self, record: Record, file_name: str) -> None:
+        """
+        Raises:
+            ValueError: the next image is another one.
+        """
+        job = record.job
+        image = {"id": job.id, "file_name": file_name, "height": job.height, "width": job.width}
+        require_equal(next_of(self._images), image, f"{IMAGES}: image {job.id}")
 
     def finish(self) -> None:
         """
@@ -63,7 +71,7 @@ class SplitReader:
         if (annotation := next(self._annotations, _END)) is not _END:
             raise ValueError(f"{LABELS}: it has {_named(annotation)} besides")
         if (category := next(self._categories, None)) is not None:
-            raise ValueError(f"{CLASSES}: class {category.name!r} is missing")
+            raise ValueError(f"{CLASSES}: class {category['name']!r} is missing")
 
     def _read_annotations(self, file: IO[bytes]) -> Iterator[Any]:
         """The annotations. This pass reads the whole file, and compares the classes when it meets them."""
@@ -73,8 +81,7 @@ class SplitReader:
             elif (category := next(self._categories, None)) is None:
                 raise ValueError(f"{CLASSES}: it has {_named(item)} besides")
             else:
-                expected = {"id": category.exported_id, "name": category.name}
-                _require_equal(item, expected, f"{CLASSES}: class {category.name!r}")
+                require_equal(item, category, f"{CLASSES}: class {category['name']!r}")
 
 
 def _of_one_key(file: IO[bytes], key: str) -> Iterator[Any]:
@@ -92,7 +99,12 @@ def _named(item: Any) -> str:
     return f"an entry with the id {shown(item.get('id'))}" if isinstance(item, dict) else "an entry without an id"
 
 
-def _require_equal(found: Any, expected: Mapping[str, Any], what: str) -> None:
+def next_of(found: Iterator[Any]) -> Any:
+    """The next item; a mark of the end behind the last."""
+    return next(found, _END)
+
+
+def require_equal(found: Any, expected: Mapping[str, Any], what: str) -> None:
     """
     Raises:
         ValueError: the entry is missing, is another one, or differs from what is expected in one of these keys.

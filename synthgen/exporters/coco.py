@@ -6,23 +6,25 @@ image root. Format: https://cocodataset.org/#format-data
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from shutil import copyfileobj
 from typing import IO, Any, ClassVar, Literal
 
-import orjson
 from pydantic import Field, field_validator
 
-from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records
+from synthgen.backends import ClassName, ExportedFolder, Exporter, Folder, ImageOptions, Records, Request
+from synthgen.base.wording import shown
+from synthgen.errors import Problem, listed, nearest
+from synthgen.exporters._coco_file import SplitFile, all_rounded, category_entry, rounded
+from synthgen.exporters._coco_panoptic import Panoptic, PanopticReader, panoptic_entries
 from synthgen.exporters._coco_reader import SplitReader
+from synthgen.exporters._coco_stuff import StuffLeftOut, stuff_of, things_of
+from synthgen.exporters._painting import Covered
 from synthgen.masks import decode_rle, mask_polygons, polygon_iou
-from synthgen.types import Annotation, DatasetInfo, Record
+from synthgen.types import Annotation, Category, DatasetInfo, Record
 
-_NO_HASH = "0" * 64  # holds the place of the dataset's content hash, which is known when all records are read
-ANNOTATIONS = re.compile(r"annotations/instances_(.+)\.json")
+ANNOTATIONS = re.compile(r"annotations/(instances|stuff|panoptic)_([^/]+)\.json")
 
 
 class Config(ImageOptions):
@@ -31,10 +33,21 @@ class Config(ImageOptions):
     segmentation: Literal["rle", "polygon"] = Field(
         "rle", description="rle: compressed RLE; polygon: for loaders that read no RLE. Both keep every pixel."
     )
-    added: ClassVar[frozenset[str]] = ImageOptions.added | {"images_in"}
+    added: ClassVar[frozenset[str]] = ImageOptions.added | {"images_in", "panoptic", "stuff"}
 
     images_in: str = Field(
         "{split}", description="Folder of a split's images. With images/{split}, datumaro, CVAT and Geti load them too."
+    )
+
+    panoptic: bool = Field(
+        False,
+        description="Also write the panoptic form: annotations/panoptic_{split}.json, and a folder of that name with a "
+        "PNG of segments for each image.",
+    )
+    stuff: tuple[ClassName, ...] = Field(
+        (),
+        description="Classes that are stuff, such as sky or road, which has no objects: an image has one segment of each "
+        "at most. As in COCO, annotations/stuff_{split}.json has them, and instances_{split}.json the others.",
     )
 
     @field_validator("images_in")
@@ -56,56 +69,126 @@ class Backend(Exporter[Config]):
 
     Objects to be ignored have `iscrowd` 1 and, as in COCO, an RLE. An empty mask has an RLE too: no polygon can
     express it, and loaders of polygons crash on an empty list. Memory holds one image's annotations.
+
+    An annotation of stuff is the union of all areas of its class in the image, as an RLE. Stuff has no regions to be
+    ignored. In the panoptic form, every pixel belongs to one segment at most, and the smaller of two labels is on top;
+    regions of a class that are to be ignored are one segment with `iscrowd` 1; pixels without a label are 0, which is
+    void.
     """
 
+    def check(self, request: Request) -> Iterable[Problem]:
+        yield from super().check(request)
+        names = [name for c in self.categories if (name := self.config.exported_name(c.name)) is not None]
+        for name in self.config.stuff:
+            if name not in names:
+                takes = f"takes classes of the export: {listed(names)}"
+                yield Problem(".stuff", f"got {shown(name)}{nearest(name, names)}; {takes}")
+
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
+        ids, stuff = {c.id: c.exported_id for c in info.categories}, self._stuff(info.categories)
+        covered, left_out = Covered(), StuffLeftOut()
         with ExitStack() as stack:
-            files: dict[str, _SplitFile] = {}
-            ids = {category.id: category.exported_id for category in info.categories}
+            files: dict[str, SplitFile] = {}
             for split in info.splits:
-                file = stack.enter_context(folder.open(f"annotations/instances_{split}.json"))
-                files[split] = _SplitFile(info, file, stack.enter_context(folder.scratch()))
+                for kind, entries in self._entries(info.categories).items():
+                    name = f"annotations/{kind}_{split}.json"
+                    file = stack.enter_context(folder.open(name))
+                    files[name] = SplitFile(info, entries, file, stack.enter_context(folder.scratch()))
             for record in records:
                 split, image_name = record.job.split, self._image_name(record)
                 path = f"{self._images_folder(split)}/{image_name}"
                 folder.image(record.image_path, path, encoding=self.config.images)
-                files[split].images.extend([self._image(info, record, image_name)])
-                files[split].annotations.extend(self._annotation(record.job.id, ids, a) for a in record.annotations)
+                image = self._image(info, record, image_name)
+                for kind, part in self._parts(record, stuff).items():
+                    written = files[f"annotations/{kind}_{split}.json"]
+                    written.images.extend([image])
+                    if kind == "panoptic":
+                        segments = Panoptic(record, ids, stuff)
+                        written.annotations.extend([segments.entry])
+                        with folder.open(f"annotations/panoptic_{split}/{segments.entry['file_name']}") as png:
+                            png.write(segments.png())
+                        covered.add(record.annotations, segments.painting)
+                    else:
+                        written.annotations.extend(self._annotation(record.job.id, ids, a) for a in part.annotations)
+                left_out.add(record, stuff)
             for written in files.values():
                 written.finish(records.content_hash)
+        for sentence in [*left_out.sentences(), *covered.sentences("panoptic images")]:
+            folder.report_loss(sentence)
 
     def verify(self, folder: ExportedFolder, records: Records) -> Iterator[tuple[str, str]]:
-        """Compares images, annotations and classes with the records. Reports the first difference of each split."""
-        names = {match[1]: name for name in folder.names() if (match := ANNOTATIONS.fullmatch(name))}
-        ids = {category.id: category.exported_id for category in self.categories}
+        """Compares images, annotations and classes with the records. Reports the first difference of each file."""
+        ids, stuff = {c.id: c.exported_id for c in self.categories}, self._stuff(self.categories)
         faults: dict[str, str] = {}  # by file
-        readers: dict[str, SplitReader] = {}  # by split
+        readers: dict[str, SplitReader] = {}
         with ExitStack() as stack:
-            for split, name in names.items():
-                images, annotations = (stack.enter_context(folder.open(name)) for _ in range(2))
-                readers[split] = SplitReader(images, annotations, self.categories)
+            for name in folder.names():
+                if match := ANNOTATIONS.fullmatch(name):
+                    files = [stack.enter_context(folder.open(name)) for _ in range(2)]
+                    readers[name] = self._reader(folder, match[1], match[2], files, stuff)
             for record in records:
-                split, image_name = record.job.split, self._image_name(record)
-                name = names.setdefault(split, f"annotations/instances_{split}.json")
-                if name in faults:
-                    continue
+                image_name = self._image_name(record)
+                for kind, part in self._parts(record, stuff).items():
+                    name = f"annotations/{kind}_{record.job.split}.json"
+                    if name in faults:
+                        continue
+                    try:
+                        if name not in readers:
+                            raise ValueError("is not among the exported files")
+                        readers[name].compare(part, image_name, ids)
+                        if not folder.has(path := f"{self._images_folder(record.job.split)}/{image_name}"):
+                            raise ValueError(
+                                f"has image {record.job.id}, whose file {path} is not among the exported files"
+                            )
+                    except ValueError as error:
+                        faults[name] = str(error)
+            for name, reader in readers.items():
                 try:
-                    if split not in readers:
-                        raise ValueError("is not among the exported files")
-                    readers[split].compare(record, image_name, ids)
-                    if not folder.has(path := f"{self._images_folder(split)}/{image_name}"):
-                        raise ValueError(
-                            f"has image {record.job.id}, whose file {path} is not among the exported files"
-                        )
-                except ValueError as error:
-                    faults[name] = str(error)
-            for split, reader in readers.items():
-                try:
-                    if names[split] not in faults:
+                    if name not in faults:
                         reader.finish()
                 except ValueError as error:
-                    faults[names[split]] = str(error)
+                    faults[name] = str(error)
         yield from sorted(faults.items())
+
+    def _stuff(self, categories: Sequence[Category]) -> frozenset[int]:
+        """The ids of the classes that are stuff."""
+        return frozenset(c.id for c in categories if c.name in self.config.stuff)
+
+    def _entries(self, categories: Sequence[Category]) -> dict[str, list[dict[str, Any]]]:
+        """For each kind of file, the entries of its classes."""
+        stuff = self._stuff(categories)
+        entries = {"instances": [category_entry(c) for c in categories if c.id not in stuff]}
+        if stuff:
+            entries["stuff"] = [category_entry(c) for c in categories if c.id in stuff]
+        if self.config.panoptic:
+            entries["panoptic"] = panoptic_entries(categories, stuff)
+        return entries
+
+    def _parts(self, record: Record, stuff: Collection[int]) -> dict[str, Record]:
+        """For each kind of file, the record with the labels that it has."""
+        parts = {"instances": things_of(record, stuff)}
+        if stuff:
+            parts["stuff"] = stuff_of(record, stuff)
+        if self.config.panoptic:
+            parts["panoptic"] = record
+        return parts
+
+    def _reader(
+        self, folder: ExportedFolder, kind: str, split: str, files: Sequence[IO[bytes]], stuff: Collection[int]
+    ) -> SplitReader:
+        images, annotations = files
+        entries = self._entries(self.categories)[kind]
+        if kind != "panoptic":
+            # What else an entry has may be of an earlier version.
+            return SplitReader(images, annotations, [{key: entry[key] for key in ("id", "name")} for entry in entries])
+
+        def pixels(name: str) -> bytes:
+            if not folder.has(path := f"annotations/panoptic_{split}/{name}"):
+                raise ValueError(f"names {path}, which is not among the exported files")
+            with folder.open(path) as file:
+                return file.read()
+
+        return PanopticReader(images, annotations, entries, stuff, pixels)
 
     def _image_name(self, record: Record) -> str:
         return f"{record.job.id:012d}{self.config.image_ending}"
@@ -125,7 +208,7 @@ class Backend(Exporter[Config]):
             "negative_prompt": job.negative_prompt,
             "seed": job.seed,
             "slots": dict(job.slots),
-            "measures": _rounded(record.measures),
+            "measures": all_rounded(record.measures),
         }
 
     def _annotation(self, image_id: int, ids: Mapping[int, int], annotation: Annotation) -> dict[str, Any]:
@@ -137,7 +220,7 @@ class Backend(Exporter[Config]):
             "area": annotation.area,
             "iscrowd": int(annotation.ignore),
             **self._segmentation(annotation),
-            "scores": _rounded(annotation.scores),
+            "scores": all_rounded(annotation.scores),
         }
 
     def _segmentation(self, annotation: Annotation) -> dict[str, Any]:
@@ -146,76 +229,4 @@ class Backend(Exporter[Config]):
         height, width = annotation.rle["size"]
         mask = decode_rle([annotation.rle], height, width)[0]
         polygons = mask_polygons(mask)
-        return {"segmentation": polygons, "polygon_iou": _round(polygon_iou(polygons, mask))}
-
-
-def _info(info: DatasetInfo) -> dict[str, str]:
-    subset = {"subset": info.subset} if info.subset else {}
-    said = {"description": info.description or info.name, "version": "1.0", "contributor": "synthgen"}
-    return {**said, **subset, "content_hash": _NO_HASH}
-
-
-def _licenses(info: DatasetInfo) -> Iterator[dict[str, Any]]:
-    for number, (name, url) in enumerate(info.licences, 1):
-        yield {"id": number, "name": name, "url": url}
-
-
-def _categories(info: DatasetInfo) -> Iterator[dict[str, Any]]:
-    for category in info.categories:
-        yield {"id": category.exported_id, "name": category.name, "supercategory": category.supercategory}
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.6g}")
-
-
-def _rounded(values: Mapping[str, float]) -> dict[str, float]:
-    """Integers, such as hashes, stay as they are."""
-    return {name: value if isinstance(value, int) else _round(value) for name, value in values.items()}
-
-
-def _line(record: Mapping[str, Any]) -> bytes:
-    line = orjson.dumps(record)
-    # pycocotools opens files in the encoding of the locale, which may be another than UTF-8.
-    return line if line.isascii() else json.dumps(orjson.loads(line), separators=(",", ":")).encode("ascii")
-
-
-class _Lines:
-    """A list under a key, written one record a line as it grows."""
-
-    def __init__(self, file: IO[bytes], key: str) -> None:
-        self._file, self._before = file, b"\n"
-        file.write(b'"' + key.encode() + b'": [')
-
-    def extend(self, records: Iterable[Mapping[str, Any]]) -> None:
-        lines = [_line(record) for record in records]
-        if lines:
-            self._file.write(self._before + b",\n".join(lines))
-            self._before = b",\n"
-
-    def end(self, mark: bytes) -> None:
-        self._file.write(b"\n]" + mark)
-
-
-class _SplitFile:
-    """A split's file, written as it grows. All images come before the first annotation, so annotations go to a
-    scratch file first."""
-
-    def __init__(self, info: DatasetInfo, file: IO[bytes], scratch: IO[bytes]) -> None:
-        self._file, self._scratch = file, scratch
-        self._file.write(head := b'{\n"info": ' + _line(_info(info)) + b",\n")
-        self._hash_at = head.rindex(_NO_HASH.encode())
-        for key, records in {"licenses": _licenses(info), "categories": _categories(info)}.items():
-            lines = _Lines(self._file, key)
-            lines.extend(records)
-            lines.end(b",\n")
-        self.images = _Lines(self._file, "images")
-        self.annotations = _Lines(self._scratch, "annotations")
-
-    def finish(self, content_hash: str) -> None:
-        self.images.end(b",\n")
-        self.annotations.end(b"\n}\n")
-        self._scratch.seek(0)
-        copyfileobj(self._scratch, self._file)
-        self._file.seek(self._hash_at)
-        self._file.write(content_hash.encode())
+        return {"segmentation": polygons, "polygon_iou": rounded(polygon_iou(polygons, mask))}
