@@ -17,6 +17,7 @@ from synthgen.backends.config import (
     nested_configs,
 )
 from synthgen.backends.exporters import (
+    ClassName,
     ExportedFolder,
     Exporter,
     Folder,
@@ -31,6 +32,7 @@ from synthgen.backends.stages import Generator, Grounder, Model, Request, Segmen
 
 __all__ = [
     "KINDS",
+    "ClassName",
     "Config",
     "ExportedFolder",
     "Exporter",

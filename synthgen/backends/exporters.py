@@ -14,7 +14,7 @@ from synthgen.backends.config import Config
 from synthgen.backends.stages import Request, Stage
 from synthgen.base.wording import shown
 from synthgen.errors import Problem, listed, nearest
-from synthgen.types import DatasetInfo, Record
+from synthgen.types import Category, DatasetInfo, Record
 
 ImageEncoding = Literal["link", "copy", "jpeg", "webp"]
 ENDINGS: Mapping[ImageEncoding, str] = {"link": ".png", "copy": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -41,6 +41,16 @@ class SubsetOptions(Config):
     min_area: int | None = Field(
         None, ge=1, description="Objects with fewer pixels become regions to be ignored, as they can still be seen."
     )
+
+    def exported_name(self, name: str) -> str | None:
+        """The name under which a class of the spec is exported; None if it is left out."""
+        if isinstance(self.classes, Mapping):
+            return self.classes.get(name, name)
+        return name if self.classes is None or name in self.classes else None
+
+    def exported_names(self, categories: Iterable[Category]) -> list[str]:
+        """The names of the classes of an export, each once."""
+        return list(dict.fromkeys(name for c in categories if (name := self.exported_name(c.name)) is not None))
 
 
 class ImageOptions(SubsetOptions):

@@ -33,12 +33,13 @@ def panoptic_entries(categories: Collection[Category], stuff: Collection[int]) -
 class Panoptic:
     """The segments of one image.
 
-    Every object of a thing class is a segment. All areas of a stuff class are one segment. So are all regions of a class
-    that are to be ignored, with `iscrowd` 1: panopticapi knows one such segment of a class. Where segments overlap, the
-    smaller label is on top. A label that is covered whole, or has no pixels, is no segment.
+    Every object of a thing class is a segment. All areas of a stuff class are one segment. So are all regions of a
+    class that are to be ignored, with `iscrowd` 1: panopticapi knows one such segment of a class. Where segments
+    overlap, the smaller label is on top. A label that is covered whole, or has no pixels, is no segment.
 
     Attributes:
         painting: its values are numbers of segments, from 1.
+        file_name: of its PNG.
         entry: the annotation of the image.
     """
 
@@ -65,7 +66,8 @@ class Panoptic:
                     "bbox": [int(v) for v in a.bbox_xywh] if areas[number] == a.area else self._box(number),
                     "iscrowd": int(a.ignore),
                 }
-        self.entry = {"image_id": job.id, "file_name": f"{job.id:012d}.png", "segments_info": [*segments.values()]}
+        self.file_name = f"{job.id:012d}.png"
+        self.entry = {"image_id": job.id, "file_name": self.file_name, "segments_info": [*segments.values()]}
 
     def png(self) -> bytes:
         """The ids of the segments as colours, R + 256 G + 65536 B; 0 is void."""
@@ -114,5 +116,5 @@ class PanopticReader(SplitReader):
         expected = Panoptic(record, ids, self._stuff)
         what = f"{LABELS}: image {record.job.id}"
         require_equal(next_of(self._annotations), expected.entry, what)
-        if not expected.is_png(self._pixels(expected.entry["file_name"])):
-            raise ValueError(f"{what} has other pixels in {expected.entry['file_name']}")
+        if not expected.is_png(self._pixels(expected.file_name)):
+            raise ValueError(f"{what} has other pixels in {expected.file_name}")

@@ -50,8 +50,8 @@ class StuffLeftOut:
     def sentences(self) -> Iterator[str]:
         if self._ignored:
             yield (
-                f"files of stuff have no regions to be ignored: {self._ignored:,} of {self._labels:,} labels of stuff are "
-                "left out"
+                f"files of stuff have no regions to be ignored: {self._ignored:,} of {self._labels:,} labels of stuff "
+                "are left out"
             )
         if self._empty:
             yield f"{self._empty:,} of {self._labels:,} labels of stuff are left out, since their masks are empty"

@@ -85,9 +85,9 @@ class Covered:
         found = []
         if self._hidden:
             found.append(
-                f"{where} show one label a pixel, so the smaller object is on top: {self._hidden:,} of {self._pixels:,} "
-                f"pixels of objects are under another one; {self._covered:,} of {self._objects:,} objects lose pixels, "
-                f"{self._gone:,} of these all of them"
+                f"{where} show one label a pixel, so the smaller object is on top: {self._hidden:,} of "
+                f"{self._pixels:,} pixels of objects are under another one; {self._covered:,} of {self._objects:,} "
+                f"objects lose pixels, {self._gone:,} of these all of them"
             )
         if self._empty:
             found.append(f"{where} do not show {self._empty:,} of {self._objects:,} objects, whose masks are empty")

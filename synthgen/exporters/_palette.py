@@ -14,8 +14,8 @@ from synthgen.base.pictures import require_png
 
 @cache
 def palette() -> tuple[tuple[int, int, int], ...]:
-    """256 colours, RGB: `VOClabelcolormap` of the VOC development kit. The bits of an index, from the lowest, go to red,
-    green and blue in turn, and to their highest bits first. No two indices share a colour."""
+    """256 colours, RGB: `VOClabelcolormap` of the VOC development kit. The bits of an index, from the lowest, go to
+    red, green and blue in turn, and to their highest bits first. No two indices share a colour."""
     bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")  # (256, 8)
     # Bits 0, 3, 6 are red's; 1, 4, 7 green's; 2, 5 blue's.
     channels = np.stack([np.pad(bits[:, c::3], ((0, 0), (0, 8 - bits[:, c::3].shape[1]))) for c in range(3)], 1)

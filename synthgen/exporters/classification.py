@@ -100,9 +100,7 @@ class Backend(Exporter[Config]):
         if not isinstance(found, dict) or found.get("classes") != _classes(self.categories):
             yield CLASSES, "does not have the classes of the spec"
 
-    def _faults(
-        self, folder: ExportedFolder, record: Record, folders: Mapping[int, str]
-    ) -> Iterator[tuple[str, str]]:
+    def _faults(self, folder: ExportedFolder, record: Record, folders: Mapping[int, str]) -> Iterator[tuple[str, str]]:
         chosen = self._chosen(record)
         names = [self._name(record, a, folders) for a in chosen]
         for name in names:

@@ -46,8 +46,8 @@ class Config(ImageOptions):
     )
     stuff: tuple[ClassName, ...] = Field(
         (),
-        description="Classes that are stuff, such as sky or road, which has no objects: an image has one segment of each "
-        "at most. As in COCO, annotations/stuff_{split}.json has them, and instances_{split}.json the others.",
+        description="Classes that are stuff, such as sky or road, which has no objects: an image has one segment of "
+        "each at most. As in COCO, annotations/stuff_{split}.json has them, and instances_{split}.json the others.",
     )
 
     @field_validator("images_in")
@@ -70,15 +70,14 @@ class Backend(Exporter[Config]):
     Objects to be ignored have `iscrowd` 1 and, as in COCO, an RLE. An empty mask has an RLE too: no polygon can
     express it, and loaders of polygons crash on an empty list. Memory holds one image's annotations.
 
-    An annotation of stuff is the union of all areas of its class in the image, as an RLE. Stuff has no regions to be
-    ignored. In the panoptic form, every pixel belongs to one segment at most, and the smaller of two labels is on top;
-    regions of a class that are to be ignored are one segment with `iscrowd` 1; pixels without a label are 0, which is
-    void.
+    An annotation of stuff is the union of all areas of its class in the image. Stuff has no regions to be ignored. In
+    the panoptic form, every pixel belongs to one segment at most, and the smaller of two labels is on top; regions of a
+    class that are to be ignored are one segment with `iscrowd` 1; pixels without a label are 0, which is void.
     """
 
     def check(self, request: Request) -> Iterable[Problem]:
         yield from super().check(request)
-        names = [name for c in self.categories if (name := self.config.exported_name(c.name)) is not None]
+        names = self.config.exported_names(self.categories)
         for name in self.config.stuff:
             if name not in names:
                 takes = f"takes classes of the export: {listed(names)}"
@@ -105,7 +104,7 @@ class Backend(Exporter[Config]):
                     if kind == "panoptic":
                         segments = Panoptic(record, ids, stuff)
                         written.annotations.extend([segments.entry])
-                        with folder.open(f"annotations/panoptic_{split}/{segments.entry['file_name']}") as png:
+                        with folder.open(f"annotations/panoptic_{split}/{segments.file_name}") as png:
                             png.write(segments.png())
                         covered.add(record.annotations, segments.painting)
                     else:

@@ -40,8 +40,8 @@ class Config(ImageOptions):
 
 
 class Backend(Exporter[Config]):
-    """Masks are PNGs of 8 bits a pixel, since trainers read no more, with PASCAL VOC's palette. `classes.json` says which
-    index is which class, with its colour. Classes are numbered in the order of the spec.
+    """Masks are PNGs of 8 bits a pixel, since trainers read no more, with PASCAL VOC's palette. `classes.json` says
+    which index is which class, with its colour. Classes are numbered in the order of the spec.
 
     Regions to be ignored are 255. A pixel shows one class: where objects of several classes overlap, the smaller one
     is on top. Objects of one class that touch are one area. So 254 classes are the most, or 255 without a background.
@@ -49,8 +49,8 @@ class Backend(Exporter[Config]):
 
     def check(self, request: Request) -> Iterable[Problem]:
         yield from super().check(request)
-        if len(self.categories) > self._most():
-            yield Problem("classes", self._too_many(self.categories))
+        if (number := len(self.config.exported_names(self.categories))) > self._most():
+            yield Problem("classes", self._too_many(number))
 
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
         """
@@ -58,7 +58,7 @@ class Backend(Exporter[Config]):
             BackendError: there are more classes than a mask can hold.
         """
         if len(info.categories) > self._most():
-            raise BackendError(self._too_many(info.categories))
+            raise BackendError(self._too_many(len(info.categories)))
         covered, splits = Covered(), set()
         for record in records:
             folder.image(record.image_path, self._path("images", record), encoding=self.config.images)
@@ -143,9 +143,9 @@ class Backend(Exporter[Config]):
     def _most(self) -> int:
         return IGNORED - self._first()
 
-    def _too_many(self, categories: Sequence[Category]) -> str:
+    def _too_many(self, number: int) -> str:
         return (
-            f"got {len(categories)} classes; `semantic` takes at most {self._most()}, since the pixels of its masks have "
+            f"got {number} classes; `semantic` takes at most {self._most()}, since the pixels of its masks have "
             "8 bits; leave some out by its option `classes`"
         )
 

@@ -107,16 +107,11 @@ def _counts(annotations: Sequence[Annotation]) -> tuple[tuple[int, int], ...]:
 
 def _mapped(categories: Sequence[Category], options: SubsetOptions) -> tuple[tuple[Category, ...], dict[int, int]]:
     """The classes that remain, and the new id of each old one that does."""
-    names: dict[str, str | None] = {category.name: category.name for category in categories}
-    if isinstance(options.classes, Mapping):
-        names |= options.classes
-    elif options.classes is not None:
-        names = {name: name if name in options.classes else None for name in names}
     has_own_ids = any(category.own_id for category in categories)  # These stay; otherwise ids have no gaps.
     made: dict[str, Category] = {}
     ids = {}
     for category in categories:
-        if (name := names[category.name]) is None:
+        if (name := options.exported_name(category.name)) is None:
             continue
         first = made.get(name)
         if first is None:

@@ -108,7 +108,8 @@ def test_what_may_be_of_another_class_is_no_image_of_one_class(tmp_path: Path) -
 
 NAMES = [
     "..", ".", "a/b", "con", "Con.txt", "COM1", "test", "test tube", "val", "_hidden", "__pycache__", ".git", "end.",
-    "a[1]*?", "100%", "a%2Fb", "Straße", "STRASSE", "é", "日本 語", "x" * 200, "😀" * 200, "a:b|c<d>", "it's", 'q"q', "~",
+    "a[1]*?", "100%", "a%2Fb", "Straße", "STRASSE", "é", "日本 語", "x" * 200, "😀" * 200,
+    "a:b|c<d>", "it's", 'q"q', "~",
 ]  # fmt: skip
 
 

@@ -48,7 +48,9 @@ def expected(background: str = "class") -> dict[str, np.ndarray]:
         (2, SHAPES["disc"] | disc(16, 14, 10), first + 3),
     ):
         masks[number][shape] = value
-    return {f"{s}/{n:012d}.png": mask for n, (s, mask) in enumerate(zip(("train", "train", "val"), masks), 1)}
+    return {
+        f"{s}/{n:012d}.png": mask for n, (s, mask) in enumerate(zip(("train", "train", "val"), masks, strict=True), 1)
+    }
 
 
 @pytest.mark.parametrize("background", ["class", "ignore"])
@@ -57,7 +59,10 @@ def test_pillow_reads_indices_as_torchvision_s_datasets_do(
 ) -> None:
     export(exporter(background=background), records, tmp_path / "out")
     for name, mask in expected(background).items():
-        with Image.open(tmp_path / "out" / "masks" / name) as read, Image.open(tmp_path / "out" / "images" / name) as of:
+        with (
+            Image.open(tmp_path / "out" / "masks" / name) as read,
+            Image.open(tmp_path / "out" / "images" / name) as of,
+        ):
             assert read.mode == "P" and (np.asarray(read) == mask).all() and of.size == read.size
 
 
@@ -98,7 +103,8 @@ def test_classes_by_index_with_the_colours_of_the_palette(
 
 
 def test_a_class_may_be_called_background(records: ListedRecords, tmp_path: Path) -> None:
-    info = replace(INFO, categories=tuple(replace(c, name=n) for c, n in zip(INFO.categories, ["background", *"abc"])))
+    named = zip(INFO.categories, ["background", *"abc"], strict=True)
+    info = replace(INFO, categories=tuple(replace(c, name=name) for c, name in named))
     export(exporter(), records, tmp_path / "out", info)
     names = [c["name"] for c in json.loads((tmp_path / "out" / "classes.json").read_bytes())["classes"]]
     assert names == ["_background_", "background", "a", "b", "c"]
