@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records
+from synthgen.base.image_metadata import Metadata
 from synthgen.base.pictures import require_png
 from synthgen.errors import BackendError
 from synthgen.exporters._file_names import file_names
@@ -142,13 +143,16 @@ class Backend(Exporter[Config]):
             folder.image(record.image_path, name, encoding=self.config.images)
             return
         source = folder.image_bytes(record.image_path)
-        pixels = self._decoded(source, record)
-        ending = self.config.image_ending
+        pixels, ending = self._decoded(source, record), self.config.image_ending
         for annotation in chosen:
             crop = np.ascontiguousarray(self._crop(pixels, annotation))
             encoded = cv2.imencode(ending, crop, QUALITY.get(ending, []))[1].tobytes()
+            try:
+                marked = Metadata.of_png(source).put_into(encoded)
+            except ValueError as error:
+                raise BackendError(f"{record.image_path} is no readable image: {error}") from error
             with folder.open(self._name(record, annotation, folders)) as file:
-                file.write(encoded)
+                file.write(marked)
 
     def _flags(self) -> int:
         """How OpenCV decodes: with the alpha channel where a crop keeps it, and never turned."""

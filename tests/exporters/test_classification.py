@@ -10,8 +10,11 @@ import datasets
 import numpy as np
 import pytest
 from drawn import HEIGHT, HOSTILE, INFO, WIDTH, ListedRecords, contents, disc, drawn, export, verified
+from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from synthgen.base.image_metadata import Metadata
+from synthgen.base.xmp import Origin
 from synthgen.exporters.classification import Backend, Config
 from synthgen.types import Category, DatasetInfo
 
@@ -167,6 +170,23 @@ def test_crops_keep_what_is_transparent(tmp_path: Path) -> None:
     export(exporter(margin=0), records, tmp_path / "out")
     crop = cv2.imread(str(tmp_path / "out" / "train" / "cup" / "000000000001_000.png"), cv2.IMREAD_UNCHANGED)
     assert (crop == pixels.astype(np.uint8)[4:25, 4:25]).all()
+
+
+@pytest.mark.parametrize("images", ["link", "jpeg", "webp"])
+def test_crops_carry_the_marks_of_their_images(records: ListedRecords, tmp_path: Path, images: str) -> None:
+    origin = Origin(system="a model", prompt="a cup")
+    for record in records:
+        marked = Metadata(xmp=origin.packet()).put_into(record.image_path.read_bytes())
+        record.image_path.write_bytes(marked)
+    made = exporter(images=images)
+    export(made, records, tmp_path / "out")
+    crops = [path for path in (tmp_path / "out").rglob("*_0*") if path.is_file()]
+    assert len(crops) == 6
+    for path in crops:
+        with Image.open(path) as image:
+            image.load()
+            assert Origin.of(image.info.get("xmp") or image.info["XML:com.adobe.xmp"].encode()) == origin
+    assert verified(made, records, tmp_path / "out") == []
 
 
 def test_what_was_edited_is_named(records: ListedRecords, tmp_path: Path) -> None:
