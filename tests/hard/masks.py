@@ -1,8 +1,8 @@
-"""The masks of the drawn dataset."""
+"""The masks of the dataset of hard shapes."""
 
 import numpy as np
 
-from drawn import HEIGHT, WIDTH, objects_of
+from hard import HEIGHT, WIDTH, objects_of
 from synthgen.backends import Config as BaseConfig
 from synthgen.backends import Segmenter
 from synthgen.types import Instances

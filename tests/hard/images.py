@@ -1,8 +1,8 @@
-"""The images of the drawn dataset."""
+"""The images of the dataset of hard shapes."""
 
 import numpy as np
 
-from drawn import image_of
+from hard import image_of
 from synthgen.backends import Config as BaseConfig
 from synthgen.backends import Generator
 

@@ -11,19 +11,102 @@ import numpy as np
 from numpy.typing import NDArray
 
 HEIGHT, WIDTH = 64, 80
-COCO = (
-    "person bicycle car motorcycle airplane bus train truck boat|traffic light|fire hydrant|stop sign|parking meter|"
-    "bench|bird|cat|dog|horse|sheep|cow|elephant|bear|zebra|giraffe|backpack|umbrella|handbag|tie|suitcase|frisbee|skis|"
-    "snowboard|sports ball|kite|baseball bat|baseball glove|skateboard|surfboard|tennis racket|bottle|wine glass|cup|"
-    "fork|knife|spoon|bowl|banana|apple|sandwich|orange|broccoli|carrot|hot dog|pizza|donut|cake|chair|couch|"
-    "potted plant|bed|dining table|toilet|tv|laptop|mouse|remote|keyboard|cell phone|microwave|oven|toaster|sink|"
-    "refrigerator|book|clock|vase|scissors|teddy bear|hair drier|toothbrush"
-).replace("person bicycle car motorcycle airplane bus train truck boat", "|".join(
-    "person bicycle car motorcycle airplane bus train truck boat".split())).split("|")  # fmt: skip
+COCO = [
+    "person",
+    "bicycle",
+    "car",
+    "motorcycle",
+    "airplane",
+    "bus",
+    "train",
+    "truck",
+    "boat",
+    "traffic light",
+    "fire hydrant",
+    "stop sign",
+    "parking meter",
+    "bench",
+    "bird",
+    "cat",
+    "dog",
+    "horse",
+    "sheep",
+    "cow",
+    "elephant",
+    "bear",
+    "zebra",
+    "giraffe",
+    "backpack",
+    "umbrella",
+    "handbag",
+    "tie",
+    "suitcase",
+    "frisbee",
+    "skis",
+    "snowboard",
+    "sports ball",
+    "kite",
+    "baseball bat",
+    "baseball glove",
+    "skateboard",
+    "surfboard",
+    "tennis racket",
+    "bottle",
+    "wine glass",
+    "cup",
+    "fork",
+    "knife",
+    "spoon",
+    "bowl",
+    "banana",
+    "apple",
+    "sandwich",
+    "orange",
+    "broccoli",
+    "carrot",
+    "hot dog",
+    "pizza",
+    "donut",
+    "cake",
+    "chair",
+    "couch",
+    "potted plant",
+    "bed",
+    "dining table",
+    "toilet",
+    "tv",
+    "laptop",
+    "mouse",
+    "remote",
+    "keyboard",
+    "cell phone",
+    "microwave",
+    "oven",
+    "toaster",
+    "sink",
+    "refrigerator",
+    "book",
+    "clock",
+    "vase",
+    "scissors",
+    "teddy bear",
+    "hair drier",
+    "toothbrush",
+]
 HOSTILE = (
-    'chaise "longue"', "日本語 😀", "a/b", "..", "C:\\temp", "</script><b>&amp;", "=1+1", "naïve 'quote'", "yes", "#5: {x}",
-    "a,b;c", "CON",
-)  # fmt: skip
+    'chaise "longue"',
+    "日本語 😀",
+    "a/b",
+    "..",
+    "C:\\temp",
+    "</script><b>&amp;",
+    "=1+1",
+    "naïve 'quote'",
+    "yes",
+    "#5: {x}",
+    "a,b;c",
+    "CON",
+)
 CLASSES = (*COCO, *HOSTILE)
 CROWD, PLAIN = 0.1, 0.9  # predicted IoU of regions to be ignored, and of objects
 
@@ -106,7 +189,7 @@ def image_of(index: int) -> NDArray[np.uint8]:
 def spec(exporters: Sequence[str] = ("coco",), count: int = 300) -> dict[str, Any]:
     """Of the dataset, as plain data."""
     return {
-        "name": "drawn",
+        "name": "hard",
         "description": "Hard shapes.",
         "count": count,
         "budget": 1,
@@ -116,9 +199,9 @@ def spec(exporters: Sequence[str] = ("coco",), count: int = 300) -> dict[str, An
         "classes": list(CLASSES),
         "objects_per_image": {1: 1},
         "prompts": {"templates": ["a photo of {objects}, {n}"], "slots": {"n": [str(i) for i in range(60)]}},
-        "generator": {"use": "drawn.images"},
-        "grounder": {"use": "drawn.boxes"},
-        "segmenter": {"use": "drawn.masks"},
+        "generator": {"use": "hard.images"},
+        "grounder": {"use": "hard.boxes"},
+        "segmenter": {"use": "hard.masks"},
         "filters": {"predicted_iou": {"min": 0.5, "on_fail": "ignore"}, "sharpness": {"min": None}},
         "exporters": {name: {} for name in exporters},
     }

@@ -1,8 +1,8 @@
-"""The boxes of the drawn dataset."""
+"""The boxes of the dataset of hard shapes."""
 
 import numpy as np
 
-from drawn import objects_of
+from hard import objects_of
 from synthgen.backends import Config as BaseConfig
 from synthgen.backends import Grounder
 from synthgen.masks import mask_boxes
