@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from synthgen.judging.corrections import corrected, corrections
 from synthgen.judging.reviews import Review, Reviews
 from synthgen.judging.tables import Lists, Tables
 from synthgen.judging.verdicts import Verdicts, judge
@@ -74,9 +75,11 @@ def table(
         boxes=np.zeros((len(objects), 4), np.float32),
         scores={},
         measures={name: numbers(name, f) for name, f in backends.items()},
+        added=np.zeros(len(objects), bool),
     )
     said = Reviews({review.about: review for review in reviews})
-    return judge(spec, backends, tables, said)
+    masks = corrections(said, tables.category, spec.height, spec.width)
+    return judge(spec, backends, corrected(tables, said, masks, backends), said)
 
 
 def of_images(found: Verdicts) -> list[tuple[str, list[str]]]:

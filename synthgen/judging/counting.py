@@ -42,7 +42,7 @@ def label_precision(verdicts: Verdicts) -> LabelPrecision:
     """The precision of the labels that pass the filters, by what people said of a random sample of them."""
     passed = verdicts.instances["passed"].to_numpy()
     sample = [
-        review.verdict == "accept"
+        review.is_right
         for (image_id, instance), review in verdicts.reviews.of.items()
         if review.queue == "random" and instance is not None and passed[verdicts.tables.label(image_id, instance)]
     ]

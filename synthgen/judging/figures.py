@@ -71,7 +71,7 @@ def asked_found(verdicts: Verdicts) -> list[Plain]:
     image, objects of the same class are paired first, then others in order of class; the rest has no partner.
     """
     tables, size = verdicts.tables, len(verdicts.spec.classes) + 1  # category ids begin at 1: 0 is nothing
-    seen = tables.labels["area"] > 0
+    seen = verdicts.labelled
     sides = (
         pairs(tables.asked.holder, tables.asked.values, size),
         pairs(tables.holder[seen], verdicts.categories[seen], size),
@@ -106,7 +106,7 @@ def classes(verdicts: Verdicts) -> list[Plain]:
     """Instances of each class: asked for, labelled, and accepted."""
     size, tables = len(verdicts.spec.classes) + 1, verdicts.tables
     asked = np.bincount(tables.asked.values, minlength=size)
-    labelled = np.bincount(verdicts.categories[tables.labels["area"] > 0], minlength=size)
+    labelled = np.bincount(verdicts.categories[verdicts.labelled], minlength=size)
     accepted = np.bincount(verdicts.categories[verdicts.chosen], minlength=size)
     return [
         {
@@ -192,9 +192,12 @@ def scores(filters: Mapping[str, Filter[Any]], tables: Tables) -> Iterable[Plain
         if isinstance(f, ThresholdFilter):
             taken.add(f.score if isinstance(f, ScoreFilter) else name)
             values = tables.measures[name]
+            if f.scope == "instance":
+                values = values[~tables.added]
             yield _histogram(name, f.scope, values, f.fails(values), f.config.min, f.config.max)
     for name, values in tables.scores.items():
         if name not in taken:
+            values = values[~tables.added]
             yield _histogram(name, "instance", values, np.zeros(len(values), bool), None, None)
 
 

@@ -1,5 +1,6 @@
 """Reviews: the verdicts of people on labels. They are a log that only grows, with one line for each verdict. A verdict
-is on the disk before the next question is asked.
+is on the disk before the next question is asked. All verdicts of an imported file stand in one line, so that a log has
+all of them or none.
 
 Every line holds a hash of the line before it, and the mark of judging holds the number of lines and the hash of the
 last. So a missing line is noticed, in the middle of the file or at its end.
@@ -10,23 +11,28 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from typing import IO, Annotated, Any, Literal, get_args
 
 import orjson
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
 
 from synthgen.base.sealed import SEAL, sha256_json
 from synthgen.errors import FULL, OutOfRoom, RunError
 
-Verdict = Literal["accept", "reject", "wrong_class", "bad_mask"]
+PageVerdict = Literal["accept", "reject", "wrong_class", "bad_mask"]  # of the review page; earlier versions know these
+# Of annotators: they removed or added a label, made it a region to be ignored, or corrected labels of an image.
+Verdict = Literal[PageVerdict, "removed", "added", "ignored", "corrected"]
 Queue = Literal["random", "borderline"]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
 AFTER = "after"  # the key under which a line has the hash of the line before it
+MANY = "reviews"  # the key under which a line has several verdicts, or one that earlier versions would misread
+PAGE_VERDICTS: tuple[PageVerdict, ...] = get_args(PageVerdict)
 VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 
 
@@ -40,29 +46,51 @@ def labels_digest(rows: Sequence[Mapping[str, Any]]) -> str:
     return sha256_json([[row["instance"], row["category_id"], row["rle"]] for row in rows])[:16]
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass(frozen=True, slots=True)
 class Review:
     """One verdict.
 
     Attributes:
-        image_id, instance: the label; `instance` None: the image with all its labels.
-        category_id: with `wrong_class`, the right class; None if the spec does not have that class.
-        queue: the queue that asked for it. Only the random one counts for precision.
+        image_id, instance: the label; `instance` None: the image with all its labels. The numbers of labels that people
+            added follow those of the image's labels.
+        category_id: the right class; None if the label has it, or if the spec does not have the right class.
+        queue: the queue that asked for it, or "import". Only the random one counts for precision.
         labels: `labels_digest` of the image's labels when a person looked at them.
         at: time, UTC, ISO 8601.
+        by: who gave it; "" if that is not known.
+        rle: the right mask, as the counts of its COCO RLE in the whole image; None if the label has it. It is there for
+            every label that people added.
     """
 
     image_id: Number
     instance: Number | None
     verdict: Verdict
     category_id: int | None
-    queue: Queue
+    queue: Queue | Literal["import"]
     labels: str
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    by: str = ""
+    rle: str | None = None
 
     @property
     def about(self) -> tuple[int, int | None]:
         return self.image_id, self.instance
+
+    @property
+    def is_right(self) -> bool:
+        """Whether it says that the model's label is right as it is."""
+        return self.verdict == "accept" and self.category_id is None and self.rle is None
+
+    def says(self, other: Review) -> bool:
+        """Whether it says the same as another one, whoever gave it and when."""
+        own, others = (replace(review, queue="import", at="", by="") for review in (self, other))
+        return own == others
+
+    def record(self) -> dict[str, Any]:
+        """The fields, as plain data. Fields that earlier versions do not know are left out where they are empty."""
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        return {name: value for name, value in fields.items() if value or name not in {"by", "rle"}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +110,10 @@ class Reviews:
 
     def digest(self) -> str:
         """A hash of the verdicts without their times; "" without verdicts."""
-        rows = [[r.image_id, r.instance, r.verdict, r.category_id, r.queue, r.labels] for r in self.of.values()]
+        rows = [
+            [r.image_id, r.instance, r.verdict, r.category_id, r.queue, r.labels, *filter(None, [r.rle])]
+            for r in self.of.values()
+        ]
         return sha256_json(sorted(rows, key=str)) if rows else ""
 
     def image_ids(self) -> set[int]:
@@ -116,7 +147,7 @@ class DamagedReviews(RunError):
         return ", ".join(self.args)
 
 
-_REVIEW = TypeAdapter(Review)
+_REVIEWS = TypeAdapter(tuple[Review, ...])
 
 
 def read_reviews(path: Path) -> Reviews:
@@ -126,10 +157,10 @@ def read_reviews(path: Path) -> Reviews:
         DamagedReviews: another line is damaged, or lines are missing before it.
     """
     made, names = _lines(path)
-    return Reviews(_standing(made), names)
+    return Reviews(_standing(chain.from_iterable(made)), names)
 
 
-def _standing(made: Sequence[Review]) -> dict[tuple[int, int | None], Review]:
+def _standing(made: Iterable[Review]) -> dict[tuple[int, int | None], Review]:
     """The last verdict on each label and image. A label that the random queue has shown stays in the random sample,
     even if a later verdict on it comes from another queue: otherwise that queue would change the sample."""
     standing: dict[tuple[int, int | None], Review] = {}
@@ -145,11 +176,11 @@ def _named(line: bytes) -> str:
     return hashlib.sha256(line).hexdigest()[:16]
 
 
-def _lines(path: Path) -> tuple[list[Review], list[str]]:
-    """The verdicts that were not taken back, in the order of the log; and the hash of each line."""
+def _lines(path: Path) -> tuple[list[tuple[Review, ...]], list[str]]:
+    """The verdicts that were not taken back, by line, in the order of the log; and the hash of each line."""
     if not path.is_file():
         return [], []
-    found: list[Review] = []
+    found: list[tuple[Review, ...]] = []
     names: list[str] = []
     linked = False  # Earlier versions wrote lines without the hash of the line before.
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):  # The last piece is empty, or cut short.
@@ -166,7 +197,7 @@ def _lines(path: Path) -> tuple[list[Review], list[str]]:
             if raw == {"undo": True}:
                 found.pop()
                 continue
-            found.append(_REVIEW.validate_python(raw))
+            found.append(_REVIEWS.validate_python(raw[MANY] if raw.keys() == {MANY} else [raw]))
         except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
             raise DamagedReviews(path.name, f"line {number} is damaged; restore a copy of the file") from error
     return found, names
@@ -196,7 +227,7 @@ class ReviewLog:
 
     def __init__(self, path: Path, file: IO[bytes], publish: Callable[[Path], None]) -> None:
         self._path, self._file, self._publish = path, file, publish
-        self.made, names = _lines(path)  # in order
+        self._made, names = _lines(path)
         self._last = names[-1] if names else ""
         end = path.read_bytes().rfind(b"\n") + 1
         self._file.truncate(end)  # of a torn last line
@@ -220,16 +251,33 @@ class ReviewLog:
                 if not os.fstat(file.fileno()).st_size:
                     path.unlink(missing_ok=True)
 
-    def add(self, review: Review) -> None:
-        self._append({name: getattr(review, name) for name in Review.__slots__})
-        self.made.append(review)
+    @property
+    def made(self) -> list[Review]:
+        """The verdicts, in order."""
+        return [*chain.from_iterable(self._made)]
 
-    def undo(self) -> Review | None:
-        """Takes the last verdict back, and returns it."""
-        if not self.made:
-            return None
+    @property
+    def last(self) -> tuple[Review, ...]:
+        """What `undo` would take back."""
+        return self._made[-1] if self._made else ()
+
+    def standing(self) -> Reviews:
+        """The verdicts that hold, without the hashes of lines."""
+        return Reviews(_standing(self.made))
+
+    def add(self, *reviews: Review) -> None:
+        """Adds verdicts: after a crash, the log has all of them or none."""
+        (first, *others) = (review.record() for review in reviews)
+        is_known = not others and reviews[0].verdict in PAGE_VERDICTS and reviews[0].rle is None
+        self._append(first if is_known else {MANY: [first, *others]})
+        self._made.append(reviews)
+
+    def undo(self) -> tuple[Review, ...]:
+        """Takes back what the last `add` added, and returns it."""
+        if not self._made:
+            return ()
         self._append({"undo": True})
-        return self.made.pop()
+        return self._made.pop()
 
     def _append(self, content: Mapping[str, Any]) -> None:
         """

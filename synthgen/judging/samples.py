@@ -52,7 +52,9 @@ class Margins:
             values = tables.measures[name].astype(np.float64)
             margin = _margins(values, f.config.min, f.config.max)
             label, place = np.full(count, -1, np.int32), np.arange(count, dtype=np.int32)
-            if f.scope == "instance":  # the first of the worst of each image that has labels
+            if f.scope == "instance":
+                margin[tables.added] = np.inf  # They were not measured.
+                # Each image that has labels has the margin of the first of its worst labels.
                 place = tables.holder[begins]
                 worst = np.minimum.reduceat(margin, begins) if len(begins) else margin
                 lengths = np.diff(begins, append=len(margin))

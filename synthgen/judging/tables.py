@@ -66,6 +66,7 @@ class Tables:
         boxes: for figures: float32 (M, 4), xyxy px.
         scores: for figures: every score of labels, float32 (M,); NaN for a label without it.
         measures: filter -> its numbers, of its dtype: (N,) or (N, D) of images, (M,) of instances.
+        added: bool (M,), which labels people have added; nothing has measured these. None of them as read.
     """
 
     images: Columns
@@ -77,6 +78,7 @@ class Tables:
     boxes: NDArray[np.float32]
     scores: Columns
     measures: Columns
+    added: NDArray[np.bool_]
 
     @classmethod
     def read(
@@ -122,6 +124,7 @@ class Tables:
             boxes=column("labels", "boxes", np.float32, (4,)),
             scores={name: c.array(labels) for (kind, name), c in columns.items() if kind == "scores"},
             measures={name: column("measures", name, f.dtype) for name, f in filters.items()},
+            added=np.zeros(labels, bool),
         )
 
     def labels_of(self, image_id: int) -> slice:
@@ -134,6 +137,10 @@ class Tables:
         """The index of a label, which must exist."""
         own = self.labels_of(image_id)
         return int(own.start + np.searchsorted(self.labels["instance"][own], instance))
+
+    def category(self, image_id: int, instance: int) -> int:
+        """The category id of a label, which must exist."""
+        return int(self.labels["category_id"][self.label(image_id, instance)])
 
 
 class _Column:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from synthgen.backends import Filter
 from synthgen.judging.reasons import Bits, Reasons, gathered
-from synthgen.judging.reviews import VERDICTS, Reviews, reason
+from synthgen.judging.reviews import VERDICTS, Review, Reviews, reason
 from synthgen.judging.tables import Lists, Tables
 from synthgen.planning.jobs import split_of
 from synthgen.spec import REASONS, DatasetSpec
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 # Reasons that are no filter's: an object that was asked for, or grounded, has no pixel; an object that was asked for is
 # lost although no filter failed; the model could not make the image.
 EMPTY, NOT_FOUND, NOT_MADE = REASONS
+REMOVED, IGNORED = reason("removed"), reason("ignored")  # A label with one of these does not reject its image.
 IMAGE_VERDICTS = ("accepted", "surplus", "rejected")
 LABEL_VERDICTS = ("kept", "dropped", "ignored", "rejected")
 
@@ -74,6 +75,12 @@ class Verdicts:
 
     def label_is(self, verdict: str) -> NDArray[np.bool_]:
         return np.asarray(self.instances["verdict"] == verdict)
+
+    @property
+    def labelled(self) -> NDArray[np.bool_]:
+        """Which labels are objects: those with pixels that no person has removed, (M,)."""
+        is_removed = self.instances["reasons"].to_numpy() & self.reasons.bits(REMOVED) != 0
+        return np.asarray((self.tables.labels["area"] > 0) & ~is_removed)
 
     @property
     def categories(self) -> NDArray[np.int32]:
@@ -142,9 +149,12 @@ def judge(
 
     A label that a person accepts is kept, and an accepted image is kept with all its labels, whatever the filters of
     instances and of single images say; a near-duplicate stays rejected. A label that is not accepted rejects its image,
-    unless the person gave its right class: then the label has that class.
+    unless the person gave its right class or mask, which `tables` have already: then it is kept. A label that a person
+    removed is dropped. An image whose labels a person corrected is kept, with those that would reject it; labels that
+    filters drop or ignore stay so.
 
     Args:
+        tables: with the classes and masks that the reviews give, and the labels that they add, see `corrected`.
         reviews: on the labels as they are.
         failed: ids of images that the model could not make. No review can accept them.
     """
@@ -153,10 +163,10 @@ def judge(
     of_labels, of_images = judging.measured()
     all_reasons = judging.combined(of_labels, of_images)
     passed = all_reasons == 0
-    label_passed = passed[tables.holder] & (of_labels == 0)
+    label_passed = passed[tables.holder] & (of_labels == 0) & ~tables.added
     categories = tables.labels["category_id"]
     if len(reviews):
-        of_labels, of_images, categories = judging.reviewed(reviews, of_labels, of_images)
+        of_labels, of_images = judging.reviewed(reviews, of_labels, of_images)
         all_reasons = judging.combined(of_labels, of_images)
     fates = judging.fates(of_labels)
     kept = fates == LABEL_VERDICTS.index("kept")
@@ -189,8 +199,9 @@ class _Judging:
         self._of_dataset = {name: f for name, f in filters.items() if f.whole_dataset}
         by_people = sorted(reason(verdict) for verdict in VERDICTS)
         self.reasons = Reasons((NOT_MADE, EMPTY, *self._of_instance, *self._of_image, *by_people, *self._of_dataset))
-        self._ignoring = self._with_fate("ignore")
+        self._ignoring = self._with_fate("ignore") | self.reasons.bits(IGNORED)
         # A label that fails one of these rejects its image.
+        by_people = [name for name in by_people if name not in {REMOVED, IGNORED}]
         self._rejecting = self._with_fate("reject") | self.reasons.bits(EMPTY, *by_people)
         self._is_unmade = np.isin(tables.images["image_id"], list(failed))
         self.compared: dict[str, Compared] = {}
@@ -204,28 +215,37 @@ class _Judging:
         of_labels = np.where(tables.labels["area"] == 0, reasons.bits(EMPTY), np.uint64(0))
         for name, f in self._of_instance.items():
             of_labels[f.fails(tables.measures[name])] |= reasons.bits(name)
+        of_labels[tables.added] = 0  # They were not measured.
         of_images = np.zeros(len(tables.images["image_id"]), np.uint64)
         for name, f in self._of_image.items():
             of_images[f.fails(tables.measures[name])] |= reasons.bits(name)
         return of_labels, of_images
 
-    def reviewed(self, reviews: Reviews, of_labels: Bits, of_images: Bits) -> tuple[Bits, Bits, NDArray[np.int32]]:
-        """The reasons of labels and images after the reviews, and the categories of labels. Changes the given reasons
-        in place."""
-        tables, categories = self._tables, self._tables.labels["category_id"].copy()
+    def reviewed(self, reviews: Reviews, of_labels: Bits, of_images: Bits) -> tuple[Bits, Bits]:
+        """The reasons of labels and images after the reviews. Changes the given reasons in place."""
+        tables = self._tables
         # Reviews of labels come after those of images, because they count more.
         for (image_id, instance), review in sorted(reviews.of.items(), key=lambda item: item[0][1] is not None):
-            is_kept = review.verdict == "accept" or review.category_id is not None
-            bits = np.uint64(0) if is_kept else self.reasons.bits(reason(review.verdict))
+            bits = self._of_review(review)
             if instance is not None:
-                label = tables.label(image_id, instance)
-                of_labels[label], categories[label] = bits, review.category_id or categories[label]
+                of_labels[tables.label(image_id, instance)] = bits
             else:
                 image = tables.images["image_id"].searchsorted(image_id)
-                of_images[image] = bits if is_kept else of_images[image] | bits
-                if is_kept:
-                    of_labels[tables.labels_of(image_id)] = 0
-        return of_labels, of_images, categories
+                of_images[image] = of_images[image] | bits if bits else 0
+                if not bits:
+                    own = tables.labels_of(image_id)
+                    is_kept = review.verdict == "accept" or of_labels[own] & self._rejecting != 0
+                    of_labels[own] = np.where(is_kept, np.uint64(0), of_labels[own])
+        return of_labels, of_images
+
+    def _of_review(self, review: Review) -> np.uint64:
+        """The reason that a review is; 0 if it keeps its label or image."""
+        is_corrected = review.category_id is not None or review.rle is not None
+        if review.verdict in {"accept", "added", "corrected"} or (
+            review.verdict in {"wrong_class", "bad_mask"} and is_corrected
+        ):
+            return np.uint64(0)
+        return self.reasons.bits(reason(review.verdict))
 
     def combined(self, of_labels: Bits, of_images: Bits) -> Bits:
         """All reasons of each image: its labels', its own, and those of the filters of the whole dataset, which compare

@@ -15,7 +15,7 @@ from synthgen.base.sealed import sha256_json
 from synthgen.judging.reviews import read_reviews
 from synthgen.spec import DatasetSpec
 from synthgen.store.marks import Mark
-from synthgen.store.paths import VERDICTS, StageName
+from synthgen.store.paths import CORRECTIONS, VERDICTS, StageName
 from synthgen.store.run import Run
 
 FORMAT = 1  # of fingerprints: a change here makes every existing run another dataset
@@ -54,10 +54,12 @@ class Upstream:
 
     Attributes:
         file: name of the only file that is read; "": all files are read.
+        is_optional: whether the file may be missing although the stage is done.
     """
 
     stage: StageName
     file: str = ""
+    is_optional: bool = False
 
     def checksum(self, mark: Mark | None) -> str | None:
         """A hash of the content that is read; None while it does not exist."""
@@ -94,7 +96,10 @@ class Dependencies:
         reviews = read_reviews(run.paths.reviews).digest() if self.reads_reviews else ""
         shards = [piece] if self.per == "shard" else run.marks.shards()
         of_shards = [u for u in self.upstream if DEPENDENCIES[u.stage].per == "shard"]
-        checksums = [u.checksum(run.marks.read(u.stage)) for u in self.upstream if u not in of_shards]
+        of_run = [(u, run.marks.read(u.stage)) for u in self.upstream if u not in of_shards]
+        checksums = [
+            u.checksum(mark) for u, mark in of_run if not (u.is_optional and mark and u.file not in mark.files)
+        ]
         checksums += [u.checksum(run.marks.read(u.stage, shard)) for shard in shards for u in of_shards]
         existing = [checksum for checksum in checksums if checksum is not None]
         if len(existing) < len(checksums):
@@ -220,7 +225,12 @@ DEPENDENCIES: dict[StageName, Dependencies] = {
         "exporter",
         lambda its, exporter: exported_by(its.spec, exporter),
         # Exports do not read `quality.json`, which holds times, so that it differs between equal runs.
-        (Upstream("judge", VERDICTS), Upstream("label"), Upstream("measure")),
+        (
+            Upstream("judge", VERDICTS),
+            Upstream("judge", CORRECTIONS, is_optional=True),
+            Upstream("label"),
+            Upstream("measure"),
+        ),
     ),
     "report": Dependencies(
         "run",

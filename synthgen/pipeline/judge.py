@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
+import pyarrow as pa
 
 from synthgen.errors import RunError
+from synthgen.judging.corrections import corrected, corrections
 from synthgen.judging.counting import quality_of
 from synthgen.judging.figures import figures
 from synthgen.judging.quality import Quality
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 
 def judge_run(build: Build) -> Quality:
-    """Writes `verdicts.parquet` and `quality.json` if their inputs have changed.
+    """Writes `verdicts.parquet`, `quality.json` and, if people corrected masks, `corrections.parquet`, if their inputs
+    have changed.
 
     Raises:
         RunError: some images have no measures yet, or a record is damaged.
@@ -39,8 +42,12 @@ def judge_run(build: Build) -> Quality:
         run.marks.withdraw("judge")
         started = time.monotonic()
         tables = Tables.read(run, run.marks.shards(), build.stages.filters, shown=True)
-        verdicts = _verdicts(build, tables)
-        table = run.tables.write(run.paths.verdicts, verdicts.table())
+        verdicts, masks = _verdicts(build, tables)
+        written = [run.tables.write(run.paths.verdicts, verdicts.table())]
+        if len(masks):
+            written.append(run.tables.write(run.paths.corrections, masks))
+        elif run.paths.corrections.exists():
+            run.files.remove([run.paths.corrections])
         quality = quality_of(verdicts)
         notes = list(shortfall(quality, build.next_round(quality) is None))
         numbers = asdict(quality) | {"yield": quality.passed, "notes": notes}
@@ -52,7 +59,8 @@ def judge_run(build: Build) -> Quality:
             file.write(orjson.dumps(numbers, option=orjson.OPT_INDENT_2))
         reviews = read_reviews(run.paths.reviews).extent()
         seconds = time.monotonic() - started
-        run.marks.commit("judge", None, inputs, [table, run.paths.quality], seconds=seconds, notes={"reviews": reviews})
+        written.append(run.paths.quality)
+        run.marks.commit("judge", None, inputs, written, seconds=seconds, notes={"reviews": reviews})
     quality_now = build.quality()
     assert quality_now is not None
     return quality_now
@@ -60,16 +68,20 @@ def judge_run(build: Build) -> Quality:
 
 def judge_shards(build: Build, shards: Iterable[int]) -> Verdicts:
     """Applies the spec's thresholds and the reviews to the numbers of some shards. Writes nothing."""
-    return _verdicts(build, Tables.read(build.run, shards, build.stages.filters))
+    return _verdicts(build, Tables.read(build.run, shards, build.stages.filters))[0]
 
 
-def _verdicts(build: Build, tables: Tables) -> Verdicts:
+def _verdicts(build: Build, tables: Tables) -> tuple[Verdicts, pa.Table]:
+    """The verdicts, and the labels whose masks come from people, see `corrections`."""
     categories = (tables.asked.values, tables.labels["category_id"])
     if not all(build.has_classes(values.min(), values.max()) for values in categories if len(values)):
         raise RunError(f"{build.run.address} has labels of classes that its spec lacks; label the run anew")
     marks = (build.run.marks.read("generate", int(shard)) for shard in np.unique(tables.images["shard"]))
     failed = {int(image_id) for mark in marks if mark for image_id in mark.notes.get("failed", ())}
-    return judge(build.spec, build.stages.filters, tables, _reviews(build, tables), failed)
+    reviews = _reviews(build, tables)
+    masks = corrections(reviews, tables.category, build.spec.height, build.spec.width)
+    tables = corrected(tables, reviews, masks, build.stages.filters)
+    return judge(build.spec, build.stages.filters, tables, reviews, failed), masks
 
 
 def _reviews(build: Build, tables: Tables) -> Reviews:
@@ -81,9 +93,14 @@ def _reviews(build: Build, tables: Tables) -> Reviews:
     for shard in np.unique(shards).tolist():
         labels |= labels_digests(build, shard, set(ids[is_reviewed][shards == shard].tolist()))
     reviews = reviews.where(lambda review: labels.get(review.image_id) == review.labels)
-    for review in reviews.of.values():
-        rows = tables.labels_of(review.image_id)
-        is_label = review.instance is None or review.instance < rows.stop - rows.start
+    added = dict[int, int]()  # image id -> how many labels people have added to it
+    for (image_id, instance), review in sorted(reviews.of.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
+        own = tables.labels_of(image_id)
+        count = own.stop - own.start
+        is_label = instance is None or instance < count
+        if not is_label and instance == count + added.get(image_id, 0):
+            is_label = review.rle is not None and review.category_id is not None
+            added[image_id] = added.get(image_id, 0) + 1
         if not (is_label and (review.category_id is None or build.has_classes(review.category_id))):
             raise RunError(f"{build.run.paths.reviews.name} has a verdict on a label or a class that does not exist")
     return reviews

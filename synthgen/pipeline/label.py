@@ -17,7 +17,7 @@ from synthgen.judging.reviews import labels_digest
 from synthgen.models import remarks
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.environment import batches, environment
-from synthgen.store.records import instances_of, label_rows, label_schema
+from synthgen.store.records import instances_of, label_rows, label_schema, read_corrections, with_corrections
 from synthgen.types import Instances, Job, Sample
 
 
@@ -59,14 +59,32 @@ def label_shard(build: Build, shard: int, allow_mixed: bool = False) -> Mapping[
 
 
 def labelled_samples(build: Build, shard: int, image_ids: set[int] | None = None) -> Iterator[Sample]:
-    """The labelled images of a shard, or some of them, one at a time.
+    """The images of a shard, or some of them, one at a time, with the labels that the models made.
 
     Raises:
         RunError: an image or its labels are damaged.
     """
-    run = build.run
-    labels = run.tables.read(run.paths.table("labels", shard), image_ids=image_ids).to_pandas()
-    by_image = dict(iter(labels.groupby("image_id"))) if len(labels) else {}
+    labels = build.run.tables.read(build.run.paths.table("labels", shard), image_ids=image_ids)
+    return _samples(build, shard, labels, image_ids)
+
+
+def judged_samples(
+    build: Build, shard: int, image_ids: set[int], corrections: pa.Table | None = None
+) -> Iterator[Sample]:
+    """`labelled_samples` with the masks that people gave, and the labels that they added.
+
+    Args:
+        corrections: of these images; None: those of the last judging, see `read_corrections`.
+    """
+    labels = build.run.tables.read(build.run.paths.table("labels", shard), image_ids=image_ids)
+    masks = read_corrections(build.run, image_ids) if corrections is None else corrections
+    labels = with_corrections(labels, masks).sort_by([("image_id", "ascending"), ("instance", "ascending")])
+    return _samples(build, shard, labels, image_ids)
+
+
+def _samples(build: Build, shard: int, labels: pa.Table, image_ids: set[int] | None) -> Iterator[Sample]:
+    run, rows = build.run, labels.to_pandas()
+    by_image = dict(iter(rows.groupby("image_id"))) if len(rows) else {}
     generated = run.marks.read("generate", shard)
     for job in build.jobs(shard, image_ids):
         image = run.images.read(shard, job.id, generated)

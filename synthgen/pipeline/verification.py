@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -192,7 +193,13 @@ def _records(build: Build, damaged: Set[str]) -> Iterator[Damage]:
             yield from _shard(build, shard)
         except SynthgenError as error:
             yield Damage(run.paths.name(run.paths.table("labels", shard)), str(error), "label", shard)
-    if whole == shards and _has_whole_tables(run.marks.read("judge"), damaged):
+    judged = run.marks.read("judge")
+    if judged and run.paths.corrections.name in judged.files and run.paths.corrections.name not in damaged:
+        try:
+            yield from _corrections(build)
+        except SynthgenError as error:
+            yield Damage(run.paths.corrections.name, str(error), "judge")
+    if whole == shards and _has_whole_tables(judged, damaged):
         for name in build.spec.exporters:
             mark = run.marks.read("export", name)
             is_whole = mark is not None and not any(file in damaged for file, _ in run.marks.files_of(mark))
@@ -221,20 +228,30 @@ def _shard(build: Build, shard: int) -> Iterator[Damage]:
         measured = run.paths.name(run.paths.table("measures", shard))
         yield Damage(measured, "does not hold the measures of these images and labels", "measure", shard)
     for row in labels:
-        job = jobs[row["image_id"]]
-        rle = {"size": [row["height"], row["width"]], "counts": row["rle"]}
-        what = ""
-        try:
-            mask = decode_rle([rle], job.height, job.width)
-        except ValueError as error:
-            what = str(error)
-        else:
-            if mask_areas(mask)[0] != row["area"]:
-                what = "the mask's area differs"
-            elif row["area"] and not np.array_equal(mask_boxes(mask)[0], np.float32(row["bbox_xyxy"])):
-                what = "the mask's box differs"
-        if what:
-            yield Damage(table, f"image {job.id}, label {row['instance']}: {what}", "label", shard)
+        if what := _fault(row, build.spec.height, build.spec.width):
+            yield Damage(table, f"image {row['image_id']}, label {row['instance']}: {what}", "label", shard)
+
+
+def _corrections(build: Build) -> Iterator[Damage]:
+    """Compares the masks that people gave with their areas and boxes."""
+    run = build.run
+    for row in run.tables.read(run.paths.corrections).to_pylist():
+        if what := _fault(row, build.spec.height, build.spec.width):
+            name = run.paths.corrections.name
+            yield Damage(name, f"image {row['image_id']}, label {row['instance']}: {what}", "judge")
+
+
+def _fault(row: Mapping[str, Any], height: int, width: int) -> str:
+    """What is wrong with the mask of a label of an image of this size, px; "" if nothing is."""
+    try:
+        mask = decode_rle([{"size": [row["height"], row["width"]], "counts": row["rle"]}], height, width)
+    except ValueError as error:
+        return str(error)
+    if mask_areas(mask)[0] != row["area"]:
+        return "the mask's area differs"
+    if row["area"] and not np.array_equal(mask_boxes(mask)[0], np.float32(row["bbox_xyxy"])):
+        return "the mask's box differs"
+    return ""
 
 
 def _export(build: Build, name: str) -> Iterator[Damage]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from synthgen.errors import RunError
 from synthgen.masks import mask_path
 from synthgen.pipeline.build import Build
-from synthgen.pipeline.label import labelled_samples
+from synthgen.pipeline.label import judged_samples
 from synthgen.report.sheet import class_colour
 from synthgen.types import Sample
 
@@ -62,7 +62,7 @@ def thumbnails(build: Build, image_ids: set[int]) -> dict[int, Thumbnail]:
     names = {c.id: c.name for c in build.spec.categories}
     found = {}
     for shard in sorted(set(rows["shard"])):
-        for sample in labelled_samples(build, int(shard), image_ids):
+        for sample in judged_samples(build, int(shard), image_ids):
             height, width = sample.image.shape[:2]
             drawn = tuple(outlines(sample, judged, names, max(height, width) / LONG_PX))
             found[sample.job.id] = Thumbnail(sample.job.id, data_url(sample.image, LONG_PX), height, width, drawn)

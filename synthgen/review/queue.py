@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from math import isnan
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
 from synthgen.errors import RunError
+from synthgen.judging.corrections import corrections
 from synthgen.judging.precision import LabelPrecision, shuffled
 from synthgen.judging.quality import Numbers
-from synthgen.judging.reviews import Queue, Review, ReviewLog, Verdict
+from synthgen.judging.reviews import PageVerdict, Queue, Review, ReviewLog, Reviews, Verdict
 from synthgen.pipeline.build import Build
-from synthgen.pipeline.label import labelled_samples, labels_digests
+from synthgen.pipeline.label import judged_samples, labels_digests
 from synthgen.report.thumbnails import judged_labels, outlines
 
 MOST_INSTANCES = 1 << 20  # The most labels of an image. The key of a label is image id * MOST_INSTANCES + instance.
@@ -38,15 +40,17 @@ class Item:
 class ReviewQueue:
     """The items of a queue, in the order of the questions.
 
+    Labels are shown with the classes and masks that people gave in the log, whether they are judged yet or not.
+
     The random queue sorts the labels that passed the filters by a hash of each. So the labels answered from its start
     are a simple random sample, however often people end a review and open it again.
     """
 
-    def __init__(self, build: Build, queue: Queue, count: int | None, log: ReviewLog) -> None:
+    def __init__(self, build: Build, queue: Queue, count: int | None, log: ReviewLog, by: str = "") -> None:
         run = build.run
         if not run.paths.verdicts.is_file():
             raise RunError(f"{run.root} has not been judged yet; run the spec first")
-        self.build, self.queue, self._log = build, queue, log
+        self.build, self.queue, self._log, self._by = build, queue, log, by
         accepted = run.tables.read_rows(
             run.paths.verdicts,
             ["image_id", "instance", "passed"],
@@ -87,14 +91,16 @@ class ReviewQueue:
         latest: list[Review | None] = [None] * len(self.items)
         for review in self._log.made:
             index = self._index(review)
-            if index is not None and review.queue == self.queue and review.labels == self._labels[review.image_id]:
+            if index is None or review.labels != self._labels[review.image_id]:
+                continue
+            if review.queue == self.queue or (review.queue == "import" and latest[index]):
                 latest[index] = review
         return latest
 
     def _index(self, review: Review) -> int | None:
         return self._indices.get(review.about, self._indices.get((review.image_id, None)))
 
-    def add(self, index: int, verdict: Verdict, instance: int | None, category_id: int | None) -> None:
+    def add(self, index: int, verdict: PageVerdict, instance: int | None, category_id: int | None) -> None:
         """Records a verdict on the item with this index. The verdict is on the disk when this returns.
 
         Raises:
@@ -112,22 +118,42 @@ class ReviewQueue:
             raise ValueError("a verdict on a class or a mask needs the number of a label, got none")
         if item.instance is None and verdict in {"accept", "reject"}:
             instance = None
-        if instance is not None and (item.image_id, instance) not in self._judged:
+        standing = self._standing(item.image_id)
+        if instance is not None and instance not in standing and (item.image_id, instance) not in self._judged:
             raise ValueError(f"image {item.image_id} has no label {instance}")
         if category_id is not None and (verdict != "wrong_class" or category_id not in self._names):
             raise ValueError(f"no class has the number {category_id}")
-        self._log.add(Review(item.image_id, instance, verdict, category_id, self.queue, self._labels[item.image_id]))
+        review = Review(
+            item.image_id, instance, verdict, category_id, self.queue, self._labels[item.image_id], by=self._by
+        )
+        before = standing.get(instance) if instance is not None else None
+        self._log.add(_about_corrected(review, before) if before else review)
 
     def undo(self) -> int | None:
-        """Undoes the last verdict; -> the index of its item, or None if the item is not in this queue."""
-        review = self._log.undo()
-        return self._index(review) if review else None
+        """Undoes the last verdict; -> the index of its item, or None if the item is not in this queue.
+
+        Raises:
+            RunError: the last verdicts come from an imported file.
+        """
+        if any(review.queue == "import" for review in self._log.last):
+            command = f"synthgen review {self.build.run.address} --undo"
+            raise RunError(f"the last verdicts come from an imported file; to take them all back, use {command}")
+        taken = self._log.undo()
+        return self._index(taken[0]) if taken else None
+
+    def _standing(self, image_id: int) -> dict[int, Review]:
+        """The last verdict on each label of an image, by instance."""
+        return {
+            review.instance: review
+            for review in self._log.standing().of.values()
+            if review.image_id == image_id and review.instance is not None and review.labels == self._labels[image_id]
+        }
 
     def state(self) -> dict[str, Any]:
         """The number of answered items, the index of the next item, and the precision of the random sample so far."""
         latest = self.latest()
         given = [review for review in latest if review]
-        right = sum(review.verdict == "accept" for review in given)
+        right = sum(review.is_right for review in given)
         precision = LabelPrecision.of(right, len(given), self.population) if self.queue == "random" else None
         return {
             "items": len(self.items),
@@ -143,7 +169,18 @@ class ReviewQueue:
             RunError: the image is missing or cannot be read.
         """
         item = self.items[index]
-        samples = [*labelled_samples(self.build, item.shard, {item.image_id})]
+        standing = self._standing(item.image_id)
+        judged = {about: of for about, of in self._judged.items() if about[0] == item.image_id}
+        for instance, review in standing.items():
+            category_id, fate = judged.get((item.image_id, instance), (0, "kept"))
+            judged[item.image_id, instance] = review.category_id or category_id, fate
+        masks = corrections(
+            Reviews({review.about: review for review in standing.values()}),
+            lambda image_id, instance: judged[image_id, instance][0],
+            self.build.spec.height,
+            self.build.spec.width,
+        )
+        samples = [*judged_samples(self.build, item.shard, {item.image_id}, masks)]
         if len(samples) != 1:
             raise RunError(
                 f"{self.build.run.root} has verdicts on image {item.image_id}, but no such image; judge it again"
@@ -163,8 +200,14 @@ class ReviewQueue:
             "verdict": verdict,
             "reasons": reasons,
             "labels": [
-                {**asdict(o), "scores": {k: float(v[o.instance]) for k, v in sample.instances.scores.items()}}
-                for o in outlines(sample, self._judged, self._names, pixel)
+                {
+                    **asdict(o),
+                    "note": _note(standing[o.instance]) if o.instance in standing else "",
+                    "scores": {
+                        k: float(v[o.instance]) for k, v in sample.instances.scores.items() if not isnan(v[o.instance])
+                    },
+                }
+                for o in outlines(sample, judged, self._names, pixel)
             ],
         }
 
@@ -178,3 +221,23 @@ class ReviewQueue:
             if item.image_id == image_id:
                 return self.build.run.images.read_bytes(item.shard, image_id)
         return None
+
+
+def _about_corrected(review: Review, before: Review) -> Review:
+    """A verdict of the page on a label that people corrected or added: it keeps their class and mask, which the page
+    has shown. Beside a mask, `bad_mask` would say that the mask is right, so a fault that is not corrected is a
+    rejection."""
+    if before.rle is None:
+        return replace(review, category_id=before.category_id) if review.verdict == "accept" else review
+    is_class = review.verdict == "wrong_class" and review.category_id is not None
+    verdict: Verdict = review.verdict if is_class or review.verdict == "accept" else "reject"
+    return replace(review, verdict=verdict, category_id=review.category_id or before.category_id, rle=before.rle)
+
+
+def _note(review: Review) -> str:
+    """What people did to a label, for the page."""
+    what = {"removed": "removed", "added": "added", "ignored": "to be ignored"}.get(review.verdict, "")
+    if not what:
+        what = " and ".join(["class"] * (review.category_id is not None) + ["mask"] * (review.rle is not None))
+        what = f"{what} corrected" if what else ""
+    return f"{what} by {review.by}" if what and review.by else what

@@ -75,6 +75,7 @@ function draw() {
     dot.style.setProperty("--c", one.colour);
     if (item.instance === null) button.append(key(String(i + 1)));
     button.append(dot, named(one.name));
+    if (one.note) button.append(noted(one.note));
     button.classList.toggle("chosen", one.instance === chosen);
     button.disabled = item.instance !== null;
     button.addEventListener("click", () => choose(one.instance));
@@ -96,6 +97,12 @@ function named(text) {
   const name = document.createElement("bdi");
   name.textContent = text;
   return name;
+}
+
+function noted(text) {
+  const note = document.createElement("small");
+  note.textContent = text;
+  return note;
 }
 
 function key(text) {

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from synthgen.base.interrupts import ended_by_signals
 from synthgen.errors import RunError, SynthgenError
-from synthgen.judging.reviews import Queue, ReviewLog, Verdict
+from synthgen.judging.reviews import PageVerdict, Queue, ReviewLog
 from synthgen.pipeline.build import Build
 from synthgen.report.sheet import class_colour
 from synthgen.review.queue import ReviewQueue
@@ -39,13 +39,13 @@ class _Answer(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
     item: int = Field(ge=0)
-    verdict: Verdict
+    verdict: PageVerdict
     instance: int | None = Field(None, ge=0)
     category_id: int | None = None
 
 
-def serve(build: Build, queue: Queue, count: int | None, port: int, browser: bool) -> int:
-    """Serves the page until the process is stopped; -> the number of verdicts made.
+def serve(build: Build, queue: Queue, count: int | None, port: int, browser: bool, by: str = "") -> int:
+    """Serves the page until the process is stopped; -> the number of verdicts made. `by`: who makes them.
 
     Raises:
         RunError: there is nothing to review, another review is open, or the port is in use.
@@ -56,7 +56,7 @@ def serve(build: Build, queue: Queue, count: int | None, port: int, browser: boo
     log_file = run.files.inside(run.paths.reviews)
     with run.reviewing(), ReviewLog.open(log_file, run.files.publish) as log, socket.socket() as bound:
         before, token = len(log.made), secrets.token_urlsafe(24)
-        application = app(ReviewQueue(build, queue, count, log), token)
+        application = app(ReviewQueue(build, queue, count, log, by), token)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             bound.bind(("127.0.0.1", port))

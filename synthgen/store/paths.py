@@ -21,6 +21,7 @@ COMMITS, IMAGES, JOBS, LABELS, MEASURES = RUN_FOLDERS
 PARTIAL = f"{COMMITS}/partial"  # marks of finished batches
 REVIEWS = "reviews.jsonl"
 VERDICTS = "verdicts.parquet"
+CORRECTIONS = "corrections.parquet"
 MERGED = "dataset"  # the folder with the merged dataset, beside the runs
 
 _SHARD_MARK = re.compile(r"(plan|generate|label|measure)-(\d{5,})")
@@ -62,6 +63,7 @@ class Paths:
         self.spec = root / "spec.yaml"
         self.facts = root / "run.json"
         self.verdicts = root / VERDICTS
+        self.corrections = root / CORRECTIONS
         self.quality = root / "quality.json"
         self.reviews = root / REVIEWS
         self.report = root / "report.html"

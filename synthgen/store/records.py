@@ -77,6 +77,33 @@ def instances_of(rows: Any, height: int, width: int) -> Instances:
     )
 
 
+def read_corrections(run: Run, image_ids: Collection[int] | None = None) -> pa.Table | None:
+    """The labels of a run, or of some of its images, whose masks people gave, as the last judging had them; None if it
+    had none."""
+    judged = run.marks.read("judge")
+    if judged is None or run.paths.corrections.name not in judged.files:
+        return None
+    return run.tables.read(run.paths.corrections, image_ids=image_ids)
+
+
+def with_corrections(labels: pa.Table, corrections: pa.Table | None) -> pa.Table:
+    """The labels of a shard, with the masks that people gave in place of the model's, and the labels that they added.
+
+    A corrected mask has no scores. A label that people removed is there: the verdicts say that it is not kept, and they
+    have the classes that people gave. The rows are in no order.
+
+    Args:
+        corrections: of images of this shard, see `read_corrections`.
+    """
+    if corrections is None or not len(corrections):
+        return labels
+    corrected = {*zip(*(corrections[name].to_pylist() for name in ("image_id", "instance")), strict=True)}
+    left = pc.invert(pc.is_in(labels["image_id"], corrections["image_id"])).to_numpy()
+    for row in np.flatnonzero(~left).tolist():
+        left[row] = (labels["image_id"][row].as_py(), labels["instance"][row].as_py()) not in corrected
+    return pa.concat_tables([labels.filter(left), corrections], promote_options="default")
+
+
 def judged_images(run: Run, verdict: Literal["accepted", "rejected"]) -> pa.Table:
     """A row for each image of a run with this verdict: its image_id, shard, split and reasons."""
     return run.tables.read_rows(
@@ -119,13 +146,13 @@ class Accepted:
         return self._read(name)
 
     def _read(self, split: str | None) -> Iterator[Record]:
-        run, first = self._run, self._first
+        run, first, masks = self._run, self._first, read_corrections(self._run)
         for shard, judged, kept in self._verdicts():
             images = judged["image_id"].to_numpy()
             holders = kept["image_id"].to_numpy()
             counts = np.searchsorted(holders, images, "right") - np.searchsorted(holders, images)
             held = dict(zip(images.tolist(), counts.tolist(), strict=True))
-            labels = self._labels(shard, kept, first)
+            labels = self._labels(shard, kept, masks, first)
             first += len(kept)
             rows = run.tables.read(run.paths.table("measures", shard), without=self._unused)
             rows = rows.filter(pc.is_null(rows["instance"]))
@@ -186,9 +213,11 @@ class Accepted:
         if rest is not None and len(rest):
             yield rest["shard"][0].as_py(), rest
 
-    def _labels(self, shard: int, kept: pa.Table, first: int) -> Iterator[Annotation]:
-        """The kept labels of a shard. `first`: id of the first one."""
+    def _labels(self, shard: int, kept: pa.Table, masks: pa.Table | None, first: int) -> Iterator[Annotation]:
+        """The kept labels of a shard. `masks`: see `read_corrections`. `first`: id of the first label."""
         table = self._run.tables.read(self._run.paths.table("labels", shard))
+        if masks is not None:
+            table = with_corrections(table, masks.filter(pc.is_in(masks["image_id"], kept["image_id"])))
         holders = table["image_id"].to_numpy()
         order = np.lexsort((table["instance"].to_numpy(), holders))
         # An image's instances are numbered from 0 without gaps, see `label_rows`.

@@ -66,6 +66,7 @@ TABLES = {
     "labels": (pa.schema(LABEL_COLUMNS), set()),
     "measures": (pa.schema(zip(MEASURE_COLUMNS, (pa.int64(), pa.int32()), strict=True)), {"instance"}),
     "verdicts": (VERDICT_SCHEMA, {"instance", "split", "category_id"}),
+    "corrections": (pa.schema(LABEL_COLUMNS), set()),
 }
 
 
