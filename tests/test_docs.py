@@ -17,7 +17,7 @@ from synthgen.base.safe_yaml import load_yaml
 from synthgen.cli import app
 from synthgen.generators._diffusion_parts_config import Embedding, Lora
 from synthgen.orchestration.profile import Profile, load_profile
-from synthgen.spec import ClassSpec, DatasetSpec, LayoutSpec, PromptSpec, ProvenanceSpec, Template, load_spec
+from synthgen.spec import ClassSpec, DatasetSpec, LayoutSpec, LicenceSpec, PromptSpec, ProvenanceSpec, Template, load_spec
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "specs" / "quickstart.yaml"
@@ -126,8 +126,8 @@ def test_the_reference_of_specs_has_every_key_with_its_description() -> None:
     text = TEXTS["docs/reference/spec.md"]
     sections = dict(re.findall(r"^##+ ([^\n]*)\n(.*?)(?=^##|\Z)", text, re.M | re.S))
     models = {"The spec": DatasetSpec, "A class": ClassSpec, "Prompts": PromptSpec, "A prompt template": Template,
-              "Layout": LayoutSpec, "Provenance": ProvenanceSpec, "A LoRA": Lora, "A textual inversion": Embedding,
-              "Profile files": Profile}  # fmt: skip
+              "Layout": LayoutSpec, "Provenance": ProvenanceSpec, "Licence": LicenceSpec,
+              "A LoRA": Lora, "A textual inversion": Embedding, "Profile files": Profile}  # fmt: skip
     models |= {f"{k} `{n}`": backend_module(k, n).Config for k in KINDS for n in builtin(k)}
     for title, model in models.items():
         rows = {row[0].strip("`"): row for row in cells(sections[title])}

@@ -121,7 +121,8 @@ def table(lab: Path) -> Path:
 
 def test_check_says_what_it_imports(lab: Path) -> None:
     done = synthgen(lab, "check", "noise.yaml")
-    assert (done.returncode, done.stdout) == (0, "noise.yaml: good (8 images of 2 classes)\n")
+    assert done.returncode == 0 and done.stdout.endswith("noise.yaml: good (8 images of 2 classes)\n")
+    assert done.stdout in DOCS.read_text(encoding="utf-8")
     keys = {"generator": "noise", "filters.redness": "redness", "exporters.table": "csv_table"}
     notes = [f"note: {k}: imported your module from {lab / 'mylab' / f'{name}.py'}" for k, name in keys.items()]
     assert done.stderr.splitlines() == notes

@@ -81,6 +81,11 @@ class Model(ABC):
         """(name, url) of its licences, as far as they are known."""
         return ()
 
+    def stated_licences(self) -> Iterable[tuple[str, str]]:
+        """(name, url) of the licences that decide what may be done with what it makes: see
+        `synthgen.models.licences`."""
+        return self.licences()
+
     def advice(self) -> Iterable[Problem]:
         """What `check` notes of it. Fields: see `Stage.check`."""
         return ()

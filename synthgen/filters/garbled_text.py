@@ -19,6 +19,7 @@ from synthgen.models.named import PackagedModel
 from synthgen.types import Sample
 
 INSTALL = "pip install 'synthgen[text]'"
+LICENCE = ("Apache-2.0", "https://github.com/RapidAI/RapidOCR")
 _QUOTED = re.compile(r"""["”“„]([^"”“„]+)["”“]|«([^»]+)»|(?<!\w)['‘]([^'‘’]+)['’](?!\w)""")
 
 
@@ -54,7 +55,7 @@ class Backend(ThresholdFilter[Config]):
     scope = "image"
 
     def models(self) -> Sequence[Model]:
-        return [PackagedModel(self.config.use, ("rapidocr", "onnxruntime"), INSTALL)]
+        return [PackagedModel(self.config.use, ("rapidocr", "onnxruntime"), INSTALL, LICENCE)]
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): words."""

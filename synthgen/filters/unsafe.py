@@ -19,6 +19,7 @@ from synthgen.models.named import PackagedModel
 from synthgen.types import Sample
 
 INSTALL = "pip install 'synthgen[unsafe]'"
+LICENCE = ("AGPL-3.0", "https://github.com/notAI-tech/NudeNet")
 SIDE = 320  # px: the image size that the model was trained with
 
 Part = Literal[
@@ -78,7 +79,7 @@ class Backend(ThresholdFilter[Config]):
     scope = "image"
 
     def models(self) -> Sequence[Model]:
-        return [PackagedModel(self.config.use, ("nudenet", "onnxruntime"), INSTALL)]
+        return [PackagedModel(self.config.use, ("nudenet", "onnxruntime"), INSTALL, LICENCE)]
 
     def measure(self, sample: Sample) -> NDArray[Any]:
         """-> float32 (): probability."""

@@ -23,6 +23,7 @@ from synthgen.models import (
     read_card,
     snapshot_of,
 )
+from synthgen.models.licences import stated_in_readme
 
 
 class ModelFiles(Model):
@@ -82,6 +83,18 @@ class ModelFiles(Model):
         licence = (card.licence.name, card.licence.url) if card.licence else self.known_licence()
         return [licence] if licence else []
 
+    def stated_licences(self) -> Iterable[tuple[str, str]]:
+        """The licence in its card, or else in the header of its `README.md`, or else its publisher's."""
+        path = self.path()
+        if read_card(path).licence is None:
+            for folder in (path, *path.parents):
+                # A README.md beside a file in a folder of the user's may speak of other things.
+                is_models = folder == path or folder.parent.name == "snapshots"
+                is_models |= folder == path.parent and (folder / "model_index.json").is_file()
+                if is_models and (stated := stated_in_readme(folder, self.source().model)):
+                    return stated
+        return self.licences()
+
     def known_licence(self) -> tuple[str, str] | None:
         """(name, url) of the licence of a published model that comes without a card."""
         return None
@@ -94,10 +107,14 @@ class PackagedModel(Model):
         use: the backend that needs it, as the spec names it.
         packages: what must be installed; the first one has the weights.
         install: the command that installs them.
+        licence: (name, url) of the weights' licence.
     """
 
-    def __init__(self, use: str, packages: tuple[str, ...], install: str) -> None:
-        self.use, self.packages, self.install = use, packages, install
+    def __init__(self, use: str, packages: tuple[str, ...], install: str, licence: tuple[str, str]) -> None:
+        self.use, self.packages, self.install, self.licence = use, packages, install, licence
+
+    def stated_licences(self) -> Iterable[tuple[str, str]]:
+        return [self.licence]
 
     def problems(self) -> Iterable[Problem]:
         if missing := [name for name in self.packages if find_spec(name) is None]:

@@ -22,6 +22,7 @@ from synthgen.backends import (
 )
 from synthgen.errors import Problem, SpecError
 from synthgen.models import ModelMissing
+from synthgen.pipeline.licences import stated_by
 from synthgen.spec import DatasetSpec
 from synthgen.spec.unloaded import UnloadedConfig
 from synthgen.spec.unloaded import backend as unloaded
@@ -62,8 +63,8 @@ class Stages:
         return dict(_leaves(self.named()))
 
     def models(self, recorded: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-        """Key in the spec -> model, revision, exact weights and licences, of the backends that have a model. Those of
-        nested backends have keys of their own, such as `grounder.of.0`.
+        """Key in the spec -> model, revision, exact weights, licences and what `stated_by` says, of the backends that
+        have a model. Those of nested backends have keys of their own, such as `grounder.of.0`.
 
         Args:
             recorded: what this gave when the run was made. With it, a run is judged and exported without models.
@@ -83,7 +84,13 @@ class Stages:
                 models[key] = known
             else:
                 if weights:
-                    models[key] = {**named, "weights": weights, "licences": [list(li) for li in stage.licences()]}
+                    licences = [list(licence) for licence in stage.licences()]
+                    stated = (
+                        recorded.get(key, {}).get("stated", [])
+                        if isinstance(stage.config, UnloadedConfig)
+                        else stated_by(stage)
+                    )
+                    models[key] = {**named, "weights": weights, "licences": licences, "stated": stated}
         return models
 
 

@@ -7,6 +7,7 @@ from synthgen.spec.classes import ClassSpec
 from synthgen.spec.dataset import MAX_CLASSES, DatasetSpec
 from synthgen.spec.differences import differences
 from synthgen.spec.layout import LayoutSpec
+from synthgen.spec.licence import LicenceSpec
 from synthgen.spec.load import load_spec, set_value
 from synthgen.spec.names import MEASURE_COLUMNS, REASONS, RUN_FOLDERS
 from synthgen.spec.problems import MAX_PROBLEMS, problems_of
@@ -23,6 +24,7 @@ __all__ = [
     "ClassSpec",
     "DatasetSpec",
     "LayoutSpec",
+    "LicenceSpec",
     "PromptSpec",
     "ProvenanceSpec",
     "Template",

@@ -12,6 +12,7 @@ from synthgen.base.wording import plain
 from synthgen.errors import Problem, SpecError, WrongValue
 from synthgen.spec.classes import ClassSpec, require_distinct
 from synthgen.spec.layout import LayoutSpec
+from synthgen.spec.licence import LicenceSpec
 from synthgen.spec.names import Name, require_free
 from synthgen.spec.options import parse_options
 from synthgen.spec.problems import first, problems_of
@@ -71,6 +72,7 @@ class DatasetSpec(Section):
     exporters: dict[Name, SerializeAsAny[Config]] = Field(
         max_length=MAX_ENTRIES, description="The options of each exporter, by its name; default: `coco`."
     )
+    licence: LicenceSpec = Field(LicenceSpec(), description="What the models' licences must allow.")
     shard_size: int = Field(64, strict=True, ge=1, le=4096, description="Images committed together.")
     provenance: ProvenanceSpec = Field(ProvenanceSpec(), description="What images tell of where they come from.")
     grow: bool = Field(

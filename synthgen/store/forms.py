@@ -63,11 +63,22 @@ class _Round(TypedDict):
 
 
 @with_config(_MORE)
+class _Stated(TypedDict):
+    """`licences.stated_by`."""
+
+    field: str
+    model: str
+    revision: str | None
+    licences: list[Annotated[list[str], Field(min_length=2, max_length=2)]] | None
+
+
+@with_config(_MORE)
 class _Model(TypedDict):
     model: str | None
     revision: str | None
     weights: str
     licences: list[Annotated[list[str], Field(min_length=2, max_length=2)]]
+    stated: NotRequired[list[_Stated]]
 
 
 @with_config(_MORE)

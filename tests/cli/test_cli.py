@@ -127,7 +127,13 @@ def test_check_of_good_and_bad_specs(synthgen: Synthgen, spec_file: SpecFile, go
     last = spec_file({**good, "name": "last"}, "last.yaml")
     code, out, err = synthgen("check", first, bad, last)
     assert code == 2
-    assert out.splitlines() == [f"{path}: good (8 images of 3 classes)" for path in (first, last)]
+    mini = "'mini' (generator.model, segmenter.model, filters.class_agreement.model)"
+    apache = "Apache-2.0 <https://www.apache.org/licenses/LICENSE-2.0>: images and labels may be used commercially"
+    assert out.splitlines() == [
+        f"{path}: {line}"
+        for path in (first, last)
+        for line in (f"licence: {mini}: {apache}", "good (8 images of 3 classes)")
+    ]
     assert sorted(err.splitlines()) == [
         f"{bad}: error: count: got 0; takes 1 or more",
         next(line for line in err.splitlines() if f"{bad}: error: sede: unknown key" in line),

@@ -18,6 +18,7 @@ SETTINGS = ("*config.json", "tokenizer*", "vocab*", "merges*", "special_tokens_m
 OF_WEIGHTS = ("config.json", "generation_config.json")  # what is read beside weights in a part of a pipeline
 INDEXES = ("model_index.json", "modular_model_index.json")
 CARD = "synthgen.json"
+README = "README.md"  # its header says what the licence is
 # Weights in other formats: pickles, which can run code, and those of other frameworks.
 OTHER_WEIGHTS = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5", ".onnx", ".pb")
 
@@ -38,7 +39,7 @@ def needed_files(names: Collection[str], read: Read, source: Source) -> list[str
         for name in source.files:
             if name not in names:
                 raise ValueError(f"it has no file {shown(name)}{nearest(name, names)}; it has {listed(sorted(names))}")
-        return sorted(source.files)
+        return sorted({*source.files, *{README} & set(names)})
     card = read(CARD) if CARD in names else {}
     if index := next((name for name in INDEXES if name in names), None):
         chosen = {index, *_of_pipeline(names, read, source, read(index), card)}
@@ -58,7 +59,7 @@ def needed_files(names: Collection[str], read: Read, source: Source) -> list[str
             f"it holds neither a pipeline of diffusers nor a model of transformers; it has {has}; name the files with "
             "--file"
         )
-    return sorted(chosen | ({CARD} & set(names)))
+    return sorted(chosen | ({CARD, README} & set(names)))
 
 
 def _of_pipeline(

@@ -30,7 +30,8 @@ from synthgen.models.hub.fetch import sweep
 OLDER = Path(sys.prefix) / "huggingface_hub-1"
 OLD, NEW = "1" * 40, "0123456789abcdef0123456789abcdef01234567"
 PLAIN = {
-    "model_index.json", "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors",
+    "README.md", "model_index.json",
+    "scheduler/scheduler_config.json", "text_encoder/config.json", "text_encoder/model.safetensors",
     "tokenizer/tokenizer.json", "tokenizer/tokenizer_config.json", "unet/config.json",
     "unet/diffusion_pytorch_model.safetensors", "vae/config.json", "vae/diffusion_pytorch_model.safetensors",
 }  # fmt: skip
@@ -48,8 +49,8 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pipeline.save_pretrained(root / "sharded", max_shard_size="100KB")
     tiny.save_owlv2(root / "detector")
     for folder in ("pipeline", "sharded", "detector"):
+        (root / folder / "README.md").write_text(f"---\nlicense: cc-by-nc-4.0\n---\n# {folder}\n")
         for junk in (
-            "README.md",
             ".gitattributes",
             "v1-5-pruned.safetensors",
             "pytorch_model.bin",
@@ -115,9 +116,16 @@ def test_what_is_read_is_fetched_once_and_nothing_else(either: Machine, hub: Hub
     done = either.synthgen(*[[*download, name] for name in names])
     for name, (code, out, err) in zip(names, done, strict=True):
         assert (code, out) == (0, f"{name}: {either.snapshot(name, NEW)}\n"), err
-    in_shards = {name for name in files_in(folders / "sharded") if "/" in name} | {"model_index.json"}
+    in_shards = {name for name in files_in(folders / "sharded") if "/" in name} | {"README.md", "model_index.json"}
     assert len(in_shards) > len(PLAIN) + 2  # an index and several shards
-    detector = {"config.json", "model.safetensors", "processor_config.json", "tokenizer.json", "tokenizer_config.json"}
+    detector = {
+        "README.md",
+        "config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
     expected: dict[str, int] = {}
     for name, files in {"pipeline": PLAIN, "sharded": in_shards, "detector": detector}.items():
         assert files_in(either.snapshot(f"me/{name}", NEW)) == files
@@ -127,6 +135,7 @@ def test_what_is_read_is_fetched_once_and_nothing_else(either: Machine, hub: Hub
         backend = diffusion.Backend(diffusion.Config(use="diffusion", model=f"me/{name}"), [])
         assert backend.models()[0].path() == either.snapshot(f"me/{name}", NEW)
         assert list(backend.models()[0].problems()) == []
+        assert list(backend.models()[0].stated_licences()) == [("cc-by-nc-4.0", f"https://huggingface.co/me/{name}")]
         assert backend.pipeline(False).unet.config.cross_attention_dim == 32  # loads, with no connection
     # Other tools find them in the cache by their ids, without a connection (HF_HUB_OFFLINE is set here).
     made = diffusers.DiffusionPipeline.from_pretrained("me/pipeline", use_safetensors=True)
@@ -302,7 +311,7 @@ def test_parts_and_loras_of_a_spec_are_fetched_and_what_they_replace_is_not(
 ) -> None:
     loras = tmp_path / "loras"
     loras.mkdir()
-    (loras / "README.md").write_text("it is read by nobody")
+    (loras / "README.md").write_text("---\nlicense: mit\n---\n")
     for name in ("a.safetensors", "b.safetensors"):
         save_file({"unet.lora_A.weight": np.zeros(4, np.float32)}, loras / name)
     hub.repositories["me/loras"] = Repository({NEW: loras}, {"main": NEW})
@@ -316,8 +325,8 @@ def test_parts_and_loras_of_a_spec_are_fetched_and_what_they_replace_is_not(
     assert code == 0 and out.endswith(f"{spec}: all its models are here\n"), err
     vae = {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
     expected = sizes(folders / "pipeline", PLAIN - vae, "me/pipeline")
-    expected |= sizes(folders / "checked", {"model_index.json", *vae}, "me/checked")
-    expected |= sizes(loras, {"b.safetensors"}, "me/loras")
+    expected |= sizes(folders / "checked", {"README.md", "model_index.json", *vae}, "me/checked")
+    expected |= sizes(loras, {"README.md", "b.safetensors"}, "me/loras")
     detector = files_in(machine.snapshot("me/detector", NEW))
     expected |= sizes(folders / "detector", detector, "me/detector")
     indexes = {"me/pipeline/model_index.json", "me/checked/model_index.json"}  # --online reads them, and keeps nothing

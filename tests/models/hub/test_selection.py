@@ -44,7 +44,8 @@ JSON: dict[str, Mapping[str, Any]] = {
     },
 }
 SETTINGS = {
-    "model_index.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json",
+    "README.md", "model_index.json",
+    "scheduler/scheduler_config.json", "tokenizer/merges.txt", "tokenizer/special_tokens_map.json",
     "tokenizer/tokenizer_config.json", "tokenizer/vocab.json", "tokenizer_3/spiece.model", "tokenizer_3/tokenizer.json",
     "tokenizer_3/tokenizer_config.json", "text_encoder/config.json", "text_encoder_3/config.json",
     "transformer/config.json", "vae/config.json",
@@ -84,9 +85,11 @@ def test_a_variant_that_some_parts_have() -> None:
 
 def test_a_part_of_another_pipeline() -> None:
     vae = {"vae/config.json", "vae/diffusion_pytorch_model.safetensors"}
-    assert needed(SD3, part="vae", variant="fp16") == {"model_index.json", *vae}
+    assert needed(SD3, part="vae", variant="fp16") == {"README.md", "model_index.json", *vae}
     alone = ["README.md", "config.json", "diffusion_pytorch_model.safetensors", "sdxl_vae.safetensors"]
-    assert needed(alone, part="vae", variant="fp16") == {"config.json", "diffusion_pytorch_model.safetensors"}
+    assert needed(alone, part="vae", variant="fp16") == {
+        "README.md", "config.json", "diffusion_pytorch_model.safetensors"
+    }  # fmt: skip
 
 
 def test_a_modular_pipeline() -> None:
@@ -98,20 +101,17 @@ def test_a_modular_pipeline() -> None:
         "tokenizer": ["transformers", "AutoTokenizer", {}],
         "vae": [None, None, {"pretrained_model_name_or_path": "another/repository", "subfolder": "vae"}],
     }
-    assert set(needed_files(names, lambda name: index, Source("me/model"))) == set(names) - {
-        "README.md", "other/config.json"
-    }  # fmt: skip
+    assert set(needed_files(names, lambda name: index, Source("me/model"))) == set(names) - {"other/config.json"}
 
 
 def test_models_of_transformers() -> None:
     clip = ["README.md", "config.json", "flax_model.msgpack", "merges.txt", "model.safetensors", "pytorch_model.bin",
             "preprocessor_config.json", "special_tokens_map.json", "tf_model.h5", "tokenizer.json",
             "tokenizer_config.json", "trainer_state.json", "vocab.json", "onnx/model.onnx"]  # fmt: skip
-    others = {"README.md", "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5", "trainer_state.json",
-              "onnx/model.onnx"}  # fmt: skip
+    others = {"flax_model.msgpack", "pytorch_model.bin", "tf_model.h5", "trainer_state.json", "onnx/model.onnx"}
     assert needed(clip) == set(clip) - others
     assert needed(["tokenizer_config.json", "tokenizer.json", "README.md"], part="tokenizer") == {
-        "tokenizer_config.json", "tokenizer.json"
+        "README.md", "tokenizer_config.json", "tokenizer.json"
     }  # fmt: skip
 
 
@@ -123,7 +123,9 @@ def test_a_card_names_its_weights() -> None:
 
 def test_single_files() -> None:
     assert needed(["a.safetensors", "b.safetensors"], files=("b.safetensors",)) == {"b.safetensors"}
-    assert needed(["README.md", "lora.safetensors", "samples/1.png"]) == {"lora.safetensors"}
+    names = ["README.md", "a.safetensors", "b.safetensors"]
+    assert needed(names, files=("b.safetensors",)) == {"README.md", "b.safetensors"}
+    assert needed(["README.md", "lora.safetensors", "samples/1.png"]) == {"README.md", "lora.safetensors"}
 
 
 @pytest.mark.parametrize(
