@@ -17,7 +17,16 @@ from synthgen.base.safe_yaml import load_yaml
 from synthgen.cli import app
 from synthgen.generators._diffusion_parts_config import Embedding, Lora
 from synthgen.orchestration.profile import Profile, load_profile
-from synthgen.spec import ClassSpec, DatasetSpec, LayoutSpec, LicenceSpec, PromptSpec, ProvenanceSpec, Template, load_spec
+from synthgen.spec import (
+    ClassSpec,
+    DatasetSpec,
+    LayoutSpec,
+    LicenceSpec,
+    PromptSpec,
+    ProvenanceSpec,
+    Template,
+    load_spec,
+)
 
 ROOT = Path(__file__).parent.parent
 QUICKSTART = ROOT / "specs" / "quickstart.yaml"

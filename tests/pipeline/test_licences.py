@@ -103,9 +103,8 @@ def test_the_use_of_a_dataset_decides_nothing_of_it(good: dict[str, Any], tmp_pa
     from synthgen.pipeline.fingerprints import DEPENDENCIES
 
     class Its:
-        models: dict[str, Any] = {}
-
         def __init__(self, **keys: Any) -> None:
+            self.models: dict[str, Any] = {}
             self.spec = DatasetSpec.parse({**good, **keys})
 
     plain, commercial = Its(), Its(licence={"commercial": True, "accept": ["mini"]})
