@@ -45,6 +45,31 @@ def decode_rle(rles: Sequence[Mapping[str, Any]], height: int, width: int) -> ND
     return masks
 
 
+def decode_crop(rle: Mapping[str, Any]) -> tuple[int, int, NDArray[np.bool_]]:
+    """Decodes the part of a COCO RLE that has pixels: (x, y, mask), the left and upper end of the mask's box in px, and
+    the mask within it, bool (h, w). An empty mask gives (0, 0, mask) with h = w = 0. It costs the pixels of the box's
+    columns, not of the image.
+
+    Raises:
+        ValueError: its runs do not sum to its size.
+    """
+    height, width = rle["size"]
+    runs = rle_runs(rle["counts"])
+    if runs.min(initial=0) < 0 or runs.sum() != height * width:
+        raise ValueError("an RLE that does not sum to the image")
+    filled = np.flatnonzero(runs[1::2]) * 2 + 1  # the runs that have pixels
+    if len(filled) == 0:
+        return 0, 0, np.zeros((0, 0), bool)
+    first, last = int(filled[0]), int(filled[-1]) + 1
+    left, before = divmod(int(runs[:first].sum()), height)
+    behind = -(before + int(runs[first:last].sum())) % height
+    shown = np.concatenate(([False], np.arange(last - first) % 2 == 0, [False]))
+    columns = np.repeat(shown, np.concatenate(([before], runs[first:last], [behind]))).reshape(-1, height)
+    rows = np.flatnonzero(columns.any(0))
+    top, bottom = int(rows[0]), int(rows[-1]) + 1
+    return left, top, np.ascontiguousarray(columns[:, top:bottom].T)
+
+
 def rle_runs(counts: str | bytes) -> NDArray[np.int64]:
     """The runs, (N,), of a compressed COCO RLE, read as `rleFrString` in COCO's maskApi.c does.
 

@@ -1,5 +1,7 @@
 """Masks on shapes whose answers are known by hand."""
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from synthgen.masks import (
     box_iou,
+    decode_crop,
     decode_rle,
     encode_rle,
     mask_areas,
@@ -60,6 +63,22 @@ def test_rle_round_trip(count: int) -> None:
     assert back.dtype == bool
     assert (back == masks).all()
     assert back.shape == masks.shape
+
+
+@pytest.mark.parametrize("mask", [*SHAPES.values(), np.zeros((96, 128), bool)], ids=[*SHAPES, "empty"])
+def test_a_crop_is_the_mask_within_its_box(mask: np.ndarray) -> None:
+    (rle,), (box,) = encode_rle(mask[None]), mask_boxes(mask[None])
+    x, y, crop = decode_crop(rle)
+    assert [x, y, x + crop.shape[1], y + crop.shape[0]] == box.tolist()
+    assert crop.dtype == bool and (crop == mask[y : y + crop.shape[0], x : x + crop.shape[1]]).all()
+
+
+@pytest.mark.parametrize(
+    "rle", [{"size": [4, 4], "counts": "1"}, {"size": [4, 5], "counts": "P1"}, {"size": [4, 4], "counts": "o"}]
+)
+def test_a_crop_of_a_damaged_rle_is_refused(rle: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="an RLE that"):
+        decode_crop(rle)
 
 
 def test_rle_agrees_with_pycocotools() -> None:

@@ -1,0 +1,232 @@
+"""One polygon that shows all of a mask: seams join its parts and its holes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# The polygon's corners lie within the outermost pixels, so far from their edges. Readers that cut decimals off and
+# readers that round them find the same pixels, as long as an image has fewer than 10,000 of them side by side.
+NEAR, FAR = 0.01, 0.49
+Point = tuple[float, float]
+
+
+def single_polygon(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The corners, float64 (N, 2), x and y in px, of one polygon around a mask, bool (H, W), that is not empty.
+
+    `cv2.fillPoly` fills it by the even-odd rule and draws its edges too, so at the mask's own size it shows every pixel
+    of the mask. Edges are vertical or horizontal: points that a reader adds on them lie on the same pixels. A hole's
+    seam runs up through the mask and costs no pixel. The seam between two parts is a line, or an angle, as short as
+    there is one, and shows the pixels on its way.
+    """
+    # findContours walks through the centres of pixels. At twice the size it walks on either side of the edges between
+    # pixels, and halving and rounding up gives these edges, as in `masks.mask_polygons`.
+    doubled = np.ascontiguousarray(mask, np.uint8).repeat(2, 0).repeat(2, 1)
+    contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    rings = [_Ring(contour, mask) for contour in contours]
+    if len(rings) == 1 and not rings[0].diagonals:
+        return rings[0].corners
+    edges = _Edges(rings, max(mask.shape))
+    for ring, (_, _, _, parent) in zip(rings, tree[0], strict=True):
+        if parent >= 0:
+            _join_hole(ring, edges, mask)
+    for a, b in _shortest_ways(mask):
+        _join(edges.beside(*a), edges.beside(*b))
+    return np.array(list(_walk(rings[0])))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A point on an edge of a ring."""
+
+    ring: _Ring
+    edge: int
+    point: Point
+
+
+class _Ring:
+    """A closed line around a part or a hole, with the mask on its left hand.
+
+    Attributes:
+        ends: int64 (N, 2), where its edges begin, on the lines between pixels. Edge i goes from i to i + 1.
+        corners: float64 (N, 2), the same points, moved into the pixels of the mask.
+        diagonals: the corners, by index, at which two pixels touch diagonally, and the line goes from the centre of
+            one to the centre of the other.
+        seams: by edge, the places on it and the places on other rings that they are joined to.
+    """
+
+    def __init__(self, contour: NDArray[np.int32], mask: NDArray[np.bool_]) -> None:
+        ends = (contour[:, 0].astype(np.int64) + 1) >> 1
+        ends = ends[(ends != _turned(ends)).any(1)]
+        level = ends[:, 1] == _turned(ends, -1)[:, 1]  # whether the edge is horizontal
+        turns = level != _turned(level)
+        self.ends, level = ends[turns], level[turns]
+        x, y = self.ends.T
+        # Downwards there is the mask to the right, upwards to the left; rightwards it is above, leftwards below. Every
+        # second edge is vertical, so a corner has its x from one of its edges and its y from the other.
+        x = np.where(_turned(y, -1) > y, x + NEAR, x - (1 - FAR))
+        y = np.where(_turned(self.ends[:, 0], -1) > self.ends[:, 0], y - (1 - FAR), y + NEAR)
+        self.corners = np.stack((np.where(level, _turned(x), x), np.where(level, y, _turned(y))), 1)
+        outside = ~mask[self.corners[:, 1].astype(int), self.corners[:, 0].astype(int)]
+        self.diagonals = {
+            i: (self._centre(i - 1, before=True), self._centre(i, before=False))
+            for i in np.flatnonzero(outside).tolist()
+        }
+        self.seams: dict[int, list[tuple[_Place, _Place]]] = {}
+
+    def points(self, corner: int) -> tuple[Point, ...]:
+        """What stands for a corner."""
+        x, y = self.corners[corner].tolist()
+        return self.diagonals.get(corner) or ((x, y),)
+
+    def _centre(self, edge: int, *, before: bool) -> Point:
+        """The centre of the mask's pixel at the left hand of an edge, before its end or behind its beginning."""
+        begin, end = self.ends[edge], self.ends[(edge + 1) % len(self.ends)]
+        along = np.sign(end - begin)
+        left = np.array((along[1], -along[0]))
+        x, y = ((end - along / 2 if before else begin + along / 2) + left / 2 - 0.5).tolist()
+        return x + FAR, y + FAR
+
+
+def _turned(values: NDArray[Any], by: int = 1) -> NDArray[Any]:
+    """`np.roll` along the first axis, by one, in a tenth of its time."""
+    return np.concatenate((values[-by:], values[:-by]))
+
+
+class _Edges:
+    """The edges of all rings of a mask, to be found by a pixel."""
+
+    def __init__(self, rings: list[_Ring], longest: int) -> None:
+        self._rings, self._size = rings, longest + 2
+        ring = np.repeat(np.arange(len(rings)), [len(ring.ends) for ring in rings])
+        index = np.concatenate([np.arange(len(ring.ends)) for ring in rings])
+        begin = np.concatenate([ring.ends for ring in rings])
+        end = np.concatenate([_turned(ring.ends, -1) for ring in rings])
+        level = begin[:, 1] == end[:, 1]
+        forth = (end > begin).any(1)
+        low, high = np.minimum(begin, end), np.maximum(begin, end)
+        keys = self._key(level, forth, np.where(level, low[:, 1], low[:, 0]), np.where(level, low[:, 0], low[:, 1]))
+        order = keys.argsort()
+        self._keys = keys[order]
+        self._length = (high - low).max(1)[order]
+        self._where = np.stack((ring, index), 1)[order]
+
+    def _key(self, level: Any, forth: Any, line: Any, at: Any) -> Any:
+        """A number in whose order the edges of one direction and line stand side by side."""
+        return ((level * 2 + forth) * self._size + line) * self._size + at
+
+    def place(self, side: str, x: int, y: int) -> _Place | None:
+        """The place on the top, bottom, left or right edge of a pixel, if a ring passes there."""
+        middle_x, middle_y = x + FAR / 2, y + FAR / 2
+        key, point = {
+            "top": (self._key(1, 0, y, x), (middle_x, y + NEAR)),
+            "bottom": (self._key(1, 1, y + 1, x), (middle_x, y + FAR)),
+            "left": (self._key(0, 1, x, y), (x + NEAR, middle_y)),
+            "right": (self._key(0, 0, x + 1, y), (x + FAR, middle_y)),
+        }[side]
+        i = int(self._keys.searchsorted(key, "right")) - 1
+        if i < 0 or key - self._keys[i] >= self._length[i]:
+            return None
+        ring, edge = self._where[i].tolist()
+        return _Place(self._rings[ring], edge, point)
+
+    def beside(self, x: int, y: int) -> _Place:
+        """A place on any edge of a pixel that lies beside a ring."""
+        places = (self.place(side, x, y) for side in ("top", "bottom", "left", "right"))
+        return next(place for place in places if place)
+
+
+def _join(a: _Place, b: _Place) -> None:
+    for one, other in ((a, b), (b, a)):
+        one.ring.seams.setdefault(one.edge, []).append((one, other))
+
+
+def _join_hole(ring: _Ring, edges: _Edges, mask: NDArray[np.bool_]) -> None:
+    """Joins a hole with the ring above it. That ring reaches higher up than the hole, so the joints make no circle."""
+    x, y = (int(v) for v in ring.ends[np.lexsort(ring.ends.T)[0]])  # the left end of an edge at the top
+    gaps = np.flatnonzero(~mask[:y, x])
+    lower = edges.place("bottom", x, y - 1)
+    upper = edges.place("top", x, int(gaps[-1]) + 1 if len(gaps) else 0)
+    assert lower and upper  # The mask's column begins and ends there.
+    _join(lower, upper)
+
+
+def _shortest_ways(mask: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """Pairs of pixels (x, y) of two parts, which join all parts of a mask with the fewest steps along rows and columns:
+    the minimum spanning tree of the parts, by Kruskal's method."""
+    count, parts = cv2.connectedComponents(np.ascontiguousarray(mask, np.uint8), connectivity=8)
+    if count <= 2:
+        return
+    gaps = (~mask).astype(np.uint8)
+    _, sources = cv2.distanceTransformWithLabels(gaps, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
+    pixels = np.flatnonzero(mask)
+    of_source = np.zeros(int(sources.max()) + 1, np.int64)
+    of_source[sources.reshape(-1)[pixels]] = pixels
+    nearest = of_source[sources]  # of each pixel of the image, the nearest one of the mask
+    pairs = np.concatenate(
+        [
+            np.stack((nearest[:, :-1].reshape(-1), nearest[:, 1:].reshape(-1))),
+            np.stack((nearest[:-1].reshape(-1), nearest[1:].reshape(-1))),
+        ],
+        1,
+    )
+    owners = parts.reshape(-1)[pairs]
+    apart = owners[0] != owners[1]
+    pairs, owners = pairs[:, apart], np.sort(owners[:, apart], 0)
+    y, x = np.divmod(pairs, mask.shape[1])
+    far = np.abs(x[0] - x[1]) + np.abs(y[0] - y[1])
+    order = np.lexsort((far, owners[1], owners[0]))  # The shortest way between two parts comes first.
+    new = (np.diff(owners[:, order], axis=1, prepend=0) != 0).any(0)
+    order = order[new]
+    order = order[far[order].argsort(kind="stable")]
+    joined = list(range(count))
+
+    def group(part: int) -> int:
+        while joined[part] != part:
+            joined[part] = part = joined[joined[part]]
+        return part
+
+    for (one, other), (x0, x1), (y0, y1) in zip(
+        owners[:, order].T.tolist(), x[:, order].T.tolist(), y[:, order].T.tolist(), strict=True
+    ):
+        if (a := group(one)) != (b := group(other)):
+            joined[b] = a
+            yield (x0, y0), (x1, y1)
+
+
+def _walk(first: _Ring) -> Iterator[Point]:
+    """The points of all joined rings: around each one once, and at each seam around what it leads to, and back."""
+    ways = [_around(first, None)]
+    while ways:
+        step = next(ways[-1], None)
+        if step is None:
+            ways.pop()
+        elif isinstance(step, _Place):
+            ways.append(_around(step.ring, step))
+        else:
+            yield step
+
+
+def _around(ring: _Ring, start: _Place | None) -> Iterator[Point | _Place]:
+    """Once around a ring, from a place where a seam arrives back to it; on the way, the places that seams lead to."""
+    first = start.edge if start else 0
+    if start:
+        yield start.point
+    for i in range(len(ring.ends)):
+        edge = (first + i) % len(ring.ends)
+        for here, there in ring.seams.get(edge, []):
+            if here is not start:
+                angle = (there.point[0], here.point[1])
+                yield here.point
+                yield angle
+                yield there
+                yield angle
+                yield here.point
+        yield from ring.points((edge + 1) % len(ring.ends))
+    if start:
+        yield start.point
