@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from torchvision.datasets import ImageFolder
 
 
 class Found(NamedTuple):
@@ -35,6 +38,8 @@ class Case:
         images: export folder and split -> the number of images that the consumer counts.
         ignored, empty: whether regions to be ignored, and objects without a pixel, are expected as objects.
         exact: whether every mask is expected to be identical.
+        expected: the number of images that are expected; 20 of the 300 have no object.
+        box_px: how far a side of a box may lie from the mask's; boxes of what is left of covered objects lie farther.
     """
 
     exporter: str
@@ -45,6 +50,8 @@ class Case:
     ignored: bool = True
     empty: bool = True
     exact: bool = True
+    expected: int = 300
+    box_px: float = 1
 
 
 def coco_file(root: Path, split: str) -> COCO:
@@ -89,10 +96,55 @@ def huggingface_rows(root: Path) -> Any:
     return datasets.load_dataset(str(root), cache_dir=str(root.parent / "cache"))
 
 
+def panoptic(root: Path, split: str) -> Iterator[Found]:
+    said = json.loads((root / "annotations" / f"panoptic_{split}.json").read_bytes())
+    names = {c["id"]: c["name"] for c in said["categories"]}
+    for image in said["annotations"]:
+        with Image.open(root / "annotations" / f"panoptic_{split}" / image["file_name"]) as file:
+            pixels = np.asarray(file.convert("RGB")).astype(np.int64) @ [1, 256, 256**2]
+        for segment in image["segments_info"]:
+            x, y, width, height = segment["bbox"]
+            box = (x, y, x + width, y + height)
+            yield Found(image["image_id"], names[segment["category_id"]], box, pixels == segment["id"])
+
+
+def semantic(root: Path, split: str) -> Iterator[Found]:
+    names = {c["index"]: c["name"] for c in json.loads((root / "classes.json").read_bytes())["classes"]}
+    for path in sorted((root / "masks" / split).iterdir()):
+        with Image.open(path) as file:
+            indices = np.asarray(file)
+        for index in np.setdiff1d(indices, [0, 255]).tolist():
+            yield Found(int(path.stem), names[index], None, indices == index)
+
+
+def semantic_images(root: Path, split: str) -> int:
+    return len(
+        {p.stem for p in (root / "images" / split).iterdir()} & {p.stem for p in (root / "masks" / split).iterdir()}
+    )
+
+
+def classification(root: Path, split: str) -> Iterator[Found]:
+    loaded = ImageFolder(str(root / split))
+    names = {c["folder"]: c["name"] for c in json.loads((root / "classes.json").read_bytes())["classes"]}
+    for path, index in loaded.samples:
+        yield Found(int(Path(path).stem.partition("_")[0]), names[loaded.classes[index]], None, None)
+
+
+def classification_images(root: Path, split: str) -> int:
+    return len({Path(path).stem.partition("_")[0] for path, _ in ImageFolder(str(root / split)).samples})
+
+
 # Name in docs/formats.json -> format, options and consumer.
 CASES = {
     "coco": Case("coco", "pycocotools", coco, coco_images),
     "coco, polygons": Case("coco", "pycocotools", coco, coco_images, {"segmentation": "polygon"}),
+    "coco, panoptic": Case(
+        "coco", "Pillow", panoptic, coco_images, {"panoptic": True}, empty=False, exact=False, box_px=8
+    ),
+    "semantic": Case("semantic", "Pillow", semantic, semantic_images, ignored=False, empty=False, exact=False),
+    "classification": Case(
+        "classification", "torchvision", classification, classification_images, ignored=False, empty=False, expected=280
+    ),
     "huggingface": Case("huggingface", "datasets", huggingface, huggingface_images),
     "huggingface, image folder": Case(
         "huggingface", "datasets", huggingface, huggingface_images, {"layout": "imagefolder"}

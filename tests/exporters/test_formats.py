@@ -82,8 +82,8 @@ def test_a_consumer_finds_what_was_drawn(name: str, build: Build, tmp_path: Path
     case = CASES[name]
     root, mark = exported(build, case, tmp_path)
     found = measured(build, case, root)
-    assert (found["missing"], found["wrong"], found["images"]) == (0, 0, 300)
-    assert found["box_px"] <= 1
+    assert (found["missing"], found["wrong"], found["images"]) == (0, 0, case.expected)
+    assert found["box_px"] <= case.box_px
     assert found.get("mean_iou", 1) >= (1 if case.exact else 0.98)
     known = json.loads(FIGURES.read_text(encoding="utf-8"))
     assert known[name] == {**found, "losses": mark.notes.get("losses", [])}, "run this file to measure again"
