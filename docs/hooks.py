@@ -28,8 +28,8 @@ MARKER = re.compile(r"<!-- generated: ([a-z]+) -->")
 ROOT = Path(__file__).parent.parent
 # The mappings inside a spec: name in the JSON Schema -> heading of its section.
 MAPPINGS = {"ClassSpec": "A class", "PromptSpec": "Prompts", "Template": "A prompt template", "LayoutSpec": "Layout",
-            "ProvenanceSpec": "Provenance", "LicenceSpec": "Licence", "Lora": "A LoRA",
-            "Embedding": "A textual inversion"}  # fmt: skip
+            "ProvenanceSpec": "Provenance", "SigningSpec": "Signatures", "LicenceSpec": "Licence",
+            "Lora": "A LoRA", "Embedding": "A textual inversion"}  # fmt: skip
 SCALARS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
 
 

@@ -24,6 +24,7 @@ from synthgen.spec import (
     LicenceSpec,
     PromptSpec,
     ProvenanceSpec,
+    SigningSpec,
     Template,
     load_spec,
 )
@@ -135,8 +136,9 @@ def test_the_reference_of_specs_has_every_key_with_its_description() -> None:
     text = TEXTS["docs/reference/spec.md"]
     sections = dict(re.findall(r"^##+ ([^\n]*)\n(.*?)(?=^##|\Z)", text, re.M | re.S))
     models = {"The spec": DatasetSpec, "A class": ClassSpec, "Prompts": PromptSpec, "A prompt template": Template,
-              "Layout": LayoutSpec, "Provenance": ProvenanceSpec, "Licence": LicenceSpec,
-              "A LoRA": Lora, "A textual inversion": Embedding, "Profile files": Profile}  # fmt: skip
+              "Layout": LayoutSpec, "Provenance": ProvenanceSpec, "Signatures": SigningSpec,
+              "Licence": LicenceSpec, "A LoRA": Lora, "A textual inversion": Embedding,
+              "Profile files": Profile}  # fmt: skip
     models |= {f"{k} `{n}`": backend_module(k, n).Config for k in KINDS for n in builtin(k)}
     for title, model in models.items():
         rows = {row[0].strip("`"): row for row in cells(sections[title])}

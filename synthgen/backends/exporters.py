@@ -6,14 +6,14 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Annotated, ClassVar, Literal, Protocol, TypeVar, runtime_checkable
+from typing import IO, Annotated, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from synthgen.backends.config import Config
 from synthgen.backends.stages import Request, Stage
 from synthgen.base.wording import shown
-from synthgen.errors import Problem, listed, nearest
+from synthgen.errors import Problem, WrongValue, listed, nearest
 from synthgen.types import Category, DatasetInfo, Record
 
 ImageEncoding = Literal["link", "copy", "jpeg", "webp"]
@@ -61,6 +61,14 @@ class ImageOptions(SubsetOptions):
         description="link: hard links to the run's images where the disk can; copy: files of their own; jpeg, webp: "
         "encoded again, smaller and with a little loss.",
     )
+    quality: int | None = Field(None, ge=1, le=100, description="Of jpeg and webp; null is 95 for jpeg, 90 for webp.")
+    added: ClassVar[frozenset[str]] = SubsetOptions.added | {"quality"}
+
+    @model_validator(mode="after")
+    def _quality_counts(self) -> Self:
+        if self.quality is not None and self.images in {"link", "copy"}:
+            raise WrongValue(f"got {self.quality} with `images: {self.images}`; takes jpeg or webp with it", "quality")
+        return self
 
     @property
     def image_ending(self) -> str:
@@ -81,7 +89,9 @@ class Folder(Protocol):
         Args:
             source: `Record.image_path`, a PNG.
             encoding: link: a hard link where the disk has them, else a copy; copy: a file of its own; jpeg, webp:
-                encoded again, smaller and with a little loss (JPEG quality 95, WebP quality 90).
+                encoded again with everything that the image carries beside its pixels, smaller and with a little
+                loss (JPEG quality 95, WebP quality 90, unless `ImageOptions.quality` says otherwise). Where the spec
+                has exports signed, link and copy give a file of its own with a signature.
 
         Raises:
             RunError: the image has to be read for this, and is not the image that was made.

@@ -17,6 +17,7 @@ from synthgen.base.wording import shown
 from synthgen.errors import Problem, SpecError
 from synthgen.models import cache_folder
 from synthgen.pipeline.licences import refused, used_models
+from synthgen.pipeline.signing import signing_problems
 from synthgen.pipeline.stages import Stages
 from synthgen.planning.jobs import plan_round
 from synthgen.planning.prompts import enumeration, with_article
@@ -39,6 +40,7 @@ def check(spec: DatasetSpec, out: Path) -> Stages:
     stages = Stages.of(spec)
     problems = [*problems_of(stages.named(), _request(spec, stages)), *_wrong_scopes(stages), *_quotas_too_large(spec)]
     problems += refused(spec, used_models(stages.leaves()))
+    problems += signing_problems(spec)
     problems = problems or _layouts_too_full(spec, stages)
     # This check writes a file into the folder. So it comes last: a spec that is refused otherwise leaves no trace.
     problems = problems or [*_folders_not_writable(out)]

@@ -8,15 +8,18 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from synthgen.backends import Exporter
+from synthgen.backends import Exporter, ImageOptions
+from synthgen.base.signing import Signer
 from synthgen.errors import RunError, SpecError
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.check import problems_of, request_of
 from synthgen.pipeline.fingerprints import hash_of
+from synthgen.pipeline.signing import signer_of
 from synthgen.pipeline.stages import Stages
 from synthgen.pipeline.subset import subset_of
 from synthgen.spec import DatasetSpec
 from synthgen.store.content import Content, Stored
+from synthgen.store.encodings import Encoder
 from synthgen.store.export_folder import exporting
 from synthgen.store.marks import Mark
 from synthgen.store.records import Accepted
@@ -49,7 +52,7 @@ def export_to(build: Build, folder: Run, all_images: bool = False) -> dict[str, 
         inputs = _inputs(build, name, all_images)
         if not folder.marks.is_done("export", name, inputs):
             records = accepted_images(build, all_images=all_images)
-            write_export(folder, name, inputs, exporter, info_of(build), records)
+            write_export(folder, name, inputs, exporter, info_of(build), records, signer_of(build.spec))
             if _inputs(build, name, all_images) != inputs:
                 raise RunError(f"{build.run.address} was judged or labelled anew meanwhile; export it again")
         mark = folder.marks.read("export", name)
@@ -83,16 +86,25 @@ def with_exporters(build: Build, exporters: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def write_export(
-    folder: Run, name: str, inputs: str, exporter: Exporter[Any], info: DatasetInfo, records: Stored
+    folder: Run,
+    name: str,
+    inputs: str,
+    exporter: Exporter[Any],
+    info: DatasetInfo,
+    records: Stored,
+    signer: Signer | None = None,
 ) -> None:
     """Writes an export and its mark.
 
     Args:
         folder: the run, or another folder with marks of exports.
         inputs: hash of everything that the export is made from.
+        signer: signs the images; None: they are not signed.
     """
+    options = exporter.config
+    encoder = Encoder(options.quality if isinstance(options, ImageOptions) else None, signer)
     exporter, info, part = part_of(exporter, info, records)
-    with exporting(folder, name, inputs) as export:
+    with exporting(folder, name, inputs, encoder) as export:
         exporter.export(info, part, export)
         export.notes["content_hash"] = part.content_hash
 

@@ -174,6 +174,7 @@ def exported_by(spec: DatasetSpec, exporter: str) -> dict[str, Any]:
         "description": spec.description,
         "splits": list(spec.splits),
         "options": (c := spec.exporters[exporter]).model_dump(mode="json", exclude=c.untouched()),
+        **({"signed_by": signing.certificate} if (signing := spec.provenance.c2pa) else {}),
         **({"categories": named} if (named := _own_categories(spec)) else {}),
     }
 

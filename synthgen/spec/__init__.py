@@ -12,7 +12,7 @@ from synthgen.spec.load import load_spec, set_value
 from synthgen.spec.names import MEASURE_COLUMNS, REASONS, RUN_FOLDERS
 from synthgen.spec.problems import MAX_PROBLEMS, problems_of
 from synthgen.spec.prompts import MAX_VALUES, PromptSpec, Template, template_slots
-from synthgen.spec.provenance import ProvenanceSpec
+from synthgen.spec.provenance import ProvenanceSpec, SigningSpec
 
 __all__ = [
     "MAX_CLASSES",
@@ -27,6 +27,7 @@ __all__ = [
     "LicenceSpec",
     "PromptSpec",
     "ProvenanceSpec",
+    "SigningSpec",
     "Template",
     "differences",
     "load_spec",

@@ -16,7 +16,8 @@ from synthgen.spec.dataset import DatasetSpec
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
-    """Reads a spec from a file. A model path that starts with `./` or `../` is relative to the folder of the spec.
+    """Reads a spec from a file. A path that starts with `./` or `../`, of a model or a certificate, is relative to
+    the folder of the spec.
 
     Args:
         overrides: `key.path=value`, each; the value is YAML.
@@ -38,6 +39,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
     for kind in KINDS.values():
         if not kind.many:
             _resolve_model(raw.get(kind.key), path.parent)
+    if isinstance(provenance := raw.get("provenance"), dict):
+        _resolve(provenance.get("c2pa"), ("certificate", "key"), path.parent)
     return DatasetSpec.parse(raw)
 
 
@@ -45,13 +48,19 @@ def _resolve_model(options: Any, folder: Path) -> None:
     """Makes a model that is beside the spec absolute, in place: of these options, and of those in their lists."""
     if not isinstance(options, dict):
         return
-    if str(options.get("model", "")).startswith(("./", "../")):
-        # A text that cannot be a path stays as it is, and `check` says that it does not exist.
-        with suppress(OSError, ValueError, RuntimeError):
-            options["model"] = str((folder / options["model"]).resolve())
+    _resolve(options, ("model",), folder)
     for value in options.values():
         for part in value if isinstance(value, list) else ():
             _resolve_model(part, folder)
+
+
+def _resolve(options: Any, keys: Sequence[str], folder: Path) -> None:
+    """Makes paths that start with `./` or `../` absolute, in place."""
+    for key in keys if isinstance(options, dict) else ():
+        if str(options.get(key, "")).startswith(("./", "../")):
+            # A text that cannot be a path stays as it is, and `check` says that it does not exist.
+            with suppress(OSError, ValueError, RuntimeError):
+                options[key] = str((folder / options[key]).resolve())
 
 
 def set_value(raw: dict[str, Any], override: str) -> None:

@@ -13,27 +13,17 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-import cv2
-import numpy as np
-
 from synthgen.backends import ImageEncoding
 from synthgen.base.file_lists import Entry, NameSet, format_entry, read_entries
 from synthgen.base.files import naming_errors, read_bytes, remove_temporary, sha256
-from synthgen.base.image_metadata import Metadata
-from synthgen.base.pictures import require_png
 from synthgen.errors import RunError
-from synthgen.store.images import AS_STORED, committed_images
+from synthgen.store.encodings import Encoder, UnreadableImage
+from synthgen.store.images import committed_images
 from synthgen.store.run import Run
-
-# Encodings that are not PNG: a name ending that tells OpenCV which one, and its parameters.
-LOSSY = {
-    "jpeg": (".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]),
-    "webp": (".webp", [cv2.IMWRITE_WEBP_QUALITY, 90]),
-}
 
 
 @contextmanager
-def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
+def exporting(run: Run, exporter: str, inputs: str, encoder: Encoder | None = None) -> Iterator[ExportFolder]:
     """The folder of an export, for its block to write. If the block succeeds, removes the files that an earlier export
     wrote and this one did not, and writes the mark: only then is the export done."""
     run.files.confirm()
@@ -41,7 +31,7 @@ def exporting(run: Run, exporter: str, inputs: str) -> Iterator[ExportFolder]:
     if mark and mark.inputs:
         run.marks.withdraw("export", exporter)
     with run.files.writing(list_file) as file:
-        written = ExportFolder(run, exporter, file)
+        written = ExportFolder(run, exporter, file, encoder or Encoder())
         for folder, _, _ in os.walk(run.paths.export(exporter)):
             remove_temporary(Path(folder))  # of an export that was killed
         yield written
@@ -57,8 +47,8 @@ class ExportFolder:
     """See `backends.Folder`. There may be millions of files: each goes into the list when it is written, and takes
     eight bytes of memory."""
 
-    def __init__(self, run: Run, exporter: str, list_file: IO[bytes]) -> None:
-        self._run, self._list = run, list_file
+    def __init__(self, run: Run, exporter: str, list_file: IO[bytes], encoder: Encoder) -> None:
+        self._run, self._list, self._encoder = run, list_file, encoder
         # The path inside the run folder, for the list; and where the folder lies, since a person may have moved it and
         # put a link in its place.
         self._named, self._root = run.paths.export(exporter), run.paths.export(exporter).resolve()
@@ -102,7 +92,7 @@ class ExportFolder:
     def image(self, source: Path, name: str, *, encoding: ImageEncoding = "link") -> None:
         path = self._path(name)
         self._run.files.confirm()
-        if encoding in LOSSY:
+        if not self._encoder.keeps(encoding):
             with self._run.files.writing(path) as file:
                 file.write(self.image_bytes(source, encoding=encoding))
             self._note(path, None)
@@ -113,8 +103,14 @@ class ExportFolder:
         self._note(path, self._entry_of(source))
 
     def image_bytes(self, source: Path, *, encoding: ImageEncoding = "link") -> bytes:
-        data = self._read(source)
-        return _encoded(data, source, *LOSSY[encoding]) if encoding in LOSSY else data
+        try:
+            return self._encoder.encoded(self._read(source), encoding)
+        except UnreadableImage as error:
+            raise RunError(
+                f"{source} is no readable image: {error}; delete it and run again to make it anew"
+            ) from error
+        except ValueError as error:
+            raise RunError(f"{source} cannot be exported with `images: {encoding}`: {error}") from error
 
     def report_loss(self, sentence: str) -> None:
         self.notes.setdefault("losses", []).append(sentence)
@@ -220,21 +216,6 @@ class ExportedFolder:
             return open(self._root / name, "rb")
         except OSError as error:
             raise RunError(f"{self._name}{name} cannot be read: {error.strerror}") from error
-
-
-def _encoded(data: bytes, source: Path, ending: str, parameters: list[int]) -> bytes:
-    """A PNG in another format, with everything that it carries beside its pixels. Its alpha channel is left out.
-
-    Raises:
-        RunError: it is not a readable PNG.
-    """
-    try:
-        require_png(data)
-        if (pixels := cv2.imdecode(np.frombuffer(data, np.uint8), AS_STORED)) is None:
-            raise ValueError("its pixels cannot be decoded")
-        return Metadata.of_png(data).put_into(cv2.imencode(ending, pixels, parameters)[1].tobytes())
-    except ValueError as error:
-        raise RunError(f"{source} is no readable image: {error}; delete it and run again to make it anew") from error
 
 
 def _holds(path: Path, entry: Entry) -> bool:

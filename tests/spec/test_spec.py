@@ -75,6 +75,7 @@ BROKEN: list[tuple[str, Any, str, str, str]] = [
     ("unknown grounder", {"grounder": "layuot"}, "grounder.use:", "'layuot'", "'layout'"),
     ("unknown segmenter", {"segmenter": {"use": "sam9"}}, "segmenter.use:", "'sam9'", "'sam'"),
     ("unknown filter", {"filters": {"sharpnes": {}}}, "filters.sharpnes:", "'sharpnes'", "'sharpness'"),
+    ("quality of links", {"exporters.coco.quality": 80}, "exporters.coco.quality:", "80", "jpeg"),
     ("unknown exporter", {"exporters": {"tfrecord": {}}}, "exporters.tfrecord:", "'tfrecord'", "coco"),
     ("own module that is not there", {"generator": "acme.pictures"}, "generator.use:", "'acme.pictures'", "import"),
     ("own module that is no backend", {"generator": "os.path"}, "generator.use:", "'os.path'", "`Config`"),

@@ -10,7 +10,16 @@ import yaml
 
 from synthgen import cli, spec
 from synthgen.backends import KINDS, backend_module, builtin
-from synthgen.spec import ClassSpec, DatasetSpec, LayoutSpec, PromptSpec, ProvenanceSpec, Template, load_spec
+from synthgen.spec import (
+    ClassSpec,
+    DatasetSpec,
+    LayoutSpec,
+    PromptSpec,
+    ProvenanceSpec,
+    SigningSpec,
+    Template,
+    load_spec,
+)
 
 TEXT = (Path(spec.__file__).parent / "template.yaml").read_text(encoding="utf-8")
 RAW = yaml.safe_load(TEXT)
@@ -87,7 +96,7 @@ def wanted() -> list[tuple[str, str]]:
     pairs += [("classes", key) for key in ClassSpec.model_fields]
     pairs += [("prompts", key) for model in (PromptSpec, Template) for key in model.model_fields]
     pairs += [("layout", key) for key in LayoutSpec.model_fields]
-    pairs += [("provenance", key) for key in ProvenanceSpec.model_fields]
+    pairs += [("provenance", key) for model in (ProvenanceSpec, SigningSpec) for key in model.model_fields]
     for kind in KINDS.values():
         for name in builtin(kind.name):
             pairs += [(kind.key, name)]
