@@ -52,13 +52,13 @@ class SplitReader:
                 raise ValueError(f"misses image {record.job.id}")
             if self._has_images:
                 image = found.pop("image") or {}
-                _require_equal({**found, "image": image.get("path")}, {**expected, "image": image_file}, record)
-                _require_image(image.get("bytes") or b"", record, is_same=is_same)
+                require_equal({**found, "image": image.get("path")}, {**expected, "image": image_file}, record)
+                require_image(image.get("bytes") or b"", record, is_same=is_same)
                 return
             if self._schema is None:
-                _require_line(found, expected, record)
+                require_line(found, metadata_line(expected), record)
             else:
-                _require_equal(found, expected, record)
+                require_equal(found, expected, record)
             if not self._folder.has(image_file):
                 raise ValueError(f"has image {record.job.id}, whose file {image_file} {NOT_EXPORTED}")
         except ValueError as error:
@@ -96,22 +96,33 @@ def _rows(file: IO[bytes], schema: pa.Schema) -> Iterator[dict[str, Any]]:
         raise ValueError(f"cannot be read: {error}") from error
 
 
-def _require_line(found: bytes, expected: Mapping[str, Any], record: Record) -> None:
-    if found != (line := metadata_line(expected)):
+def require_line(found: bytes, expected: bytes, record: Record) -> None:
+    """
+    Raises:
+        ValueError: two lines of JSON differ.
+    """
+    if found != expected:
         try:
             row = orjson.loads(found)
         except ValueError as error:
             raise ValueError(f"image {record.job.id}: its line is no JSON: {error}") from error
-        _require_equal(row, orjson.loads(line), record)
+        require_equal(row, orjson.loads(expected), record)
 
 
-def _require_equal(found: Any, expected: Mapping[str, Any], record: Record) -> None:
+def require_equal(found: Any, expected: Mapping[str, Any], record: Record) -> None:
     if wrong := difference(found, expected):
         place, value, right = wrong
         raise ValueError(f"image {record.job.id}: {place or 'its row'} is {shown(value)}, expected {shown(right)}")
 
 
-def _require_image(image: bytes, record: Record, *, is_same: bool) -> None:
+def require_image(image: bytes, record: Record, *, is_same: bool) -> None:
+    """
+    Args:
+        is_same: whether it has the bytes of the run's image, and was not encoded again.
+
+    Raises:
+        ValueError: it is not the record's image, or has another size.
+    """
     if is_same:
         made = record.image_sha256 or hashlib.sha256(record.image_path.read_bytes()).hexdigest()
         if hashlib.sha256(image).hexdigest() != made:

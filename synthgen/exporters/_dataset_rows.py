@@ -29,9 +29,9 @@ class Survey:
     shards: dict[str, list[int]] = field(default_factory=dict)
     labels: Counter[str] = field(default_factory=Counter)
     per_class: Counter[int] = field(default_factory=Counter)
-    scores: Sequence[str] = ()
-    slots: Sequence[str] = ()
-    measures: Sequence[str] = ()
+    scores: set[str] = field(default_factory=set)
+    slots: set[str] = field(default_factory=set)
+    measures: set[str] = field(default_factory=set)
     has_verdicts: bool = False
     first_values: dict[str, set[str]] = field(default_factory=dict)
 
@@ -43,28 +43,30 @@ class Survey:
             shard_bytes: most bytes of PNGs in one file; None: all rows of a split are in one file.
         """
         survey = cls({split: [] for split in splits})
-        scores: set[str] = set()
-        slots: set[str] = set()
-        measures: set[str] = set()
         room: dict[str, int] = {}  # bytes that a split's last file can still take
         for record in records:
             split, size = record.job.split, record.image_path.stat().st_size if shard_bytes else 0
             rows = survey.shards.setdefault(split, [])
-            if not rows or (shard_bytes and size > room[split]):
-                rows.append(0)
+            if is_first := not rows or size > room[split]:
                 room[split] = shard_bytes or 0
-            rows[-1] += 1
             room[split] -= size
-            survey.labels[split] += len(record.annotations)
-            survey.per_class.update(a.category_id for a in record.annotations)
-            scores.update(*(a.scores for a in record.annotations))
-            slots.update(record.job.slots)
-            measures.update(record.measures)
-            survey.has_verdicts |= record.verdict != "accepted"
-            if sum(rows) <= FIRST_IMAGES:
-                survey.first_values.setdefault(split, set()).update(_with_values(record))
-        survey.scores, survey.slots, survey.measures = sorted(scores), sorted(slots), sorted(measures)
+            survey.add(record, is_first=is_first)
         return survey
+
+    def add(self, record: Record, *, is_first: bool) -> None:
+        """Counts a record; `is_first`: of the next file of its split."""
+        split = record.job.split
+        rows = self.shards.setdefault(split, [])
+        rows += [0] * is_first
+        rows[-1] += 1
+        self.labels[split] += len(record.annotations)
+        self.per_class.update(a.category_id for a in record.annotations)
+        self.scores.update(*(a.scores for a in record.annotations))
+        self.slots.update(record.job.slots)
+        self.measures.update(record.measures)
+        self.has_verdicts |= record.verdict != "accepted"
+        if sum(rows) <= FIRST_IMAGES:
+            self.first_values.setdefault(split, set()).update(_with_values(record))
 
     def images(self, split: str) -> int:
         return sum(self.shards[split])
@@ -118,7 +120,7 @@ class Rows:
         }
         # Parquet has no mapping without keys, so what no record has is no column.
         if survey.scores:
-            objects["scores"] = List({name: Value("float64") for name in survey.scores})
+            objects["scores"] = List({name: Value("float64") for name in sorted(survey.scores)})
         columns = {
             **({"file_name": Value("string")} if file_names else {"image": Image()}),
             "image_id": Value("int64"),
@@ -130,9 +132,9 @@ class Rows:
             "seed": Value("int64"),
         }
         if survey.slots:
-            columns["slots"] = {name: Value("string") for name in survey.slots}
+            columns["slots"] = {name: Value("string") for name in sorted(survey.slots)}
         if survey.measures:
-            columns["measures"] = {name: Value("float64") for name in survey.measures}
+            columns["measures"] = {name: Value("float64") for name in sorted(survey.measures)}
         if survey.has_verdicts:
             columns |= {"verdict": Value("string"), "reasons": List(Value("string"))}
         return Features(columns)
@@ -151,7 +153,7 @@ class Rows:
         if survey.scores:
             # A list of mappings: in a metadata.jsonl, Arrow misreads lists that begin with null
             # (https://github.com/apache/arrow/issues/51305).
-            objects["scores"] = [{name: a.scores.get(name) for name in survey.scores} for a in annotations]
+            objects["scores"] = [{name: a.scores.get(name) for name in sorted(survey.scores)} for a in annotations]
         row = {
             "image_id": job.id,
             "width": job.width,
@@ -162,9 +164,9 @@ class Rows:
             "seed": job.seed,
         }
         if survey.slots:
-            row["slots"] = {name: job.slots.get(name) for name in survey.slots}
+            row["slots"] = {name: job.slots.get(name) for name in sorted(survey.slots)}
         if survey.measures:
-            row["measures"] = {name: record.measures.get(name) for name in survey.measures}
+            row["measures"] = {name: record.measures.get(name) for name in sorted(survey.measures)}
         if survey.has_verdicts:
             row |= {"verdict": record.verdict, "reasons": [*record.reasons]}
         return row

@@ -17,13 +17,25 @@ from pydantic import Field
 from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records, Request
 from synthgen.base.pattern import Pattern
 from synthgen.errors import Problem
-from synthgen.exporters._dataset_card import Split, dataset_card
+from synthgen.exporters._dataset_card import Card, Split, in_yaml, split_name, split_problems
 from synthgen.exporters._dataset_reader import NOT_EXPORTED, SplitReader
 from synthgen.exporters._dataset_rows import Rows, Survey
 from synthgen.exporters._dataset_writers import MetadataWriter, ShardWriter
 from synthgen.types import DatasetInfo, Record
 
 CARD = "README.md"
+COLUMNS = {
+    "image": "the image, decoded to a `PIL.Image` when it is read",
+    "image_id, width, height": "its number in the dataset, and its size in px",
+    "objects.bbox": "COCO's x, y, width, height in px, from the top left corner",
+    "objects.category": "the number of the class, from 0",
+    "objects.area": "pixels of the mask",
+    "objects.iscrowd": "1: a region to be ignored, neither object nor background",
+    "objects.segmentation": "the mask as COCO's compressed RLE; `pycocotools.mask.decode` takes it",
+    "objects.scores": "what the labelling models said of each object; null where they said nothing",
+    "prompt, negative_prompt, seed, slots": "what the image was made from",
+    "measures": "what the filters measured in the image; NaN or null where they could not",
+}
 CONFIG_NAME = Pattern(
     r"^(?!data$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
     "letters, digits, _, . and -, at most 64 of them, a letter or digit first; not data",
@@ -63,11 +75,7 @@ class Backend(Exporter[Config]):
 
     def check(self, request: Request) -> Iterable[Problem]:
         yield from super().check(request)
-        names: dict[str, str] = {}
-        for split in request.splits:
-            if (other := names.setdefault(_split_name(split), split)) != split:
-                both = f"{other!r} and {split!r}, which Hugging Face's `datasets` takes for one"
-                yield Problem("splits", f"got {both}; takes another name")
+        yield from split_problems(request.splits)
 
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
         survey = self._survey(records, info.splits)
@@ -91,17 +99,18 @@ class Backend(Exporter[Config]):
                 writer.finish()
         splits = [
             Split(
-                _split_name(split), self._pattern(split), survey.images(split), survey.labels[split],
+                split_name(split), self._pattern(split), survey.images(split), survey.labels[split],
                 writer.data_bytes, writer.file_bytes,
             )
             for split, writer in writers.items()
         ]  # fmt: skip
-        card = dataset_card(
-            info, survey, splits, rows.features(), self.config.config_name, records.content_hash,
-            is_imagefolder=not self._is_parquet,
-        )  # fmt: skip
+        # Parquet files say their types themselves.
+        loader = {} if self._is_parquet else {"drop_labels": True, "features": in_yaml(rows.features())}
+        card = Card(
+            info, survey, splits, rows.features(), COLUMNS, records.content_hash, self.config.config_name, loader
+        )
         with folder.open(CARD) as file:
-            file.write(card.encode())
+            file.write(card.text().encode())
 
     def verify(self, folder: ExportedFolder, records: Records) -> Iterator[tuple[str, str]]:
         """Compares each row with its record. Reports the first difference of each split."""
@@ -139,23 +148,18 @@ class Backend(Exporter[Config]):
 
     def _files(self, split: str, survey: Survey) -> list[str]:
         """The files that have the rows of a split."""
-        place, count = f"{self._folder}/{_split_name(split)}", len(survey.shards[split])
+        place, count = f"{self._folder}/{split_name(split)}", len(survey.shards[split])
         if not self._is_parquet:
             return [f"{place}/metadata.{'jsonl' if survey.has_types() else 'parquet'}"]
         return [f"{place}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
 
     def _pattern(self, split: str) -> str:
         """Which files `datasets` loads for a split."""
-        return f"{self._folder}/{_split_name(split)}{'-*' if self._is_parquet else '/**'}"
+        return f"{self._folder}/{split_name(split)}{'-*' if self._is_parquet else '/**'}"
 
     def _image_name(self, record: Record) -> str:
         return f"{record.job.id:012d}{self.config.image_ending}"
 
     def _image_file(self, record: Record) -> str:
         """In an image folder."""
-        return f"{self._folder}/{_split_name(record.job.split)}/{self._image_name(record)}"
-
-
-def _split_name(split: str) -> str:
-    """A split's name as `datasets` takes it."""
-    return "all_" if split == "all" else split.replace("-", "_")
+        return f"{self._folder}/{split_name(record.job.split)}/{self._image_name(record)}"
