@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import IO, Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -118,20 +119,26 @@ def require_equal(found: Any, expected: Mapping[str, Any], record: Record) -> No
 def require_image(image: bytes, record: Record, *, is_same: bool) -> None:
     """
     Args:
-        is_same: whether it has the bytes of the run's image, and was not encoded again.
+        is_same: whether it has the pixels of the run's image, and was not encoded again.
 
     Raises:
         ValueError: it is not the record's image, or has another size.
     """
-    if is_same:
-        made = record.image_sha256 or hashlib.sha256(record.image_path.read_bytes()).hexdigest()
-        if hashlib.sha256(image).hexdigest() != made:
-            raise ValueError(f"has another image {record.job.id} than was made")
+    if is_same and hashlib.sha256(image).hexdigest() == record.image_sha256:
         return
+    size = (record.job.width, record.job.height)
     try:
-        with Image.open(BytesIO(image), formats=("JPEG", "WEBP")) as picture:  # reads no pixels yet
-            size = picture.size
+        with Image.open(BytesIO(image), formats=("PNG", "JPEG", "WEBP")) as picture:
+            if picture.size != size:  # before its pixels are decoded
+                raise ValueError(f"image {record.job.id} has {picture.width}x{picture.height} px")
+            # A signed image has other bytes than the run's.
+            is_right = not is_same or _have_equal_pixels(picture, record)
     except OSError as error:
         raise ValueError(f"image {record.job.id} cannot be read: {error}") from error
-    if size != (record.job.width, record.job.height):
-        raise ValueError(f"image {record.job.id} has {size[0]}x{size[1]} px")
+    if not is_right:
+        raise ValueError(f"has another image {record.job.id} than was made")
+
+
+def _have_equal_pixels(picture: Image.Image, record: Record) -> bool:
+    with Image.open(record.image_path, formats=("PNG",)) as made:
+        return made.mode == picture.mode and np.array_equal(np.asarray(made), np.asarray(picture))
