@@ -96,6 +96,26 @@ def huggingface_rows(root: Path) -> Any:
     return datasets.load_dataset(str(root), cache_dir=str(root.parent / "cache"))
 
 
+def webdataset_samples(root: Path, split: str) -> Iterator[dict[str, Any]]:
+    import webdataset
+
+    tars = sorted(map(str, root.glob(f"{split}-*.tar")))
+    yield from webdataset.WebDataset(tars, shardshuffle=False).decode("rgb8")
+
+
+def webdataset(root: Path, split: str) -> Iterator[Found]:
+    for sample in webdataset_samples(root, split):
+        for label in sample["json"]["annotations"]:
+            x, y, width, height = label["bbox"]
+            mask = coco_mask.decode(label["segmentation"]).astype(bool)
+            yield Found(int(sample["__key__"]), label["category"], (x, y, x + width, y + height), mask)
+
+
+def webdataset_images(root: Path, split: str) -> int:
+    samples = webdataset_samples(root, split)
+    return sum(s["png"].shape[:2] == (s["json"]["height"], s["json"]["width"]) for s in samples)
+
+
 def panoptic(root: Path, split: str) -> Iterator[Found]:
     said = json.loads((root / "annotations" / f"panoptic_{split}.json").read_bytes())
     names = {c["id"]: c["name"] for c in said["categories"]}
@@ -149,4 +169,5 @@ CASES = {
     "huggingface, image folder": Case(
         "huggingface", "datasets", huggingface, huggingface_images, {"layout": "imagefolder"}
     ),
+    "webdataset": Case("webdataset", "webdataset", webdataset, webdataset_images, {"max_shard_bytes": 100_000}),
 }

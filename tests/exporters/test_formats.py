@@ -77,6 +77,8 @@ def measured(build: Build, case: Case, root: Path) -> dict[str, Any]:
     }
 
 
+# webdataset 1.0 leaves the files open that it has read.
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("name", CASES)
 def test_a_consumer_finds_what_was_drawn(name: str, build: Build, tmp_path: Path) -> None:
     case = CASES[name]
