@@ -14,7 +14,7 @@ from synthgen.backends.config import Config
 from synthgen.backends.stages import Request, Stage
 from synthgen.base.wording import shown
 from synthgen.errors import Problem, WrongValue, listed, nearest
-from synthgen.types import Category, DatasetInfo, Record
+from synthgen.types import Box, Category, DatasetInfo, Record
 
 ImageEncoding = Literal["link", "copy", "jpeg", "webp"]
 ENDINGS: Mapping[ImageEncoding, str] = {"link": ".png", "copy": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -102,6 +102,17 @@ class Folder(Protocol):
 
         Raises:
             RunError: the image is not the image that was made.
+        """
+
+    def crops(self, source: Path, boxes: Mapping[str, Box], *, encoding: ImageEncoding = "link") -> None:
+        """Writes parts of an image of the run, each with everything that the image carries beside its pixels.
+
+        Args:
+            source, encoding: as for `image`; link and copy make PNGs.
+            boxes: name -> the part, xyxy px, with at least one pixel.
+
+        Raises:
+            RunError: the image is not the image that was made, or cannot be decoded.
         """
 
     def report_loss(self, sentence: str) -> None:

@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records
-from synthgen.base.image_metadata import Metadata
 from synthgen.base.pictures import require_png
 from synthgen.errors import BackendError
 from synthgen.exporters._file_names import file_names
-from synthgen.types import Annotation, Category, DatasetInfo, Record
+from synthgen.types import Annotation, Box, Category, DatasetInfo, Record
 
 CLASSES = "classes.json"
 CARD = "README.md"
-QUALITY = {".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95], ".webp": [cv2.IMWRITE_WEBP_QUALITY, 90]}  # as of whole images
 
 
 class Config(ImageOptions):
@@ -58,7 +56,7 @@ class Backend(Exporter[Config]):
     def export(self, info: DatasetInfo, records: Records, folder: Folder) -> None:
         """
         Raises:
-            BackendError: an image cannot be decoded.
+            RunError: an image cannot be decoded.
         """
         folders = _folders(info.categories)
         files: dict[str, set[int]] = {}  # split -> the classes of which it has files
@@ -114,7 +112,8 @@ class Backend(Exporter[Config]):
         for name, annotation in zip(names, chosen, strict=True):
             with folder.open(name) as file:
                 data = file.read()
-            crop, expected = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags()), self._crop(pixels, annotation)
+            x0, y0, x1, y1 = self._box(annotation)
+            crop, expected = cv2.imdecode(np.frombuffer(data, np.uint8), self._flags()), pixels[y0:y1, x0:x1]
             if crop is None:
                 yield name, "cannot be decoded"
             elif crop.shape != expected.shape:
@@ -142,17 +141,8 @@ class Backend(Exporter[Config]):
             name = self._name(record, chosen[0], folders)
             folder.image(record.image_path, name, encoding=self.config.images)
             return
-        source = folder.image_bytes(record.image_path)
-        pixels, ending = self._decoded(source, record), self.config.image_ending
-        for annotation in chosen:
-            crop = np.ascontiguousarray(self._crop(pixels, annotation))
-            encoded = cv2.imencode(ending, crop, QUALITY.get(ending, []))[1].tobytes()
-            try:
-                marked = Metadata.of_png(source).put_into(encoded)
-            except ValueError as error:
-                raise BackendError(f"{record.image_path} is no readable image: {error}") from error
-            with folder.open(self._name(record, annotation, folders)) as file:
-                file.write(marked)
+        boxes = {self._name(record, annotation, folders): self._box(annotation) for annotation in chosen}
+        folder.crops(record.image_path, boxes, encoding=self.config.images)
 
     def _flags(self) -> int:
         """How OpenCV decodes: with the alpha channel where a crop keeps it, and never turned."""
@@ -168,12 +158,13 @@ class Backend(Exporter[Config]):
             raise BackendError(f"{record.image_path} is no readable image: {error}") from error
         return np.asarray(pixels, np.uint8)
 
-    def _crop(self, pixels: NDArray[np.uint8], annotation: Annotation) -> NDArray[np.uint8]:
-        """The box with its margin, cut to the image."""
+    def _box(self, annotation: Annotation) -> Box:
+        """The box with its margin, xyxy px, cut to the image."""
         x, y, width, height = annotation.bbox_xywh
         right, below = x + width * (1 + self.config.margin), y + height * (1 + self.config.margin)
         left, above = max(0, x - width * self.config.margin), max(0, y - height * self.config.margin)
-        return pixels[int(above) : math.ceil(below), int(left) : math.ceil(right)]
+        most_y, most_x = annotation.rle["size"]
+        return int(left), int(above), min(most_x, math.ceil(right)), min(most_y, math.ceil(below))
 
 
 class _LeftOut:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from synthgen.backends import ImageEncoding
 from synthgen.base.image_metadata import Metadata
@@ -14,6 +16,7 @@ from synthgen.base.pictures import require_png
 from synthgen.base.signing import Signer
 from synthgen.base.xmp import Origin
 from synthgen.store.images import AS_STORED
+from synthgen.types import Box
 
 
 class Lossy(NamedTuple):
@@ -61,20 +64,57 @@ class Encoder:
         if self.keeps(encoding):
             return png
         carried = Metadata.of_png(png)
-        data = png
         if encoding in LOSSY:
-            kept = carried._replace(c2pa=b"") if self.signer else carried
-            data = kept.put_into(self._pixels(png, LOSSY[encoding]))
-        if self.signer:
-            data = self.signer.signed(data, Origin.of(carried.xmp), png if carried.c2pa else b"")
-        return data
+            return self._marked(self._packed(decoded(png), encoding), carried, png)
+        return self._signed(png, carried, png)
 
-    def _pixels(self, png: bytes, lossy: Lossy) -> bytes:
-        try:
-            require_png(png)
-        except ValueError as error:
-            raise UnreadableImage(str(error)) from error
-        if (pixels := cv2.imdecode(np.frombuffer(png, np.uint8), AS_STORED)) is None:
-            raise UnreadableImage("its pixels cannot be decoded")
-        quality = lossy.quality if self.quality is None else self.quality
-        return cv2.imencode(lossy.ending, pixels, [lossy.parameter, quality])[1].tobytes()
+    def crops(self, png: bytes, boxes: Iterable[Box], encoding: ImageEncoding) -> Iterator[bytes]:
+        """Parts of an image of the run, each as a file with everything that the image carries beside its pixels.
+
+        Args:
+            boxes: xyxy px, each with at least one pixel.
+            encoding: link and copy make PNGs, which keep an alpha channel.
+
+        Raises: see `encoded`.
+        """
+        pixels, carried = decoded(png, with_alpha=encoding not in LOSSY), Metadata.of_png(png)
+        for x0, y0, x1, y1 in boxes:
+            crop = np.ascontiguousarray(pixels[y0:y1, x0:x1])
+            yield self._marked(self._packed(crop, encoding), carried, png)
+
+    def _packed(self, pixels: NDArray[np.uint8], encoding: ImageEncoding) -> bytes:
+        if encoding not in LOSSY:
+            return cv2.imencode(".png", pixels)[1].tobytes()
+        ending, parameter, usual = LOSSY[encoding]
+        quality = usual if self.quality is None else self.quality
+        return cv2.imencode(ending, pixels, [parameter, quality])[1].tobytes()
+
+    def _marked(self, data: bytes, carried: Metadata, source: bytes) -> bytes:
+        """A file that was encoded anew, with what its source carries. A signature takes in the source's own."""
+        kept = carried._replace(c2pa=b"") if self.signer else carried
+        return self._signed(kept.put_into(data), carried, source)
+
+    def _signed(self, data: bytes, carried: Metadata, source: bytes) -> bytes:
+        if self.signer is None:
+            return data
+        return self.signer.signed(data, Origin.of(carried.xmp), source if carried.c2pa else b"")
+
+
+def decoded(png: bytes, *, with_alpha: bool = False) -> NDArray[np.uint8]:
+    """The pixels of an image of a run as they lie in the file, uint8 (H, W, 3), BGR, or (H, W, 4), BGRA.
+
+    Args:
+        with_alpha: keeps an alpha channel, if there is one.
+
+    Raises:
+        UnreadableImage: it is no PNG of eight bits that can be decoded.
+    """
+    try:
+        require_png(png)
+    except ValueError as error:
+        raise UnreadableImage(str(error)) from error
+    flags = cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION if with_alpha else AS_STORED
+    pixels = cv2.imdecode(np.frombuffer(png, np.uint8), flags)
+    if pixels is None or pixels.dtype != np.uint8:
+        raise UnreadableImage("its pixels cannot be decoded")
+    return np.asarray(pixels, np.uint8)

@@ -20,6 +20,7 @@ from synthgen.errors import RunError
 from synthgen.store.encodings import Encoder, UnreadableImage
 from synthgen.store.images import committed_images
 from synthgen.store.run import Run
+from synthgen.types import Box
 
 
 @contextmanager
@@ -103,14 +104,15 @@ class ExportFolder:
         self._note(path, self._entry_of(source))
 
     def image_bytes(self, source: Path, *, encoding: ImageEncoding = "link") -> bytes:
-        try:
+        with _naming(source, encoding):
             return self._encoder.encoded(self._read(source), encoding)
-        except UnreadableImage as error:
-            raise RunError(
-                f"{source} is no readable image: {error}; delete it and run again to make it anew"
-            ) from error
-        except ValueError as error:
-            raise RunError(f"{source} cannot be exported with `images: {encoding}`: {error}") from error
+
+    def crops(self, source: Path, boxes: Mapping[str, Box], *, encoding: ImageEncoding = "link") -> None:
+        with _naming(source, encoding):
+            files = self._encoder.crops(self._read(source), boxes.values(), encoding)
+            for name, data in zip(boxes, files, strict=True):
+                with self.open(name) as file:
+                    file.write(data)
 
     def report_loss(self, sentence: str) -> None:
         self.notes.setdefault("losses", []).append(sentence)
@@ -216,6 +218,17 @@ class ExportedFolder:
             return open(self._root / name, "rb")
         except OSError as error:
             raise RunError(f"{self._name}{name} cannot be read: {error.strerror}") from error
+
+
+@contextmanager
+def _naming(source: Path, encoding: ImageEncoding) -> Iterator[None]:
+    """Puts the image into errors of its encoder, as a RunError."""
+    try:
+        yield
+    except UnreadableImage as error:
+        raise RunError(f"{source} is no readable image: {error}; delete it and run again to make it anew") from error
+    except ValueError as error:
+        raise RunError(f"{source} cannot be exported with `images: {encoding}`: {error}") from error
 
 
 def _holds(path: Path, entry: Entry) -> bool:

@@ -110,6 +110,24 @@ def test_hashes_are_those_of_runs_in_peoples_hands(build: Build, stage: StageNam
     assert build.inputs(stage, piece) == INPUTS[stage, piece]
 
 
+@pytest.mark.parametrize(
+    ("provenance", "changed"),
+    [({"prompt": True}, set()), ({"prompt": False}, {"plan", "generate"}),
+     ({"c2pa": {"certificate": "c.pem", "key": "k.pem"}}, {"export"})],
+)  # fmt: skip
+def test_what_images_say_is_made_from_the_spec_where_it_decides_files(
+    build: Build, provenance: dict[str, Any], changed: set[str]
+) -> None:
+    spec = DatasetSpec.parse({**SPEC, "provenance": provenance})
+    other = Build(build.run, spec, Stages.of(spec))
+    assert {stage for (stage, piece), inputs in INPUTS.items() if other.inputs(stage, piece) != inputs} == changed
+    if changed == {"export"}:  # by whom, not where the key lies
+        for key, is_same in (("key", True), ("certificate", False)):
+            moved = DatasetSpec.parse({**SPEC, "provenance": {"c2pa": {**provenance["c2pa"], key: "other.pem"}}})
+            inputs = Build(build.run, moved, Stages.of(moved)).inputs("export", "coco")
+            assert (inputs == other.inputs("export", "coco")) == is_same
+
+
 def test_hashes_with_reviews_are_those_of_runs_in_peoples_hands(build: Build) -> None:
     with ReviewLog.open(build.run.paths.reviews) as log:
         log.add(Review(1, None, "reject", None, "random", "0" * 16))

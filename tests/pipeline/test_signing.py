@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from runs import images
 from signers import chain, credentials, pem
 
+from synthgen.backends import ImageOptions, backend_module, builtin
 from synthgen.dataset.growth import grow
 from synthgen.errors import SpecError
 from synthgen.pipeline import signing
 from synthgen.pipeline.check import check
+from synthgen.pipeline.verification import inspect
 from synthgen.spec import DatasetSpec, load_spec
 
 MIME = {".png": "image/png", ".jpg": "image/jpeg"}
@@ -69,6 +71,17 @@ def test_every_exported_image_is_signed_and_no_image_of_the_run(copied, quick, r
     assert rewritten(root, before) == {"export", "export-small"}
     run_through({**raw, "provenance": {}}, copied)
     assert all(b"caBX" not in path.read_bytes() for path in root.glob("coco/*/*.png"))
+
+
+def test_every_format_has_every_image_signed_and_reads_it_back(copied, quick, run_through, given) -> None:
+    formats = [n for n in builtin("exporter") if issubclass(backend_module("exporter", n).Config, ImageOptions)]
+    raw = {**quick, "exporters": dict.fromkeys(formats), "provenance": {"c2pa": given}}
+    build = run_through(raw, copied)
+    assert inspect(build).damages == ()
+    for name in formats:
+        files = [path for path in (build.run.root / name).rglob("*") if path.is_file()]
+        claims = sum(path.read_bytes().count(b"c2pa.claim.v2") for path in files)
+        assert claims == (sum(path.suffix == ".png" for path in files) if name == "classification" else 8), name
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from synthgen.base.xmp import Origin
 from synthgen.errors import RunError
 from synthgen.store.encodings import Encoder, UnreadableImage
 from synthgen.store.export_folder import exporting
+from synthgen.store.images import AS_STORED
 from synthgen.store.run import Run
 
 PIXELS = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8), (5, 5), 0)  # BGR
@@ -79,6 +80,30 @@ def test_an_alpha_channel_is_left_out_of_lossy_files() -> None:
 def test_a_lower_quality_makes_smaller_files(encoding: ImageEncoding) -> None:
     sizes = [len(Encoder(quality).encoded(png(), encoding)) for quality in (1, 50, None, 100)]
     assert sizes == sorted(sizes) and len(set(sizes)) == 4
+
+
+@pytest.mark.parametrize("encoding", MIME)
+def test_parts_of_an_image_carry_what_it_carries(photo: bytes, encoding: ImageEncoding) -> None:
+    boxes = [(0, 0, 56, 40), (3, 5, 4, 6), (40, 30, 56, 40)]
+    for signer in (None, Signer(*credentials())):
+        for (x0, y0, x1, y1), data in zip(boxes, Encoder(signer=signer).crops(photo, boxes, encoding), strict=True):
+            found = cv2.imdecode(np.frombuffer(data, np.uint8), AS_STORED)
+            assert found.shape == (y1 - y0, x1 - x0, 3)
+            if encoding in {"link", "copy"}:
+                np.testing.assert_array_equal(found, PIXELS[y0:y1, x0:x1])
+            with pyexiv2.ImageData(data) as image, pyexiv2.ImageData(photo) as before:
+                assert image.read_xmp() == before.read_xmp() and image.read_exif() == before.read_exif()
+            with c2pa.Reader(MIME[encoding], io.BytesIO(data)) as reader:
+                assert "digitalCapture" in reader.json()
+                assert reader.get_validation_state() == ("Valid" if signer else "Invalid")
+    small, usual = (next(Encoder(q).crops(photo, boxes, encoding)) for q in (1, None))
+    assert len(small) < len(usual) if encoding in {"jpeg", "webp"} else small == usual
+
+
+def test_a_part_as_png_keeps_its_alpha_channel() -> None:
+    alpha = np.dstack([PIXELS, np.full(PIXELS.shape[:2], 7, np.uint8)])
+    (data,) = Encoder().crops(png(alpha), [(1, 2, 9, 8)], "link")
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED), alpha[2:8, 1:9])
 
 
 def test_what_is_no_image_is_named(tmp_path: Path) -> None:
