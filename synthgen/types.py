@@ -200,6 +200,9 @@ class Record:
         image_sha256: checksum of the file at `image_path`, as it was made; "" if no mark names it.
         verdict: accepted, surplus or rejected.
         reasons: why it is rejected.
+        looked_for: ids of the classes that the grounder looked for in the whole image. Of these, what has no label is
+            not there, as far as the grounder can tell.
+        dropped: ids of the classes of labels that are left out of `annotations`. There may be such objects.
     """
 
     job: Job
@@ -209,6 +212,8 @@ class Record:
     image_sha256: str = ""
     verdict: str = "accepted"
     reasons: tuple[str, ...] = ()
+    looked_for: frozenset[int] = frozenset()
+    dropped: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,24 @@ def _licences(backend: Any) -> Any:
     return []
 
 
+@pytest.mark.parametrize(
+    ("name", "of", "expected"),
+    [
+        ("layout", None, set()),
+        ("detector", None, {2}),
+        ("everything", None, {1, 2}),
+        ("agreement", ["layout", {"use": "layout"}], set()),
+        ("agreement", ["layout", "detector"], {2}),
+        ("agreement", ["detector", "everything"], {1, 2}),
+    ],
+)
+def test_grounders_say_which_classes_they_look_for(name, of, expected):
+    grounder = backend_module("grounder", name).Backend(
+        backend_module("grounder", name).Config(use=name, **({"of": of} if of else {})), CATEGORIES
+    )
+    assert grounder.looked_for(replace(of_one_image(), asked=(2, 2), layout=None)) == expected
+
+
 @every
 def test_every_option_is_described_or_named_by_its_library(kind, name):
     """`num_inference_steps` needs no words; whatever has no description must be a name of the pipelines'."""

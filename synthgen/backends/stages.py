@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -150,7 +150,20 @@ class Generator(Stage[C]):
 
 
 class Grounder(Stage[C]):
-    """Says which object is where."""
+    """Says which object is where.
+
+    Attributes:
+        looks_for: of which classes it looks for every object in an image: of none, of those that the job asks for, or
+            of all.
+    """
+
+    looks_for: Literal["nothing", "asked", "everything"] = "nothing"
+
+    def looked_for(self, job: Job) -> frozenset[int]:
+        """See `Record`."""
+        if self.looks_for == "everything":
+            return frozenset(category.id for category in self.categories)
+        return frozenset(job.asked if self.looks_for == "asked" else ())
 
     def score_names(self) -> frozenset[str] | None:
         """Names of the scores that it gives; None if that is not known."""

@@ -9,35 +9,46 @@ from typing import IO, Any
 
 import orjson
 
-from synthgen.types import Category, DatasetInfo
+from synthgen.types import Annotation, Category, DatasetInfo, Record
 
 _NO_HASH = "0" * 64  # holds the place of the dataset's content hash, which is known when all records are read
 
 
 class SplitFile:
     """One record a line, in ASCII. All images come before the first annotation, so annotations go to a scratch file
-    first."""
+    first.
+
+    Args:
+        categories: the entries of the classes; None if they are known only at the end.
+    """
 
     def __init__(
-        self, info: DatasetInfo, categories: Iterable[Mapping[str, Any]], file: IO[bytes], scratch: IO[bytes]
+        self, info: DatasetInfo, categories: Iterable[Mapping[str, Any]] | None, file: IO[bytes], scratch: IO[bytes]
     ) -> None:
         self._file, self._scratch = file, scratch
         self._file.write(head := b'{\n"info": ' + _line(_info(info)) + b",\n")
         self._hash_at = head.rindex(_NO_HASH.encode())
-        for key, records in {"licenses": _licenses(info), "categories": categories}.items():
-            lines = _Lines(self._file, key)
-            lines.extend(records)
-            lines.end(b",\n")
+        self._write("licenses", _licenses(info), b",\n")
+        if categories is not None:
+            self._write("categories", categories, b",\n")
         self.images = _Lines(self._file, "images")
         self.annotations = _Lines(self._scratch, "annotations")
 
-    def finish(self, content_hash: str) -> None:
+    def finish(self, content_hash: str, categories: Iterable[Mapping[str, Any]] | None = None) -> None:
+        """`categories`: the entries of the classes, if they were not known before."""
         self.images.end(b",\n")
-        self.annotations.end(b"\n}\n")
+        self.annotations.end(b"\n}\n" if categories is None else b",\n")
         self._scratch.seek(0)
         copyfileobj(self._scratch, self._file)
+        if categories is not None:
+            self._write("categories", categories, b"\n}\n")
         self._file.seek(self._hash_at)
         self._file.write(content_hash.encode())
+
+    def _write(self, key: str, records: Iterable[Mapping[str, Any]], mark: bytes) -> None:
+        lines = _Lines(self._file, key)
+        lines.extend(records)
+        lines.end(mark)
 
 
 class _Lines:
@@ -55,6 +66,22 @@ class _Lines:
 
     def end(self, mark: bytes) -> None:
         self._file.write(b"\n]" + mark)
+
+
+def image_entry(record: Record, file_name: str) -> dict[str, Any]:
+    job = record.job
+    return {"id": job.id, "file_name": file_name, "height": job.height, "width": job.width}
+
+
+def label_entry(record: Record, annotation: Annotation, ids: Mapping[int, int]) -> dict[str, Any]:
+    """`ids`: the id of each class in the export."""
+    return {
+        "id": annotation.id,
+        "image_id": record.job.id,
+        "category_id": ids[annotation.category_id],
+        "bbox": [*annotation.bbox_xywh],
+        "area": annotation.area,
+    }
 
 
 def category_entry(category: Category) -> dict[str, Any]:

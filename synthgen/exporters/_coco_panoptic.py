@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from synthgen.base.pictures import require_png
-from synthgen.exporters._coco_file import category_entry
+from synthgen.exporters._coco_file import category_entry, image_entry
 from synthgen.exporters._coco_reader import LABELS, SplitReader, next_of, require_equal
 from synthgen.exporters._painting import Painting, paint
 from synthgen.exporters._palette import palette
@@ -112,7 +112,7 @@ class PanopticReader(SplitReader):
         self._stuff, self._pixels = stuff, pixels
 
     def compare(self, record: Record, file_name: str, ids: Mapping[int, int]) -> None:
-        self.compare_image(record, file_name)
+        self.compare_image(image_entry(record, file_name))
         expected = Panoptic(record, ids, self._stuff)
         what = f"{LABELS}: image {record.job.id}"
         require_equal(next_of(self._annotations), expected.entry, what)

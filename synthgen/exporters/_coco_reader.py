@@ -9,6 +9,7 @@ from pycocotools import mask as coco_mask
 
 from synthgen.base.json_stream import items
 from synthgen.base.wording import shown
+from synthgen.exporters._coco_file import image_entry, label_entry
 from synthgen.types import Record
 
 _END: Any = object()  # of a list
@@ -36,30 +37,26 @@ class SplitReader:
         Raises:
             ValueError: they differ; the end of a sentence that begins with the file's name.
         """
-        self.compare_image(record, file_name)
+        self.compare_image(image_entry(record, file_name))
         for a in record.annotations:
-            expected = {
-                "id": a.id,
-                "image_id": record.job.id,
-                "category_id": ids[a.category_id],
-                "bbox": [*a.bbox_xywh],
-                "area": a.area,
-                "iscrowd": int(a.ignore),
-            }
-            what = f"{LABELS}: annotation {a.id}"
-            found = next_of(self._annotations)
-            require_equal(found, expected, what)
-            if not _is_mask(found.get("segmentation"), a.rle):
-                raise ValueError(f"{what} has another mask")
+            self.compare_label({**label_entry(record, a, ids), "iscrowd": int(a.ignore)}, a.rle)
 
-    def compare_image(self, record: Record, file_name: str) -> None:
+    def compare_image(self, expected: Mapping[str, Any]) -> None:
         """
         Raises:
             ValueError: the next image is another one.
         """
-        job = record.job
-        image = {"id": job.id, "file_name": file_name, "height": job.height, "width": job.width}
-        require_equal(next_of(self._images), image, f"{IMAGES}: image {job.id}")
+        require_equal(next_of(self._images), expected, f"{IMAGES}: image {expected['id']}")
+
+    def compare_label(self, expected: Mapping[str, Any], rle: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            ValueError: the next annotation is another one, or has another mask.
+        """
+        what, found = f"{LABELS}: annotation {expected['id']}", next_of(self._annotations)
+        require_equal(found, expected, what)
+        if not _is_mask(found.get("segmentation"), rle):
+            raise ValueError(f"{what} has another mask")
 
     def finish(self) -> None:
         """

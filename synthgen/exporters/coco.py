@@ -16,7 +16,7 @@ from pydantic import Field, field_validator
 from synthgen.backends import ClassName, ExportedFolder, Exporter, Folder, ImageOptions, Records, Request
 from synthgen.base.wording import shown
 from synthgen.errors import Problem, listed, nearest
-from synthgen.exporters._coco_file import SplitFile, all_rounded, category_entry, rounded
+from synthgen.exporters._coco_file import SplitFile, all_rounded, category_entry, image_entry, label_entry, rounded
 from synthgen.exporters._coco_panoptic import Panoptic, PanopticReader, panoptic_entries
 from synthgen.exporters._coco_reader import SplitReader
 from synthgen.exporters._coco_stuff import StuffLeftOut, stuff_of, things_of
@@ -108,7 +108,7 @@ class Backend(Exporter[Config]):
                             png.write(segments.png())
                         covered.add(record.annotations, segments.painting)
                     else:
-                        written.annotations.extend(self._annotation(record.job.id, ids, a) for a in part.annotations)
+                        written.annotations.extend(self._annotation(record, ids, a) for a in part.annotations)
                 left_out.add(record, stuff)
             for written in files.values():
                 written.finish(records.content_hash)
@@ -198,10 +198,7 @@ class Backend(Exporter[Config]):
     def _image(self, info: DatasetInfo, record: Record, name: str) -> dict[str, Any]:
         job = record.job
         return {
-            "id": job.id,
-            "file_name": name,
-            "height": job.height,
-            "width": job.width,
+            **image_entry(record, name),
             **({"license": 1} if info.licences else {}),
             "prompt": job.prompt,
             "negative_prompt": job.negative_prompt,
@@ -210,13 +207,9 @@ class Backend(Exporter[Config]):
             "measures": all_rounded(record.measures),
         }
 
-    def _annotation(self, image_id: int, ids: Mapping[int, int], annotation: Annotation) -> dict[str, Any]:
+    def _annotation(self, record: Record, ids: Mapping[int, int], annotation: Annotation) -> dict[str, Any]:
         return {
-            "id": annotation.id,
-            "image_id": image_id,
-            "category_id": ids[annotation.category_id],
-            "bbox": annotation.bbox_xywh,
-            "area": annotation.area,
+            **label_entry(record, annotation, ids),
             "iscrowd": int(annotation.ignore),
             **self._segmentation(annotation),
             "scores": all_rounded(annotation.scores),

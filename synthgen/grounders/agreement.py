@@ -66,6 +66,8 @@ class Backend(Grounder[Config]):
         self._grounders: list[Grounder[Any]] = [
             backend_module("grounder", one.use).Backend(one, categories) for one in config.of
         ]
+        scopes = {grounder.looks_for for grounder in self._grounders}
+        self.looks_for = "everything" if "everything" in scopes else "asked" if "asked" in scopes else "nothing"
 
     def nested(self) -> Mapping[str, Grounder[Any]]:
         return {f"of.{i}": grounder for i, grounder in enumerate(self._grounders)}

@@ -92,6 +92,8 @@ class Backend(Grounder[Config]):
     """Scores: `grounding_score`, the model's probability for the best query of the box's class; with `exclusive` also
     `class_margin`, by how much it is above that of the best class that contradicts it, or 1 if none can."""
 
+    looks_for = "asked"
+
     def models(self) -> Sequence[Model]:
         return [DetectorFiles(self.config)]
 

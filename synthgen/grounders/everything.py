@@ -20,6 +20,8 @@ class Backend(Grounder[Config]):
     """Finds masks at a grid of points (SAM) and names them by CLIP, so that objects that nobody requested are labelled
     too. Score: `grounding_score`, the cosine of the crop with its class's text."""
 
+    looks_for = "everything"
+
     def models(self) -> Sequence[Model]:
         return self._discovery().models()
 

@@ -153,5 +153,5 @@ def accepted_images(
             raise RunError(f"{run.address} has verdicts on labels of classes that its spec lacks; judge it again")
     return Accepted(
         run, build.jobs, build.stages.filters, first_annotation=first_annotation, without=without,
-        all_images=all_images,
+        all_images=all_images, looked_for=build.stages.grounder.looked_for,
     )  # fmt: skip

@@ -22,6 +22,7 @@ class Subset:
 
     def __init__(self, records: Stored, categories: Sequence[Category], options: SubsetOptions) -> None:
         self.categories, self._ids = _mapped(categories, options)
+        self._old = {c.id: frozenset(old for old, new in self._ids.items() if new == c.id) for c in self.categories}
         self._records, self._options = records, options
         self._chosen: set[int] | None = None
         self.images = 0  # before images are left out; 0 while none are counted
@@ -53,7 +54,9 @@ class Subset:
         asked = [i for i, category_id in enumerate(job.asked) if category_id in ids]
         layout = None if job.layout is None else tuple(job.layout[i] for i in asked)
         job = replace(job, asked=tuple(ids[job.asked[i]] for i in asked), layout=layout)
-        return replace(record, job=job, annotations=kept)
+        looked_for = frozenset(new for new, old in self._old.items() if old <= record.looked_for)
+        dropped = frozenset(ids[old] for old in record.dropped if old in ids)
+        return replace(record, job=job, annotations=kept, looked_for=looked_for, dropped=dropped)
 
     def _choose(self) -> set[int]:
         """The ids of the images that remain."""

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from pydantic import ConfigDict, PrivateAttr
 
-from synthgen.backends import KINDS, Config, Filter, FilterConfig, Stage
+from synthgen.backends import KINDS, Config, Filter, FilterConfig, Grounder, Stage
 from synthgen.base.wording import shown
 from synthgen.errors import BackendError
 
@@ -35,6 +35,8 @@ def record(stage: Stage[Any], weights: str) -> dict[str, Any]:
     if isinstance(stage, Filter):
         found |= {name: getattr(stage, name) for name in ("scope", "vector", "whole_dataset")}
         found["dtype"] = np.dtype(stage.dtype).name
+    if isinstance(stage, Grounder):
+        found["looks_for"] = stage.looks_for
     return found
 
 
@@ -105,6 +107,8 @@ def backend(kind: str, config: UnloadedConfig, categories: Sequence[Any]) -> Sta
             raise BackendError(f"the run folder's record of {config.use!r} is damaged; `synthgen judge` writes it anew")
         known |= {name: bool(config.recorded.get(name)) for name in ("vector", "whole_dataset")}
         known |= {"scope": scope, "dtype": np.dtype(numbers).type}
+    if issubclass(base, Grounder):
+        known["looks_for"] = config.recorded.get("looks_for", base.looks_for)
     made: type[Stage[Any]] = type("Unloaded", (_Unloaded, base), known)
     return made(config, categories)
 

@@ -121,6 +121,7 @@ class Accepted:
         first_annotation: id of the first label. The ids of labels count up over all splits, in the order of images.
         without: ids of accepted images to leave out.
         all_images: all images that could be made, with the labels that have them rejected; not the accepted ones alone.
+        looked_for: see `Record`.
     """
 
     def __init__(
@@ -132,12 +133,13 @@ class Accepted:
         first_annotation: int = 1,
         without: Collection[int] = (),
         all_images: bool = False,
+        looked_for: Callable[[Job], frozenset[int]] = lambda _: frozenset(),
     ) -> None:
         self._run, self._jobs, self._first = run, jobs, first_annotation
         self._measures = [n for n, f in filters.items() if f.scope == "image" and f.dtype is np.float32]
         self._unused = filters.keys() - set(self._measures)
         self._without = np.fromiter(without, np.int64)
-        self._all = all_images
+        self._all, self._looked_for = all_images, looked_for
 
     def __iter__(self) -> Iterator[Record]:
         return self._read(None)
@@ -147,7 +149,10 @@ class Accepted:
 
     def _read(self, split: str | None) -> Iterator[Record]:
         run, first, masks = self._run, self._first, read_corrections(self._run)
-        for shard, judged, kept in self._verdicts():
+        for shard, judged, labelled in self._verdicts():
+            is_dropped = pc.equal(labelled["verdict"], "dropped")
+            dropped = _classes_by_image(labelled.filter(is_dropped))
+            kept = labelled.filter(pc.invert(is_dropped))
             images = judged["image_id"].to_numpy()
             holders = kept["image_id"].to_numpy()
             counts = np.searchsorted(holders, images, "right") - np.searchsorted(holders, images)
@@ -166,7 +171,11 @@ class Accepted:
                     if split in {None, job.split}:
                         image = run.files.inside(run.paths.image(shard, job.id))
                         _, checksum = made.get(run.paths.name(image), (0, ""))
-                        yield Record(job, image, annotations, measures[job.id], checksum, *fates.get(job.id, ()))
+                        verdict, reasons = fates.get(job.id, ("accepted", ()))
+                        yield Record(
+                            job, image, annotations, measures[job.id], checksum, verdict, reasons,
+                            self._looked_for(job), dropped.get(job.id, frozenset()),
+                        )  # fmt: skip
 
     def _fates(self, judged: pa.Table) -> dict[int, tuple[str, tuple[str, ...]]]:
         """Image id -> its verdict and reasons; empty if all images are accepted."""
@@ -177,9 +186,8 @@ class Accepted:
 
     def _verdicts(self) -> Iterator[tuple[int, pa.Table, pa.Table]]:
         """For each shard with accepted images: its number, the verdicts on them, in order of id, and the verdicts on
-        their kept labels, in order. The file has all images before all labels, so two readers go through it side by
-        side."""
-        held = self._shards(pc.is_valid, ["kept", "ignored", *(["rejected"] if self._all else [])])
+        their labels, in order. The file has all images before all labels, so two readers go through it side by side."""
+        held = self._shards(pc.is_valid, ["kept", "ignored", "dropped", *(["rejected"] if self._all else [])])
         number, labels = next(held, _NO_MORE)
         for shard, rows in self._shards(pc.is_null, ["accepted", *(["surplus", "rejected"] if self._all else [])]):
             while number < shard:
@@ -241,3 +249,11 @@ class Accepted:
             ({n: value for n, value in zip(names, row, strict=True) if value is not None} for row in scores),
             kept["instance"].to_pylist(),
         )
+
+
+def _classes_by_image(labels: pa.Table) -> dict[int, frozenset[int]]:
+    """Image id -> the ids of the classes of its labels."""
+    found: dict[int, set[int]] = {}
+    for image_id, category_id in zip(labels["image_id"].to_pylist(), labels["category_id"].to_pylist(), strict=True):
+        found.setdefault(image_id, set()).add(category_id)
+    return {image_id: frozenset(classes) for image_id, classes in found.items()}

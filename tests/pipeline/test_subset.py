@@ -151,3 +151,12 @@ def test_a_class_that_the_spec_lacks_is_named() -> None:
     assert problems({"sofa": None}) == [(".classes", f"got 'sofa'; {takes}")]
     (nothing,) = problems({c.name: None for c in CATEGORIES})
     assert nothing == (".classes", "leaves no class; takes a mapping that keeps one at least")
+
+
+def test_a_class_of_several_is_looked_for_if_all_of_them_are() -> None:
+    """Else one that was not looked for would count as one that is not there."""
+    known = [replace(RECORDS[0], looked_for=frozenset(ids), dropped=frozenset({2})) for ids in ({1, 3}, {1, 2, 3})]
+    found, _ = part(known, classes={"cup": "vessel", "mug": "vessel"})  # chairs are the second class now
+    assert [r.looked_for for r in found] == [{2}, {1, 2}] and [r.dropped for r in found] == [{1}, {1}]
+    found, _ = part(known, classes=["cup"])
+    assert [r.looked_for for r in found] == [{1}, {1}] and [r.dropped for r in found] == [set(), set()]

@@ -126,6 +126,13 @@ def test_accepted_images_with_their_labels(run: Run) -> None:
     assert ids(found) == list(range(1, 3 * 13 + 1))
 
 
+def test_records_say_of_which_classes_labels_are_left_out_and_which_were_looked_for(run: Run) -> None:
+    found = list(accepted(run, looked_for=lambda job: frozenset({job.id})))
+    assert {r.job.id: r.dropped for r in found} == {i: {2} if i != EMPTY else set() for i in IMAGES if i % 3}
+    assert all(r.looked_for == {r.job.id} for r in found)
+    assert all(r.looked_for == set() for r in accepted(run))
+
+
 def test_as_often_as_wanted_and_split_by_split(run: Run) -> None:
     records = accepted(run)
     both = list(records)
