@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
+from readers import run_reader
 from torchvision.datasets import ImageFolder
 
 
@@ -154,6 +156,46 @@ def classification_images(root: Path, split: str) -> int:
     return len({Path(path).stem.partition("_")[0] for path, _ in ImageFolder(str(root / split)).samples})
 
 
+# Of each image of a split: its id, and the class, box and mask of each object that supervision finds.
+SUPERVISION = """
+import json, sys
+import numpy as np
+import supervision as sv
+from pycocotools import mask as coco_mask
+form, root, split = sys.argv[1:]
+if form == "yolo":
+    read = sv.DetectionDataset.from_yolo(f"{root}/images/{split}", f"{root}/labels/{split}", f"{root}/data.yaml")
+found = []
+for path, _, objects in read:
+    drawn = [] if objects.mask is None else objects.mask
+    masks = [coco_mask.encode(np.asfortranarray(mask, np.uint8)) for mask in drawn]
+    names = [read.classes[i] for i in objects.class_id]
+    rles = [[*rle["size"], rle["counts"].decode()] for rle in masks] or [None] * len(names)
+    found.append([int(path.rsplit("/", 1)[1][:12]), names, objects.xyxy.tolist(), rles])
+print(json.dumps(found))
+"""
+
+
+@functools.cache
+def supervision_rows(form: str, root: Path, split: str) -> list[Any]:
+    return run_reader(SUPERVISION, form, root, split)  # type: ignore[no-any-return]
+
+
+def supervision(form: str) -> Read:
+    def read(root: Path, split: str) -> Iterator[Found]:
+        for image_id, names, boxes, rles in supervision_rows(form, root, split):
+            for name, box, rle in zip(names, boxes, rles, strict=True):
+                mask = rle and coco_mask.decode({"size": rle[:2], "counts": rle[2]}).astype(bool)
+                yield Found(image_id, name, tuple(box), mask)
+
+    return read
+
+
+def supervision_images(form: str) -> Callable[[Path, str], int]:
+    return lambda root, split: len(supervision_rows(form, root, split))
+
+
+NOT_ALL = {"ignored": False, "empty": False}
 # Name in docs/formats.json -> format, options and consumer.
 CASES = {
     "coco": Case("coco", "pycocotools", coco, coco_images),
@@ -161,9 +203,13 @@ CASES = {
     "coco, panoptic": Case(
         "coco", "Pillow", panoptic, coco_images, {"panoptic": True}, empty=False, exact=False, box_px=8
     ),
-    "semantic": Case("semantic", "Pillow", semantic, semantic_images, ignored=False, empty=False, exact=False),
+    "yolo": Case("yolo", "supervision", supervision("yolo"), supervision_images("yolo"), **NOT_ALL, exact=False),
+    "yolo, boxes": Case(
+        "yolo", "supervision", supervision("yolo"), supervision_images("yolo"), {"task": "detect"}, **NOT_ALL
+    ),
+    "semantic": Case("semantic", "Pillow", semantic, semantic_images, **NOT_ALL, exact=False),
     "classification": Case(
-        "classification", "torchvision", classification, classification_images, ignored=False, empty=False, expected=280
+        "classification", "torchvision", classification, classification_images, **NOT_ALL, expected=280
     ),
     "huggingface": Case("huggingface", "datasets", huggingface, huggingface_images),
     "huggingface, image folder": Case(

@@ -25,6 +25,10 @@ from synthgen.pipeline.export import export_to, with_exporters
 from synthgen.store.marks import Mark
 from synthgen.store.run import Run
 
+# webdataset 1.0 leaves the files open that it has read.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <_io.FileIO:pytest.PytestUnraisableExceptionWarning"
+)
 FIGURES = Path(__file__).parents[2] / "docs" / "formats.json"
 
 
