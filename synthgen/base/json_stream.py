@@ -46,6 +46,18 @@ def items(file: IO[bytes], keys: Collection[str]) -> Iterator[tuple[str, Any]]:
         raise ValueError(f"it has no {missing[0]!r}")
 
 
+def entries(file: IO[bytes]) -> Iterator[Any]:
+    """Yields the entries of a JSON list. Memory holds one, as in `items`.
+
+    Raises:
+        ValueError: the file is no JSON list.
+    """
+    reader = _Reader(file)
+    yield from reader.list()
+    if reader.peek():
+        raise ValueError("it goes on after its end")
+
+
 class _Reader:
     """A window of a text: `_text[_at:]` has been read from the file and not yet been taken."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from synthgen.base.colours import Colour, class_colour
 from synthgen.types import Instances
 
-Colour = tuple[int, int, int]
 Image8 = NDArray[np.uint8]
 Area = tuple[int, int, int, int]
 
@@ -22,12 +21,6 @@ _PAPER: Colour = (20, 22, 27)
 _INK: Colour = (232, 234, 238)
 _STRIP: Colour = (40, 44, 52)
 _RED: Colour = (240, 68, 62)
-
-# The first classes' colours, far apart in hue, light enough to show on grass and dark enough to show on snow.
-_PALETTE: tuple[Colour, ...] = (
-    (255, 76, 76), (38, 132, 255), (255, 176, 0), (20, 184, 120), (190, 80, 255), (0, 190, 220), (255, 105, 180),
-    (140, 200, 30), (255, 125, 40), (95, 95, 235), (0, 150, 136), (215, 40, 130),
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +31,6 @@ class Tile:
     instances: Instances
     caption: str = ""
     rejected: bool = False
-
-
-def class_colour(category_id: int) -> Colour:
-    """A class's RGB colour, the same on every sheet; beyond the first dozen, hues by the golden angle."""
-    if 1 <= category_id <= len(_PALETTE):
-        return _PALETTE[category_id - 1]
-    light = 0.55 + 0.1 * (category_id % 2)
-    red, green, blue = colorsys.hls_to_rgb(category_id * 0.6180339887 % 1, light, 0.85)
-    return round(red * 255), round(green * 255), round(blue * 255)
 
 
 def contact_sheet(

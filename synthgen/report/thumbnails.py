@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from synthgen.base.colours import class_colour
 from synthgen.errors import RunError
 from synthgen.masks import mask_path
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.label import judged_samples
-from synthgen.report.sheet import class_colour
 from synthgen.types import Sample
 
 if TYPE_CHECKING:

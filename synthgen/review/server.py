@@ -21,11 +21,11 @@ import orjson
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from synthgen.base.colours import class_colour
 from synthgen.base.interrupts import ended_by_signals
 from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import PageVerdict, Queue, ReviewLog
 from synthgen.pipeline.build import Build
-from synthgen.report.sheet import class_colour
 from synthgen.review.queue import ReviewQueue
 
 HERE = Path(__file__).parent

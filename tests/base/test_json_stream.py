@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from synthgen.base import json_stream
-from synthgen.base.json_stream import items
+from synthgen.base.json_stream import entries, items
 
 DOCUMENT = {
     "info": {"text": 'a "] , {\\ \n 日本 😀', "list": [1, [2, {}]]},
@@ -80,3 +80,18 @@ def test_memory_does_not_grow_with_the_document() -> None:
         return most
 
     assert peak(20_000) < 1.1 * peak(2_000)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 65_536])
+@pytest.mark.parametrize("layout", [{}, {"indent": 1}])
+def test_entries_of_a_list(chunk: int, layout: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK_BYTES", chunk)
+    listed = [DOCUMENT, [], "]", 1.5, None]
+    assert list(entries(BytesIO(json.dumps(listed, **layout).encode()))) == listed
+    assert list(entries(BytesIO(b" [ ] "))) == []
+
+
+@pytest.mark.parametrize("text", ["{}", "", "[1", "[1,]", "[1] 2", "[NaN]", "[1 2]", '"[]"'])
+def test_what_is_no_list(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^it "):
+        list(entries(BytesIO(text.encode())))

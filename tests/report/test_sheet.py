@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from synthgen.base.colours import class_colour
 from synthgen.masks import mask_boxes
-from synthgen.report.sheet import Tile, class_colour, contact_sheet
+from synthgen.report.sheet import Tile, contact_sheet
 from synthgen.types import Instances
 
 
