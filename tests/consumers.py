@@ -195,6 +195,29 @@ def supervision_images(form: str) -> Callable[[Path, str], int]:
     return lambda root, split: len(supervision_rows(form, root, split))
 
 
+LVIS_API = """
+import json, sys
+from lvis import LVIS
+loaded = LVIS(sys.argv[1])
+found = []
+for label in loaded.anns.values():
+    rle = loaded.ann_to_rle(label)
+    if isinstance(rle["counts"], bytes):
+        rle["counts"] = rle["counts"].decode()
+    found.append([label["image_id"], loaded.cats[label["category_id"]]["name"], label["bbox"], rle])
+print(json.dumps({"labels": found, "images": [image["coco_url"] for image in loaded.imgs.values()]}))
+"""
+
+
+def lvis(root: Path, split: str) -> Iterator[Found]:
+    for image_id, name, (x, y, width, height), rle in run_reader(LVIS_API, root / f"lvis_v1_{split}.json")["labels"]:
+        yield Found(image_id, name, (x, y, x + width, y + height), coco_mask.decode(rle).astype(bool))
+
+
+def lvis_images(root: Path, split: str) -> int:
+    return sum((root / url).is_file() for url in run_reader(LVIS_API, root / f"lvis_v1_{split}.json")["images"])
+
+
 NOT_ALL = {"ignored": False, "empty": False}
 # Name in docs/formats.json -> format, options and consumer.
 CASES = {
@@ -207,6 +230,7 @@ CASES = {
     "yolo, boxes": Case(
         "yolo", "supervision", supervision("yolo"), supervision_images("yolo"), {"task": "detect"}, **NOT_ALL
     ),
+    "lvis": Case("lvis", "lvis-api", lvis, lvis_images, **NOT_ALL),
     "semantic": Case("semantic", "Pillow", semantic, semantic_images, **NOT_ALL, exact=False),
     "classification": Case(
         "classification", "torchvision", classification, classification_images, **NOT_ALL, expected=280
