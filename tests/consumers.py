@@ -218,6 +218,82 @@ def lvis_images(root: Path, split: str) -> int:
     return sum((root / url).is_file() for url in run_reader(LVIS_API, root / f"lvis_v1_{split}.json")["images"])
 
 
+# Of each image of an export for CVAT: its id, its split, and the class, box and mask of each object that datumaro finds.
+DATUMARO = """
+import json, sys
+import datumaro as dm
+import numpy as np
+from pycocotools import mask as coco_mask
+dataset = dm.Dataset.import_from(sys.argv[1], "cvat")
+labels = dataset.categories()[dm.AnnotationType.label]
+found = []
+for item in dataset:
+    assert item.media.data.shape[:2] == item.media.size
+    objects = []
+    for a in item.annotations:
+        if a.type != dm.AnnotationType.label:  # the tag of the image
+            x, y, width, height = map(float, a.get_bbox())
+            rle = a.type == dm.AnnotationType.mask and coco_mask.encode(np.asfortranarray(a.image, np.uint8))
+            rle = rle and [*rle["size"], rle["counts"].decode()]
+            objects.append([labels[a.label].name, [x, y, x + width, y + height], rle])
+    found.append([int(item.id), item.subset, objects])
+print(json.dumps(found))
+"""
+# The same of an export for Label Studio: its own library checks the tasks, and decodes their brushes.
+LABEL_STUDIO = """
+import json, sys
+import numpy as np
+from label_studio_sdk.converter.brush import decode_rle
+from label_studio_sdk.label_interface import LabelInterface
+from pycocotools import mask as coco_mask
+interface = LabelInterface(open(sys.argv[1] + "/label_config.xml", encoding="utf-8").read())
+interface.validate()
+found = []
+for task in json.load(open(sys.argv[1] + "/tasks.json", encoding="utf-8")):
+    (prediction,) = task["predictions"]
+    assert interface.validate_prediction(prediction, return_errors=True) == []
+    objects = []
+    for region in prediction["result"]:
+        value, height, width = region["value"], region["original_height"], region["original_width"]
+        (name,) = value[region["type"]]
+        box = rle = None
+        if region["type"] == "brushlabels":
+            alpha = decode_rle(value["rle"]).reshape(height, width, 4)[..., 3]
+            rle = coco_mask.encode(np.asfortranarray(alpha > 127, np.uint8))
+            rle = [height, width, rle["counts"].decode()]
+        else:
+            x, y = value["x"] / 100 * width, value["y"] / 100 * height
+            box = [x, y, x + value["width"] / 100 * width, y + value["height"] / 100 * height]
+        objects.append([name, box, rle])
+    found.append([task["data"]["image_id"], task["data"]["split"], objects])
+print(json.dumps(found))
+"""
+TOOLS = {"cvat": DATUMARO, "label_studio": LABEL_STUDIO}
+
+
+@functools.cache
+def tool_rows(tool: str, root: Path) -> list[Any]:
+    return run_reader(TOOLS[tool], root)  # type: ignore[no-any-return]
+
+
+def annotation_tool(tool: str) -> Read:
+    def read(root: Path, split: str) -> Iterator[Found]:
+        for image_id, of, objects in tool_rows(tool, root):
+            for name, box, rle in objects if of == split else ():
+                mask = rle and coco_mask.decode({"size": rle[:2], "counts": rle[2]}).astype(bool)
+                yield Found(image_id, name, box and tuple(box), mask if rle else None)
+
+    return read
+
+
+def annotation_tool_images(tool: str) -> Callable[[Path, str], int]:
+    def images(root: Path, split: str) -> int:
+        ids = [image_id for image_id, of, _ in tool_rows(tool, root) if of == split]
+        return sum((root / "images" / f"{image_id:012d}.png").is_file() for image_id in ids)
+
+    return images
+
+
 NOT_ALL = {"ignored": False, "empty": False}
 # Name in docs/formats.json -> format, options and consumer.
 CASES = {
@@ -240,4 +316,8 @@ CASES = {
         "huggingface", "datasets", huggingface, huggingface_images, {"layout": "imagefolder"}
     ),
     "webdataset": Case("webdataset", "webdataset", webdataset, webdataset_images, {"max_shard_bytes": 100_000}),
+    "cvat": Case("cvat", "datumaro", annotation_tool("cvat"), annotation_tool_images("cvat")),
+    "label_studio": Case(
+        "label_studio", "label-studio-sdk", annotation_tool("label_studio"), annotation_tool_images("label_studio")
+    ),
 }
