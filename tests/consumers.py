@@ -218,7 +218,7 @@ def lvis_images(root: Path, split: str) -> int:
     return sum((root / url).is_file() for url in run_reader(LVIS_API, root / f"lvis_v1_{split}.json")["images"])
 
 
-# Of each image of an export for CVAT: its id, its split, and the class, box and mask of each object that datumaro finds.
+# Of each image of an export for CVAT: its id, its split, and class, box and mask of each object, as datumaro has them.
 DATUMARO = """
 import json, sys
 import datumaro as dm
