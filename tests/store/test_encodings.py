@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pyexiv2
 import pytest
+from folders import write
 from PIL import ExifTags, Image, ImageCms
 from signers import credentials, signed
 
@@ -69,6 +70,12 @@ def test_pixels_are_those_that_lie_in_the_file(photo: bytes) -> None:
             np.testing.assert_array_equal(np.asarray(made), np.asarray(same))
 
 
+def test_a_run_reads_the_same_pixels(photo: bytes, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run-0001")
+    write(run.paths.image(0, 1), photo)
+    np.testing.assert_array_equal(run.images.read(0, 1), PIXELS[..., ::-1])
+
+
 def test_an_alpha_channel_is_left_out_of_lossy_files() -> None:
     alpha = np.dstack([PIXELS, np.full(PIXELS.shape[:2], 7, np.uint8)])
     for encoding in ("jpeg", "webp"):
@@ -112,8 +119,7 @@ def test_what_is_no_image_is_named(tmp_path: Path) -> None:
             Encoder().encoded(data, "jpeg")
     run = Run(tmp_path / "run-0001")
     file = run.paths.image(0, 1)
-    file.parent.mkdir(parents=True)
-    file.write_bytes(Metadata(exif=bytes(70_000)).put_into(png()))
+    write(file, Metadata(exif=bytes(70_000)).put_into(png()))
     with exporting(run, "coco", "inputs") as folder:
         folder.image(file, "1.webp", encoding="webp")
         assert (run.root / "coco" / "1.webp").read_bytes() == folder.image_bytes(file, encoding="webp")
