@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 _SIZES = (3, 4, 8, 16)  # bits of a count, as Label Studio's own encoders choose them
 _LONGEST = 1 << _SIZES[-1]
+_HEADER = 53  # bits
 _HALF = 128  # of 255: the alpha from which on a pixel that a round brush has touched counts as inside
 
 
@@ -51,42 +52,36 @@ def decode_brush(data: Sequence[int], height: int, width: int) -> NDArray[np.boo
         stream = np.frombuffer(bytes(data), np.uint8)
     except (TypeError, ValueError) as error:
         raise ValueError("an RLE that is no list of bytes") from error
-    reader = _Bits(stream)
-    count, word = reader.read(32), reader.read(5) + 1
-    sizes = [reader.read(4) + 1 for _ in range(4)]
+    bits, windows = len(stream) * 8, _windows(stream)
+    if bits < _HEADER:
+        raise ValueError("an RLE that is cut short")
+    count, word = windows[0] >> 32, (windows[0] >> 27 & 31) + 1
     if count != 4 * height * width or word != 8:
         raise ValueError(f"an RLE of {count:,} values of {word} bits, expected {4 * height * width:,} of 8")
-    values, at = np.empty(count, np.uint8), 0
-    while at < count:
-        is_run = reader.read(1)
-        end = at + 1 + reader.read(sizes[reader.read(2)])
-        if end > count:
+    sizes = [(windows[0] >> shift & 15) + 1 for shift in (23, 19, 15, 11)]
+    values, filled, at = np.empty(count, np.uint8), 0, _HEADER
+    while filled < count:
+        # A window begins at a byte. So 57 of its bits are left at least, and a block's head and value have 27 at most.
+        window = windows[min(at, bits) >> 3] << (at & 7)
+        size = sizes[window >> 61 & 3]
+        length = (window >> 61 - size & (1 << size) - 1) + 1
+        at += 3 + size
+        if filled + length > count:
             raise ValueError("an RLE that does not sum to the image")
-        values[at:end] = reader.read(8) if is_run else reader.read_bytes(end - at)
-        at = end
+        if window >> 63 & 1:
+            values[filled : filled + length] = window >> 53 - size & 255
+            at += 8
+        else:
+            listed = np.unpackbits(stream[at >> 3 : (at >> 3) + length + 1])[at & 7 :][: 8 * length]
+            at += 8 * length
+            values[filled : filled + len(listed) // 8] = np.packbits(listed)[: len(listed) // 8]
+        if at > bits:
+            raise ValueError("an RLE that is cut short")
+        filled += length
     return np.asarray(values.reshape(height, width, 4)[..., 3] >= _HALF)
 
 
-class _Bits:
-    """Bits of a stream of bytes, the highest of a byte first."""
-
-    def __init__(self, stream: NDArray[np.uint8]) -> None:
-        self._bits, self._at = np.unpackbits(stream), 0
-        padded = np.concatenate([stream, np.zeros(8, np.uint8)])
-        windows = np.lib.stride_tricks.sliding_window_view(padded, 8)
-        self._windows: list[int] = np.ascontiguousarray(windows).view(">u8").reshape(-1).tolist()
-
-    def _take(self, count: int) -> int:
-        at, self._at = self._at, self._at + count
-        if self._at > len(self._bits):
-            raise ValueError("an RLE that is cut short")
-        return at
-
-    def read(self, count: int) -> int:
-        """The next bits, at most 57, as a number."""
-        at = self._take(count)
-        return self._windows[at >> 3] >> (64 - (at & 7) - count) & ((1 << count) - 1)
-
-    def read_bytes(self, count: int) -> NDArray[np.uint8]:
-        at = self._take(8 * count)
-        return np.packbits(self._bits[at : at + 8 * count])
+def _windows(stream: NDArray[np.uint8]) -> list[int]:
+    """At each byte of a stream, and at its end, the next 64 bits as a number; zeros follow the stream."""
+    padded = np.concatenate([stream, np.zeros(8, np.uint8)])
+    return [*np.ascontiguousarray(np.lib.stride_tricks.sliding_window_view(padded, 8)).view(">u8").reshape(-1).tolist()]

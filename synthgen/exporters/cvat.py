@@ -41,9 +41,9 @@ class Backend(Exporter[Config]):
 
     A mask keeps every pixel. An object without pixels is a box. An object's attributes are `instance`, by which a
     review knows the label again, `ignore` for a region to be ignored, and its scores with 6 significant digits. A tag
-    on each image holds its split, its prompt and the numbers of its labels, which tell a label that was deleted from
-    one that was never shown. Classes have the colours of the report, and their supercategory as an attribute. Memory
-    holds one image.
+    on each image holds its split, its verdict, its prompt and the numbers of its labels, which tell a label that was
+    deleted from one that was never shown. Classes have the colours of the report, and their supercategory as an
+    attribute. Memory holds one image.
     """
 
     def check(self, request: Request) -> Iterator[Problem]:
@@ -127,7 +127,8 @@ class _Lines:
         largest_first = sorted(record.annotations, key=lambda a: -a.area)
         shapes = [self._shape(job.id, z, annotation) for z, annotation in enumerate(largest_first)]
         shown = ranges(a.instance for a in record.annotations)
-        said = {"split": job.split, "prompt": job.prompt[:LONGEST_VALUE]}
+        verdict = ", ".join([record.verdict, *record.reasons])
+        said = {"split": job.split, "verdict": verdict, "prompt": job.prompt[:LONGEST_VALUE]}
         if len(shown) <= LONGEST_VALUE:
             said["instances"] = shown
         return "".join(
@@ -168,7 +169,7 @@ def _labels(categories: Sequence[Category], scores: Iterable[str]) -> Iterator[d
 
 
 def _image_label(name: str) -> dict[str, Any]:
-    attributes = [_attribute(key, "text") for key in ("split", "prompt", "instances")]
+    attributes = [_attribute(key, "text") for key in ("split", "verdict", "prompt", "instances")]
     return {"name": name, "color": "#808080", "type": "tag", "attributes": attributes}
 
 

@@ -57,9 +57,9 @@ class Backend(Exporter[Config]):
 
     A mask is a brush and keeps every pixel. An object without pixels is a rectangle. A region's id is the image's id
     and the label's number, such as 12-3, by which a review knows the label again; its `meta` has `ignore` for a region
-    to be ignored, and all scores with 6 significant digits. A task's `data` has `image_id`, `split`, `prompt` and
-    `instances`, the numbers of the image's labels. `dataset.json` has the dataset's content hash, and its classes with
-    ids and supercategories, for which Label Studio has no place. Memory holds one image.
+    to be ignored, and all scores with 6 significant digits. A task's `data` has `image_id`, `split`, `verdict`,
+    `reasons`, `prompt` and `instances`, the numbers of the image's labels. `dataset.json` has the dataset's content
+    hash, and its classes with ids and supercategories, for which Label Studio has no place. Memory holds one image.
     """
 
     def check(self, request: Request) -> Iterator[Problem]:
@@ -134,6 +134,8 @@ class Backend(Exporter[Config]):
                 "image": self.config.image_url + name,
                 "image_id": job.id,
                 "split": job.split,
+                "verdict": record.verdict,
+                "reasons": [*record.reasons],
                 "prompt": job.prompt,
                 "instances": sorted(a.instance for a in record.annotations),
             },

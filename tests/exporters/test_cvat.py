@@ -16,6 +16,7 @@ from synthgen.types import Category
 
 # An image of every shape, an empty one, and one with a region to be ignored and an object without pixels.
 OBJECTS = [(1 + i % 4, name) for i, name in enumerate(SHAPES) if name != "empty"]
+SAID = {12: "accepted", 13: "rejected, sharpness, stability", 14: "accepted"}
 REQUEST = Request(HEIGHT, WIDTH, has_layout=False, words=frozenset())
 
 
@@ -28,7 +29,8 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> ListedRecords:
     last = listed[2]
     ring, empty, disc = last.annotations
     boxed = replace(empty, bbox_xywh=(4.25, 4.0, 8.5, 7.125), instance=4)  # Labels 1 to 3 were dropped.
-    return ListedRecords([*listed[:2], replace(last, annotations=(ring, boxed, replace(disc, instance=5)))])
+    rejected = replace(listed[1], verdict="rejected", reasons=("sharpness", "stability"))
+    return ListedRecords([listed[0], rejected, replace(last, annotations=(ring, boxed, replace(disc, instance=5)))])
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +70,7 @@ def test_datumaro_reads_the_same_labels(records: ListedRecords, root: Path) -> N
         assert (split, size, colour) == (record.job.split, [HEIGHT, WIDTH], [20 * record.job.id % 256] * 3)
         (tag,) = [a for a in annotations if a[0] == "label"]
         assert tag[3]["prompt"] == f"a cup on {HOSTILE}"
-        assert tag[3]["split"] == record.job.split
+        assert (tag[3]["split"], tag[3]["verdict"]) == (record.job.split, SAID[record.job.id])
         shapes = {a[3]["instance"]: a for a in annotations if a[0] != "label"}
         assert len(shapes) == len(annotations) - 1 == len(record.annotations)
         for annotation in record.annotations:

@@ -27,7 +27,10 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> ListedRecords:
     ).listed  # fmt: skip
     ring, empty, disc = listed[2].annotations
     boxed = replace(empty, bbox_xywh=(4.25, 4.0, 8.5, 7.125), instance=4, scores={"predicted_iou": 0.25})
-    return ListedRecords([*listed[:2], replace(listed[2], annotations=(ring, boxed, replace(disc, instance=5)))])
+    rejected = replace(listed[1], verdict="rejected", reasons=("sharpness",))
+    return ListedRecords(
+        [listed[0], rejected, replace(listed[2], annotations=(ring, boxed, replace(disc, instance=5)))]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +82,8 @@ def test_label_studio_reads_the_same_labels(records: ListedRecords, root: Path) 
             "image": f"/data/local-files/?d=images/{image_id:012d}.png",
             "image_id": image_id,
             "split": split,
+            "verdict": "rejected" if image_id == 13 else "accepted",
+            "reasons": ["sharpness"] if image_id == 13 else [],
             "prompt": f"a cup on {HOSTILE}",
             "instances": instances,
         }
