@@ -23,7 +23,9 @@ from synthgen.backends.exporters import (
     Folder,
     ImageEncoding,
     ImageOptions,
+    RecordField,
     Records,
+    RecordSet,
     SubsetOptions,
 )
 from synthgen.backends.filters import Filter, ScoreFilter, ThresholdFilter, measured
@@ -46,6 +48,8 @@ __all__ = [
     "Kind",
     "Model",
     "ModelConfig",
+    "RecordField",
+    "RecordSet",
     "Records",
     "Request",
     "ScoreFilter",

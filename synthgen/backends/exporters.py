@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Annotated, ClassVar, Literal, Protocol, Self, TypeVar, runtime_checkable
 
@@ -150,6 +151,40 @@ class Records(Protocol):
         format. It costs nothing once the records have been iterated to their end, so exporters write it last."""
 
 
+@dataclass(frozen=True, slots=True)
+class RecordField:
+    """A field of a `RecordSet`.
+
+    Attributes:
+        type: Croissant's, such as `sc:Integer`, `cr:BoundingBox`.
+        extract: where it is in a file: {"column": …}, {"jsonPath": …} or {"fileProperty": …}; for a value within a
+            column, the path in it is added as `transform`, {"jsonPath": …}; for a part of a text, {"regex": …}.
+        form: of a bounding box, such as XYWH.
+        is_list: whether a record has a list of it.
+    """
+
+    name: str
+    type: str
+    description: str
+    extract: Mapping[str, str]
+    transform: Mapping[str, str] = field(default_factory=dict)
+    form: str = ""
+    is_list: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RecordSet:
+    """Records that readers of Croissant load from an export. `files`: their names, as a pattern with * and ?;
+    `media_type`: of the files; `key`: the field that tells records apart."""
+
+    name: str
+    description: str
+    files: str
+    media_type: str
+    key: str
+    fields: tuple[RecordField, ...]
+
+
 C = TypeVar("C", bound=Config)
 
 
@@ -173,6 +208,10 @@ class Exporter(Stage[C]):
         Returns:
             Names of files, each with what is wrong with it: the end of a sentence that begins with the name.
         """
+        return ()
+
+    def record_sets(self, info: DatasetInfo) -> Sequence[RecordSet]:
+        """The records that `croissant.json` describes besides the files (http://mlcommons.org/croissant/1.1)."""
         return ()
 
 

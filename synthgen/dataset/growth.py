@@ -24,7 +24,7 @@ from synthgen.errors import RunError, SynthgenError
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import accepted_images, write_export
 from synthgen.pipeline.fingerprints import exported_by, hash_of, measured_by
-from synthgen.pipeline.signing import signer_of
+from synthgen.pipeline.responsible_ai import Making
 from synthgen.planning.rounds import IMAGES_PER_RUN
 from synthgen.store.marks import Mark
 from synthgen.store.paths import MERGED
@@ -178,6 +178,10 @@ class Merge:
         licences = {(name, url) for model in models for name, url in model["licences"]}
         return DatasetInfo(spec.name, spec.description, spec.categories, tuple(spec.splits), tuple(sorted(licences)))
 
+    @cached_property
+    def making(self) -> Making:
+        return Making.of(self.build.spec, self.members, is_grown=True)
+
     def inputs(self, exporter: str) -> str:
         """Hash of everything that an export is made from."""
         spec, info = self.build.spec, asdict(self.info)
@@ -263,9 +267,9 @@ def grow(build: Build) -> Growth:
             folder.marks.sweep()
             records, alike = merge.records()
             growth = merge.numbers(records, alike, everything)
-            signer = signer_of(build.spec)
             for name in (name for name in inputs if not done[name]):
-                write_export(folder, name, inputs[name], build.stages.exporters[name], merge.info, records, signer)
+                exporter = build.stages.exporters[name]
+                write_export(folder, name, inputs[name], exporter, merge.info, records, merge.making)
             # Another process may have judged a run anew meanwhile.
             if {name: Merge.of(build).inputs(name) for name in inputs} == inputs:
                 write_sealed(file, asdict(growth))
@@ -299,7 +303,7 @@ def export_grown(build: Build, folder: Run) -> dict[str, Mark]:
     for name, exporter in build.stages.exporters.items():
         inputs = merge.inputs(name)
         if not folder.marks.is_done("export", name, inputs):
-            write_export(folder, name, inputs, exporter, merge.info, records, signer_of(build.spec))
+            write_export(folder, name, inputs, exporter, merge.info, records, merge.making)
             if Merge.of(build).inputs(name) != inputs:
                 raise RunError(f"a run beside {build.run.root} changed meanwhile; export the dataset again")
         mark = folder.marks.read("export", name)

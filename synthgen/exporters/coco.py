@@ -13,12 +13,13 @@ from typing import IO, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from synthgen.backends import ClassName, ExportedFolder, Exporter, Folder, ImageOptions, Records, Request
+from synthgen.backends import ClassName, ExportedFolder, Exporter, Folder, ImageOptions, Records, RecordSet, Request
 from synthgen.base.wording import shown
 from synthgen.errors import Problem, listed, nearest
 from synthgen.exporters._coco_file import SplitFile, all_rounded, category_entry, image_entry, label_entry, rounded
 from synthgen.exporters._coco_panoptic import Panoptic, PanopticReader, panoptic_entries
 from synthgen.exporters._coco_reader import SplitReader
+from synthgen.exporters._coco_records import record_sets
 from synthgen.exporters._coco_stuff import StuffLeftOut, stuff_of, things_of
 from synthgen.exporters._painting import Covered
 from synthgen.masks import decode_rle, mask_polygons, polygon_iou
@@ -114,6 +115,9 @@ class Backend(Exporter[Config]):
                 written.finish(records.content_hash)
         for sentence in [*left_out.sentences(), *covered.sentences("panoptic images")]:
             folder.report_loss(sentence)
+
+    def record_sets(self, info: DatasetInfo) -> Sequence[RecordSet]:
+        return list(record_sets("instances", has_rle=self.config.segmentation == "rle"))
 
     def verify(self, folder: ExportedFolder, records: Records) -> Iterator[tuple[str, str]]:
         """Compares images, annotations and classes with the records. Reports the first difference of each file."""

@@ -122,8 +122,12 @@ class OutputLicence:
     words: str = ""
 
     def __str__(self) -> str:
-        more = f" ({self.words})" if self.words else ""
-        return f"{self.named or 'no licence is stated'}: images and labels {SAYS[self.commercial]}{more}"
+        return f"{self.named or 'no licence is stated'}: {self.says[:1].lower()}{self.says[1:]}"
+
+    @property
+    def says(self) -> str:
+        """What it says of images and labels: a sentence without its full stop."""
+        return f"Images and labels {SAYS[self.commercial]}{f' ({self.words})' if self.words else ''}"
 
     @property
     def named(self) -> str:

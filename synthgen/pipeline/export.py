@@ -9,11 +9,12 @@ from typing import Any
 import pyarrow.compute as pc
 
 from synthgen.backends import Exporter, ImageOptions
-from synthgen.base.signing import Signer
 from synthgen.errors import RunError, SpecError
+from synthgen.pipeline import croissant
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.check import problems_of, request_of
 from synthgen.pipeline.fingerprints import hash_of
+from synthgen.pipeline.responsible_ai import Making
 from synthgen.pipeline.signing import signer_of
 from synthgen.pipeline.stages import Stages
 from synthgen.pipeline.subset import subset_of
@@ -52,7 +53,8 @@ def export_to(build: Build, folder: Run, all_images: bool = False) -> dict[str, 
         inputs = _inputs(build, name, all_images)
         if not folder.marks.is_done("export", name, inputs):
             records = accepted_images(build, all_images=all_images)
-            write_export(folder, name, inputs, exporter, info_of(build), records, signer_of(build.spec))
+            making = Making.of(build.spec, [build], has_all_images=all_images)
+            write_export(folder, name, inputs, exporter, info_of(build), records, making)
             if _inputs(build, name, all_images) != inputs:
                 raise RunError(f"{build.run.address} was judged or labelled anew meanwhile; export it again")
         mark = folder.marks.read("export", name)
@@ -92,21 +94,30 @@ def write_export(
     exporter: Exporter[Any],
     info: DatasetInfo,
     records: Stored,
-    signer: Signer | None = None,
+    making: Making | None = None,
 ) -> None:
-    """Writes an export and its mark.
+    """Writes an export, its `croissant.json`, and its mark.
 
     Args:
         folder: the run, or another folder with marks of exports.
         inputs: hash of everything that the export is made from.
-        signer: signs the images; None: they are not signed.
+        making: how the dataset was made, by which spec; None: that is not known, so there is no `croissant.json`, and
+            images are not signed.
+
+    Raises:
+        SpecError: the images cannot be signed.
     """
-    options = exporter.config
+    options, signer = exporter.config, signer_of(making.spec) if making else None
     encoder = Encoder(options.quality if isinstance(options, ImageOptions) else None, signer)
     exporter, info, part = part_of(exporter, info, records)
     with exporting(folder, name, inputs, encoder) as export:
         exporter.export(info, part, export)
         export.notes["content_hash"] = part.content_hash
+        if making and not export.has(croissant.NAME):
+            sets = exporter.record_sets(info)
+            text = croissant.document(info, making, part.content_hash, export.written(), sets)
+            with export.open(croissant.NAME) as file:
+                file.write(text)
 
 
 def part_of(exporter: Exporter[Any], info: DatasetInfo, records: Stored) -> tuple[Exporter[Any], DatasetInfo, Content]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from synthgen.backends import Stage
@@ -71,6 +72,16 @@ def _used(key: str, one: Mapping[str, Any]) -> UsedModel:
     name = str(one["model"] or key)
     licence = output_licence(name, one["licences"] or ())
     return UsedModel(f"{key}{one['field']}", name, one["revision"], licence, one["licences"] is not None)
+
+
+def public_name(model: str) -> str:
+    """A model's name for other people: its id on the Hub, or the last part of its path: the rest is nobody's
+    business."""
+    if model == "mini":
+        return "synthgen mini"
+    is_path = model.startswith((".", "/", "~")) or model.count("/") > 1
+    last = model.rstrip("/").rpartition("/")[2]
+    return (last.strip(".") and last) or Path(model).resolve().name if is_path else model
 
 
 def licence_lines(used: Iterable[UsedModel]) -> Iterator[str]:

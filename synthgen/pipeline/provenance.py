@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from synthgen.base.xmp import Origin
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.licences import public_name
 from synthgen.types import Job
 
 
@@ -22,18 +23,11 @@ def packets(build: Build) -> Callable[[Job], bytes]:
 
 
 def ai_system(build: Build) -> tuple[str, str]:
-    """The models that make a run's images, and their exact weights. A model in a folder has the folder's name: its
-    path is nobody's business. A generator without models has its own name, and no version."""
+    """The models that make a run's images, and their exact weights. A generator without models has its own name, and
+    no version."""
     used = [m for key, m in build.models.items() if key == "generator" or key.startswith("generator.of.")]
-    names = [_name(str(m["model"])) for m in used if m.get("model")]
+    names = [public_name(str(m["model"])) for m in used if m.get("model")]
     return ", ".join(names) or build.spec.generator.use, ", ".join(str(m["weights"]) for m in used)
-
-
-def _name(model: str) -> str:
-    if model == "mini":
-        return "synthgen mini"
-    is_path = model.startswith((".", "/", "~")) or model.count("/") > 1
-    return model.rstrip("/").rpartition("/")[2] if is_path else model
 
 
 def _prompt(job: Job) -> str:

@@ -10,12 +10,12 @@ from typing import Any
 import jinja2
 import yaml
 
-from synthgen.base.files import expand_home
 from synthgen.base.hub_card import licence_fields, size_category
 from synthgen.base.markdown import markdown_text
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import markdown_tables
 from synthgen.pipeline.build import Build
+from synthgen.pipeline.licences import public_name
 from synthgen.spec import DatasetSpec
 
 
@@ -40,7 +40,7 @@ def dataset_card(build: Build, quality: dict[str, Any]) -> str:
         spec=build.spec,
         quality=found,
         precision=found.precision,
-        models=[{**model, "model": model_name(str(model["model"]))} for model in quality["models"]],
+        models=[{**model, "model": public_name(str(model["model"]))} for model in quality["models"]],
         # The template is part of what a report is made from, see `reported_by`: were this section a part of it, every
         # finished run of an earlier version would write its report again.
         tables=markdown_tables(found) + _loading(build.spec),
@@ -77,10 +77,3 @@ def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """
     licences = {(str(name), str(url)) for model in models for name, url in model["licences"]}
     return licence_fields(licences, some_unknown=any(not model["licences"] for model in models))
-
-
-def model_name(model: str) -> str:
-    """A model's name for other people: its id on the Hub, or the last part of the path of a folder on this machine."""
-    path = expand_home(model)
-    is_folder = path.is_absolute() or model.startswith((".", "~")) or model.count("/") > 1 or path.exists()
-    return path.resolve().name if is_folder else model

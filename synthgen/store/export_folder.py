@@ -64,6 +64,16 @@ class ExportFolder:
     def __len__(self) -> int:
         return len(self._written)
 
+    def has(self, name: str) -> bool:
+        """Whether a file of this name has been written."""
+        return self._run.paths.name(self._named / name) in self._written
+
+    def written(self) -> Iterator[tuple[str, Entry]]:
+        """The files that have been written, in order: name in this folder, size and checksum."""
+        self._list.flush()
+        for name, entry in read_entries(Path(self._list.name)):
+            yield name.removeprefix(f"{self._run.paths.name(self._named)}/"), entry
+
     def _path(self, name: str) -> Path:
         folder, last = os.path.split(name)
         is_name = last not in {"", ".", ".."} and not {"\0", "\n"} & set(name)

@@ -258,9 +258,9 @@ def test_licence(models: list[tuple[str, Any]], expected: dict[str, str]) -> Non
     ],
 )
 def test_no_path_of_the_machine_is_in_the_card(model: str, shown: str) -> None:
-    from synthgen.report.card import model_name
+    from synthgen.pipeline.licences import public_name
 
-    assert model_name(model) == shown
+    assert public_name(model) == shown
 
 
 def test_a_large_run_has_no_larger_report(tmp_path: Path, monkeypatch: Any) -> None:
