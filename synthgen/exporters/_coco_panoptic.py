@@ -85,7 +85,7 @@ class Panoptic:
     def _bgr(self) -> NDArray[np.uint8]:
         ids = np.arange(self._count + 1) * _STEP % 2**24
         colours = np.stack([ids >> 16, ids >> 8 & 255, ids & 255], 1).astype(np.uint8)
-        return colours[self.painting.values]
+        return np.take(colours, self.painting.values, axis=0)
 
     def _box(self, number: int) -> list[int]:
         """The box of what can be seen of a segment, x, y, width and height in px."""

@@ -27,7 +27,9 @@ def encode_indices(indices: NDArray[np.uint8]) -> bytes:
     image = Image.fromarray(indices)
     image.putpalette([value for colour in palette() for value in colour])  # the image becomes one of mode P
     file = io.BytesIO()
-    image.save(file, "PNG", bits=8)  # Pillow would take fewer bits for few colours, and some readers take 8 only.
+    # Pillow would take fewer bits for few colours, and some readers take 8 only. Its default level takes three times as
+    # long.
+    image.save(file, "PNG", bits=8, compress_level=3)
     return file.getvalue()
 
 

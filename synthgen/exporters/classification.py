@@ -108,7 +108,10 @@ class Backend(Exporter[Config]):
                 return
         if self.config.of == "images" or not chosen:
             return
-        pixels = self._decoded(record.image_path.read_bytes(), record)
+        try:
+            pixels = self._decoded(record.image_path.read_bytes(), record)
+        except (OSError, BackendError):
+            return  # The run's image is damaged. It is reported as such.
         for name, annotation in zip(names, chosen, strict=True):
             with folder.open(name) as file:
                 data = file.read()

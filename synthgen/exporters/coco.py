@@ -43,7 +43,7 @@ class Config(ImageOptions):
     panoptic: bool = Field(
         False,
         description="Also write the panoptic form: annotations/panoptic_{split}.json, and a folder of that name with a "
-        "PNG of segments for each image.",
+        "PNG of segments for each image. detectron2 reads it if `images` is jpeg.",
     )
     stuff: tuple[ClassName, ...] = Field(
         (),
@@ -110,7 +110,8 @@ class Backend(Exporter[Config]):
                         covered.add(record.annotations, segments.painting)
                     else:
                         written.annotations.extend(self._annotation(record, ids, a) for a in part.annotations)
-                left_out.add(record, stuff)
+                if stuff:
+                    left_out.add(record, stuff)
             for written in files.values():
                 written.finish(records.content_hash)
         for sentence in [*left_out.sentences(), *covered.sentences("panoptic images")]:

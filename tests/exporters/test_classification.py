@@ -209,6 +209,13 @@ def test_what_was_edited_is_named(records: ListedRecords, tmp_path: Path) -> Non
         str(classes): "does not have the classes of the spec",
     }
     cv2.imwrite(str(crop), pixels[1:])
+    source = records.listed[0].image_path
+    kept = source.read_bytes()
+    source.write_bytes(b"x")
+    assert str(crop) not in told()  # what is damaged is the run's image, which the run itself finds
+    source.unlink()
+    assert str(crop) not in told()
+    source.write_bytes(kept)
     classes.write_bytes(b"[")
     assert told()[str(crop)] == "has 27x26 px, expected 27x27"
     assert told()[str(classes)].startswith("is no JSON")
