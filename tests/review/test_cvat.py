@@ -1,16 +1,13 @@
 """What CVAT exports, read back: an export of ours, imported and exported again as CVAT does, with edits between."""
 
 import zipfile
-from collections.abc import Callable
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 import pytest
+from annotators import as_cvat, draw, exported_by_cvat, instances
 from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, drawn, export
 from pycocotools import mask as coco_mask
 
@@ -43,38 +40,6 @@ def exported(records: ListedRecords, tmp_path_factory: pytest.TempPathFactory) -
     return root / "annotations.xml"
 
 
-def exported_by_cvat(file: Path, edit: Callable[[dict[str, Element]], None], to: Path) -> Path:
-    """Reads and writes the file as `load_anno` and `dump_as_cvat_annotation` of CVAT's server do, for a task.
-
-    Args:
-        edit: changes the images, by name, in between.
-    """
-    loaded = ElementTree.parse(file).getroot()
-    for image in loaded.iter("image"):
-        del image.attrib["subset"]
-        for shape in image:
-            shape.set("source", "file")
-    edit({str(image.get("name")): image for image in loaded.iter("image")})
-    root = Element("annotations")
-    SubElement(root, "version").text = "1.1"
-    task = SubElement(SubElement(root, "meta"), "task")
-    for key, value in {"id": "7", "name": "rooms", "size": "3", "mode": "annotation", "subset": "default"}.items():
-        SubElement(task, key).text = value
-    SubElement(task, "updated").text = "2026-03-01 10:00:00.500000+02:00"
-    for role, name in (("owner", "boss"), ("assignee", "ann")):
-        SubElement(SubElement(task, role), "username").text = name
-    task.append(next(loaded.iter("labels")))
-    for number, image in enumerate(loaded.iter("image")):
-        image.set("id", str(number))
-        for shape in image:
-            for key in ("xtl", "ytl", "xbr", "ybr"):
-                if key in shape.attrib:
-                    shape.set(key, f"{float(shape.attrib[key]):.2f}")
-        root.append(image)
-    ElementTree.ElementTree(root).write(to, "utf-8", xml_declaration=True)
-    return to
-
-
 def of(objects: tuple[AnnotatedObject, ...]) -> dict[int | None, AnnotatedObject]:
     return {o.instance: o for o in objects}
 
@@ -105,28 +70,6 @@ def test_what_nobody_touched_is_the_same(records: ListedRecords, exported: Path,
     assert {(image.by, image.at) for image in images} == {("ann", "2026-03-01T08:00:00.500000+00:00")}
     assert {image.classes for image in images} == {frozenset(NAMES.values())}
     assert all(image.where.startswith("line ") for image in images)
-
-
-def draw(image: Element, tag: str, label: str, **attributes: Any) -> Element:
-    """A shape, as an annotator adds it. Its attributes have their defaults."""
-    given = {"label": label, "source": "manual", "occluded": "0", **attributes, "z_order": "0"}
-    shape = SubElement(image, tag, {key: str(value) for key, value in given.items()})
-    for name, value in (("instance", ""), ("ignore", "false"), ("predicted_iou", "")):
-        SubElement(shape, "attribute", {"name": name}).text = value
-    return shape
-
-
-def as_cvat(mask: np.ndarray) -> dict[str, Any]:
-    """A mask's attributes, as CVAT writes them: of its own box."""
-    rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
-    crop = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    runs = [len(list(run)) for _, run in groupby(crop.reshape(-1).tolist())]
-    rle = ", ".join(map(str, [0, *runs] if crop[0, 0] else runs))
-    return {"rle": rle, "left": columns[0], "top": rows[0], "width": crop.shape[1], "height": crop.shape[0]}
-
-
-def instances(image: Element) -> dict[str, Element]:
-    return {str(shape.findtext("attribute[@name='instance']")): shape for shape in image}
 
 
 TRIANGLE = [(10.5, 5.0), (40.25, 8.5), (22.0, 30.75)]

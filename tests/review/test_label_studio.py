@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from annotators import annotated_tasks, exported_by_label_studio
 from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, drawn, export
 from pycocotools import mask as coco_mask
-from readers import run_reader
 
 from synthgen.base.brush_rle import encode_brush
 from synthgen.errors import RunError
@@ -22,6 +22,7 @@ from synthgen.review.label_studio import read_label_studio
 
 OBJECTS = [(1 + i % 4, name) for i, name in enumerate(SHAPES) if name != "empty"]
 NAMES = {c.id: c.name for c in INFO.categories}
+SIZE = {"original_width": WIDTH, "original_height": HEIGHT}
 TRIANGLE = [(10.5, 5.0), (40.25, 8.5), (22.0, 30.75)]
 
 
@@ -43,45 +44,6 @@ def exported(records: ListedRecords, tmp_path_factory: pytest.TempPathFactory) -
     return root
 
 
-# As Label Studio does: a prediction's regions become those of an annotation, with their ids, `meta` and `score`
-# (`addAnnotationFromPrediction` of its editor), and tasks are exported with the ids of their predictions only.
-ANNOTATE = """
-import json, sys
-import numpy as np
-from label_studio_sdk.converter.brush import mask2rle
-from label_studio_sdk.label_interface import LabelInterface
-from label_studio_sdk.label_interface.objects import AnnotationValue, TaskValue
-folder, edits, to = sys.argv[1:]
-edits = json.load(open(edits))
-interface = LabelInterface(open(folder + "/label_config.xml", encoding="utf-8").read())
-tasks = []
-for number, task in enumerate(json.load(open(folder + "/tasks.json", encoding="utf-8")), 100):
-    (prediction,) = TaskValue(**task).predictions
-    edit = edits.get(str(task["data"]["image_id"]), {})
-    result = []
-    for region in prediction.result:
-        if region["id"] in edit.get("delete", []):
-            continue
-        region = {**region, "origin": "prediction"}
-        if name := edit.get("rename", {}).get(region["id"]):
-            region = {**region, "origin": "prediction-changed", "value": {**region["value"], region["type"]: [name]}}
-        if mask := edit.get("paint", {}).get(region["id"]):
-            value = {**region["value"], "rle": mask2rle(np.array(mask, np.uint8))}
-            region = {**region, "origin": "prediction-changed", "value": value}
-        result.append(region)
-    size = {"original_width": 64, "original_height": 48, "image_rotation": 0, "to_name": "image", "origin": "manual"}
-    result += [{**size, **region} for region in edit.get("add", [])]
-    annotation = AnnotationValue(completed_by=3, result=result, result_count=len(result), lead_time=4.5).model_dump()
-    assert interface.validate_annotation(annotation)
-    annotation |= {"id": number, "created_at": "2026-03-01T08:00:00.000001Z", "updated_at": "2026-03-02T08:00:00.5Z",
-                   "prediction": {}, "task": number, "project": 1, "parent_prediction": 9, "updated_by": 3}
-    tasks.append({"id": number, "annotations": [annotation], "drafts": [], "predictions": [9], "data": task["data"],
-                  "meta": {}, "file_upload": "tasks.json", "project": 1, "total_annotations": 1})
-json.dump(tasks, open(to, "w"))
-print("null")
-"""
-
-
 @pytest.fixture(scope="module")
 def annotated(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> list[AnnotatedImage]:
     """Images with every kind of edit: another class, other masks, deletions, additions."""
@@ -93,19 +55,17 @@ def annotated(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> list[
             "paint": {"12-1": soft.tolist()},
             "delete": ["12-5", "12-8"],
             "add": [
-                {"id": "xY1", "from_name": "box", "type": "rectanglelabels", "value": {
+                {**SIZE, "id": "xY1", "from_name": "box", "type": "rectanglelabels", "value": {
                     "x": 12.5, "y": 25, "width": 50, "height": 12.5, "rotation": 0, "rectanglelabels": ["cup"]}},
-                {"id": "xY2", "from_name": "polygon", "type": "polygonlabels", "value": {
+                {**SIZE, "id": "xY2", "from_name": "polygon", "type": "polygonlabels", "value": {
                     "points": [[x / WIDTH * 100, y / HEIGHT * 100] for x, y in TRIANGLE], "closed": True,
                     "polygonlabels": ["../con"]}},
             ],
         },
         "14": {"delete": ["14-0", "14-1", "14-2"]},
     }  # fmt: skip
-    folder = tmp_path_factory.mktemp("annotated")
-    (folder / "edits.json").write_text(json.dumps(edits))
-    run_reader(ANNOTATE, exported, folder / "edits.json", folder / "tasks.json")
-    return list(read_annotations(folder / "tasks.json"))
+    file = tmp_path_factory.mktemp("annotated") / "project.json"
+    return list(read_annotations(exported_by_label_studio(exported, edits, file)))
 
 
 def of(objects: tuple[AnnotatedObject, ...]) -> dict[int | None, AnnotatedObject]:
@@ -140,19 +100,13 @@ def test_edits_are_read(annotated: list[AnnotatedImage]) -> None:
     assert image.where == "task 100" and polygon.where == "region xY2"
 
 
-def tasks_of(exported: Path) -> list[dict[str, Any]]:
-    """The tasks of an export, each with its prediction as an annotation."""
-    tasks = json.loads((exported / "tasks.json").read_bytes())
-    return [{"id": i, "data": t["data"], "annotations": t.pop("predictions")} for i, t in enumerate(tasks, 1)]
-
-
 def read(tasks: Any, folder: Path) -> list[AnnotatedImage]:
     (folder / "tasks.json").write_text(json.dumps(tasks))
     return list(read_label_studio(folder / "tasks.json"))
 
 
 def test_what_nobody_touched_is_the_same(records: ListedRecords, exported: Path, tmp_path: Path) -> None:
-    for record, image in zip(records, read(tasks_of(exported), tmp_path), strict=True):
+    for record, image in zip(records, read(annotated_tasks(exported), tmp_path), strict=True):
         found = of(image.objects)
         assert image.image_id == record.job.id and image.tolerance_iou == 1.0
         assert len(found) == len(image.objects) == len(record.annotations)
@@ -165,7 +119,7 @@ def test_what_nobody_touched_is_the_same(records: ListedRecords, exported: Path,
 
 
 def test_the_annotation_that_counts(exported: Path, tmp_path: Path) -> None:
-    (task, *_) = tasks_of(exported)
+    (task, *_) = annotated_tasks(exported)
     (annotation,) = task["annotations"]
 
     def by(*made: dict[str, Any]) -> list[str]:
