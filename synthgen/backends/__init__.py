@@ -31,11 +31,13 @@ from synthgen.backends.exporters import (
 from synthgen.backends.filters import Filter, ScoreFilter, ThresholdFilter, measured
 from synthgen.backends.kinds import KINDS, Kind, backend_module, builtin, is_own
 from synthgen.backends.stages import Generator, Grounder, Model, Request, Segmenter, Source, Stage
+from synthgen.base.xmp import DigitalSourceType
 
 __all__ = [
     "KINDS",
     "ClassName",
     "Config",
+    "DigitalSourceType",
     "ExportedFolder",
     "Exporter",
     "Filter",

@@ -31,15 +31,17 @@ def signer_of(spec: DatasetSpec) -> Signer | None:
         return None
     if missing := [package for package in ("c2pa", "cryptography") if find_spec(package) is None]:
         raise SpecError([Problem(SIGNING, f"needs {' and '.join(missing)}: pip install 'synthgen[c2pa]'")])
-    certificate = _file(given.certificate, "certificate")
-    if given.key.startswith("$"):
-        key = os.environ.get(given.key[1:], "").encode()
-        if not key:
-            raise SpecError([Problem(f"{SIGNING}.key", f"got {shown(given.key)}; no such environment variable is set")])
-    else:
-        key = _file(given.key, "key")
+    found: dict[str, bytes] = {}
+    problems: list[Problem] = []
+    for key, name in given.model_dump().items():
+        try:
+            found[key] = _content(name)
+        except ValueError as error:
+            problems.append(Problem(f"{SIGNING}.{key}", str(error)))
+    if problems:
+        raise SpecError(problems)
     try:
-        return Signer(certificate, key)
+        return Signer(found["certificate"], found["key"])
     except ValueError as error:
         raise SpecError([Problem(f"{SIGNING}.key", f"got {shown(given.key)}; {error}")]) from error
 
@@ -56,9 +58,18 @@ def signing_problems(spec: DatasetSpec) -> list[Problem]:
     return []
 
 
-def _file(name: str, key: str) -> bytes:
+def _content(name: str) -> bytes:
+    """What a file holds; or an environment variable, if the name starts with `$`.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    if name.startswith("$"):
+        if not (value := os.environ.get(name[1:], "")):
+            raise ValueError(f"got {shown(name)}; no such environment variable is set")
+        return value.encode()
     try:
         return read_bytes(expand_home(name))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise SpecError([Problem(f"{SIGNING}.{key}", f"cannot read {shown(name)}: {reason}")]) from error
+        raise ValueError(f"cannot read {shown(name)}: {reason}") from error

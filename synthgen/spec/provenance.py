@@ -14,7 +14,8 @@ class SigningSpec(Section):
     certificate: str = Field(
         min_length=1,
         max_length=4096,
-        description="A PEM file: the certificate and those of the authorities that vouch for it, in this order.",
+        description="A PEM file: the certificate and those of the authorities that vouch for it, in this order. Or `$` "
+        "and the name of an environment variable that holds the PEM.",
     )
     key: str = Field(
         min_length=1,

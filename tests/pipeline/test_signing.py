@@ -105,6 +105,16 @@ def test_check_says_why_nothing_can_be_signed(quick, tmp_path, given, monkeypatc
     assert str(refused.value).count("\n") == 0
 
 
+def test_both_files_are_named_that_are_missing(quick, tmp_path) -> None:
+    spec = DatasetSpec.parse({**quick, "provenance": {"c2pa": {"certificate": "~/no.pem", "key": "$NO_KEY"}}})
+    with pytest.raises(SpecError) as refused:
+        check(spec, tmp_path)
+    assert [problem.field for problem in refused.value.problems] == [
+        "provenance.c2pa.certificate",
+        "provenance.c2pa.key",
+    ]
+
+
 def test_check_says_what_must_be_installed_and_when_a_certificate_has_expired(
     quick, tmp_path, given, monkeypatch
 ) -> None:
