@@ -56,19 +56,55 @@ def review(
         ),
     ] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.", metavar="")] = True,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--import",
+            help="Take what annotators changed, from a file of CVAT (for images 1.1), Label Studio (JSON) or COCO, "
+            "instead of opening the page.",
+            metavar="FILE",
+            show_default=False,
+            parser=path,
+        ),
+    ] = None,
+    missing: Annotated[
+        Literal["delete", "keep"],
+        typer.Option(help="With --import: whether labels that are missing in the file are deleted or kept."),
+    ] = "delete",
+    by: Annotated[
+        str, typer.Option(help="Who decides. With --import: where the file does not say it.", metavar="NAME")
+    ] = "",
+    undo: Annotated[bool, typer.Option("--undo", help="Take the last import back.", metavar="")] = False,
 ) -> None:
-    """Accept, reject and correct labels in the browser.
+    """Accept, reject and correct labels: in the browser, or by a file of an annotation tool.
 
     Verdicts are kept in the run folder. `synthgen judge` applies them.
     """
     from synthgen.pipeline.build import Build
-    from synthgen.review.server import serve
     from synthgen.store.run import Run
 
+    if file and undo:
+        raise RunError("--undo takes the last import back, and --import makes one; give one of them")
     build = Build.open(Run.existing(run))
     note_modules(build.spec)
-    made = serve(build, queue, count, port, browser)
-    print(f"{made} verdicts made; apply them with: synthgen judge {run}" if made else "no verdicts made")
+    judge_it = f"apply them with: synthgen judge {run}"
+    if file:
+        from synthgen.review.imports import import_file
+
+        edits = import_file(build, file, by, missing)
+        for line in edits.lines():
+            print(line)
+        print(judge_it if edits.reviews else "nothing to take: the run has all of it")
+    elif undo:
+        from synthgen.review.imports import take_back
+
+        taken = take_back(build)
+        print(f"the last import is taken back, with {taken} verdicts; {judge_it}")
+    else:
+        from synthgen.review.server import serve
+
+        made = serve(build, queue, count, port, browser, by)
+        print(f"{made} verdicts made; {judge_it}" if made else "no verdicts made")
 
 
 def calibrate(

@@ -6,6 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from synthgen.errors import RunError
+
+
+class AnnotationError(RunError):
+    """What annotators made does not fit the run; nothing of their file is taken."""
+
 
 @dataclass(frozen=True, slots=True)
 class AnnotatedObject:
