@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
         "Judge it",
         {
             "judge": "Apply the filters of a run again, with other thresholds.",
-            "review": "Accept, reject and correct labels in the browser.",
+            "review": "Accept, reject and correct labels: in the browser, or by a file.",
             "calibrate": "Measure how well the filters of a spec catch faults.",
         },
     ),

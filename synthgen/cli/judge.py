@@ -78,7 +78,7 @@ def review(
 ) -> None:
     """Accept, reject and correct labels: in the browser, or by a file of an annotation tool.
 
-    Verdicts are kept in the run folder. `synthgen judge` applies them.
+    Verdicts are kept in the run folder. `synthgen judge` applies them. An import is taken whole or not at all.
     """
     from synthgen.pipeline.build import Build
     from synthgen.store.run import Run
