@@ -16,7 +16,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from tempfile import gettempdir
@@ -355,6 +355,10 @@ class World:
                 log.add(Review(row["image_id"], row["instance"], "accept", None, "random", named))
             log.add(Review(labels[0]["image_id"], None, "accept", None, "borderline", "x"))
             log.undo()
+            mask = run.tables.read(run.paths.table("labels", row["shard"]))["rle"][0].as_py()
+            about = row["image_id"], row["instance"]
+            corrected = Review(*about, "bad_mask", None, "import", named, by="Ann", rle=mask)
+            log.add(corrected, replace(corrected, instance=None, verdict="corrected", rle=None))
         call(
             "judge", run.root, "--quiet", "--set", "filters.sharpness.min=30", "--set", "filters.predicted_iou.min=0.1"
         )

@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from synthgen.backends import Filter
 from synthgen.errors import RunError
 from synthgen.judging.reviews import Reviews
 from synthgen.judging.tables import Tables
-from synthgen.masks import decode_rle, mask_areas, mask_boxes
+from synthgen.masks import rle_runs
 from synthgen.store.paths import REVIEWS
 from synthgen.store.tables import LABEL_COLUMNS
 
@@ -32,25 +33,31 @@ def corrections(reviews: Reviews, category_of: Callable[[int, int], int], height
     Raises:
         RunError: a mask does not have this size.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for (image_id, instance), review in sorted(reviews.of.items(), key=lambda item: (item[0][0], item[0][1] or 0)):
         if instance is None or review.rle is None:
             continue
         try:
-            mask = decode_rle([{"size": [height, width], "counts": review.rle}], height, width)
+            runs = rle_runs(review.rle)
         except ValueError as error:
-            raise RunError(f"{REVIEWS} has a mask of image {image_id} that does not fit it: {error}") from error
+            raise RunError(f"{REVIEWS} has a damaged mask of image {image_id}: {error}") from error
+        if runs.min(initial=0) < 0 or runs.sum() != height * width:  # pycocotools would not notice.
+            raise RunError(f"{REVIEWS} has a mask of image {image_id} that does not fit it")
         rows.append({
             "image_id": image_id,
             "instance": instance,
             "category_id": review.category_id or category_of(image_id, instance),
-            "bbox_xyxy": mask_boxes(mask)[0].tolist(),
-            "area": int(mask_areas(mask)[0]),
             "height": height,
             "width": width,
             "rle": review.rle,
         })  # fmt: skip
-    return pa.Table.from_pylist(rows, pa.schema(LABEL_COLUMNS))
+    rles = [{"size": [height, width], "counts": row["rle"]} for row in rows]
+    for row, area, (x, y, wide, high) in zip(rows, coco_mask.area(rles), coco_mask.toBbox(rles), strict=True):
+        row |= {"area": int(area), "bbox_xyxy": [x, y, x + wide, y + high]}
+    try:
+        return pa.Table.from_pylist(rows, pa.schema(LABEL_COLUMNS))
+    except (pa.ArrowException, OverflowError) as error:
+        raise RunError(f"{REVIEWS} has a verdict on a label that does not exist") from error
 
 
 def corrected(tables: Tables, reviews: Reviews, masks: pa.Table, filters: Mapping[str, Filter[Any]]) -> Tables:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from synthgen.base.wording import shown
 from synthgen.errors import RunError, nearest
 from synthgen.judging.reviews import Review, Reviews, Verdict
-from synthgen.masks import box_iou, decode_rle, encode_rle, mask_boxes, mask_iou, paired_mask_iou
+from synthgen.masks import box_iou, decode_rle, encode_rle, mask_iou, paired_mask_iou
 from synthgen.pipeline.build import Build
 from synthgen.review.annotated import AnnotatedImage, AnnotatedObject, AnnotationError
 from synthgen.review.cutter import Cutter
@@ -153,9 +153,8 @@ class _Comparison:
         if (category_id := self._ids.get(one.category)) is None:
             near = nearest(one.category, self._ids)
             raise AnnotationError(f"{where}: the spec has no class {shown(one.category)}{near}")
-        label = own.labels.get(-1 if one.instance is None else one.instance)
-        if label and one.rle == self._rle(label.now[1]):
-            return _Drawn(one, category_id, label.now[1])
+        if one.rle and any(one.rle == self._rle(label.now[1]) for label in own.labels.values()):
+            return _Drawn(one, category_id, str(one.rle["counts"]))
         if one.rle is None and one.box_xyxy is None:
             raise AnnotationError(f"{where}: it has neither a mask nor a box")
         if one.rle is None:
@@ -172,7 +171,10 @@ class _Comparison:
         return {"size": [self._height, self._width], "counts": counts}
 
     def _masks(self, counts: Iterable[str]) -> NDArray[np.bool_]:
-        return decode_rle([self._rle(one) for one in counts], self._height, self._width)
+        try:
+            return decode_rle([self._rle(one) for one in counts], self._height, self._width)
+        except ValueError as error:
+            raise RunError(f"a mask of the run does not fit its image: {error}; verify the run") from error
 
     def _numbered(self, drawn: Sequence[_Drawn], image: AnnotatedImage, own: ExportedImage) -> list[_Drawn]:
         """The objects with the labels whose numbers they have."""
@@ -198,7 +200,16 @@ class _Comparison:
             and label.fate not in {"dropped", "removed"}
             and (label.made is None or not image.is_numbered)
         ]
-        found, rest = list(drawn), [place for place, one in enumerate(drawn) if not one.label]
+        found = list(drawn)
+        for parts in ((0, 1), (1,)):  # Equal masks need no IoU. Of several, the one of the same class is it.
+            for place, one in enumerate(found):
+                given = (one.category_id, one.rle)
+                same = (lb for lb in free if all(lb.now[k] == given[k] for k in parts) and lb.instance not in taken)
+                if not one.label and (label := next(same, None)):
+                    found[place] = replace(one, label=label)
+                    taken.add(label.instance)
+        free = [label for label in free if label.instance not in taken]
+        rest = [place for place, one in enumerate(found) if not one.label]
         ious = self._ious([drawn[place] for place in rest], free)
         for a, b in zip(*np.unravel_index(np.argsort(-ious, axis=None, kind="stable"), ious.shape), strict=True):
             if ious[a, b] >= SAME_IOU and not found[rest[a]].label and free[b].instance not in taken:
@@ -216,7 +227,7 @@ class _Comparison:
         ious[with_mask] = mask_iou(self._masks(drawn[place].rle for place in with_mask), known)
         for place, one in enumerate(drawn):
             if not one.rle:
-                ious[place] = box_iou(np.array([one.object.box_xyxy], np.float32), mask_boxes(known))[0]
+                ious[place] = box_iou(self._box(one)[None], np.array([label.box for label in labels], np.float32))[0]
         return ious
 
     def _unchanged(self, drawn: Sequence[_Drawn], image: AnnotatedImage) -> list[_Drawn]:
@@ -228,7 +239,7 @@ class _Comparison:
             if one.rle:
                 is_same = image.tolerance_iou < 1 and self._iou(one.rle, one.label) >= image.tolerance_iou
             else:
-                is_same = np.abs(mask_boxes(self._masks([one.label.now[1]]))[0] - self._box(one)).max() <= SAME_PX
+                is_same = np.abs(np.array(one.label.box, np.float32) - self._box(one)).max() <= SAME_PX
             if is_same:
                 found[place] = replace(one, rle=one.label.now[1])
         return found
@@ -239,10 +250,15 @@ class _Comparison:
         if not boxes:
             return found
         prompts, ids = [self._box(drawn[place]) for place in boxes], [drawn[place].category_id for place in boxes]
+        wheres = {place: drawn[place].object.where or image.where for place in boxes}
+        for where, (x0, y0, x1, y1) in zip(wheres.values(), prompts, strict=True):
+            if x0 >= x1 or y0 >= y1:
+                raise AnnotationError(f"{where}: the box has no area within the image")
         for place, rle in zip(boxes, self.cutter.cut(own.shard, own.image_id, prompts, ids), strict=True):
             if not self._masks([rle]).any():
-                where = drawn[place].object.where or image.where
-                raise AnnotationError(f"{where}: the segmenter finds no object in the box; draw its mask instead")
+                raise AnnotationError(
+                    f"{wheres[place]}: the segmenter finds no object in the box; draw its mask instead"
+                )
             found[place] = replace(drawn[place], rle=rle)
         # The box of a mask that was cut out is not the box that was drawn. So these are paired by their masks.
         found = self._paired(found, image, own)

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from synthgen.errors import RunError
+from synthgen.judging.corrections import corrections
 from synthgen.judging.reviews import Review, Reviews
 from synthgen.judging.verdicts import REMOVED
 from synthgen.pipeline.build import Build
@@ -17,6 +18,7 @@ from synthgen.review.annotated import AnnotatedImage, AnnotationError
 from synthgen.store.records import read_corrections
 
 Mask = tuple[int, str]  # category id, and RLE counts
+Row = Mapping[str, Any]  # of a table
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,14 @@ class Label:
     Attributes:
         made: as the models made it; None if people added it.
         now: as exports have it.
+        box: as exports have it, xyxy px. Without pixels in the mask, it is the box that was grounded.
         fate: its verdict, or "removed" if people removed it; "" if people added it and it has not been judged yet.
     """
 
     instance: int
     made: Mask | None
     now: Mask
+    box: tuple[float, ...]
     fate: str
 
 
@@ -72,33 +76,34 @@ def exported(build: Build, given: Mapping[int, AnnotatedImage], standing: Review
     for image_id, image in given.items():
         if image_id not in shards:
             raise AnnotationError(f"{image.where}: {run.address} has no image {image_id}; is the file of another run?")
-    verdicts: dict[int, dict[int, Mapping[str, Any]]] = {image_id: {} for image_id in given}
+    verdicts: dict[int, dict[int, Row]] = {image_id: {} for image_id in given}
     for row in of_labels.to_pylist():
         verdicts[row["image_id"]][row["instance"]] = row
     masks = read_corrections(run, given)
-    corrected: dict[int, dict[int, str]] = {}
+    corrected: dict[int, dict[int, Row]] = {}
     for row in masks.to_pylist() if masks is not None else ():
-        corrected.setdefault(row["image_id"], {})[row["instance"]] = row["rle"]
+        corrected.setdefault(row["image_id"], {})[row["instance"]] = row
     reviews: dict[int, list[Review]] = {}
     for review in standing.of.values():
         reviews.setdefault(review.image_id, []).append(review)
     for shard in sorted(set(shards.values())):
         ids = {image_id for image_id, of in shards.items() if of == shard}
         digests = labels_digests(build, shard, ids)
-        made: dict[int, dict[int, Mask]] = {image_id: {} for image_id in ids}
+        made: dict[int, dict[int, Row]] = {image_id: {} for image_id in ids}
         for row in run.tables.read(run.paths.table("labels", shard), image_ids=ids).to_pylist():
-            made[row["image_id"]][row["instance"]] = row["category_id"], row["rle"]
+            made[row["image_id"]][row["instance"]] = row
         for i in sorted(ids):
             held = {review.instance: review for review in reviews.get(i, ()) if review.labels == digests[i]}
-            labels = _labels(i, made[i], verdicts[i], corrected.get(i, {}), held)
+            labels = _labels(build, i, made[i], verdicts[i], corrected.get(i, {}), held)
             yield ExportedImage(i, shard, labels, len(made[i]), digests[i], held)
 
 
 def _labels(
+    build: Build,
     image_id: int,
-    made: Mapping[int, Mask],
-    verdicts: Mapping[int, Mapping[str, Any]],
-    corrected: Mapping[int, str],
+    made: Mapping[int, Row],
+    verdicts: Mapping[int, Row],
+    corrected: Mapping[int, Row],
     held: Mapping[int | None, Review],
 ) -> dict[int, Label]:
     """The labels of an image: those that were judged, and those that people have added since."""
@@ -107,9 +112,10 @@ def _labels(
     labels = {}
     for number, row in verdicts.items():
         if number in made or number in held:  # Otherwise people have taken back that they added it.
-            rle = corrected[number] if number in corrected else made[number][1]
+            own, mask = made.get(number), corrected.get(number) or made[number]
+            before = (own["category_id"], own["rle"]) if own else None
             fate = "removed" if REMOVED in row["reasons"] else row["verdict"]
-            labels[number] = Label(number, made.get(number), (row["category_id"], rle), fate)
+            labels[number] = Label(number, before, (row["category_id"], mask["rle"]), tuple(mask["bbox_xyxy"]), fate)
     for instance, review in held.items():
         if (
             instance is not None
@@ -118,5 +124,9 @@ def _labels(
             and review.rle is not None
         ):
             fate = review.verdict if review.verdict in {"ignored", "removed"} else ""
-            labels[instance] = Label(instance, None, (review.category_id, review.rle), fate)
+            now = review.category_id, review.rle
+            (row,) = corrections(
+                Reviews({review.about: review}), lambda *_: 0, build.spec.height, build.spec.width
+            ).to_pylist()
+            labels[instance] = Label(instance, None, now, tuple(row["bbox_xyxy"]), fate)
     return labels

@@ -7,6 +7,7 @@ from shutil import copytree
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from annotated import TWO_EACH, exported_images, exported_labels, square
 from pycocotools import mask as coco_mask
@@ -16,8 +17,10 @@ from synthgen.judging.reviews import Review, ReviewLog, Reviews
 from synthgen.masks import decode_rle, encode_rle, mask_boxes, rle_runs
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_run
+from synthgen.pipeline.label import labels_digests
 from synthgen.review.annotated import AnnotatedImage, AnnotatedObject
 from synthgen.review.edits import Edits, edits_of
+from synthgen.store.records import label_schema
 from synthgen.store.run import Run
 from synthgen.types import Grounding
 
@@ -138,6 +141,7 @@ def test_only_labels_that_annotators_saw_are_removed(
         (lambda i: [i, replace(i, where="image 9")], "image 9: image 1 is in the file twice; image 1 has it too"),
         (lambda i: [with_object(i, 0, rle=square(1, 1, 0))], "object 1: the mask has no pixel"),
         (lambda i: [with_object(i, 0, rle=None)], "object 1: it has neither a mask nor a box"),
+        (lambda i: [with_object(i, 0, rle=None, box_xyxy=(-9, 3, 0, 9))], "object 1: the box has no area within the"),
     ],
 )  # fmt: skip
 def test_what_the_run_cannot_have_is_refused(
@@ -167,6 +171,17 @@ def test_objects_without_numbers_are_paired_by_iou(made: Build, images: dict[int
         (1, 2, "added", 1, True), (1, 0, "removed", None, False),
         (3, 1, "wrong_class", 3, False), (3, 0, "wrong_class", 3, False),
     ]  # fmt: skip
+
+
+def test_of_equal_masks_the_one_of_the_same_class_is_the_label(made: Build, images: dict[int, AnnotatedImage]) -> None:
+    """An apple and an orange in one place, drawn in another order: nothing is added, removed or of another class."""
+    apple, tree = (replace(one, instance=None) for one in images[1].objects)
+    orange = replace(apple, category="orange")
+    image = replace(images[1], is_numbered=False, objects=(apple, tree, orange))
+    added = edits_of(made, [image], Reviews()).reviews
+    standing = Reviews({review.about: review for review in added})
+    assert [r.instance for r in added] == [2, None]
+    assert edits_of(made, [replace(image, objects=(orange, tree, apple))], standing).reviews == ()
 
 
 def test_of_two_objects_with_one_number_one_is_added(made: Build, images: dict[int, AnnotatedImage]) -> None:
@@ -213,6 +228,26 @@ def test_a_box_in_which_the_segmenter_finds_nothing_is_refused(
     )
     with pytest.raises(RunError, match=r"^x: the segmenter finds no object in the box; draw its mask instead$"):
         edits_of(made, [image], Reviews())
+
+
+def test_a_label_without_pixels_comes_back_as_its_box(made: Build, tmp_path: Path) -> None:
+    """As somebody has accepted it, and CVAT has no empty masks."""
+    build = Build.open(Run(copytree(made.run.root.parent, tmp_path / "many") / "run-0001"))
+    file, mark = build.run.paths.table("labels", 0), build.run.marks.read("label", 0)
+    rows = build.run.tables.read(file).to_pylist()
+    rows[0] |= {"rle": square(0, 0, 0)["counts"], "area": 0}
+    build.run.tables.write(file, pa.Table.from_pylist(rows, label_schema(rows)))
+    assert mark and rows[0]["image_id"] == 1
+    build.run.marks.commit("label", 0, mark.inputs, [file])
+    with ReviewLog.open(build.run.paths.reviews) as log:
+        log.add(Review(1, None, "accept", None, "borderline", labels_digests(build, 0, {1})[1]))
+        standing = log.standing()
+    with build.run.lock():
+        judge_run(build)
+    (image,) = (image for image in exported_images(build).values() if image.image_id == 1)
+    box = tuple(rows[0]["bbox_xyxy"])
+    assert edits_of(build, [with_object(image, 0, rle=None, box_xyxy=box)], standing).reviews == ()
+    assert edits_of(build, [image], standing).reviews == ()
 
 
 def test_a_verdict_of_the_page_on_the_image_stays(made: Build, images: dict[int, AnnotatedImage]) -> None:
