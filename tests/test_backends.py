@@ -23,7 +23,7 @@ from synthgen.errors import BackendError, Problem, SpecError
 from synthgen.models import ModelMissing
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.stages import Stages
-from synthgen.spec import DatasetSpec
+from synthgen.spec import DatasetSpec, unloaded
 from synthgen.store.run import Run
 from synthgen.types import Category, DatasetInfo, Grounding, Instances, Job, Sample
 
@@ -152,7 +152,18 @@ def test_grounders_say_which_classes_they_look_for(name, of, expected):
     grounder = backend_module("grounder", name).Backend(
         backend_module("grounder", name).Config(use=name, **({"of": of} if of else {})), CATEGORIES
     )
-    assert grounder.looked_for(replace(of_one_image(), asked=(2, 2), layout=None)) == expected
+    job = replace(of_one_image(), asked=(2, 2), layout=None)
+    assert grounder.looked_for(job) == expected
+    # A run folder records it of a grounder of the user's, for commands that do not import that.
+    recorded = {**unloaded.record(grounder, ""), "use": "own.grounder"}
+
+    def read() -> Any:
+        config = unloaded.UnloadedConfig.of({"use": "own.grounder"}, recorded)
+        return unloaded.backend("grounder", config, CATEGORIES)
+
+    assert read().looked_for(job) == expected
+    del recorded["looks_for"]  # as runs of earlier versions have it
+    assert read().looked_for(job) == set()
 
 
 @every

@@ -197,7 +197,7 @@ class _LeftOut:
                 yield f"{self._bare:,} of {self._images:,} images are left out, since they have no label"
             return
         if self._ignored:
-            yield f"{self._ignored:,} regions to be ignored have no crop"
+            yield f"regions to be ignored have no crop, {self._ignored:,} in all"
         if self._empty:
             yield f"{self._empty:,} of {self._objects:,} objects have no crop, since their masks are empty"
 

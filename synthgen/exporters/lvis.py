@@ -178,6 +178,6 @@ class _LeftOut:
     def sentences(self) -> Iterator[str]:
         where = "the images name their classes in `not_exhaustive_category_ids`"
         if self._ignored:
-            yield f"{self._ignored:,} regions to be ignored are left out; {where}"
+            yield f"regions to be ignored are left out, {self._ignored:,} in all; {where}"
         if self._empty:
             yield f"{self._empty:,} of {self._objects:,} objects are left out, since their masks are empty; {where}"

@@ -68,7 +68,7 @@ def test_torchvision_finds_a_crop_of_each_object_in_the_folder_of_its_class(
         assert crop[0, 0].tolist() == [x0, y0, int(key[0][:12])]
         assert crop[-1, -1].tolist() == [x1 - 1, y1 - 1, int(key[0][:12])]
     assert losses == [
-        "2 regions to be ignored have no crop",
+        "regions to be ignored have no crop, 2 in all",
         "1 of 7 objects have no crop, since their masks are empty",
         "not every split has files of all 4 classes (val lacks 3), and torchvision's `ImageFolder` numbers the folders "
         "of each split by itself; take the numbers from one of them",

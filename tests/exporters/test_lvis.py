@@ -55,7 +55,7 @@ def test_images_say_what_is_known_of_the_classes_that_they_do_not_show(records: 
         (4, [3], []),
     ]
     assert losses == [
-        "1 regions to be ignored are left out; the images name their classes in `not_exhaustive_category_ids`",
+        "regions to be ignored are left out, 1 in all; the images name their classes in `not_exhaustive_category_ids`",
         "1 of 10 objects are left out, since their masks are empty; the images name their classes in "
         "`not_exhaustive_category_ids`",
     ]
