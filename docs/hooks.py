@@ -162,8 +162,39 @@ def _recommended(usual: Recommendation) -> str:
     return f"{usual.num_inference_steps} steps{scale}" + (f" ({usual.word})" if usual.word else "")
 
 
+def formats() -> str:
+    """A table of formats, as tests measured what consumers find in each (docs/formats.json)."""
+    rows = []
+    for name, found in _measured_formats().items():
+        masks = "–"
+        if "mean_iou" in found:
+            is_exact = found["worst_iou"] == 1
+            masks = "identical" if is_exact else f"{found['mean_iou']:.4f}, {found['worst_iou']:.3f}"
+        rows.append(
+            (
+                name,
+                found["consumer"],
+                f"{found['objects']}",
+                f"{found['box_px']:g}" if "box_px" in found else "–",
+                masks,
+            )
+        )
+    return _table(("format", "read by", "labels", "box", "masks"), rows)
+
+
+def losses() -> str:
+    """What exporters said of their losses, a list for each format."""
+    said = {name: found["losses"] for name, found in _measured_formats().items() if found["losses"]}
+    return "\n".join(f"- {name}\n" + "\n".join(f"    - {line}" for line in lines) for name, lines in said.items())
+
+
+def _measured_formats() -> dict[str, dict[str, Any]]:
+    measured: dict[str, dict[str, Any]] = json.loads((ROOT / "docs" / "formats.json").read_text(encoding="utf-8"))
+    return measured
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
-    part.__name__: part for part in (commands, families, keys, profile, quickstart, refused, template)
+    part.__name__: part for part in (commands, families, formats, keys, losses, profile, quickstart, refused, template)
 }
 
 

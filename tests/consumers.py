@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from readers import run_reader
-from torchvision.datasets import ImageFolder
+from torchvision.datasets import ImageFolder, VOCDetection, VOCSegmentation
 
 
 class Found(NamedTuple):
@@ -165,6 +165,8 @@ from pycocotools import mask as coco_mask
 form, root, split = sys.argv[1:]
 if form == "yolo":
     read = sv.DetectionDataset.from_yolo(f"{root}/images/{split}", f"{root}/labels/{split}", f"{root}/data.yaml")
+else:
+    read = sv.DetectionDataset.from_pascal_voc(f"{root}/JPEGImages", f"{root}/Annotations")
 found = []
 for path, _, objects in read:
     drawn = [] if objects.mask is None else objects.mask
@@ -294,6 +296,31 @@ def annotation_tool_images(tool: str) -> Callable[[Path, str], int]:
     return images
 
 
+def voc(root: Path, split: str) -> Iterator[Found]:
+    """An image of the test data has no two objects of a class, so the mask of a class is that of an object."""
+    devkit = root / "VOCdevkit" / "VOC2007"
+    loaded = VOCSegmentation(str(root), year="2007", image_set=split)
+    names = json.loads((devkit / "dataset_meta.json").read_bytes())["label_map"]
+    for path, (_, target) in zip(loaded.images, loaded, strict=True):
+        indices = np.asarray(target)
+        for index in np.setdiff1d(indices, [0, 255]).tolist():
+            yield Found(int(Path(path).stem), names[str(index)], None, indices == index)
+
+
+def voc_images(root: Path, split: str) -> int:
+    return len(VOCDetection(str(root), year="2007", image_set=split))
+
+
+def voc_boxes(root: Path, split: str) -> Iterator[Found]:
+    """supervision reads all images; those of a split are listed."""
+    listed = VOCDetection(str(root), year="2007", image_set=split).images
+    ids = {int(Path(path).stem) for path in listed}
+    for image_id, names, boxes, _ in supervision_rows("voc", root / "VOCdevkit" / "VOC2007", ""):
+        for name, box in zip(names, boxes, strict=True):
+            if image_id in ids:
+                yield Found(image_id, name, tuple(box), None)
+
+
 NOT_ALL = {"ignored": False, "empty": False}
 # Name in docs/formats.json -> format, options and consumer.
 CASES = {
@@ -306,6 +333,8 @@ CASES = {
     "yolo, boxes": Case(
         "yolo", "supervision", supervision("yolo"), supervision_images("yolo"), {"task": "detect"}, **NOT_ALL
     ),
+    "voc": Case("voc", "torchvision", voc, voc_images, {"year": 2007}, **NOT_ALL, exact=False),
+    "voc, boxes": Case("voc", "supervision", voc_boxes, voc_images, {"year": 2007}, empty=False),
     "lvis": Case("lvis", "lvis-api", lvis, lvis_images, **NOT_ALL),
     "semantic": Case("semantic", "Pillow", semantic, semantic_images, **NOT_ALL, exact=False),
     "classification": Case(
