@@ -25,8 +25,9 @@ def licence_fields(licences: Collection[tuple[str, str]], *, some_unknown: bool 
         some_unknown: whether there is a model whose licence is not known.
     """
     found = sorted(set(licences))
-    if len(found) == 1 and not some_unknown and found[0][0] in LICENCES:
-        return {"license": LICENCES[found[0][0]]}
+    only = found[0][0] if len(found) == 1 and not some_unknown else ""
+    if identifier := LICENCES.get(only) or (only in LICENCES.values() and only):
+        return {"license": identifier}
     if not found:
         return {"license": "unknown"}
     if len(found) > 1 or some_unknown:

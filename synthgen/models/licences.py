@@ -127,7 +127,12 @@ class OutputLicence:
     @property
     def says(self) -> str:
         """What it says of images and labels: a sentence without its full stop."""
-        return f"Images and labels {SAYS[self.commercial]}{f' ({self.words})' if self.words else ''}"
+        return f"Images and labels {self.allows}"
+
+    @property
+    def allows(self) -> str:
+        """The end of that sentence."""
+        return f"{SAYS[self.commercial]}{f' ({self.words})' if self.words else ''}"
 
     @property
     def named(self) -> str:

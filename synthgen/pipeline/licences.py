@@ -71,7 +71,7 @@ def recorded_models(models: Mapping[str, Mapping[str, Any]]) -> list[UsedModel]:
 def _used(key: str, one: Mapping[str, Any]) -> UsedModel:
     name = str(one["model"] or key)
     licence = output_licence(name, one["licences"] or ())
-    return UsedModel(f"{key}{one['field']}", name, one["revision"], licence, one["licences"] is not None)
+    return UsedModel(f"{key}{one['field']}", name, one.get("revision"), licence, one["licences"] is not None)
 
 
 def public_name(model: str) -> str:

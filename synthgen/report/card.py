@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ from synthgen.base.markdown import markdown_text
 from synthgen.judging.quality import Quality
 from synthgen.judging.summary import markdown_tables
 from synthgen.pipeline.build import Build
-from synthgen.pipeline.licences import public_name
+from synthgen.pipeline.export import content_hash
+from synthgen.pipeline.licences import UsedModel, public_name, recorded_models
 from synthgen.spec import DatasetSpec
 
 
 def dataset_card(build: Build, quality: dict[str, Any]) -> str:
     """The card of the accepted images: Markdown with a YAML header."""
-    found = Quality.read(quality)
+    found, used = Quality.read(quality), models_of(quality)
     header = {
         "pretty_name": build.spec.name,
-        **licence_of(quality["models"]),
+        **licence_of(used),
         "task_categories": ["object-detection", "image-segmentation"],
         "tags": ["synthetic", "coco", "instance-segmentation"],
         "viewer": False,  # it would show the images without their labels
@@ -40,7 +42,9 @@ def dataset_card(build: Build, quality: dict[str, Any]) -> str:
         spec=build.spec,
         quality=found,
         precision=found.precision,
-        models=[{**model, "model": public_name(str(model["model"]))} for model in quality["models"]],
+        content_hash=content_hash(build),
+        models=used,
+        forbidding=forbidding(used),
         # The template is part of what a report is made from, see `reported_by`: were this section a part of it, every
         # finished run of an earlier version would write its report again.
         tables=markdown_tables(found) + _loading(build.spec),
@@ -69,11 +73,18 @@ image, labels = dataset[0]
 """
 
 
-def licence_of(models: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """The licence of the images in the Hub's terms: the models' licence if all have the same one.
+def models_of(quality: Mapping[str, Any]) -> list[UsedModel]:
+    """The models of a run with their licences, by names for other people; as `quality.json` lists them."""
+    used = recorded_models({str(model["stage"]): model for model in quality["models"]})
+    return [replace(model, name=public_name(model.name)) for model in used]
 
-    Args:
-        models: as `quality.json` lists them.
-    """
-    licences = {(str(name), str(url)) for model in models for name, url in model["licences"]}
-    return licence_fields(licences, some_unknown=any(not model["licences"] for model in models))
+
+def forbidding(used: Iterable[UsedModel]) -> list[UsedModel]:
+    """The models whose licences forbid that the dataset is used commercially, each once."""
+    return list({model.name: model for model in used if model.licence.commercial == "no"}.values())
+
+
+def licence_of(used: Sequence[UsedModel]) -> dict[str, str]:
+    """The licence of the images in the Hub's terms: the models' licence if all have the same one."""
+    licences = {(model.licence.name, model.licence.url) for model in used if model.licence.name}
+    return licence_fields(licences, some_unknown=any(not model.licence.name for model in used))

@@ -19,7 +19,8 @@ from synthgen.dataset.history import drop, history
 from synthgen.errors import RunError
 from synthgen.judging.quality import DAMAGED
 from synthgen.pipeline.build import Build
-from synthgen.report.card import dataset_card
+from synthgen.pipeline.export import content_hash
+from synthgen.report.card import dataset_card, forbidding, models_of
 from synthgen.report.thumbnails import thumbnails
 
 HERE = Path(__file__).parent
@@ -94,8 +95,15 @@ def page(build: Build, quality: dict[str, Any]) -> str:
     environment.filters |= FORMATS
     script = (HERE / "report.js").read_text(encoding="utf-8")
     names = [c.name for c in build.spec.categories]
+    used = models_of(quality)
     return environment.get_template("report.html.j2").render(
         spec=build.spec,
+        content_hash=content_hash(build),
+        forbidding=forbidding(used),
+        licences={
+            model["stage"]: [one.licence for one in used if one.field.startswith(f"{model['stage']}.")]
+            for model in quality["models"]
+        },
         categories=build.spec.categories,
         thumbnails=thumbnails(build, shown),
         entries=kinds,

@@ -16,7 +16,7 @@ from synthgen.base.sealed import sha256_json
 from synthgen.errors import RunError
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_run
-from synthgen.report import page
+from synthgen.report import card, page
 from synthgen.spec import DatasetSpec
 from synthgen.store.run import Run
 
@@ -194,19 +194,19 @@ def test_hostile_words_are_shown_as_text(hostile: Build) -> None:
 def test_hostile_words_in_the_card(hostile: Build) -> None:
     text = hostile.run.paths.card.read_text("utf-8")
     assert "<script>" not in text and "<b>" not in text
-    card = DatasetCard.load(hostile.run.paths.card)
-    assert card.data.to_dict()["pretty_name"] == "fruit"
+    loaded = DatasetCard.load(hostile.run.paths.card)
+    assert loaded.data.to_dict()["pretty_name"] == "fruit"
 
 
 def test_the_card_is_hugging_faces(run: Build) -> None:
-    card = DatasetCard.load(run.run.paths.card)
-    found = card.data.to_dict()
+    loaded = DatasetCard.load(run.run.paths.card)
+    found = loaded.data.to_dict()
     assert found["license"] == "apache-2.0"
     assert found["size_categories"] == ["n<1K"]
     assert set(found["task_categories"]) == {"object-detection", "image-segmentation"}
     quality = orjson.loads(run.run.paths.quality.read_bytes())
-    assert f"| images | {quality['accepted']} |" in card.text
-    assert "label precision | not reviewed" in card.text
+    assert f"| images | {quality['accepted']} |" in loaded.text
+    assert "label precision | not reviewed" in loaded.text
 
 
 def test_the_templates_are_those_of_finished_runs(run: Build) -> None:
@@ -215,13 +215,13 @@ def test_the_templates_are_those_of_finished_runs(run: Build) -> None:
     folder = Path(page.__file__).parent
     assert sha256_json(
         {file.name: sha256(file) for file in folder.iterdir() if file.suffix in {".j2", ".css", ".js"}}
-    ) == ("2abfcc6bc71f19f260d4b842beb2123c546ed6ad787054f730246135a6b7772e")
+    ) == ("f0a7f0d9903f0baabcc23c1fb106c356e5bfee724490e83f6f5a84cd7ee27bb1")
 
 
 def test_the_card_says_how_the_labels_are_loaded(run: Build, monkeypatch: pytest.MonkeyPatch) -> None:
-    card = DatasetCard.load(run.run.paths.card)
-    assert card.data.to_dict()["viewer"] is False
-    code = card.text.partition("```python\n")[2].partition("```")[0]
+    loaded = DatasetCard.load(run.run.paths.card)
+    assert loaded.data.to_dict()["viewer"] is False
+    code = loaded.text.partition("```python\n")[2].partition("```")[0]
     monkeypatch.chdir(run.run.root)
     found: dict[str, Any] = {}
     exec(code, found)
@@ -240,9 +240,45 @@ def test_the_card_says_how_the_labels_are_loaded(run: Build, monkeypatch: pytest
     ],
 )
 def test_licence(models: list[tuple[str, Any]], expected: dict[str, str]) -> None:
-    from synthgen.report.card import licence_of
+    from synthgen.report.card import licence_of, models_of
 
-    assert licence_of([{"model": name, "licences": licences} for name, licences in models]) == expected
+    listed = [
+        {"stage": f"filters.{i}", "model": name, "licences": licences} for i, (name, licences) in enumerate(models)
+    ]
+    assert licence_of(models_of({"models": listed})) == expected
+
+
+def test_a_licence_that_forbids_commercial_use_is_in_the_headline(run: Build) -> None:
+    quality = orjson.loads(run.run.paths.quality.read_bytes())
+    allowed = [page.page(run, quality), card.dataset_card(run, quality)]
+    (generator,) = [model for model in quality["models"] if model["stage"] == "generator"]
+    stated = {"field": ".model", "model": "./private/sd77", "revision": None}
+    generator["stated"] = [{**stated, "licences": [["cc-by-nc-4.0", "https://example.org"]]}]
+    forbidden = [page.page(run, quality), card.dataset_card(run, quality)]
+    for before, after in zip(allowed, forbidden, strict=True):
+        assert "may not be used commercially" not in before and "may be used commercially" in before
+        headline = after.partition("This dataset may not be used commercially.")[2][:300]
+        assert "cc-by-nc-4.0" in headline and "sd77" in headline and "non-commercial purposes" in headline
+        assert "private" not in headline
+    assert "https:" not in forbidden[0]  # the report loads nothing, and links to nothing
+
+
+def test_reports_of_earlier_versions_say_what_is_known(run: Build) -> None:
+    """Their `quality.json` has one model for each backend, with the licences that were known then."""
+    quality = orjson.loads(run.run.paths.quality.read_bytes())
+    for model in quality["models"]:
+        del model["stated"]
+    quality["models"][0] |= {"model": "black-forest-labs/FLUX.1-dev", "licences": []}
+    for text in (page.page(run, quality), card.dataset_card(run, quality)):
+        assert "This dataset may not be used commercially." in text
+
+
+def test_the_version_of_the_dataset_is_that_of_its_exports(run: Build) -> None:
+    mark = run.run.marks.read("export", "coco")
+    assert mark is not None
+    version = mark.notes["content_hash"]
+    assert f"dataset version: <code>{version}</code>" in run.run.paths.report.read_text("utf-8")
+    assert f"| version | `{version}` |" in run.run.paths.card.read_text("utf-8")
 
 
 @pytest.mark.parametrize(
