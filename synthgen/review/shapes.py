@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from synthgen.base.pictures import MAX_PIXELS
 from synthgen.base.wording import shown
-from synthgen.masks import encode_rle
+from synthgen.masks import decode_rle, encode_rle
 from synthgen.review.annotated import AnnotatedObject
 
 MAX_POINTS = 100_000  # of a polygon
@@ -78,10 +78,12 @@ def polygon_rle(points: Sequence[tuple[float, float]], height: int, width: int) 
     high = np.ceil(np.maximum(corners.max(0) - size, 0)).astype(int)
     canvas_width, canvas_height = (size + low + high).tolist()
     drawn = coco_mask.frPyObjects([(corners + low).reshape(-1).tolist()], canvas_height, canvas_width)[0]
+    rle = {"size": [canvas_height, canvas_width], "counts": drawn["counts"].decode("ascii")}
     if (low + high).any():
         x, y = low.tolist()
-        return mask_rle(np.ascontiguousarray(coco_mask.decode(drawn)[y : y + height, x : x + width], bool))
-    return {"size": [height, width], "counts": drawn["counts"].decode("ascii")}
+        whole = decode_rle([rle], canvas_height, canvas_width)[0]
+        return mask_rle(np.ascontiguousarray(whole[y : y + height, x : x + width]))
+    return rle
 
 
 def ellipse_rle(
@@ -90,10 +92,12 @@ def ellipse_rle(
     """The pixels whose centres lie in an ellipse, turned clockwise by `degrees` about its centre; all in px.
 
     Raises:
-        ValueError: it has no area.
+        ValueError: it has no area, or reaches far beyond the image.
     """
     if min(radii) <= 0:
         raise ValueError("an ellipse without area")
+    if max(abs(center[0]), abs(center[1]), *radii) > 3 * max(height, width):
+        raise ValueError("an ellipse that reaches far beyond the image")
     turn, reach = math.radians(degrees), max(radii)
     x0, x1 = (min(max(int(center[0] + r), 0), width) for r in (-reach - 1, reach + 1))
     y0, y1 = (min(max(int(center[1] + r), 0), height) for r in (-reach - 1, reach + 1))

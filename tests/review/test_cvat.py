@@ -263,6 +263,8 @@ def test_the_good_file_is_read(tmp_path: Path) -> None:
         ('xtl="1"', 'xtl="3"', r"a box from \(3, 1\) to \(2, 3\)"),
         ('xtl="1"', 'rotation="12.5" xtl="1"', "it is rotated, and a box of a dataset is not"),
         ('ry="2"', 'ry="0"', "an ellipse without area"),
+        ('ry="2"', 'ry="1e308"', "an ellipse that reaches far beyond the image"),
+        ('cx="3"', 'cx="-1e300"', "an ellipse that reaches far beyond the image"),
         ("<box ", "<polyline ", "takes masks, boxes, polygons and ellipses"),
         ('source="file"', 'source="file" group_id="x"', "group_id is 'x'"),
         ("<meta/>", "<meta/><track/>", "not for video"),
