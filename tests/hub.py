@@ -1,6 +1,7 @@
 """A stand-in for the Hugging Face hub on this machine: its API, its files, and the other host from which it serves
-large ones."""
+large ones, and to which it has them sent."""
 
+import base64
 import hashlib
 import json
 import os
@@ -40,10 +41,32 @@ class Repository:
 
 
 @dataclass
+class Dataset:
+    """A repository of a dataset.
+
+    Attributes:
+        commits: the files of each by name, the oldest first.
+        messages: of the commits.
+    """
+
+    is_private: bool = False
+    commits: list[dict[str, bytes]] = field(default_factory=lambda: [{".gitattributes": b"*.parquet filter=lfs"}])
+    messages: list[str] = field(default_factory=lambda: ["initial commit"])
+
+    @property
+    def files(self) -> dict[str, bytes]:
+        return self.commits[-1]
+
+
+@dataclass
 class Hub:
     """What it holds, and what it was asked.
 
     Attributes:
+        datasets: by their names.
+        objects: checksum -> content, of the large files that were sent.
+        sent: how often each large file was sent, by its checksum.
+        room: how many more large files it takes, before it answers that the quota is used up.
         served: `owner/name/file` -> bytes of it that were sent, however often.
         drops: `owner/name/file` -> bytes after which its connection is closed, of each answer; 0: it answers 503.
         checksums: `owner/name/file` -> what the API says in place of its checksum.
@@ -52,6 +75,10 @@ class Hub:
     """
 
     repositories: dict[str, Repository] = field(default_factory=dict)
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    objects: dict[str, bytes] = field(default_factory=dict)
+    sent: Counter[str] = field(default_factory=Counter)
+    room: int = 1_000_000
     served: Counter[str] = field(default_factory=Counter)
     drops: dict[str, int] = field(default_factory=dict)
     checksums: dict[str, str] = field(default_factory=dict)
@@ -63,12 +90,14 @@ class Hub:
 
     def forget(self) -> None:
         self.served.clear()
+        self.sent.clear()
         self.requests.clear()
 
 
 def is_large(name: str) -> bool:
     """Whether the hub keeps a file outside git. It does so for weights, whatever their size."""
-    return name.endswith((".safetensors", ".bin", ".ckpt", ".msgpack", ".onnx", ".gguf"))
+    weights = (".safetensors", ".bin", ".ckpt", ".msgpack", ".onnx", ".gguf")
+    return name.endswith((*weights, ".parquet", ".tar", ".png", ".jpg", ".webp"))
 
 
 def git_id(content: bytes) -> str:
@@ -86,7 +115,20 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.respond()
 
-    do_HEAD = do_GET
+    do_HEAD = do_POST = do_PUT = do_GET
+
+    def body(self) -> bytes:
+        if self.headers["Transfer-Encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"] or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def answer_json(self, content: Any, status: int = 200, **headers: str) -> None:
+        self.answer(status, json.dumps(content).encode(), Content_Type="application/json", **headers)
 
     def respond(self) -> None:
         raise NotImplementedError
@@ -100,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def send_file(self, name: str, content: bytes, **headers: str) -> None:
@@ -143,6 +185,11 @@ class _HubHandler(_Handler):
         if token == "hf_refused":
             self.answer(401, X_Error_Message="Invalid credentials in Authorization header")
             return
+        if path.startswith(("api/datasets/", "datasets/")) or path in {
+            "api/whoami-v2", "api/repos/create", "api/validate-yaml",
+        }:  # fmt: skip
+            self._dataset(path, token)
+            return
         repository = hub.repositories.get(model)
         if repository is None:
             # It does not tell strangers whether a repository is private or missing.
@@ -165,6 +212,71 @@ class _HubHandler(_Handler):
         else:
             self._file(model, file, files[file].read_bytes(), commit)
 
+    def _dataset(self, path: str, token: str) -> None:
+        """Requests about datasets. Only the account of the token may change them, and only those of its name."""
+        hub, body = self.hub, self.body()
+        if path == "api/whoami-v2":
+            self.answer_json({"type": "user", "name": "me"}, 200 if token == TOKEN else 401)
+        elif path == "api/validate-yaml":
+            self.answer_json({"errors": [], "warnings": []})
+        elif path == "api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization'] or 'me'}/{asked['name']}"
+            if token != TOKEN or not name.startswith("me/"):
+                self.answer_json(
+                    {}, 403, X_Error_Message="You don't have the rights to create a dataset under the namespace"
+                )
+                return
+            assert asked["type"] == "dataset" and name not in hub.datasets
+            hub.datasets[name] = Dataset(asked.get("visibility") == "private" or bool(asked.get("private")))
+            self.answer_json({"url": f"{hub.url}/datasets/{name}"})
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            assert token == TOKEN
+            objects = []
+            for wanted in json.loads(body)["objects"]:
+                upload = {"upload": {"href": f"{hub.cdn}/upload/{wanted['oid']}?signature=good"}}
+                is_there = wanted["oid"] in hub.objects
+                objects.append({**wanted, **({} if is_there else {"authenticated": True, "actions": upload})})
+            self.answer_json({"transfer": "basic", "objects": objects})
+        else:
+            owner, name, *rest = path.removeprefix("api/datasets/").split("/")
+            dataset = hub.datasets.get(f"{owner}/{name}")
+            if dataset is None or (dataset.is_private and token != TOKEN):
+                message = {"X_Error_Code": "RepoNotFound", "X_Error_Message": "Repository not found"}
+                self.answer(404 if token else 401, **message)
+            else:
+                self._of_dataset(f"{owner}/{name}", dataset, rest[0] if rest else "", body)
+
+    def _of_dataset(self, name: str, dataset: Dataset, kind: str, body: bytes) -> None:
+        commit = f"{len(dataset.commits):040d}"
+        if kind == "tree":
+            self.answer_json([_entry(file, content) for file, content in dataset.files.items()])
+        elif kind == "preupload":
+            asked = [file["path"] for file in json.loads(body)["files"]]
+            modes = [{"path": p, "uploadMode": "lfs" if is_large(p) else "regular"} for p in asked]
+            self.answer_json({"files": [{**mode, "shouldIgnore": False, "oid": None} for mode in modes]})
+        elif kind == "commit":
+            lines = [json.loads(line) for line in body.splitlines()]
+            files = dict(dataset.files)
+            for line in lines[1:]:
+                value = line["value"]
+                if line["key"] == "file":
+                    files[value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "lfsFile":
+                    files[value["path"]] = self.hub.objects[value["oid"]]
+                else:
+                    assert line["key"] == "deletedFile"
+                    del files[value["path"]]
+            dataset.commits.append(files)
+            dataset.messages.append(lines[0]["value"]["summary"])
+            self.answer_json(
+                {"success": True, "commitOid": commit, "commitUrl": f"{self.hub.url}/datasets/{name}/commit/{commit}"}
+            )
+        else:
+            siblings = [{"rfilename": file} for file in dataset.files]
+            about = {"id": name, "sha": commit, "private": dataset.is_private, "siblings": siblings, "tags": []}
+            self.answer_json(about)
+
     def _file(self, model: str, name: str, content: bytes, commit: str) -> None:
         if not is_large(name):
             self.send_file(f"{model}/{name}", content, ETag=f'"{git_id(content)}"', X_Repo_Commit=commit)
@@ -186,13 +298,7 @@ class _HubHandler(_Handler):
             ]
         about = []
         for name, path in files.items():
-            content = path.read_bytes()
-            entry: dict[str, Any] = {"size": len(content), "oid": git_id(content), "type": "file", "path": name}
-            entry |= {"rfilename": name, "blobId": entry["oid"]}
-            if is_large(name):
-                checksum = self.hub.checksums.get(f"{model}/{name}", hashlib.sha256(content).hexdigest())
-                entry["lfs"] = {"oid": checksum, "sha256": checksum, "size": len(content), "pointerSize": 134}
-            about.append(entry)
+            about.append(_entry(name, path.read_bytes(), self.hub.checksums.get(f"{model}/{name}")))
         if kind == "tree":
             return about
         card = {"license": repository.licence} if repository.licence else {}
@@ -200,8 +306,19 @@ class _HubHandler(_Handler):
         return {"id": model, "modelId": model, "sha": commit, "siblings": about, "gated": gated, "cardData": card}
 
 
+def _entry(name: str, content: bytes, checksum: str | None = None) -> dict[str, Any]:
+    """What the API says of a file."""
+    entry: dict[str, Any] = {"size": len(content), "oid": git_id(content), "type": "file", "path": name}
+    entry |= {"rfilename": name, "blobId": entry["oid"]}
+    if is_large(name):
+        checksum = checksum or hashlib.sha256(content).hexdigest()
+        entry["lfs"] = {"oid": checksum, "sha256": checksum, "size": len(content), "pointerSize": 134}
+    return entry
+
+
 class _CdnHandler(_Handler):
-    """Another host: it serves what an address with a signature names, and refuses who shows it the hub's token."""
+    """Another host: it serves and takes what an address with a signature names, and refuses who shows it the hub's
+    token."""
 
     def respond(self) -> None:
         address = urlsplit(self.path)
@@ -210,6 +327,17 @@ class _CdnHandler(_Handler):
             self.answer(400)
             return
         path = unquote(address.path).strip("/")
+        if self.command == "PUT":
+            content, checksum = self.body(), path.removeprefix("upload/")
+            assert hashlib.sha256(content).hexdigest() == checksum
+            if self.hub.room <= 0:
+                self.answer(403, X_Error_Message="Private repository storage limit reached")
+                return
+            self.hub.room -= 1
+            self.hub.objects[checksum] = content
+            self.hub.sent[checksum] += 1
+            self.answer(200)
+            return
         owner, model, name = path.split("/", 2)
         files = self.hub.repositories[f"{owner}/{model}"].files(query["commit"])
         self.send_file(path, files[name].read_bytes())

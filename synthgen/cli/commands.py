@@ -40,7 +40,10 @@ GROUPS: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "share": (
         "Share it",
-        {"export": "Write the exports of a run again, or write other formats."},
+        {
+            "export": "Write the exports of a run again, or write other formats.",
+            "push": "Upload a dataset to the Hugging Face hub.",
+        },
     ),
     "compare": (
         "Compare it",

@@ -142,8 +142,12 @@ def _of_hub(need: Need) -> tuple[str, str, str]:
 
 
 @contextmanager
-def showing_progress(name: str) -> Iterator[Report]:
-    """Shows how far a download is: on one line of a terminal, else as a line from time to time."""
+def showing_progress(work: str) -> Iterator[Report]:
+    """Shows how far a download or an upload is: on one line of a terminal, else as a line from time to time.
+
+    Args:
+        work: such as `fetching NAME`.
+    """
     is_terminal = sys.stderr.isatty()
     start = time.monotonic()
     shown, last = start, Progress(0, 0, 0)
@@ -151,7 +155,7 @@ def showing_progress(name: str) -> Iterator[Report]:
     def show() -> None:
         nonlocal shown
         shown = time.monotonic()
-        line = progress_line(name, last, shown - start)
+        line = progress_line(work, last, shown - start)
         print(f"\r{line}\x1b[K" if is_terminal else line, end="\n" * (not is_terminal), file=sys.stderr, flush=True)
 
     def report(progress: Progress) -> None:
@@ -168,10 +172,10 @@ def showing_progress(name: str) -> Iterator[Report]:
             print(end="\n" * is_terminal, file=sys.stderr)
 
 
-def progress_line(name: str, progress: Progress, seconds: float) -> str:
-    """How far a download is, its mean speed since it began `seconds` ago, and the time that is left at this speed."""
+def progress_line(work: str, progress: Progress, seconds: float) -> str:
+    """How far a transfer is, its mean speed since it began `seconds` ago, and the time that is left at this speed."""
     unit, digits, divisor = ("GB", 2, 1e9) if progress.total >= 1e9 else ("MB", 1, 1e6)
     speed = progress.received / seconds if seconds else 0.0
     left = f", about {clock((progress.total - progress.here) / speed)} left" if speed else ""
     amount = f"{progress.here / divisor:.{digits}f} of {progress.total / divisor:.{digits}f} {unit}"
-    return f"fetching {name}: {amount}, {speed / 1e6:.1f} MB/s{left}"
+    return f"{work}: {amount}, {speed / 1e6:.1f} MB/s{left}"

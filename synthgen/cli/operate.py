@@ -246,7 +246,7 @@ def _download(source: Source) -> None:
     from synthgen.cli.needs import showing_progress
     from synthgen.models.download import download_model
 
-    with showing_progress(source.model) as report:
+    with showing_progress(f"fetching {source.model}") as report:
         place = download_model(source, report)
     print(f"{source.model}: {place}")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from synthgen.cli.inputs import note
+from synthgen.errors import listed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from synthgen.judging.quality import Quality
+    from synthgen.models.hub.upload import Upload
     from synthgen.pipeline.build import Build
     from synthgen.store.marks import Mark
     from synthgen.store.run import Run
@@ -97,3 +99,23 @@ def _print_tables(quality: Quality, screen: Console) -> None:
     grid = Table.grid(padding=(0, 4))
     grid.add_row(drawn[0], Group(*drawn[1:]))
     screen.print(grid)
+
+
+def publication_lines(upload: Upload, licence: str) -> list[str]:
+    """What a push would send, and to whom."""
+    from huggingface_hub import constants
+
+    state = (
+        f"is there, and {'private' if upload.is_private else 'public'}"
+        if upload.exists
+        else (f"a new dataset, {'private' if upload.is_private else 'public: everybody can load it'}")
+    )
+    lines = [
+        f"{upload.repository} on {constants.ENDPOINT}: {state}; your account: {upload.account}",
+        f"to send: {len(upload.files)} files, {upload.size / 1e6:,.1f} MB; {upload.unchanged} files are there already",
+    ]
+    if upload.replaced:
+        lines.append(f"replaces {listed(upload.replaced, 3)}")
+    if upload.removed:
+        lines.append(f"removes what an earlier push has sent: {listed(upload.removed, 3)}")
+    return [*lines, f"licence on the card: {licence}"]

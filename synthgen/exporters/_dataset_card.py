@@ -113,7 +113,7 @@ def merge_cards(cards: Sequence[str]) -> str:
     """One card for several exports in one repository: that of the first, with the configurations of all.
 
     Raises:
-        ValueError: two have a configuration of the same name.
+        ValueError: two have a configuration of the same name, or another layout.
     """
     headers = [yaml.safe_load(card.split("\n---\n", 1)[0]) for card in cards]
     merged = {key: [one for header in headers for one in header.get(key, ())] for key in ("dataset_info", "configs")}
@@ -121,6 +121,9 @@ def merge_cards(cards: Sequence[str]) -> str:
     for number, name in enumerate(names):
         if name in names[:number]:
             raise ValueError(f"two exports have the `config_name` {name!r}; takes a different one for each")
+    # `datasets` reads all configurations as it reads the first.
+    if len({frozenset(config) for config in merged["configs"]}) > 1:
+        raise ValueError("got Parquet files and image folders; takes one `layout` for all exports in a repository")
     header = {**headers[0], **{key: found for key, found in merged.items() if found}}
     return _with_header(header, cards[0].split("\n---\n", 1)[1])
 

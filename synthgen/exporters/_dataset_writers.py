@@ -12,8 +12,7 @@ import pyarrow.parquet as pq
 
 from synthgen.backends import Folder
 
-# The most of a row group: who streams the dataset reads whole row groups, and so does this program.
-MAX_ROWS, MAX_BYTES = 100, 32_000_000
+MAX_ROWS = 100  # of a row group
 IMAGE = "image.bytes"  # a leaf of the schema
 # Where pages end depends on the content alone, so that a store that knows parts of files, such as the hub's, is sent
 # only what has changed. These are the numbers of `datasets`.
@@ -29,15 +28,17 @@ class ShardWriter:
     """
 
     def __init__(
-        self, folder: Folder, names: Sequence[str], rows: Sequence[int], schema: pa.Schema, stack: ExitStack
-    ) -> None:
+        self, folder: Folder, names: Sequence[str], rows: Sequence[int], schema: pa.Schema, group_bytes: int,
+        stack: ExitStack,
+    ) -> None:  # fmt: skip
         """
         Args:
             names, rows: of each file, and how many rows go into it.
+            group_bytes: of images, after which a row group ends.
             stack: ends the file that is open if writing fails.
         """
         self.file_bytes = self.data_bytes = 0
-        self._folder, self._schema = folder, schema
+        self._folder, self._schema, self._group_bytes = folder, schema, group_bytes
         self._files, self._stack = iter(zip(names, rows, strict=True)), stack.enter_context(ExitStack())
         self._left = self._waiting_bytes = 0
         self._waiting: list[dict[str, Any]] = []
@@ -51,7 +52,7 @@ class ShardWriter:
         self._waiting.append(row)
         self._waiting_bytes += image_bytes
         self._left -= 1
-        if not self._left or len(self._waiting) >= MAX_ROWS or self._waiting_bytes >= MAX_BYTES:
+        if not self._left or len(self._waiting) >= MAX_ROWS or self._waiting_bytes >= self._group_bytes:
             self._write_group()
 
     def finish(self) -> None:

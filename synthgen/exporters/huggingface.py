@@ -24,6 +24,9 @@ from synthgen.exporters._dataset_writers import MetadataWriter, ShardWriter
 from synthgen.types import DatasetInfo, Record
 
 CARD = "README.md"
+# Most bytes of images in a row group, and in those of all splits, which are written by turns. Whoever streams the
+# dataset reads whole row groups.
+GROUP_BYTES, WAITING_BYTES = 32_000_000, 96_000_000
 COLUMNS = {
     "image": "the image, decoded to a `PIL.Image` when it is read",
     "image_id, width, height": "its number in the dataset, and its size in px",
@@ -54,8 +57,8 @@ class Config(ImageOptions):
     )
     config_name: Annotated[str, CONFIG_NAME] = Field(
         "default",
-        description="The name by which `load_dataset` tells several exports in one repository apart. The default one "
-        "is in the folder data, another in the folder of its name.",
+        description="The name by which `load_dataset` tells several exports in one repository apart, all of the same "
+        "layout. The default one is in the folder data, another in the folder of its name.",
     )
 
 
@@ -70,7 +73,8 @@ class Backend(Exporter[Config]):
     or no value of a column: `datasets` would infer other types there, and load nothing.
 
     `datasets` loads no split without images, so those are left out. It takes no `-` in a split's name, nor the name
-    `all`: they become `_` and `all_`. Memory holds one row group of each split, at most 100 rows and 32 MB of images.
+    `all`: they become `_` and `all_`. Memory holds one row group of each split: at most 100 rows and 32 MB of images,
+    and less if there are more than three splits.
     """
 
     def check(self, request: Request) -> Iterable[Problem]:
@@ -82,9 +86,11 @@ class Backend(Exporter[Config]):
         rows, writers = Rows(info.categories, survey), dict[str, ShardWriter | MetadataWriter]()
         schema = self._schema(rows, survey)
         with ExitStack() as stack:
+            group_bytes = min(GROUP_BYTES, WAITING_BYTES // max(1, sum(map(bool, survey.shards.values()))))
             for split, shards in survey.shards.items():
                 if shards and schema is not None:
-                    writers[split] = ShardWriter(folder, self._files(split, survey), shards, schema, stack)
+                    files = self._files(split, survey)
+                    writers[split] = ShardWriter(folder, files, shards, schema, group_bytes, stack)
                 elif shards:
                     writers[split] = MetadataWriter(stack.enter_context(folder.open(*self._files(split, survey))))
             for record in records:

@@ -20,7 +20,7 @@ from synthgen.models.transfer import Progress
     ],
 )
 def test_a_line_of_progress(progress: Progress, seconds: float, line: str) -> None:
-    assert needs.progress_line("me/model", progress, seconds) == f"fetching me/model: {line}"
+    assert needs.progress_line("fetching me/model", progress, seconds) == f"fetching me/model: {line}"
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])
@@ -30,7 +30,7 @@ def test_progress_is_drawn_on_a_terminal_and_else_printed_in_lines(
     monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
     for name in ("LINE_SECONDS", "REDRAW_SECONDS"):
         monkeypatch.setattr(needs, name, 0.0)
-    with needs.showing_progress("me/model") as report:
+    with needs.showing_progress("fetching me/model") as report:
         report(Progress(0, 5_000_000, 0))
         report(Progress(5_000_000, 5_000_000, 5_000_000))
     err = capsys.readouterr().err
@@ -41,7 +41,7 @@ def test_progress_is_drawn_on_a_terminal_and_else_printed_in_lines(
 
 
 def test_progress_of_what_is_fetched_at_once_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    with needs.showing_progress("me/model") as report:
+    with needs.showing_progress("fetching me/model") as report:
         report(Progress(5, 5, 5))
     assert capsys.readouterr().err == ""
 

@@ -20,7 +20,7 @@ from pycocotools import mask as coco_mask
 from pydantic import ValidationError
 
 from synthgen.backends import Request
-from synthgen.exporters import _dataset_writers
+from synthgen.exporters import _dataset_writers, huggingface
 from synthgen.exporters._dataset_card import merge_cards
 from synthgen.exporters.huggingface import Backend, Config
 
@@ -140,7 +140,7 @@ def test_shards_and_row_groups_are_small(tmp_path: Path, monkeypatch: pytest.Mon
     assert load(tmp_path / "hub")["train"]["image_id"][:] == list(range(1, 12))
     assert verified(backend(max_shard_bytes=5 * max(sizes)), records, tmp_path / "hub") == []
     # A row group ends when its images have many bytes, too.
-    monkeypatch.setattr(_dataset_writers, "MAX_BYTES", 2 * min(sizes))
+    monkeypatch.setattr(huggingface, "GROUP_BYTES", 2 * min(sizes))
     export(backend(), records, tmp_path / "again")
     found = pq.read_metadata(tmp_path / "again" / "data" / "train-00000-of-00001.parquet")
     assert max(found.row_group(i).num_rows for i in range(found.num_row_groups)) == 2
@@ -188,10 +188,11 @@ def test_the_card(records: ListedRecords, tmp_path: Path) -> None:
     )
 
 
-def test_several_exports_in_one_repository(records: ListedRecords, tmp_path: Path) -> None:
+@LAYOUTS
+def test_several_exports_in_one_repository(records: ListedRecords, tmp_path: Path, layout: str) -> None:
     """Each is a configuration of its own, with files of its own."""
-    for options in ({}, {"config_name": "small", "images": "jpeg", "layout": "imagefolder"}):
-        export(backend(**options), records, tmp_path / options.get("config_name", "default") / "hub")
+    for options in ({}, {"config_name": "small", "images": "jpeg"}):
+        export(backend(layout=layout, **options), records, tmp_path / options.get("config_name", "default") / "hub")
     both = tmp_path / "both"
     files = contents(tmp_path / "default" / "hub") | contents(tmp_path / "small" / "hub")
     cards = [(tmp_path / name / "hub" / "README.md").read_text(encoding="utf-8") for name in ("default", "small")]
@@ -199,9 +200,22 @@ def test_several_exports_in_one_repository(records: ListedRecords, tmp_path: Pat
         (both / name).parent.mkdir(parents=True, exist_ok=True)
         (both / name).write_bytes(content)
     assert datasets.get_dataset_config_names(str(both)) == ["default", "small"]
-    assert load(both)["val"][0]["image"].format == "PNG"
-    with pytest.raises(ValueError, match="two exports have the `config_name` 'default'"):
-        merge_cards([cards[0], cards[0]])
+    for name, form in (("default", "PNG"), ("small", "JPEG")):
+        assert load(both, name=name)["val"][0]["image"].format == form
+
+
+def test_exports_that_cannot_be_in_one_repository(records: ListedRecords, tmp_path: Path) -> None:
+    options: list[dict[str, Any]] = [{}, {"images": "jpeg"}, {"layout": "imagefolder", "config_name": "folder"}]
+    cards = []
+    for number, chosen in enumerate(options):
+        export(backend(**chosen), records, tmp_path / str(number))
+        cards.append((tmp_path / str(number) / "README.md").read_text(encoding="utf-8"))
+    with pytest.raises(
+        ValueError, match="two exports have the `config_name` 'default'; takes a different one for each"
+    ):
+        merge_cards(cards[:2])
+    with pytest.raises(ValueError, match="takes one `layout` for all exports in a repository"):
+        merge_cards(cards[1:])
 
 
 def test_names_of_splits_that_datasets_does_not_take(tmp_path: Path) -> None:

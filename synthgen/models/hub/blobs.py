@@ -16,7 +16,7 @@ from io import BufferedRandom
 from pathlib import Path
 from threading import Event, Lock
 
-from synthgen.models.hub.errors import first_line, is_of_connection
+from synthgen.models.hub.client import first_line, is_of_connection
 from synthgen.models.hub.repository import Repository
 from synthgen.models.transfer import TIMEOUT_SECONDS, Progress, Report, alone, require_room
 

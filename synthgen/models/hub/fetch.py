@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from synthgen.backends import Source
 from synthgen.base.files import atomic
@@ -17,7 +15,7 @@ from synthgen.base.locks import is_locked
 from synthgen.base.wording import shown
 from synthgen.models import is_revision, repository_folder
 from synthgen.models.hub.blobs import receive_large
-from synthgen.models.hub.errors import explained
+from synthgen.models.hub.client import explained, quiet_client
 from synthgen.models.hub.repository import Repository
 from synthgen.models.hub.selection import needed_files
 from synthgen.models.transfer import Report, is_quiet
@@ -36,7 +34,7 @@ def fetch(source: Source, report: Report) -> Path:
     if not is_revision(revision):  # it becomes the name of a file
         raise ValueError(f"it has no revision {shown(revision)}; takes a branch, a tag or a commit")
     sweep(source.model)
-    with explained(source), _quiet_client(), abandonable():  # what a signal cuts off can be gone on with
+    with explained(source), quiet_client(), abandonable():  # what a signal cuts off can be gone on with
         repository = Repository.of(source.model, source.revision)
         names = needed_files(repository.sizes, repository.read, source)
         receive_large(repository, names, report)
@@ -60,31 +58,13 @@ def inquire(source: Source) -> tuple[Repository, int | None]:
     """
     from huggingface_hub import errors
 
-    with explained(source), _quiet_client(), TemporaryDirectory() as folder:
+    with explained(source), quiet_client(), TemporaryDirectory() as folder:
         repository = Repository.of(source.model, source.revision)
         try:
             names = needed_files(repository.sizes, lambda name: repository.read(name, folder), source)
         except errors.GatedRepoError:
             return repository, None
     return repository, sum(repository.sizes[name] for name in names)
-
-
-@contextmanager
-def _quiet_client() -> Iterator[None]:
-    """Keeps the client's own bars and warnings off the terminal, within the block."""
-    import huggingface_hub.utils
-
-    utils: Any = huggingface_hub.utils  # its names are imported where they are used, which mypy does not see
-
-    verbosity, has_bars = utils.logging.get_verbosity(), not utils.are_progress_bars_disabled()
-    utils.logging.set_verbosity_error()
-    utils.disable_progress_bars()
-    try:
-        yield
-    finally:
-        utils.logging.set_verbosity(verbosity)
-        if has_bars:
-            utils.enable_progress_bars()
 
 
 def sweep(model: str) -> None:
