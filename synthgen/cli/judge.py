@@ -94,7 +94,7 @@ def review(
         edits = import_file(build, file, by, missing)
         for line in edits.lines():
             print(line)
-        print(judge_it if edits.reviews else "nothing to take: the run has all of it")
+        print(judge_it if edits.reviews else "nothing new to take")
     elif undo:
         from synthgen.review.imports import take_back
 

@@ -47,13 +47,14 @@ def corrections(reviews: Reviews, category_of: Callable[[int, int], int], height
             "image_id": image_id,
             "instance": instance,
             "category_id": review.category_id or category_of(image_id, instance),
+            "area": int(runs[1::2].sum()),
             "height": height,
             "width": width,
             "rle": review.rle,
         })  # fmt: skip
     rles = [{"size": [height, width], "counts": row["rle"]} for row in rows]
-    for row, area, (x, y, wide, high) in zip(rows, coco_mask.area(rles), coco_mask.toBbox(rles), strict=True):
-        row |= {"area": int(area), "bbox_xyxy": [x, y, x + wide, y + high]}
+    for row, (x, y, wide, high) in zip(rows, coco_mask.toBbox(rles), strict=True):
+        row["bbox_xyxy"] = [x, y, x + wide, y + high]
     try:
         return pa.Table.from_pylist(rows, pa.schema(LABEL_COLUMNS))
     except (pa.ArrowException, OverflowError) as error:

@@ -10,11 +10,10 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pycocotools import mask as coco_mask
 
 from synthgen.backends import Filter
 from synthgen.errors import BackendError, RunError
-from synthgen.masks import decode_rle, encode_rle
+from synthgen.masks import decode_rle, encode_rle, mask_areas
 from synthgen.spec import REASONS
 from synthgen.store.run import Run
 from synthgen.store.tables import LABEL_COLUMNS, VERDICT_SCHEMA
@@ -41,7 +40,7 @@ def label_rows(image_id: int, instances: Instances) -> Iterator[dict[str, Any]]:
         column = f"got a score called {reserved[0]!r}, which is a column of the table of labels"
         raise BackendError(f"{column}; takes another name")
     rles = encode_rle(instances.masks)
-    areas = coco_mask.area(rles)
+    areas = mask_areas(instances.masks)
     for i, rle in enumerate(rles):
         yield {
             "image_id": image_id,

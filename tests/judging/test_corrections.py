@@ -120,6 +120,13 @@ def test_tables_are_not_changed_in_place() -> None:
     assert all(np.array_equal(found.tables.labels[name], values) for name, values in before.items())
 
 
+def test_any_number_of_masks_is_taken() -> None:
+    """pycocotools sums the pixels of at most 255 masks at once."""
+    reviews = [said(2, k, "added", 1, MASK) for k in range(1, 300)]
+    found = table(IMAGES, FILTERS, reviews, count=9)
+    assert found.tables.labels["area"].tolist() == [9] * 3 + [100] * 299 + [9] * 3
+
+
 # The log
 
 

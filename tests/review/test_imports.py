@@ -12,6 +12,7 @@ import orjson
 import pyarrow.parquet as pq
 import pytest
 from annotated import TWO_EACH, exported_labels, square
+from browser import CHROMIUM, REASON, opened, ready, serving
 from starlette.testclient import TestClient
 
 from synthgen.dataset.growth import grow
@@ -150,7 +151,7 @@ def test_exports_have_the_corrections_exactly(build: Build, file: Path, synthgen
     assert verified.damages == () and verified.stray == () and verified.missing == ()
 
     code, out, _ = synthgen("review", build.run.root, "--import", file)
-    assert code == 0 and out.splitlines()[-1] == "nothing to take: the run has all of it"
+    assert code == 0 and out.splitlines()[-1] == "nothing new to take"
     assert len(read_reviews(build.run.paths.reviews).lines) == 1
 
     code, out, _ = synthgen("review", build.run.root, "--undo")
@@ -313,6 +314,20 @@ def test_the_page_shows_corrections_that_are_not_judged_yet(page: tuple[ReviewQu
     assert shown[3][0][1] == "removed by Ann"
     assert shown[4][2] == ("apple", "added by Ann", "M3 4L3 24L23 24L23 4Z")
     assert {note for _, note, _ in shown[5].values()} == {""}
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=REASON)
+def test_a_browser_shows_who_corrected_what(build: Build, file: Path) -> None:
+    import_file(build, file, "Ann <b>")
+    with serving(build.run.root) as (_, address), opened() as (tab, complaints, _):
+        tab.goto(address)
+        for done in range(12):
+            ready(tab, done, 12)
+            if "#4," in tab.locator("#facts").inner_text():
+                break
+            tab.keyboard.press("a")
+        assert sorted(tab.locator("#names small").all_inner_texts()) == ["added by Ann <b>"]
+        assert tab.locator("#labels path.over").count() == 3 and complaints == []
 
 
 def test_the_page_does_not_undo_an_import_by_the_way(page: tuple[ReviewQueue, TestClient]) -> None:

@@ -208,3 +208,12 @@ def test_a_score_does_not_take_the_place_of_a_column(name: str) -> None:
     before = replace(instances(7), scores={name: np.ones(len(instances(7)), np.float32)})
     with pytest.raises(BackendError, match=f"got a score called '{name}', which is a column"):
         list(label_rows(7, before))
+
+
+def test_an_image_has_any_number_of_labels() -> None:
+    """pycocotools sums the pixels of at most 255 masks at once."""
+    masks = np.zeros((300, 4, 5), bool)
+    masks[:, 0, :2] = True
+    many = Instances(masks, np.tile(np.float32([0, 0, 2, 1]), (300, 1)), np.ones(300, np.int64))
+    rows = list(label_rows(1, many))
+    assert [row["instance"] for row in rows] == list(range(300)) and {row["area"] for row in rows} == {2}
