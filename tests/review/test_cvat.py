@@ -233,9 +233,35 @@ GOOD = (
 def test_the_good_file_is_read(tmp_path: Path) -> None:
     file = tmp_path / "a.xml"
     file.write_text(GOOD)
-    ((image),) = read_cvat(file)
+    (image,) = read_cvat(file)
     assert [o.instance for o in image.objects] == [3, None, None, None]
     assert decode_rle([image.objects[0].rle or {}], 6, 8)[0].nonzero()[0].tolist() == [2, 2]
+
+
+def who(task_id: int, name: str, role: str = "assignee") -> str:
+    person = f"<{role}><username>{name}</username></{role}>" if name else f"<{role}></{role}>"
+    return f"<id>{task_id}</id><updated>2026-03-0{task_id} 10:00:00+00:00</updated>{person}"
+
+
+@pytest.mark.parametrize(
+    ("meta", "task_id", "by", "day"),
+    [
+        (f"<task>{who(1, 'ann')}</task>", None, "ann", 1),
+        (f"<task>{who(1, 'boss', 'owner')}</task>", None, "boss", 1),
+        (f"<job>{who(2, 'ann')}</job>", None, "ann", 2),
+        (f"<project>{who(1, 'boss', 'owner')}<tasks><task>{who(2, 'ann')}</task><task>{who(3, 'bob')}</task></tasks>"
+         "</project>", 3, "bob", 3),
+        (f"<project>{who(1, 'boss', 'owner')}<tasks><task>{who(2, 'ann')}</task></tasks></project>", 7, "boss", 1),
+        (f"<task>{who(1, '')}</task>", None, "", 1),
+        ("<task/>", None, "", 0),
+    ],
+)  # fmt: skip
+def test_who_and_when(meta: str, task_id: int | None, by: str, day: int, tmp_path: Path) -> None:
+    of_task = f' task_id="{task_id}"' if task_id else ""
+    file = tmp_path / "a.xml"
+    file.write_text(GOOD.replace("<meta/>", f"<meta>{meta}</meta>").replace("<image ", f"<image{of_task} "))
+    (image,) = read_cvat(file)
+    assert (image.by, image.at) == (by, f"2026-03-0{day}T10:00:00+00:00" if day else "")
 
 
 @pytest.mark.parametrize(
