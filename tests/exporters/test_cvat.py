@@ -174,6 +174,7 @@ def test_a_whole_export_is_verified(records: ListedRecords, root: Path) -> None:
         ("<name>cup</name>", "<name>mug</name>", "has other classes"),
         ('<attribute name="ignore">true<', '<attribute name="ignore">false<', "of image 14 differs"),
         ("</annotations>", "</annotations>x", "is no file of CVAT: it is no XML"),
+        ("</image>", '<box label="cup"/></image>', "image 12 has more"),
         ("</annotations>", '<image id="3" name="x"/></annotations>', "others besides"),
         ("</annotations>", "", "is no XML"),
     ],
