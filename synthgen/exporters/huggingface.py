@@ -7,18 +7,19 @@ Formats: https://huggingface.co/docs/datasets/image_dataset, https://huggingface
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Annotated, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
-from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records, Request
+from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records, RecordSet, Request
 from synthgen.base.pattern import Pattern
 from synthgen.errors import Problem
 from synthgen.exporters._dataset_card import Card, Split, in_yaml, split_name, split_problems
 from synthgen.exporters._dataset_reader import NOT_EXPORTED, SplitReader
+from synthgen.exporters._dataset_records import record_set
 from synthgen.exporters._dataset_rows import Rows, Survey
 from synthgen.exporters._dataset_writers import MetadataWriter, ShardWriter
 from synthgen.types import DatasetInfo, Record
@@ -117,6 +118,9 @@ class Backend(Exporter[Config]):
         )
         with folder.open(CARD) as file:
             file.write(card.text().encode())
+
+    def record_sets(self, info: DatasetInfo) -> Sequence[RecordSet]:
+        return [record_set(self._folder)] if self._is_parquet else []
 
     def verify(self, folder: ExportedFolder, records: Records) -> Iterator[tuple[str, str]]:
         """Compares each row with its record. Reports the first difference of each split."""

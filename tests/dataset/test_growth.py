@@ -137,6 +137,9 @@ def test_it_is_what_its_runs_are(folder: Path) -> None:
         assert link.samefile(source)
     for split in ("train", "val", "test"):
         COCO(folder / "dataset" / "coco" / "annotations" / f"instances_{split}.json")
+    croissant = orjson.loads((folder / "dataset" / "coco" / "croissant.json").read_bytes())
+    made = sum(opened(folder, n).quality().made for n in (1, 2))  # type: ignore[union-attr]
+    assert croissant["isLiveDataset"] is True and f" {made} images were made" in croissant["rai:dataCollection"]
 
 
 def test_its_numbers(folder: Path) -> None:
