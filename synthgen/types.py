@@ -223,6 +223,8 @@ class DatasetInfo:
     Attributes:
         licences: (name, url) of the models that made it.
         subset: a sentence that says what was left out or renamed for this export; "" if nothing was.
+        models: each of these models, with the name and the url of the licence of what it makes; "" for what is not
+            known.
     """
 
     name: str
@@ -231,3 +233,4 @@ class DatasetInfo:
     splits: tuple[str, ...]
     licences: tuple[tuple[str, str], ...]
     subset: str = ""
+    models: tuple[tuple[str, str, str], ...] = ()

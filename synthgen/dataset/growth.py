@@ -24,6 +24,7 @@ from synthgen.errors import RunError, SynthgenError
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import accepted_images, write_export
 from synthgen.pipeline.fingerprints import exported_by, hash_of, measured_by
+from synthgen.pipeline.licences import licensed_models
 from synthgen.pipeline.responsible_ai import Making
 from synthgen.planning.rounds import IMAGES_PER_RUN
 from synthgen.store.marks import Mark
@@ -174,9 +175,10 @@ class Merge:
     @cached_property
     def info(self) -> DatasetInfo:
         spec = self.build.spec
-        models = [model for m in self.members for model in m.run.facts.read().get("models", {}).values()]
-        licences = {(name, url) for model in models for name, url in model["licences"]}
-        return DatasetInfo(spec.name, spec.description, spec.categories, tuple(spec.splits), tuple(sorted(licences)))
+        recorded = [m.run.facts.read().get("models", {}) for m in self.members]
+        licences = {(name, url) for models in recorded for m in models.values() for name, url in m["licences"]}
+        splits, models = tuple(spec.splits), licensed_models(*recorded)
+        return DatasetInfo(spec.name, spec.description, spec.categories, splits, tuple(sorted(licences)), models=models)
 
     @cached_property
     def making(self) -> Making:
@@ -186,6 +188,7 @@ class Merge:
         """Hash of everything that an export is made from."""
         spec, info = self.build.spec, asdict(self.info)
         del info["subset"]  # Options of the exporter say it.
+        del info["models"]  # The runs record them, and `licences` has what they state.
         # `exported_by` has both if a spec sets them. Without them, datasets of earlier versions stay merged.
         for category in info["categories"]:
             del category["supercategory"], category["own_id"]

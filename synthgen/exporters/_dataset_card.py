@@ -51,7 +51,7 @@ class Card:
     def text(self) -> str:
         header: dict[str, Any] = {
             "pretty_name": self.info.name,
-            **licence_fields(self.info.licences),
+            **self._licence(),
             "annotations_creators": ["machine-generated"],
             "task_categories": ["object-detection", "image-segmentation"],
             "tags": ["synthetic", "instance-segmentation"],
@@ -62,6 +62,11 @@ class Card:
             header["dataset_info"] = [self._dataset_info()]
             header["configs"] = [{"config_name": self.config_name, "data_files": files, **self.loader}]
         return _with_header(header, "\n".join(self._body()))
+
+    def _licence(self) -> dict[str, str]:
+        """The models' licence if all have the same one."""
+        known = [(name, url) for _, name, url in self.info.models if name]
+        return licence_fields(known, some_unknown=len(known) < len(self.info.models))
 
     def _dataset_info(self) -> dict[str, Any]:
         return {
@@ -94,10 +99,8 @@ class Card:
         yield from ("## Columns", "", "| column | holds |", "| --- | --- |")
         yield from (f"| `{name}` | {what} |" for name, what in self.columns.items())
         yield from ("", "## Classes", "", *self._classes(), "")
-        yield from ("## Licences of the models", "")
-        yield from (f"- {markdown_text(name)}: {markdown_text(url)}" for name, url in info.licences)
-        if not info.licences:
-            yield "No licence of a model is known."
+        models = [(model, name or "not known", url) for model, name, url in info.models]
+        yield from ("## Models", "", *markdown_table(("model", "licence of what it makes", "url"), models))
         yield ""
 
     def _classes(self) -> list[str]:

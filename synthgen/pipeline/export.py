@@ -14,6 +14,7 @@ from synthgen.pipeline import croissant
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.check import problems_of, request_of
 from synthgen.pipeline.fingerprints import hash_of
+from synthgen.pipeline.licences import licensed_models
 from synthgen.pipeline.responsible_ai import Making
 from synthgen.pipeline.signing import signer_of
 from synthgen.pipeline.stages import Stages
@@ -132,7 +133,9 @@ def info_of(build: Build) -> DatasetInfo:
     """What the dataset of a run says of itself."""
     spec = build.spec
     licences = {licence for stage in build.stages.named().values() for licence in stage.licences()}
-    return DatasetInfo(spec.name, spec.description, spec.categories, tuple(spec.splits), tuple(sorted(licences)))
+    models = licensed_models(build.run.facts.read().get("models", {}))
+    splits = tuple(spec.splits)
+    return DatasetInfo(spec.name, spec.description, spec.categories, splits, tuple(sorted(licences)), models=models)
 
 
 def content_hash(build: Build) -> str:

@@ -84,6 +84,16 @@ def public_name(model: str) -> str:
     return (last.strip(".") and last) or Path(model).resolve().name if is_path else model
 
 
+def licensed_models(*runs: Mapping[str, Mapping[str, Any]]) -> tuple[tuple[str, str, str], ...]:
+    """The models of runs for `DatasetInfo.models`.
+
+    Args:
+        runs: the models of each, as its `run.json` has them.
+    """
+    used = {(public_name(m.name), m.licence.name, m.licence.url) for run in runs for m in recorded_models(run)}
+    return tuple(sorted(used))
+
+
 def licence_lines(used: Iterable[UsedModel]) -> Iterator[str]:
     """A line for each model, with what it is used for."""
     fields: dict[tuple[str, str | None, OutputLicence], list[str]] = {}

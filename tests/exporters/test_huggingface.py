@@ -168,12 +168,15 @@ def test_equal_records_give_equal_bytes(records: ListedRecords, tmp_path: Path, 
 
 
 def test_the_card(records: ListedRecords, tmp_path: Path) -> None:
-    export(backend(), records, tmp_path / "hub", replace(INFO, name="--- rooms: \n---\n # x", subset="Only 1 class."))
+    open_rail = ("CreativeML Open RAIL-M", "https://example.org/licence")
+    models = (("me/diffusion", *open_rail), ("me/sam", *open_rail))
+    info = replace(INFO, name="--- rooms: \n---\n # x", subset="Only 1 class.", models=models)
+    export(backend(), records, tmp_path / "hub", info)
     text = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
     assert text.count("\n---\n") == 1
     header = yaml.safe_load(text.split("\n---\n")[0])
     assert header["pretty_name"] == "--- rooms: \n---\n # x"
-    assert header["license"] == "creativeml-openrail-m" or header["license_name"] == "creativeml-open-rail-m"
+    assert header["license_name"] == "creativeml-open-rail-m"
     assert header["task_categories"] == ["object-detection", "image-segmentation"]
     assert "synthetic" in header["tags"] and header["size_categories"] == ["n<1K"]
     (found,) = header["dataset_info"]
@@ -186,6 +189,25 @@ def test_the_card(records: ListedRecords, tmp_path: Path) -> None:
         and "| train | 3 | 4 |" in text
         and "</script>" not in text.split("\n---\n")[1]
     )
+
+
+@pytest.mark.parametrize(
+    ("models", "licence"),
+    [
+        ([], "unknown"),
+        ([("a", "MIT", ""), ("b", "MIT", "")], "mit"),
+        ([("a", "MIT", ""), ("b", "Apache-2.0", "")], "mixed-see-card"),
+        ([("a", "MIT", ""), ("b", "", "")], "mixed-see-card"),
+    ],
+)
+def test_the_card_claims_no_licence_that_a_model_does_not_state(
+    tmp_path: Path, models: list[tuple[str, str, str]], licence: str
+) -> None:
+    export(backend(), ListedRecords([]), tmp_path / "hub", replace(INFO, models=tuple(models)))
+    text = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    header = yaml.safe_load(text.removeprefix("---\n").split("\n---\n")[0])
+    assert licence in {header["license"], header.get("license_name")}
+    assert ("| b | not known |  |" in text) == (("b", "", "") in models)
 
 
 @LAYOUTS
