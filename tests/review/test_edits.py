@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from synthgen.errors import RunError
 from synthgen.judging.reviews import Review, ReviewLog, Reviews
-from synthgen.masks import decode_rle, encode_rle, mask_boxes, rle_runs
+from synthgen.masks import box_iou, decode_rle, encode_rle, mask_boxes, rle_runs
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.judge import judge_run
 from synthgen.pipeline.label import labels_digests
@@ -200,14 +200,15 @@ def test_a_format_that_loses_pixels_has_a_tolerance(made: Build, images: dict[in
 
 def test_moved_and_added_boxes_are_cut_out_by_the_segmenter(made: Build, images: dict[int, AnnotatedImage]) -> None:
     x0, y0, x1, y1 = box_of(images[1].objects[0].rle)
-    box, far = (x0 + 3, y0, x1, y1), (-20.0, 10.0, 60.0, 200.0)  # The second reaches beyond the image.
+    box, far = (x0 + 3, y0, x1, y1), (-20.0, 32.0, 140.0, 64.0)  # The second reaches beyond the image.
     image = with_object(images[1], 0, rle=None, box_xyxy=box)
     image = replace(image, objects=(*image.objects, AnnotatedObject(None, "tree", None, far)))
     found = edits_of(made, [image], Reviews())
     picture = made.run.images.read(0, 1, made.run.marks.read("generate", 0))
-    asked = Grounding(np.float32([box, (0, 10, 60, 128)]), np.array([1, 3]))
+    asked = Grounding(np.float32([box, (0, 32, 128, 64)]), np.array([1, 3]))
     masks = encode_rle(made.stages.segmenter.segment([picture], [asked])[0].masks)
     assert {r.instance: r.rle for r in found.reviews if r.rle} == {k: masks[i]["counts"] for i, k in ((0, 0), (1, 2))}
+    assert box_iou(mask_boxes(decode_rle([masks[1]], 128, 128)), np.float32([[0, 32, 128, 64]]))[0, 0] < 0.5
     assert found.cut == 2 and list(found.lines())[-1] == "2 boxes cut out by the run's segmenter"
     standing = Reviews({review.about: review for review in found.reviews})
     assert edits_of(made, [image], standing).reviews == ()
@@ -276,6 +277,8 @@ def test_a_file_of_before_the_last_judging_is_compared_with_what_is_now(
     after = {(i, c) for i, c, _ in exported_labels(build)}
     assert (1, "orange") in after
     assert edits_of(build, [image], standing).reviews == ()
+    taken_back = edits_of(build, [exported_images(build)[1]], Reviews())  # The run will not have the label.
+    assert reviews(taken_back) == [(1, 2, "added", 2, True), (1, None, "corrected", None, False)]
     found = edits_of(build, [images[1]], standing)  # the export of before the edits
     assert [r for r in reviews(found) if r[1] is not None] == [
         (1, 0, "accept", None, False),
