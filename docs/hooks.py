@@ -29,6 +29,7 @@ ROOT = Path(__file__).parent.parent
 # The mappings inside a spec: name in the JSON Schema -> heading of its section.
 MAPPINGS = {"ClassSpec": "A class", "PromptSpec": "Prompts", "Template": "A prompt template", "LayoutSpec": "Layout",
             "ProvenanceSpec": "Provenance", "SigningSpec": "Signatures", "LicenceSpec": "Licence",
+            "PublicationSpec": "Publication",
             "Lora": "A LoRA", "Embedding": "A textual inversion"}  # fmt: skip
 SCALARS = {"string": "text", "integer": "whole number", "number": "number", "boolean": "`true` or `false`"}
 

@@ -24,6 +24,7 @@ from synthgen.spec import (
     LicenceSpec,
     PromptSpec,
     ProvenanceSpec,
+    PublicationSpec,
     SigningSpec,
     Template,
     load_spec,
@@ -137,7 +138,7 @@ def test_the_reference_of_specs_has_every_key_with_its_description() -> None:
     sections = dict(re.findall(r"^##+ ([^\n]*)\n(.*?)(?=^##|\Z)", text, re.M | re.S))
     models = {"The spec": DatasetSpec, "A class": ClassSpec, "Prompts": PromptSpec, "A prompt template": Template,
               "Layout": LayoutSpec, "Provenance": ProvenanceSpec, "Signatures": SigningSpec,
-              "Licence": LicenceSpec, "A LoRA": Lora, "A textual inversion": Embedding,
+              "Publication": PublicationSpec, "Licence": LicenceSpec, "A LoRA": Lora, "A textual inversion": Embedding,
               "Profile files": Profile}  # fmt: skip
     models |= {f"{k} `{n}`": backend_module(k, n).Config for k in KINDS for n in builtin(k)}
     for title, model in models.items():

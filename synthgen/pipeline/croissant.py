@@ -20,6 +20,7 @@ from synthgen.base.wording import plain
 from synthgen.errors import listed
 from synthgen.pipeline.licences import public_name
 from synthgen.pipeline.responsible_ai import Making, counted, statements
+from synthgen.spec import PublicationSpec
 from synthgen.types import DatasetInfo
 
 NAME = "croissant.json"
@@ -76,9 +77,7 @@ def document(
         "description": " ".join(filter(None, (described, info.subset))),
         "version": f"1.0.0+{version}",
         "license": list(_licences(making)),
-        "citeAs": f"@misc{{{info.name}, title = {{{info.name}}}, howpublished = {{made by synthgen {__version__}}}, "
-        f"note = {{version {version}}}}}",
-        "creator": {"@type": "sc:Organization", "name": "synthgen", "url": "https://pypi.org/project/synthgen/"},
+        **_published(making.spec.publication, info.name, version),
         "keywords": ["synthetic", "object detection", "instance segmentation"],
         "isLiveDataset": making.is_grown,
         "prov:wasGeneratedBy": list(_activities(making)),
@@ -87,6 +86,27 @@ def document(
         "recordSet": [_classes(info), _splits(info), *map(_record_set, record_sets)],
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+
+
+def _published(publication: PublicationSpec, name: str, version: str) -> dict[str, Any]:
+    """Who publishes the dataset, where and when, and how it is cited."""
+    creators = [{"@type": "sc:Person", "name": author} for author in publication.authors]
+    creators += [{"@type": "sc:Organization", "name": organization} for organization in publication.organizations]
+    made_by = {"@type": "sc:Organization", "name": "synthgen", "url": "https://pypi.org/project/synthgen/"}
+    cited = {
+        "title": name,
+        "author": " and ".join("{" + creator["name"].translate({123: None, 125: None}) + "}" for creator in creators),
+        "year": (publication.date or "")[:4],
+        "url": publication.url or "",
+        "note": f"Made by synthgen {__version__}; version {version}",
+    }
+    keys = ", ".join(f"{key} = {{{value}}}" for key, value in cited.items() if value)  # BibTeX
+    return {
+        "citeAs": f"@misc{{{name}, {keys}}}",
+        "creator": creators or [made_by],
+        **({"url": publication.url} if publication.url else {}),
+        **({"datePublished": publication.date} if publication.date else {}),
+    }
 
 
 def _licences(making: Making) -> Iterator[dict[str, str]]:

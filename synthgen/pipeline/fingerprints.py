@@ -176,6 +176,7 @@ def exported_by(spec: DatasetSpec, exporter: str) -> dict[str, Any]:
         "options": (c := spec.exporters[exporter]).model_dump(mode="json", exclude=c.untouched()),
         **({"signed_by": signing.certificate} if (signing := spec.provenance.c2pa) else {}),
         **({"categories": named} if (named := _own_categories(spec)) else {}),
+        **({"publication": said} if (said := spec.publication.model_dump(mode="json", exclude_defaults=True)) else {}),
     }
 
 

@@ -13,6 +13,7 @@ from synthgen.spec.names import MEASURE_COLUMNS, REASONS, RUN_FOLDERS
 from synthgen.spec.problems import MAX_PROBLEMS, problems_of
 from synthgen.spec.prompts import MAX_VALUES, PromptSpec, Template, template_slots
 from synthgen.spec.provenance import ProvenanceSpec, SigningSpec
+from synthgen.spec.publication import PublicationSpec
 
 __all__ = [
     "MAX_CLASSES",
@@ -27,6 +28,7 @@ __all__ = [
     "LicenceSpec",
     "PromptSpec",
     "ProvenanceSpec",
+    "PublicationSpec",
     "SigningSpec",
     "Template",
     "differences",

@@ -18,6 +18,7 @@ from synthgen.spec.options import parse_options
 from synthgen.spec.problems import first, problems_of
 from synthgen.spec.prompts import PromptSpec
 from synthgen.spec.provenance import ProvenanceSpec
+from synthgen.spec.publication import PublicationSpec
 from synthgen.spec.section import MAX_ENTRIES, Section
 from synthgen.spec.unloaded import Recorded
 from synthgen.spec.weights import MAX_WEIGHT, are_weights
@@ -75,6 +76,9 @@ class DatasetSpec(Section):
     licence: LicenceSpec = Field(LicenceSpec(), description="What the models' licences must allow.")
     shard_size: int = Field(64, strict=True, ge=1, le=4096, description="Images committed together.")
     provenance: ProvenanceSpec = Field(ProvenanceSpec(), description="What images tell of where they come from.")
+    publication: PublicationSpec = Field(
+        PublicationSpec(), description="Who publishes the dataset, where and when, for `croissant.json`."
+    )
     grow: bool = Field(
         False, strict=True, description="Every run, at its end, merges all finished runs into one dataset."
     )

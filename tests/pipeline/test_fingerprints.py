@@ -128,6 +128,19 @@ def test_what_images_say_is_made_from_the_spec_where_it_decides_files(
             assert (inputs == other.inputs("export", "coco")) == is_same
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "changed"),
+    [("publication", {}, set()), ("publication", {"date": "2026-11-28"}, {"export"}),
+     ("licence", {"commercial": True, "accept": ["mini"]}, set())],
+)  # fmt: skip
+def test_publication_is_a_part_of_exports_and_the_licence_of_nothing(
+    build: Build, key: str, value: dict[str, Any], changed: set[str]
+) -> None:
+    spec = DatasetSpec.parse({**SPEC, key: value})
+    other = Build(build.run, spec, Stages.of(spec))
+    assert {stage for (stage, piece), inputs in INPUTS.items() if other.inputs(stage, piece) != inputs} == changed
+
+
 def test_hashes_with_reviews_are_those_of_runs_in_peoples_hands(build: Build) -> None:
     with ReviewLog.open(build.run.paths.reviews) as log:
         log.add(Review(1, None, "reject", None, "random", "0" * 16))

@@ -99,19 +99,6 @@ def test_check_and_run_refuse(
         assert code == 2 and "filters.prompt_agreement.model: got " in err and "cc-by-nc-4.0" in err
 
 
-def test_the_use_of_a_dataset_decides_nothing_of_it(good: dict[str, Any], tmp_path: Path) -> None:
-    from synthgen.pipeline.fingerprints import DEPENDENCIES
-
-    class Its:
-        def __init__(self, **keys: Any) -> None:
-            self.models: dict[str, Any] = {}
-            self.spec = DatasetSpec.parse({**good, **keys})
-
-    plain, commercial = Its(), Its(licence={"commercial": True, "accept": ["mini"]})
-    for row in DEPENDENCIES.values():
-        assert row.fingerprint(plain, "coco") == row.fingerprint(commercial, "coco")
-
-
 def test_a_run_records_what_its_models_state(finished: Build) -> None:
     recorded = finished.run.facts.read()["models"]
     found = recorded_models(recorded)
