@@ -187,8 +187,7 @@ class Merge:
     def inputs(self, exporter: str) -> str:
         """Hash of everything that an export is made from."""
         spec, info = self.build.spec, asdict(self.info)
-        del info["subset"]  # Options of the exporter say it.
-        del info["models"]  # The runs record them, and `licences` has what they state.
+        del info["subset"], info["models"]  # The exporter's options, and the runs, say it.
         # `exported_by` has both if a spec sets them. Without them, datasets of earlier versions stay merged.
         for category in info["categories"]:
             del category["supercategory"], category["own_id"]
