@@ -300,6 +300,7 @@ def export_grown(build: Build, folder: Run) -> dict[str, Mark]:
     Raises:
         RunError: a run changed meanwhile.
     """
+    folder.marks.sweep()
     merge = Merge.of(build)
     (records, _), marks = merge.records(), {}
     for name, exporter in build.stages.exporters.items():

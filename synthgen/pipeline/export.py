@@ -43,12 +43,13 @@ def export_to(build: Build, folder: Run, all_images: bool = False) -> dict[str, 
     """`export_run` into any folder, which gets a folder for each exporter of the spec.
 
     Args:
-        folder: the run itself, or a folder for exports alone, with its own marks.
+        folder: the run itself, or a folder for exports alone, with its own marks. The caller holds its lock.
         all_images: rejected images too, with the labels that have them rejected.
 
     Raises:
         RunError: another process changed the run meanwhile.
     """
+    folder.marks.sweep()  # what a killed process left
     marks = {}
     for name, exporter in build.stages.exporters.items():
         inputs = _inputs(build, name, all_images)

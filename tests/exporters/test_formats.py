@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as pytest does, for when t
 import hard
 from consumers import CASES, Case
 
+from synthgen.backends import builtin
 from synthgen.masks import mask_boxes
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.export import export_to, with_exporters
@@ -93,6 +96,60 @@ def test_a_consumer_finds_what_was_drawn(name: str, build: Build, tmp_path: Path
     assert found.get("mean_iou", 1) >= (1 if case.exact else 0.98)
     known = json.loads(FIGURES.read_text(encoding="utf-8"))
     assert known[name] == {**found, "losses": mark.notes.get("losses", [])}, "run this file to measure again"
+
+
+# Exports a run in each format, in a process of its own that is killed when it has read half of the images.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from synthgen.pipeline import export
+from synthgen.pipeline.build import Build
+from synthgen.store.run import Run
+build, out, whole = Build.open(Run(Path(sys.argv[1]))), Run(Path(sys.argv[2])), export.accepted_images
+class Half:
+    def __init__(self, records):
+        self._records = records
+    def __iter__(self):
+        for number, record in enumerate(self._records):
+            if number == 150 and os.environ["PASS"] == str(passes[0]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield record
+        passes[0] += 1
+    def split(self, name):
+        return self._records.split(name)
+export.accepted_images = lambda *args, **options: Half(whole(*args, **options))
+for name in sys.argv[3:]:
+    changed = export.with_exporters(build, {name: {}})
+    for count in range(3):  # Some formats go through the records more than once.
+        passes = [0]
+        os.environ["PASS"] = str(count)
+        if not (child := os.fork()):
+            export.export_to(changed, out)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(name, os.WIFSIGNALED(status), flush=True)
+"""
+
+
+def test_killed_and_written_again_it_has_the_same_bytes(build: Build, tmp_path: Path) -> None:
+    formats = builtin("exporter")
+    command = [sys.executable, "-c", KILLED, str(build.run.root), str(tmp_path / "killed"), *formats]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert done.returncode == 0, done.stderr
+    kills = [line.split() for line in done.stdout.splitlines()]
+    assert {name for name, was_killed in kills if was_killed == "True"} == set(formats)
+    for name in formats:
+        for out in ("killed", "whole"):
+            export_to(with_exporters(build, {name: {}}), Run(tmp_path / out))
+    killed, whole = (
+        {p.relative_to(tmp_path / out): p.read_bytes() for p in (tmp_path / out).rglob("*") if p.is_file()}
+        for out in ("killed", "whole")
+    )
+    times = {path for path in whole if path.suffix == ".json" and path.parent.name == "commits"}
+    assert len(times) == len(formats) and killed.keys() == whole.keys()
+    assert all(killed[path] == whole[path] for path in whole.keys() - times)
 
 
 def main() -> None:
