@@ -67,7 +67,8 @@ def decode_crop(rle: Mapping[str, Any]) -> tuple[int, int, NDArray[np.bool_]]:
     columns = np.repeat(shown, np.concatenate(([before], runs[first:last], [behind]))).reshape(-1, height)
     rows = np.flatnonzero(columns.any(0))
     top, bottom = int(rows[0]), int(rows[-1]) + 1
-    return left, top, np.ascontiguousarray(columns[:, top:bottom].T)
+    inner = np.ascontiguousarray(columns[:, top:bottom]).view(np.uint8)
+    return left, top, cv2.transpose(inner).view(bool)  # as in `encode_rle`
 
 
 def rle_runs(counts: str | bytes) -> NDArray[np.int64]:

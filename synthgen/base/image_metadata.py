@@ -80,7 +80,7 @@ class Metadata(NamedTuple):
             b"iTXt": self.xmp and _XMP_KEYWORD + b"\0\0\0\0" + self.xmp,
             b"caBX": self.c2pa,
         }
-        written = b"".join(_chunk(kind, content) for kind, content in chunks.items() if content)
+        written = b"".join(png_chunk(kind, content) for kind, content in chunks.items() if content)
         after = len(_PNG) + 25  # the header
         return data[:after] + written + data[after:]
 
@@ -124,7 +124,8 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 12 + length
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG: its length, its kind, what it holds, and their checksum."""
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 

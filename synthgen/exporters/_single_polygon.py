@@ -10,14 +10,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# The polygon's corners lie within the outermost pixels, so far from their edges. Readers that cut decimals off and
-# readers that round them find the same pixels, as long as an image has fewer than 10,000 of them side by side.
-NEAR, FAR = 0.01, 0.49
-Point = tuple[float, float]
+# The polygon's corners lie in the outermost pixels, so many hundredths from their left or upper edges. Readers that cut
+# decimals off and readers that round them find the same pixels, as long as an image has fewer than 10,000 of them side
+# by side. Seams go through the middle between both.
+PIXEL, NEAR, MIDDLE, FAR = 100, 1, 25, 49
+Point = tuple[int, int]
 
 
-def single_polygon(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The corners, float64 (N, 2), x and y in px, of one polygon around a mask, bool (H, W), that is not empty.
+def single_polygon(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """The corners, int64 (N, 2), x and y in hundredths of a pixel, of one polygon around a mask, bool (H, W), that is
+    not empty. A coordinate modulo `PIXEL` is `NEAR`, `MIDDLE` or `FAR`.
 
     `cv2.fillPoly` fills it by the even-odd rule and draws its edges too, so at the mask's own size it shows every pixel
     of the mask. Edges are vertical or horizontal: points that a reader adds on them lie on the same pixels. A hole's
@@ -26,18 +28,18 @@ def single_polygon(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """
     # findContours walks through the centres of pixels. At twice the size it walks on either side of the edges between
     # pixels, and halving and rounding up gives these edges, as in `masks.mask_polygons`.
-    doubled = np.ascontiguousarray(mask, np.uint8).repeat(2, 0).repeat(2, 1)
+    pixels = np.ascontiguousarray(mask).view(np.uint8)
+    doubled = cv2.resize(pixels, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     contours, tree = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
     rings = [_Ring(contour, mask) for contour in contours]
-    if len(rings) == 1 and not rings[0].diagonals:
-        return rings[0].corners
-    edges = _Edges(rings, max(mask.shape))
-    for ring, (_, _, _, parent) in zip(rings, tree[0], strict=True):
-        if parent >= 0:
-            _join_hole(ring, edges, mask)
-    for a, b in _shortest_ways(mask):
+    if len(rings) == 1:
+        return rings[0].points
+    edges, is_hole = _Edges(rings, max(mask.shape)), tree[0, :, 3] >= 0
+    for i in np.flatnonzero(is_hole):
+        _join_hole(rings[i], edges, mask)
+    for a, b in _shortest_ways(mask) if np.count_nonzero(~is_hole) > 1 else ():
         _join(edges.beside(*a), edges.beside(*b))
-    return np.array(list(_walk(rings[0])))
+    return np.concatenate(list(_walk(rings[0])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,44 +55,43 @@ class _Ring:
     """A closed line around a part or a hole, with the mask on its left hand.
 
     Attributes:
-        ends: int64 (N, 2), where its edges begin, on the lines between pixels. Edge i goes from i to i + 1.
-        corners: float64 (N, 2), the same points, moved into the pixels of the mask.
-        diagonals: the corners, by index, at which two pixels touch diagonally, and the line goes from the centre of
-            one to the centre of the other.
+        ends: int64 (N, 2), where its edges begin, on the lines between pixels. Edge i goes from i to i + 1; it is
+            vertical for an even i, and horizontal for an odd one.
+        points: int64 (M, 2), hundredths: the same, moved into the pixels of the mask. Two points stand for an end where
+            two pixels touch diagonally: the centre of one, and the centre of the other.
+        first: int64 (N + 1,), for each end the first of its points.
         seams: by edge, the places on it and the places on other rings that they are joined to.
     """
 
     def __init__(self, contour: NDArray[np.int32], mask: NDArray[np.bool_]) -> None:
         ends = (contour[:, 0].astype(np.int64) + 1) >> 1
-        ends = ends[(ends != _turned(ends)).any(1)]
-        level = ends[:, 1] == _turned(ends, -1)[:, 1]  # whether the edge is horizontal
-        turns = level != _turned(level)
-        self.ends, level = ends[turns], level[turns]
-        x, y = self.ends.T
-        # Downwards there is the mask to the right, upwards to the left; rightwards it is above, leftwards below. Every
-        # second edge is vertical, so a corner has its x from one of its edges and its y from the other.
-        x = np.where(_turned(y, -1) > y, x + NEAR, x - (1 - FAR))
-        y = np.where(_turned(self.ends[:, 0], -1) > self.ends[:, 0], y - (1 - FAR), y + NEAR)
-        self.corners = np.stack((np.where(level, _turned(x), x), np.where(level, y, _turned(y))), 1)
-        outside = ~mask[self.corners[:, 1].astype(int), self.corners[:, 0].astype(int)]
-        self.diagonals = {
-            i: (self._centre(i - 1, before=True), self._centre(i, before=False))
-            for i in np.flatnonzero(outside).tolist()
-        }
+        before = _turned(ends)
+        ends = ends[(ends[:, 0] != before[:, 0]) | (ends[:, 1] != before[:, 1])]
+        self.ends = ends if ends[0, 0] == ends[1, 0] else _turned(ends, -1)
+        x, y = self.ends[::2, 0], self.ends[:, 1]
+        # Downwards there is the mask to the right, upwards to the left; rightwards it is above, leftwards below.
+        of_vertical = x * PIXEL + np.where(y[1::2] > y[::2], NEAR, FAR - PIXEL)
+        of_horizontal = y[1::2] * PIXEL + np.where(_turned(x, -1) > x, FAR - PIXEL, NEAR)
+        self.points = np.empty((len(y), 2), np.int64)
+        self.points[::2, 0] = self.points[1::2, 0] = of_vertical
+        self.points[1::2, 1], self.points[::2, 1] = of_horizontal, _turned(of_horizontal)
+        self.first = np.arange(len(y) + 1)
+        shown = mask[self.points[:, 1] // PIXEL, self.points[:, 0] // PIXEL]
+        if not shown.all():
+            outside = np.flatnonzero(~shown)
+            behind = self._centres(outside, before=False)
+            self.points[outside] = self._centres(outside - 1, before=True)
+            self.points = np.insert(self.points, outside + 1, behind, 0)
+            self.first += np.searchsorted(outside, self.first)
         self.seams: dict[int, list[tuple[_Place, _Place]]] = {}
 
-    def points(self, corner: int) -> tuple[Point, ...]:
-        """What stands for a corner."""
-        x, y = self.corners[corner].tolist()
-        return self.diagonals.get(corner) or ((x, y),)
-
-    def _centre(self, edge: int, *, before: bool) -> Point:
-        """The centre of the mask's pixel at the left hand of an edge, before its end or behind its beginning."""
-        begin, end = self.ends[edge], self.ends[(edge + 1) % len(self.ends)]
+    def _centres(self, edges: NDArray[np.int64], *, before: bool) -> NDArray[np.int64]:
+        """The centres of the mask's pixels at the left hand of edges, before their ends or behind their beginnings."""
+        begin, end = self.ends[edges], self.ends[(edges + 1) % len(self.ends)]
         along = np.sign(end - begin)
-        left = np.array((along[1], -along[0]))
-        x, y = ((end - along / 2 if before else begin + along / 2) + left / 2 - 0.5).tolist()
-        return x + FAR, y + FAR
+        left = np.stack((along[:, 1], -along[:, 0]), 1)
+        pixels: NDArray[np.int64] = ((end * 2 - along if before else begin * 2 + along) + left - 1) // 2
+        return pixels * PIXEL + FAR
 
 
 def _turned(values: NDArray[Any], by: int = 1) -> NDArray[Any]:
@@ -122,18 +123,17 @@ class _Edges:
 
     def place(self, side: str, x: int, y: int) -> _Place | None:
         """The place on the top, bottom, left or right edge of a pixel, if a ring passes there."""
-        middle_x, middle_y = x + FAR / 2, y + FAR / 2
-        key, point = {
-            "top": (self._key(1, 0, y, x), (middle_x, y + NEAR)),
-            "bottom": (self._key(1, 1, y + 1, x), (middle_x, y + FAR)),
-            "left": (self._key(0, 1, x, y), (x + NEAR, middle_y)),
-            "right": (self._key(0, 0, x + 1, y), (x + FAR, middle_y)),
+        key, (right, down) = {
+            "top": (self._key(1, 0, y, x), (MIDDLE, NEAR)),
+            "bottom": (self._key(1, 1, y + 1, x), (MIDDLE, FAR)),
+            "left": (self._key(0, 1, x, y), (NEAR, MIDDLE)),
+            "right": (self._key(0, 0, x + 1, y), (FAR, MIDDLE)),
         }[side]
         i = int(self._keys.searchsorted(key, "right")) - 1
         if i < 0 or key - self._keys[i] >= self._length[i]:
             return None
         ring, edge = self._where[i].tolist()
-        return _Place(self._rings[ring], edge, point)
+        return _Place(self._rings[ring], edge, (x * PIXEL + right, y * PIXEL + down))
 
     def beside(self, x: int, y: int) -> _Place:
         """A place on any edge of a pixel that lies beside a ring."""
@@ -160,8 +160,6 @@ def _shortest_ways(mask: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], t
     """Pairs of pixels (x, y) of two parts, which join all parts of a mask with the fewest steps along rows and columns:
     the minimum spanning tree of the parts, by Kruskal's method."""
     count, parts = cv2.connectedComponents(np.ascontiguousarray(mask, np.uint8), connectivity=8)
-    if count <= 2:
-        return
     gaps = (~mask).astype(np.uint8)
     _, sources = cv2.distanceTransformWithLabels(gaps, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     pixels = np.flatnonzero(mask)
@@ -199,7 +197,7 @@ def _shortest_ways(mask: NDArray[np.bool_]) -> Iterator[tuple[tuple[int, int], t
             yield (x0, y0), (x1, y1)
 
 
-def _walk(first: _Ring) -> Iterator[Point]:
+def _walk(first: _Ring) -> Iterator[NDArray[np.int64]]:
     """The points of all joined rings: around each one once, and at each seam around what it leads to, and back."""
     ways = [_around(first, None)]
     while ways:
@@ -212,21 +210,23 @@ def _walk(first: _Ring) -> Iterator[Point]:
             yield step
 
 
-def _around(ring: _Ring, start: _Place | None) -> Iterator[Point | _Place]:
+def _around(ring: _Ring, start: _Place | None) -> Iterator[NDArray[np.int64] | _Place]:
     """Once around a ring, from a place where a seam arrives back to it; on the way, the places that seams lead to."""
-    first = start.edge if start else 0
+    edge = start.edge if start else 0
+    turn = int(ring.first[edge + 1])
+    points = np.concatenate((ring.points[turn:], ring.points[:turn]))
     if start:
-        yield start.point
-    for i in range(len(ring.ends)):
-        edge = (first + i) % len(ring.ends)
-        for here, there in ring.seams.get(edge, []):
+        yield np.array([start.point])
+    done = 0
+    for at, e in sorted(((int(ring.first[e + 1]) - turn) % len(points), e) for e in ring.seams):
+        yield points[done:at]
+        done = at
+        for here, there in ring.seams[e]:
             if here is not start:
-                angle = (there.point[0], here.point[1])
-                yield here.point
-                yield angle
+                way = np.array([here.point, (there.point[0], here.point[1])])
+                yield way
                 yield there
-                yield angle
-                yield here.point
-        yield from ring.points((edge + 1) % len(ring.ends))
+                yield way[::-1]
+    yield points[done:]
     if start:
-        yield start.point
+        yield np.array([start.point])

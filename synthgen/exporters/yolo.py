@@ -7,25 +7,25 @@ Format: https://docs.ultralytics.com/datasets/segment/ and https://docs.ultralyt
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, Literal
 
 import cv2
 import numpy as np
 import yaml
-from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records
 from synthgen.base.wording import shown
 from synthgen.errors import listed
-from synthgen.exporters._single_polygon import single_polygon
+from synthgen.exporters._single_polygon import FAR, MIDDLE, NEAR, PIXEL, single_polygon
 from synthgen.masks import decode_crop
 from synthgen.types import Annotation, Category, DatasetInfo, Record
 
 DATA = "data.yaml"
-UNIT = 10**6  # steps from 0 to 1 that coordinates are rounded to
+PARTS = (NEAR, MIDDLE, FAR)  # of a pixel, at which corners of polygons lie
 # Ultralytics' keys, and the names of splits that they may stand for.
 SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
@@ -127,7 +127,7 @@ class Backend(Exporter[Config]):
         """A line for each object of an image that the format can hold."""
         size = (record.job.width, record.job.height)
         places = {category.id: place for place, category in enumerate(categories)}
-        seen: set[Any] = set()
+        seen: set[Hashable] = set()
         for a in record.annotations:
             lost.labels += 1
             place = places[a.category_id]
@@ -135,43 +135,63 @@ class Backend(Exporter[Config]):
                 lost.ignored += 1
             elif self.config.task == "detect":
                 if numbers := _box(a, size):
-                    lost.count_twin((place, *numbers), seen)
-                    yield _line(place, numbers)
+                    line = f"{place} %.6f %.6f %.6f %.6f\n" % tuple(numbers)
+                    lost.count_twin(line, seen)
+                    yield line
                 else:
                     lost.empty += 1
             elif a.area == 0:
                 lost.empty += 1
             else:
-                steps, iou = _polygon(a, size)
-                lost.count_twin((place, *steps.min(0).tolist(), *steps.max(0).tolist()), seen)
+                texts, box, iou = _polygon(a, size)
+                lost.count_twin((place, *box), seen)
                 lost.count_mask(iou, record, a)
-                yield _line(place, steps.reshape(-1).tolist())
+                yield f"{place} {' '.join(texts)}\n"
 
 
-def _line(place: int, numbers: Sequence[int]) -> str:
-    """A line of labels. `numbers`: in steps, from 0 to 1."""
-    return (f"{place}" + " %d.%06d" * len(numbers) + "\n") % tuple(chain(*(divmod(n, UNIT) for n in numbers)))
-
-
-def _box(annotation: Annotation, size: tuple[int, int]) -> list[int]:
-    """Centre, width and height of a box within the image, in steps; nothing for a box without an extent."""
-    low = np.clip(annotation.bbox_xywh[:2], 0, size)
-    high = np.clip(np.add(annotation.bbox_xywh[:2], annotation.bbox_xywh[2:]), 0, size)
-    if (high <= low).any():
+def _box(annotation: Annotation, size: tuple[int, int]) -> list[float]:
+    """Centre, width and height of a box within the image, as shares of its sides; nothing if it has no extent."""
+    left, top, width, height = annotation.bbox_xywh
+    (x0, x1), (y0, y1) = (
+        (max(begin, 0), min(begin + side, most))
+        for begin, side, most in zip((left, top), (width, height), size, strict=True)
+    )
+    if x1 <= x0 or y1 <= y0:
         return []
-    return [int(n) for n in np.rint(np.concatenate(((low + high) / 2, high - low)) / (size * 2) * UNIT)]
+    return [(x0 + x1) / 2 / size[0], (y0 + y1) / 2 / size[1], (x1 - x0) / size[0], (y1 - y0) / size[1]]
 
 
-def _polygon(annotation: Annotation, size: tuple[int, int]) -> tuple[NDArray[np.int64], float]:
-    """The corners of an object's polygon, int64 (N, 2), in steps, and the IoU of what readers draw with its mask."""
+class _Axis:
+    """What coordinates in polygons can be, of images of one width or height.
+
+    Attributes:
+        texts: object (N,), as they are written.
+        pixels: int32 (N,), what readers make of these: they keep float32, multiply and cut decimals off.
+    """
+
+    def __init__(self, size: int) -> None:
+        written = [f"{(PIXEL * i + part) / PIXEL / size:.6f}" for i in range(size) for part in PARTS]
+        self.texts = np.array(written, object)
+        self.pixels = (np.array(written, np.float32) * np.float32(size)).astype(np.int32)
+
+
+_axis = lru_cache(maxsize=16)(_Axis)
+
+
+def _polygon(annotation: Annotation, size: tuple[int, int]) -> tuple[list[str], tuple[int, ...], float]:
+    """The coordinates of an object's polygon, its box in px, and the IoU of what readers draw with its mask."""
     left, top, mask = decode_crop(annotation.rle)
-    steps = np.rint(np.add(single_polygon(mask), (left, top)) / size * UNIT).astype(np.int64)
-    # As readers do it: they keep coordinates as float32, make pixels of them and cut decimals off.
-    pixels = ((steps / UNIT).astype(np.float32) * np.array(size, np.float32)).astype(np.int32)
+    pixels, parts = np.divmod(single_polygon(mask), PIXEL)
+    pixels += (left, top)
+    values = pixels * len(PARTS) + np.searchsorted(PARTS, parts)
+    x, y = _axis(size[0]), _axis(size[1])
+    texts = np.stack((x.texts[values[:, 0]], y.texts[values[:, 1]]), 1).reshape(-1).tolist()
+    corners = np.stack((x.pixels[values[:, 0]], y.pixels[values[:, 1]]), 1)
     drawn = np.zeros(mask.shape, np.uint8)
-    cv2.fillPoly(drawn, [pixels - np.array((left, top), np.int32)], 1)
+    cv2.fillPoly(drawn, [corners - np.array((left, top), np.int32)], 1)
     shared = cv2.countNonZero(drawn & mask.view(np.uint8))
-    return steps, shared / (annotation.area + cv2.countNonZero(drawn) - shared)
+    iou = shared / (annotation.area + cv2.countNonZero(drawn) - shared)
+    return texts, (left, top, *mask.shape), iou
 
 
 def _brief(line: str) -> str:
@@ -216,7 +236,7 @@ class _Loss:
         self._twins = self._masks = self._seamed = 0
         self._sum, self._worst, self._where = 0.0, 1.0, ""
 
-    def count_twin(self, row: tuple[int, ...], seen: set[Any]) -> None:
+    def count_twin(self, row: Hashable, seen: set[Hashable]) -> None:
         self._twins += row in seen
         seen.add(row)
 
