@@ -136,10 +136,13 @@ def test_another_process_goes_on_where_one_was_cut_off(machine: Machine, hub: Hu
 
 def test_what_has_changed_is_sent_and_what_is_gone_is_removed(machine: Machine, hub: Hub, run: Path) -> None:
     give_exporters(run, SMALL)
-    code, _, err = push(machine, run, "--yes")
+    few = "from synthgen.models.hub import upload; upload.BATCH_FILES = 2; upload.COMMIT_FILES = 3"
+    ((code, _, err),) = machine.synthgen(["push", str(run), "me/shapes", "--yes"], settings=few, **LOGGED_IN)
     assert code == 0, err
     before = exported(run)
     dataset = hub.datasets["me/shapes"]
+    assert len(dataset.commits) == 1 + -(-len(before) // 3) > 3
+    assert ["README.md" in files for files in dataset.commits[-2:]] == [False, True]  # it says which files there are
     others = {"notes.txt": b"a note", "data/extra.csv": b"x", "other/train-00000-of-00001.parquet": b"not ours"}
     dataset.commits.append({**dataset.files, **others})
     give_exporters(run, {"huggingface": {}})

@@ -136,8 +136,7 @@ class Upload:
 
         api = HfApi()
         target: dict[str, Any] = {"repo_id": self.repository, "repo_type": "dataset"}
-        # The card comes last: it says which files there are.
-        names = sorted(self.files, key=lambda name: (name == CARD, name))
+        names = sorted(self.files)
         sent, has_begun = 0, False
         try:
             with explained(Source(self.repository), "dataset"), quiet_client(), abandonable():
@@ -152,6 +151,8 @@ class Upload:
                     sent += sum(self.files[name].size for name in batch)
                     report(Progress(sent, self.size, sent))
                 operations += [CommitOperationDelete(name, is_folder=False) for name in self.removed]
+                # The card comes last: it says which files there are.
+                operations.sort(key=lambda operation: operation.path_in_repo == CARD)
                 for begin in range(0, len(operations), COMMIT_FILES):
                     some = operations[begin : begin + COMMIT_FILES]
                     api.create_commit(operations=some, commit_message=message, **target)
