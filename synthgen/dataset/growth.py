@@ -174,8 +174,7 @@ class Merge:
 
     @cached_property
     def info(self) -> DatasetInfo:
-        spec = self.build.spec
-        recorded = [m.run.facts.read().get("models", {}) for m in self.members]
+        spec, recorded = self.build.spec, [m.run.facts.read().get("models", {}) for m in self.members]
         licences = {(name, url) for models in recorded for m in models.values() for name, url in m["licences"]}
         splits, models = tuple(spec.splits), licensed_models(*recorded)
         return DatasetInfo(spec.name, spec.description, spec.categories, splits, tuple(sorted(licences)), models=models)
