@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from synthgen.cli.arguments import Overrides, Quiet, RunFolder, Spec, path
 from synthgen.cli.inputs import load, note_modules, reopen
 from synthgen.cli.results import console, merge, print_result, print_shard
 from synthgen.errors import RunError
+
+if TYPE_CHECKING:
+    from synthgen.review.edits import Edits
 
 
 def judge(run: RunFolder, overrides: Overrides = [], quiet: Quiet = False) -> None:  # noqa: B006
@@ -78,23 +81,28 @@ def review(
 ) -> None:
     """Accept, reject and correct labels: in the browser, or by a file of an annotation tool.
 
-    Verdicts are kept in the run folder. `synthgen judge` applies them. An import is taken whole or not at all.
+    Verdicts are kept in the run folder. `synthgen judge` applies them. An import is taken whole or not at all. With
+    --import, RUN may also be a grown dataset, such as outputs/fruit/dataset.
     """
     from synthgen.pipeline.build import Build
     from synthgen.store.run import Run
 
     if file and undo:
         raise RunError("--undo takes the last import back, and --import makes one; give one of them")
+    if file and (run / "dataset.json").is_file():
+        from synthgen.review.imports import import_grown
+
+        for member, edits in import_grown(run, file, by, missing):
+            print(f"run {member.run.number}")
+            _print_edits(edits, member.run.root)
+        return
     build = Build.open(Run.existing(run))
     note_modules(build.spec)
     judge_it = f"apply them with: synthgen judge {run}"
     if file:
         from synthgen.review.imports import import_file
 
-        edits = import_file(build, file, by, missing)
-        for line in edits.lines():
-            print(line)
-        print(judge_it if edits.reviews else "nothing new to take")
+        _print_edits(import_file(build, file, by, missing), run)
     elif undo:
         from synthgen.review.imports import take_back
 
@@ -105,6 +113,12 @@ def review(
 
         made = serve(build, queue, count, port, browser, by)
         print(f"{made} verdicts made; {judge_it}" if made else "no verdicts made")
+
+
+def _print_edits(edits: Edits, run: Path) -> None:
+    for line in edits.lines():
+        print(line)
+    print(f"apply them with: synthgen judge {run}" if edits.reviews else "nothing new to take")
 
 
 def calibrate(

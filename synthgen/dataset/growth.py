@@ -26,7 +26,7 @@ from synthgen.pipeline.export import accepted_images, write_export
 from synthgen.pipeline.fingerprints import exported_by, hash_of, measured_by
 from synthgen.pipeline.licences import licensed_models
 from synthgen.pipeline.responsible_ai import Making
-from synthgen.planning.rounds import IMAGES_PER_RUN
+from synthgen.planning.rounds import IMAGES_PER_RUN, run_of
 from synthgen.store.marks import Mark
 from synthgen.store.paths import MERGED
 from synthgen.store.records import Accepted, judged_images
@@ -230,7 +230,7 @@ class Merge:
         runs = []
         for member in self.members:
             number = member.run.number
-            twins = {name: sum(_run_of(i) == number for i in ids) for name, ids in alike.items()}
+            twins = {name: sum(run_of(i) == number for i in ids) for name, ids in alike.items()}
             runs.append(Part(number, of_run[number] + sum(twins.values()), twins, of_run[number]))
         return Growth(
             self.build.spec.name,
@@ -344,7 +344,3 @@ def _numbers(build: Build, name: str, f: Filter[Any], gone: Collection[int]) -> 
     values = flat.reshape(len(ids), -1) if f.vector else flat
     left = ~np.isin(ids, list(gone))
     return ids[left], values[left]
-
-
-def _run_of(image_id: int) -> int:
-    return (image_id - 1) // IMAGES_PER_RUN + 1

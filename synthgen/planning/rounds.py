@@ -9,7 +9,13 @@ from math import ceil
 from synthgen.spec import DatasetSpec
 
 IMAGES_PER_RUN = 10_000_000  # a job's id is (run - 1) * this + index + 1, so that runs can be merged
+
 SLACK = 1.15  # a round makes more images than the yield calls for: a few too many cost less than another round
+
+
+def run_of(image_id: int) -> int:
+    """The number of the run that an image belongs to."""
+    return (image_id - 1) // IMAGES_PER_RUN + 1
 
 
 @dataclass(frozen=True, slots=True)

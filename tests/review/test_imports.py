@@ -46,10 +46,11 @@ def build(made: Build, tmp_path: Path) -> Build:
     return Build.open(Run(copytree(made.run.root.parent, tmp_path / "many") / "run-0001"))
 
 
-def coco(build: Build) -> dict[str, Any]:
-    """All splits of the run's export as one file, as tools write it: with ids of their own."""
+def coco(folder: Build | Path) -> dict[str, Any]:
+    """All splits of an export as one file, as tools write it: with ids of their own."""
     whole: dict[str, Any] = {"images": [], "annotations": []}
-    for file in sorted(build.run.root.glob("coco/annotations/*.json")):
+    root = folder if isinstance(folder, Path) else folder.run.root
+    for file in sorted(root.glob("coco/annotations/*.json")):
         content = orjson.loads(file.read_bytes())
         whole["categories"] = content["categories"]
         for key in ("images", "annotations"):
@@ -187,9 +188,44 @@ def test_readers_of_labels_show_the_corrections(build: Build, file: Path, synthg
     with build.run.lock():
         growth = grow(build)
     assert (growth.images, growth.instances) == (6, 12)
-    merged = [orjson.loads(p.read_bytes()) for p in build.run.root.parent.glob("dataset/coco/annotations/*.json")]
-    whole = {key: [entry for content in merged for entry in content[key]] for key in ("images", "annotations")}
-    assert labels_in({**whole, "categories": merged[0]["categories"]}) == exported_labels(build)
+    assert labels_in(coco(build.run.root.parent / "dataset")) == exported_labels(build)
+
+
+def test_a_grown_dataset_gives_each_run_its_corrections(
+    build: Build, run_through: Callable[..., Build], tmp_path: Path, synthgen: Calls
+) -> None:
+    folder = build.run.root.parent
+    second = run_through({**TWO_EACH, "grow": True}, folder.parent, 2)
+    with second.run.lock():
+        assert grow(second).images == 12
+    content = coco(folder / "dataset")
+    first_of_2 = min(image_id for image_id, _, _ in labels_in(content) if image_id > 6)
+    of_image(content, 3)[0]["category_id"] = 3
+    content["annotations"].remove(of_image(content, first_of_2)[0])
+    (changed,) = (i for i in content["images"] if i["file_name"].startswith(f"{first_of_2:012d}"))
+    stranger = {
+        **content,
+        "images": [{**i, "file_name": f"{9 * 10**7:012d}.png"} if i is changed else i for i in content["images"]],
+    }
+    file = write_json(tmp_path / "grown.json", stranger)
+    code, _, err = synthgen("review", folder / "dataset", "--import", file)
+    assert code == 2 and err.endswith(f"no run of {folder} has an image 90000000\n")
+    unknown = orjson.loads(orjson.dumps({**content, "categories": [*content["categories"], {"id": 9, "name": "plum"}]}))
+    of_image(unknown, first_of_2)[0]["category_id"] = 9
+    code, _, err = synthgen("review", folder / "dataset", "--import", write_json(file, unknown))
+    assert code == 2 and "the spec has no class 'plum'" in err
+    assert not build.run.paths.reviews.exists()  # The first run is not changed either.
+    code, out, err = synthgen("review", folder / "dataset", "--import", write_json(file, content), "--by", "Ann")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == [
+        "run 1", "images of the file: 6, changed: 1", "1 label: another class",
+        f"apply them with: synthgen judge {build.run.root}",
+        "run 2", "images of the file: 6, changed: 1", "1 label: removed",
+        f"apply them with: synthgen judge {second.run.root}",
+    ]  # fmt: skip
+    for run in (build.run.root, second.run.root):
+        assert synthgen("judge", run, "-q")[0] == 0
+    assert labels_in(coco(folder / "dataset")) == labels_in(content)
 
 
 def test_a_mask_alone_makes_exports_anew(build: Build, tmp_path: Path) -> None:
