@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from synthgen.backends import Stage
+from synthgen.base.files import expand_home
 from synthgen.base.wording import plain, shown
 from synthgen.errors import BackendError, Problem, listed, nearest
 from synthgen.models import ModelMissing
@@ -107,16 +109,17 @@ def licence_lines(used: Iterable[UsedModel]) -> Iterator[str]:
 def refused(spec: DatasetSpec, used: Iterable[UsedModel]) -> Iterator[Problem]:
     """The models that the key `licence` of a spec does not allow."""
     used = list(used)
-    names = dict.fromkeys(model.name for model in used)
+    names = {_place(model.name): model.name for model in used}
+    accepted = {_place(name) for name in spec.licence.accept}
     for index, name in enumerate(spec.licence.accept):
-        if name not in names:
-            takes = f"takes models as this spec names them: {listed(names)}"
-            yield Problem(f"licence.accept.{index}", f"got {shown(name)}{nearest(name, names)}; {takes}")
+        if _place(name) not in names:
+            takes = f"takes models as this spec names them: {listed(names.values())}"
+            yield Problem(f"licence.accept.{index}", f"got {shown(name)}{nearest(name, names.values())}; {takes}")
     if not spec.licence.commercial:
         return
     for model in used:
         licence = model.licence
-        if model.name in spec.licence.accept or licence.commercial == "yes":
+        if _place(model.name) in accepted or licence.commercial == "yes":
             continue
         if licence.commercial == "unknown" and not model.is_here:
             continue  # That it is missing is a problem of its own; once it is here, it can say what its licence is.
@@ -131,3 +134,10 @@ def refused(spec: DatasetSpec, used: Iterable[UsedModel]) -> Iterator[Problem]:
         else:
             message += f", and synthgen does not know what that allows; read it, and {accept} if it allows this"
         yield Problem(model.field, message)
+
+
+def _place(model: str) -> str:
+    """The same text for all names of a folder or a file; other names stay as they are."""
+    with suppress(OSError, ValueError, RuntimeError):
+        return str(expand_home(model).resolve()) if model.startswith((".", "/", "~")) else model
+    return model

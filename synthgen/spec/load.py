@@ -41,6 +41,8 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> DatasetSpec:
             _resolve_model(raw.get(kind.key), path.parent)
     if isinstance(provenance := raw.get("provenance"), dict):
         _resolve(provenance.get("c2pa"), ("certificate", "key"), path.parent)
+    if isinstance(licence := raw.get("licence"), dict) and isinstance(accept := licence.get("accept"), list):
+        licence["accept"] = [_absolute(model, path.parent) for model in accept]
     return DatasetSpec.parse(raw)
 
 
@@ -57,10 +59,17 @@ def _resolve_model(options: Any, folder: Path) -> None:
 def _resolve(options: Any, keys: Sequence[str], folder: Path) -> None:
     """Makes paths that start with `./` or `../` absolute, in place."""
     for key in keys if isinstance(options, dict) else ():
-        if str(options.get(key, "")).startswith(("./", "../")):
-            # A text that cannot be a path stays as it is, and `check` says that it does not exist.
-            with suppress(OSError, ValueError, RuntimeError):
-                options[key] = str((folder / options[key]).resolve())
+        if key in options:
+            options[key] = _absolute(options[key], folder)
+
+
+def _absolute(value: Any, folder: Path) -> Any:
+    """A path that starts with `./` or `../`, absolute. A text that cannot be a path stays as it is, and `check` says
+    that it does not exist."""
+    if str(value).startswith(("./", "../")):
+        with suppress(OSError, ValueError, RuntimeError):
+            return str((folder / value).resolve())
+    return value
 
 
 def set_value(raw: dict[str, Any], override: str) -> None:

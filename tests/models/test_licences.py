@@ -31,6 +31,8 @@ def test_every_licence_in_the_tables_has_its_terms() -> None:
         ("Qwen/Qwen-Image", "apache-2.0", "yes"),
         ("Qwen/Qwen-Image-2.1", "qwen-research", "no"),
         ("krea/Krea-2-Turbo", "krea-2-community-license", "conditions"),
+        ("facebook/sam3", "sam-license", "yes"),
+        ("facebook/sam2.1-hiera-large", "apache-2.0", "yes"),
         ("facebook/metaclip-2-worldwide-huge-quickgelu", "cc-by-nc-4.0", "no"),
         ("vit_h", "Apache-2.0", "yes"),
         ("me/model", "", "unknown"),

@@ -76,6 +76,19 @@ def test_accept_takes_models_of_the_spec(good: dict[str, Any], tmp_path: Path) -
     assert problem.message == "got 'minni' (did you mean 'mini'?); takes models as this spec names them: mini"
 
 
+def test_accept_takes_folders_as_models_do(
+    good: dict[str, Any], clip: Callable[[str], str], synthgen: Any, tmp_path: Path
+) -> None:
+    """`./` in a spec is the folder of the spec; a filter's model is looked for where the command runs."""
+    model = clip("# No header")
+    (tmp_path / "specs").mkdir()
+    for number, (named, accepted) in enumerate([(model, "../clip"), (model, f"{model}/"), ("./clip", "../clip")]):
+        file = tmp_path / "specs" / f"{number}.yaml"
+        file.write_text(json.dumps(with_clip(good, named, commercial=True, accept=[accepted])))
+        code, _, err = synthgen("check", file)
+        assert (code, err) == (0, "")
+
+
 def test_a_model_that_is_not_here_is_refused_if_its_licence_is_known(good: dict[str, Any], tmp_path: Path) -> None:
     """Before anybody downloads 24 GB. What is not known of it can be said once it is here."""
     for name, refused in (("black-forest-labs/FLUX.1-dev", 1), ("me/model", 0)):
