@@ -33,10 +33,12 @@ def published(build: Build) -> dict[str, dict[str, Any]]:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """Attributes:
-    files: by their names in the repository.
-    licence: as the card names it.
-    version: the content hash of the first export.
+    """The files of exports as the repository is to have them.
+
+    Attributes:
+        files: by their names in the repository. Where exports have files of the same name, it is that of the first.
+        licence: as the card names it.
+        version: the content hash of the first export.
     """
 
     files: Mapping[str, LocalFile]

@@ -176,6 +176,28 @@ def test_a_grown_dataset(machine: Machine, hub: Hub, run: Path, tmp_path: Path) 
     assert sum(loaded(hub.datasets["me/shapes"], tmp_path / "loaded").num_rows.values()) == 30
 
 
+def test_a_person_at_a_terminal_is_asked(machine: Machine, hub: Hub, run: Path) -> None:
+    code = f"""
+import os, pty, sys
+from synthgen import cli
+keyboard, terminal = pty.openpty()
+os.dup2(terminal, 0)
+sys.stdin = open(0)
+for answer in (b"n", b"y"):
+    sys.argv = ["synthgen", "push", {str(run)!r}, "me/shapes"]
+    os.write(keyboard, answer + b"\\n")
+    try:
+        cli.main()
+    except SystemExit as end:
+        print("ended with", end.code)
+"""
+    done = machine.python(code, **LOGGED_IN)
+    refused, _, agreed = done.stdout.partition("ended with 2\n")
+    assert refused.endswith("Send it? [y/N]: ") and "error: nothing was sent; " in done.stderr, done.stderr
+    assert agreed.endswith(f"Send it? [y/N]: {hub.url}/datasets/me/shapes\nended with 0\n"), done.stderr
+    assert len(hub.datasets["me/shapes"].commits) == 2
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [

@@ -130,7 +130,7 @@ class Upload:
             The page of the dataset.
 
         Raises:
-            ValueError: the hub takes them not, or a file has changed since it was exported.
+            ValueError: the hub refuses them, or a file has changed since it was exported.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 
