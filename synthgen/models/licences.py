@@ -24,7 +24,7 @@ SAYS: Mapping[Commercial, str] = {
     "yes": "may be used commercially",
     "conditions": "may be used commercially under conditions",
     "no": "may not be used commercially",
-    "unknown": "may perhaps not be used commercially: synthgen does not know",
+    "unknown": "may or may not be used commercially: synthgen does not know what its licence allows",
 }
 MAX_README = 100_000  # bytes that are read of a README.md; its header stands at the beginning
 

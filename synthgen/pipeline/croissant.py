@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
@@ -143,11 +142,11 @@ def _distribution(files: Iterable[tuple[str, Entry]]) -> Iterator[dict[str, Any]
     groups: dict[tuple[str, str], list[tuple[str, Entry]]] = {}
     counts: dict[tuple[str, str], int] = {}
     for name, entry in files:
-        path = PurePosixPath(name)
-        group = str(path.parent), path.suffix
+        folder = name.rpartition("/")[0]
+        group = folder, _ending(name)
         counts[group] = counts.get(group, 0) + 1
         kept = groups.setdefault(group, [])
-        if path.suffix not in IMAGES and len(kept) <= MOST_FILES:
+        if group[1] not in IMAGES and len(kept) <= MOST_FILES:
             kept.append((name, entry))
     together: dict[str, tuple[str, int]] = {}  # pattern -> ending, number of files
     for (folder, ending), kept in groups.items():
@@ -155,12 +154,18 @@ def _distribution(files: Iterable[tuple[str, Entry]]) -> Iterator[dict[str, Any]
             yield from (_file(name, entry) for name, entry in kept)
             continue
         is_one_of_many = sum(its_ending == ending for _, its_ending in groups) > MOST_FOLDERS
-        parts = PurePosixPath(folder).parts
+        parts = folder.split("/") if folder else []
         start = ["*"] * len(parts) if is_one_of_many else [glob.escape(part) for part in parts]
         pattern = "/".join([*start, f"*{glob.escape(ending)}"])
         together[pattern] = ending, together.get(pattern, ("", 0))[1] + counts[folder, ending]
     for pattern, (ending, count) in together.items():
         yield _file_set(f"files/{pattern}", counted(count, "file"), MEDIA_TYPES.get(ending), pattern)
+
+
+def _ending(name: str) -> str:
+    """The ending of a file's name with its dot; "" if there is none."""
+    start, dot, ending = name.rpartition("/")[2].rpartition(".")
+    return dot + ending if start else ""
 
 
 def _file(name: str, entry: Entry) -> dict[str, str]:
@@ -170,7 +175,7 @@ def _file(name: str, entry: Entry) -> dict[str, str]:
         "name": name,
         "contentUrl": name,
         "contentSize": f"{entry[0]} B",
-        "encodingFormat": MEDIA_TYPES.get(PurePosixPath(name).suffix, "application/octet-stream"),
+        "encodingFormat": MEDIA_TYPES.get(_ending(name), "application/octet-stream"),
         "sha256": entry[1],
     }
 
