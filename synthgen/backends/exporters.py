@@ -175,7 +175,7 @@ class RecordField:
 @dataclass(frozen=True, slots=True)
 class RecordSet:
     """Records that readers of Croissant load from an export. `files`: their names, as a pattern with * and ?;
-    `media_type`: of the files; `key`: the field that tells records apart."""
+    `media_type`: of the files; `key`: the field that tells records apart; "" if there is none."""
 
     name: str
     description: str

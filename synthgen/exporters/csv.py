@@ -18,7 +18,7 @@ from typing import IO, Any, Literal
 
 from pydantic import Field
 
-from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records
+from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, RecordField, Records, RecordSet
 from synthgen.base.wording import shown
 from synthgen.types import Annotation, Category, DatasetInfo, Record
 
@@ -28,6 +28,7 @@ OF_OBJECT = (
     "annotation_id", "instance", "class", "category_id", "bbox_x", "bbox_y", "bbox_width", "bbox_height", "area",
     "ignore", "rle",
 )  # fmt: skip
+TEXTS = {"split", "file_name", "prompt", "negative_prompt", "class", "rle"}
 # What a spreadsheet takes for the beginning of a formula (OWASP, "CSV Injection"); and the mark of text itself.
 FORMULAS = tuple("=+-@\t\r\n＝＋－＠'")
 
@@ -78,6 +79,18 @@ class Backend(Exporter[Config]):
                 f"{quoted:,} cells of {TABLE} have a ' in front, since a spreadsheet would compute them; "
                 "`formulas: keep` leaves them as they are"
             )
+
+    def record_sets(self, info: DatasetInfo) -> Sequence[RecordSet]:
+        fields = [
+            RecordField(
+                name,
+                "sc:Text" if name in TEXTS else "sc:Float" if name.startswith("bbox") else "sc:Integer",
+                f"The column `{name}` of the {'image' if name in OF_IMAGE else 'object'}.",
+                {"column": name},
+            )
+            for name in OF_IMAGE + OF_OBJECT
+        ]
+        return [RecordSet("objects", "A row for each object.", TABLE, "text/csv", "", tuple(fields))]
 
     def verify(self, folder: ExportedFolder, records: Records) -> Iterator[tuple[str, str]]:
         """Compares the rows with the records, up to the first that differs."""

@@ -240,7 +240,7 @@ def _record_set(records: RecordSet) -> dict[str, Any]:
         "@id": records.name,
         "name": records.name,
         "description": records.description,
-        "key": {"@id": f"{records.name}/{records.key}"},
+        **({"key": {"@id": f"{records.name}/{records.key}"}} if records.key else {}),
         "field": [_field(records, one) for one in records.fields],
     }
 

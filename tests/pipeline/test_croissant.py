@@ -1,5 +1,6 @@
 """`croissant.json`, read by mlcroissant, the library of the format's authors."""
 
+import csv
 import json
 import re
 from collections.abc import Iterator
@@ -144,6 +145,19 @@ def test_huggingface_is_loaded_from_it(finished: Build, exports: Run) -> None:
             "iscrowd": [int(a.ignore) for a in record.annotations],
         }.items():
             assert image[f"objects_{key}"] == values
+
+
+def test_a_table_is_loaded_from_it(finished: Build, exports: Run) -> None:
+    root = exports.paths.export("csv")
+    found = records(read(root / "croissant.json"), "objects")
+    with open(root / "objects.csv", encoding="utf-8", newline="") as file:
+        expected = list(csv.DictReader(file))
+    assert len(found) == len(expected) > 8
+    for record, row in zip(found, expected, strict=True):
+        assert {key: "" if value is None else value for key, value in record.items()} == {
+            key: type(record[key])(row[key]) if row[key] else "" for key in record
+        }
+        assert record["area"] is None or isinstance(record["area"], int)
 
 
 def test_it_says_how_the_dataset_was_made(finished: Build, making: Making) -> None:
