@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -84,25 +84,32 @@ def _export_once(
     root: Path, options: dict[str, dict[str, object]], overrides: list[str], all_images: bool, out: Path | None
 ) -> tuple[Run, Mapping[str, Mark]]:
     from synthgen.pipeline.export import with_exporters
-    from synthgen.spec import set_value
     from synthgen.store.run import Run
 
-    raw = {"exporters": options}
-    for override in overrides:
-        if not override.startswith("exporters."):
-            raise RunError(f"--set {override}: takes exporters.FORMAT.KEY=VALUE with --to; the spec stays as it is")
-        set_value(raw, override)
+    exporters = _with_overrides(options, overrides)
     build, target, is_grown = _origin(root)
     if is_grown and all_images:
         raise RunError("--only all takes a run; a grown dataset holds accepted images")
     if not out and (named := sorted(options.keys() & build.spec.exporters.keys())):
         raise RunError(f"{root} has an export {named[0]} by its spec; give --out DIR, or --set without --to")
-    build = with_exporters(build, raw["exporters"])
+    build = with_exporters(build, exporters)
     if out:
         out.mkdir(parents=True, exist_ok=True)
         target = Run(out)
     with target.lock():
         return target, _write(build, target, is_grown, all_images)
+
+
+def _with_overrides(options: Mapping[str, Mapping[str, Any]], overrides: list[str]) -> dict[str, dict[str, Any]]:
+    """The options of exports, by name, with some changed."""
+    from synthgen.spec import set_value
+
+    raw: dict[str, Any] = {"exporters": {name: dict(given) for name, given in options.items()}}
+    for override in overrides:
+        if not override.startswith("exporters."):
+            raise RunError(f"--set {override}: takes exporters.FORMAT.KEY=VALUE here; the spec stays as it is")
+        set_value(raw, override)
+    return raw["exporters"]  # type: ignore[no-any-return]
 
 
 def _origin(root: Path) -> tuple[Build, Run, bool]:
@@ -133,12 +140,14 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Only its owners see the dataset.", metavar="")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Send without a question.", metavar="")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and stop.", metavar="")] = False,
+    overrides: Overrides = [],  # noqa: B006
 ) -> None:
     """Upload a dataset to the Hugging Face hub.
 
-    Sends the exports of the format huggingface, in which `datasets` loads it; writes one, if the spec names none. RUN
-    may also be a grown dataset, such as outputs/fruit/dataset. Says first what would be sent to whom, and asks. What
-    the hub has already is not sent again, so after an interruption the same command goes on.
+    Sends the exports of the format huggingface, in which `datasets` loads it; writes one, if the spec names none, with
+    the options that --set exporters.huggingface.KEY=VALUE gives. RUN may also be a grown dataset, such as
+    outputs/fruit/dataset. Says first what would be sent to whom, and asks. What the hub has already is not sent again,
+    so after an interruption the same command goes on.
 
     The token is that of `hf auth login`, or HF_TOKEN.
     """
@@ -151,9 +160,10 @@ def push(
     if not is_hub_id(repository):
         raise RunError(f"got {shown(repository)}; takes the user and the name of the dataset, such as me/fruit")
     build, target, is_grown = _origin(run)
+    exporters = _with_overrides(published(build), overrides)
     try:
         with target.lock():
-            marks = _write(with_exporters(build, published(build)), target, is_grown)
+            marks = _write(with_exporters(build, exporters), target, is_grown)
             publication = Publication.of(target, marks)
             upload = Upload.plan(repository, publication.files, publication.is_own, private=private)
             print("\n".join(publication_lines(upload, publication.licence)))

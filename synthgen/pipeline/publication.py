@@ -53,7 +53,7 @@ class Publication:
             marks: of the exports, by name.
 
         Raises:
-            RunError: two exports have the same `config_name`.
+            RunError: two exports have the same `config_name`, or there is no image.
             ValueError: a card has changed since it was exported.
         """
         files: dict[str, LocalFile] = {}
@@ -66,6 +66,8 @@ class Publication:
                     cards.append(file.read().decode())
                 else:
                     files.setdefault(inside, file)
+        if not any("/" in name for name in files):
+            raise RunError(f"{folder.address} has no accepted image; there is nothing to push")
         try:
             card = merge_cards(cards)
         except ValueError as error:

@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import drawn
 import hard
 import hub as hubs
 import pytest
 import yaml
 from hub import TOKEN, Dataset, Hub, Machine
+
+from synthgen.errors import RunError
+from synthgen.exporters import huggingface
+from synthgen.pipeline.publication import Publication
+from synthgen.store.run import Run
 
 OLDER = Path(sys.prefix) / "huggingface_hub-1"  # `make test` puts the older client there
 # The client keeps large files by another protocol, which the stand-in does not speak, unless it is told not to.
@@ -145,14 +151,22 @@ def test_what_has_changed_is_sent_and_what_is_gone_is_removed(machine: Machine, 
     assert ["README.md" in files for files in dataset.commits[-2:]] == [False, True]  # it says which files there are
     others = {"notes.txt": b"a note", "data/extra.csv": b"x", "other/train-00000-of-00001.parquet": b"not ours"}
     dataset.commits.append({**dataset.files, **others})
-    give_exporters(run, {"huggingface": {}})
     hub.forget()
-    code, out, err = push(machine, run, "--yes")
+    code, out, err = push(machine, run, "--yes", "--set", "exporters.huggingface.max_shard_bytes=500000000")
     assert code == 0, err
     gone = sorted(before.keys() - exported(run).keys())
     assert "replaces README.md\n" in out or "replaces README.md, " in out
     assert f"removes what an earlier push has sent: {', '.join(gone[:3])}, … ({len(gone)} in all)" in out
     assert dataset.files.keys() == exported(run).keys() | {".gitattributes", *others}
+
+
+def test_a_dataset_without_images_is_not_pushed(tmp_path: Path) -> None:
+    exporter = huggingface.Backend(huggingface.Config(use="huggingface"), drawn.INFO.categories)
+    drawn.export(exporter, drawn.ListedRecords([]), tmp_path / "huggingface")
+    mark = Run(tmp_path).marks.read("export", "huggingface")
+    assert mark is not None
+    with pytest.raises(RunError, match=r"has no accepted image; there is nothing to push"):
+        Publication.of(Run(tmp_path), {"huggingface": mark})
 
 
 def test_each_export_of_the_format_is_a_configuration(machine: Machine, hub: Hub, run: Path, tmp_path: Path) -> None:
@@ -168,7 +182,6 @@ def test_each_export_of_the_format_is_a_configuration(machine: Machine, hub: Hub
 def test_a_grown_dataset(machine: Machine, hub: Hub, run: Path, tmp_path: Path) -> None:
     from synthgen.dataset.growth import grow
     from synthgen.pipeline.build import Build
-    from synthgen.store.run import Run
 
     grow(Build.open(Run(run)))
     code, _, err = push(machine, run.parent / "dataset", "--yes")
@@ -217,16 +230,20 @@ def test_a_hub_that_cannot_be_asked(
 def test_what_is_refused_before_anything_is_sent(machine: Machine, hub: Hub, run: Path) -> None:
     hub.datasets["me/shapes"] = Dataset()
     command = ["push", str(run), "me/shapes", "--yes"]
-    name, public, other, logged_out, refused = machine.synthgen(
+    name, public, other, logged_out, refused, spec, layout = machine.synthgen(
         ["push", str(run), "shapes", "--yes"],
         [*command, "--private"],
         ["push", str(run), "you/shapes", "--yes"],
         ["HF_TOKEN=", *command],
         ["HF_TOKEN=hf_refused", *command],
+        [f"HF_TOKEN={TOKEN}", *command, "--set", "seed=3"],
+        [*command, "--set", "exporters.huggingface.layout=zip"],
         **LOGGED_IN,
     )
     no_token = "there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write\n"
     assert logged_out[0] == 2 and logged_out[2] == f"error: cannot push to 'me/shapes': {no_token}"
+    assert spec[0] == 2 and "--set seed=3: takes exporters.FORMAT.KEY=VALUE here; the spec stays" in spec[2]
+    assert layout[0] == 2 and "exporters.huggingface.layout: " in layout[2]
     assert refused[0] == 2 and "answers 401: " in refused[2] and refused[2].endswith(" or set HF_TOKEN\n")
     assert name[0] == 2 and "got 'shapes'; takes the user and the name of the dataset, such as me/fruit" in name[2]
     assert public[0] == 2 and "it is public already; make it private in its settings, or push without" in public[2]
