@@ -191,6 +191,26 @@ def test_readers_of_labels_show_the_corrections(build: Build, file: Path, synthg
     assert labels_in(coco(build.run.root.parent / "dataset")) == exported_labels(build)
 
 
+def test_a_rejected_image_is_kept_once_somebody_has_corrected_it(build: Build, synthgen: Calls, tmp_path: Path) -> None:
+    """Its export shows the label that has it rejected; without that label, and with another one, the image is good."""
+    scores = sorted(a["scores"]["predicted_iou"] for a in coco(build)["annotations"])
+    assert synthgen("judge", build.run.root, "-q", "--set", f"filters.predicted_iou.min={scores[2] - 1e-5}")[0] == 3
+    build = Build.open(build.run)
+    rejected = sorted({1, 2, 3, 4, 5, 6} - {image_id for image_id, _, _ in exported_labels(build)})
+    assert rejected
+    out = tmp_path / "all"
+    assert synthgen("export", build.run.root, "--to", "coco", "--only", "all", "--out", out)[0] == 0
+    content = coco(out)
+    assert len(content["images"]) == 6 and len(content["annotations"]) == 12
+    worst = min(content["annotations"], key=lambda a: a["scores"]["predicted_iou"])
+    (image_id,) = (i for i in rejected if worst in of_image(content, i))
+    before = {row for row in labels_in(content) if row[0] == image_id}
+    content["annotations"].remove(worst)
+    import_file(build, write_json(tmp_path / "corrected.json", content))
+    kept = {row for row in exported_labels(judge_anew(build)) if row[0] == image_id}
+    assert len(kept) == 1 and kept < before
+
+
 def test_a_grown_dataset_gives_each_run_its_corrections(
     build: Build, run_through: Callable[..., Build], tmp_path: Path, synthgen: Calls
 ) -> None:
