@@ -17,7 +17,7 @@ app = typer.Typer(
     cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Turn a YAML spec into a labelled and filtered COCO dataset of synthetic images, with a report.",
+    help="Turn a YAML spec into a labelled and filtered dataset of synthetic images, with a report.",
     epilog="An error is one line. Add --debug anywhere on the line to see where it comes from.",
 )
 
