@@ -16,12 +16,13 @@ from pydantic import Field, field_validator
 from synthgen.backends import ClassName, ExportedFolder, Exporter, Folder, ImageOptions, Records, RecordSet, Request
 from synthgen.base.wording import shown
 from synthgen.errors import Problem, listed, nearest
-from synthgen.exporters._coco_file import SplitFile, all_rounded, category_entry, image_entry, label_entry, rounded
+from synthgen.exporters._coco_file import SplitFile, category_entry, image_entry, label_entry
 from synthgen.exporters._coco_panoptic import Panoptic, PanopticReader, panoptic_entries
 from synthgen.exporters._coco_reader import SplitReader
 from synthgen.exporters._coco_records import record_sets
 from synthgen.exporters._coco_stuff import StuffLeftOut, stuff_of, things_of
 from synthgen.exporters._painting import Covered
+from synthgen.exporters._rounding import rounded
 from synthgen.masks import decode_rle, mask_polygons, polygon_iou
 from synthgen.types import Annotation, Category, DatasetInfo, Record
 
@@ -69,7 +70,7 @@ class Backend(Exporter[Config]):
     have 6 significant digits, as many as float32 holds; a number that could not be measured is null.
 
     Objects to be ignored have `iscrowd` 1 and, as in COCO, an RLE. An empty mask has an RLE too: no polygon can
-    express it, and loaders of polygons crash on an empty list. Memory holds one image's annotations.
+    express it, and loaders of polygons crash on an empty list. Memory holds a few images' annotations.
 
     An annotation of stuff is the union of all areas of its class in the image. Stuff has no regions to be ignored. In
     the panoptic form, every pixel belongs to one segment at most, and the smaller of two labels is on top; regions of a
@@ -109,7 +110,7 @@ class Backend(Exporter[Config]):
                             png.write(segments.png())
                         covered.add(record.annotations, segments.painting)
                     else:
-                        written.annotations.extend(self._annotation(record, ids, a) for a in part.annotations)
+                        written.annotations.extend([self._annotation(record, ids, a) for a in part.annotations])
                 if stuff:
                     left_out.add(record, stuff)
             for written in files.values():
@@ -209,7 +210,7 @@ class Backend(Exporter[Config]):
             "negative_prompt": job.negative_prompt,
             "seed": job.seed,
             "slots": dict(job.slots),
-            "measures": all_rounded(record.measures),
+            "measures": dict(zip(record.measures, rounded([*record.measures.values()]), strict=True)),
         }
 
     def _annotation(self, record: Record, ids: Mapping[int, int], annotation: Annotation) -> dict[str, Any]:
@@ -217,7 +218,7 @@ class Backend(Exporter[Config]):
             **label_entry(record, annotation, ids),
             "iscrowd": int(annotation.ignore),
             **self._segmentation(annotation),
-            "scores": all_rounded(annotation.scores),
+            "scores": annotation.scores,
         }
 
     def _segmentation(self, annotation: Annotation) -> dict[str, Any]:
@@ -226,4 +227,4 @@ class Backend(Exporter[Config]):
         height, width = annotation.rle["size"]
         mask = decode_rle([annotation.rle], height, width)[0]
         polygons = mask_polygons(mask)
-        return {"segmentation": polygons, "polygon_iou": rounded(polygon_iou(polygons, mask))}
+        return {"segmentation": polygons, "polygon_iou": rounded([polygon_iou(polygons, mask)])[0]}

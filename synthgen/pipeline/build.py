@@ -22,6 +22,7 @@ from synthgen.planning.jobs import retry_seed, split_of
 from synthgen.planning.rounds import Round, next_round
 from synthgen.spec import DatasetSpec, differences
 from synthgen.spec.unloaded import record
+from synthgen.store.marks import Mark
 from synthgen.store.paths import StageName
 from synthgen.store.run import Run
 from synthgen.types import Job
@@ -183,25 +184,30 @@ class Build:
 
     # Its records
 
-    def jobs(self, shard: int, image_ids: Collection[int] | None = None) -> list[Job]:
-        """The jobs of a shard, or of some of its images. The job of an image that was made with a further seed has that
-        seed.
+    def jobs(self, shard: int, image_ids: Collection[int] | None = None, generated: Mark | None = None) -> list[Job]:
+        """The jobs of a shard, or of some of its images, in order of id. The job of an image that was made with a
+        further seed has that seed.
+
+        Args:
+            generated: the mark of the shard's images, if the caller has read it.
 
         Raises:
             RunError: a job is damaged, or belongs to another spec.
         """
-        jobs, mark = [], self.run.marks.read("generate", shard)
+        jobs, mark = [], generated or self.run.marks.read("generate", shard)
         attempts = mark.notes.get("again", {}) if mark else {}
+        splits, size = self.spec.splits, (self.spec.height, self.spec.width)
+        classes = {category.id for category in self.spec.categories}
         for row in self.run.tables.read_jobs(shard, image_ids):
             row["id"] = row.pop("image_id")
             row["slots"] = dict(row["slots"])
             row["asked"] = tuple(row["asked"])
-            if str(row["id"]) in attempts:
+            if attempts and str(row["id"]) in attempts:
                 row["seed"] = retry_seed(row["seed"], attempts[str(row["id"])])
             try:
-                row["layout"] = None if row["layout"] is None else tuple(tuple(box) for box in row["layout"])
-                job = Job(split=split_of(row["family"], self.spec.splits), **row)
-                if (job.height, job.width) != (self.spec.height, self.spec.width) or not self.has_classes(*job.asked):
+                row["layout"] = None if row["layout"] is None else tuple(map(tuple, row["layout"]))
+                job = Job(split=split_of(row["family"], splits), **row)
+                if (job.height, job.width) != size or not classes.issuperset(job.asked):
                     raise ValueError("it belongs to another spec")
             except (TypeError, ValueError) as error:
                 file = self.run.paths.name(self.run.paths.table("jobs", shard))

@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from synthgen.backends import Exporter, ImageOptions
+from synthgen.base.collector import short_lived_objects
 from synthgen.errors import RunError, SpecError
 from synthgen.pipeline import croissant
 from synthgen.pipeline.build import Build
@@ -112,7 +113,7 @@ def write_export(
     options, signer = exporter.config, signer_of(making.spec) if making else None
     encoder = Encoder(options.quality if isinstance(options, ImageOptions) else None, signer)
     exporter, info, part = part_of(exporter, info, records)
-    with exporting(folder, name, inputs, encoder) as export:
+    with exporting(folder, name, inputs, encoder) as export, short_lived_objects():
         exporter.export(info, part, export)
         export.notes["content_hash"] = part.content_hash
         if making and not export.has(croissant.NAME):

@@ -22,6 +22,8 @@ from synthgen.store.images import committed_images
 from synthgen.store.run import Run
 from synthgen.types import Box
 
+SCRATCH_BYTES = 2**18  # of a scratch file that memory holds: with fewer, writing it takes longer
+
 
 @contextmanager
 def exporting(run: Run, exporter: str, inputs: str, encoder: Encoder | None = None) -> Iterator[ExportFolder]:
@@ -53,12 +55,15 @@ class ExportFolder:
         # The path inside the run folder, for the list; and where the folder lies, since a person may have moved it and
         # put a link in its place.
         self._named, self._root = run.paths.export(exporter), run.paths.export(exporter).resolve()
+        self._in_run = f"{run.root}/"
         self._is_moved = not self._root.is_relative_to(run.root)
         if self._root != self._named and (not self._is_moved or run.root.is_relative_to(self._root)):
             raise RunError(f"{self._named} is a link to {self._root}, which holds other things; remove the link")
-        self._folders: dict[str, Path] = {}  # by name, kept because resolving a folder takes longer than linking a file
+        # By name, kept because resolving a folder takes longer than linking a file. Paths are text here, because there
+        # may be millions, and to make a `Path` takes as long as to link a file.
+        self._folders: dict[str, str] = {}
         self._written = NameSet()  # in the run folder
-        self._made: tuple[Path, Mapping[str, Entry]] = Path(), {}  # a folder of images, and what is in it
+        self._made: tuple[str, Mapping[str, Entry]] = "", {}  # a folder of images, and what is in it
         self.notes: dict[str, Any] = {}  # for the mark
 
     def __len__(self) -> int:
@@ -74,29 +79,29 @@ class ExportFolder:
         for name, entry in read_entries(Path(self._list.name)):
             yield name.removeprefix(f"{self._run.paths.name(self._named)}/"), entry
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> str:
         folder, last = os.path.split(name)
-        is_name = last not in {"", ".", ".."} and not {"\0", "\n"} & set(name)
+        is_name = last not in {"", ".", ".."} and "\0" not in name and "\n" not in name
         if is_name and folder not in self._folders:
             resolved = (self._root / folder).resolve()
             if resolved == self._root or self._is_inside(resolved):
                 self._run.files.confirm()
                 resolved.mkdir(parents=True, exist_ok=True)
                 # This is its path inside the run folder, even if links lead there.
-                self._folders[folder] = self._named / resolved.relative_to(self._root)
+                self._folders[folder] = str(self._named / resolved.relative_to(self._root))
         if not is_name or folder not in self._folders:
             raise RunError(f"an export may not write outside its folder, got {name!r}")
-        return self._folders[folder] / last
+        return f"{self._folders[folder]}/{last}"
 
-    def _note(self, path: Path, entry: Entry | None) -> None:
-        name = self._run.paths.name(path)
-        self._list.write(format_entry(name, entry or (path.stat().st_size, sha256(path))))
+    def _note(self, path: str, entry: Entry | None) -> None:
+        name = path[len(self._in_run) :]
+        self._list.write(format_entry(name, entry or ((file := Path(path)).stat().st_size, sha256(file))))
         self._written.add(name)
 
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         path = self._path(name)
-        with self._run.files.writing(path) as file:
+        with self._run.files.writing(Path(path)) as file:
             yield file
         self._note(path, None)
 
@@ -104,12 +109,12 @@ class ExportFolder:
         path = self._path(name)
         self._run.files.confirm()
         if not self._encoder.keeps(encoding):
-            with self._run.files.writing(path) as file:
+            with self._run.files.writing(Path(path)) as file:
                 file.write(self.image_bytes(source, encoding=encoding))
             self._note(path, None)
             return
         if encoding == "copy" or not _linked(source, path):
-            with self._run.files.writing(path) as file:
+            with self._run.files.writing(Path(path)) as file:
                 file.write(read_bytes(source))
         self._note(path, self._entry_of(source))
 
@@ -131,14 +136,15 @@ class ExportFolder:
     def scratch(self) -> Iterator[IO[bytes]]:
         self._run.files.confirm()
         self._root.mkdir(parents=True, exist_ok=True)
-        with naming_errors(self._root), TemporaryFile(dir=self._root) as file:
+        with naming_errors(self._root), TemporaryFile(buffering=SCRATCH_BYTES, dir=self._root) as file:
             yield file
 
     def _entry_of(self, source: Path) -> Entry | None:
         """The size and checksum of an image in the mark of its shard; None for a file that no mark names."""
-        if source.parent != self._made[0]:
-            self._made = source.parent, committed_images(source.parent)
-        return self._made[1].get(source.name)
+        folder, name = os.path.split(source)
+        if folder != self._made[0]:
+            self._made = folder, committed_images(source.parent)
+        return self._made[1].get(name)
 
     def _read(self, source: Path) -> bytes:
         """An image as it was made.
@@ -173,6 +179,8 @@ class ExportFolder:
 
         def others() -> Iterator[Path]:
             for name, entry in files:
+                if name in self._written:  # nearly all of them, and a `Path` of each would take long
+                    continue
                 path = self._run.root / name
                 if path.parent not in resolved:
                     resolved[path.parent] = path.parent.resolve()
@@ -249,17 +257,21 @@ def _holds(path: Path, entry: Entry) -> bool:
         return False
 
 
-def _linked(source: Path, path: Path) -> bool:
+def _linked(source: Path, path: str) -> bool:
     """Makes `path` a hard link to `source`; False if the file system refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        os.link(source, path)
+        return True
+    except FileExistsError:
+        folder, name = os.path.split(path)
+        temporary = Path(folder, f".{name}.{os.getpid()}.tmp")
         try:
-            os.link(source, path)
-        except FileExistsError:
-            if not path.samefile(source):
+            if not Path(path).samefile(source):
                 os.link(source, temporary)
                 temporary.replace(path)
+            return True
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            return False
     except OSError:
-        temporary.unlink(missing_ok=True)
         return False
-    return True

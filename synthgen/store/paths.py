@@ -54,6 +54,11 @@ def run_order(name: str) -> tuple[float, str]:
     return (math.inf if number is None else number, name)
 
 
+def image_name(image_id: int) -> str:
+    """The name of an image's file."""
+    return f"{image_id:012d}.png"
+
+
 class Paths:
     """The paths inside one run folder. A path need not exist."""
 
@@ -77,7 +82,7 @@ class Paths:
         return str(path).removeprefix(f"{self.root}/")
 
     def image(self, shard: int, image_id: int) -> Path:
-        return Path(f"{self.root}/{IMAGES}/{shard:05d}/{image_id:012d}.png")  # a single join: called for every image
+        return Path(f"{self.root}/{IMAGES}/{shard:05d}/{image_name(image_id)}")  # a single join: called for every image
 
     def images(self, shard: int) -> Path:
         return self.root / IMAGES / f"{shard:05d}"

@@ -15,6 +15,8 @@ from synthgen.backends import Filter
 from synthgen.errors import BackendError, RunError
 from synthgen.masks import decode_rle, encode_rle, mask_areas
 from synthgen.spec import REASONS
+from synthgen.store.marks import Mark
+from synthgen.store.paths import image_name
 from synthgen.store.run import Run
 from synthgen.store.tables import LABEL_COLUMNS, VERDICT_SCHEMA
 from synthgen.types import Annotation, Instances, Job, Record
@@ -116,7 +118,7 @@ class Accepted:
     """See `backends.Records`. Each iteration reads the records shard by shard, and memory holds one shard.
 
     Args:
-        jobs: gives the jobs of a shard, in order of id.
+        jobs: gives the jobs of some images of a shard, in order of id, by the shard's mark of generating.
         first_annotation: id of the first label. The ids of labels count up over all splits, in the order of images.
         without: ids of accepted images to leave out.
         all_images: all images that could be made, with the labels that have them rejected; not the accepted ones alone.
@@ -126,7 +128,7 @@ class Accepted:
     def __init__(
         self,
         run: Run,
-        jobs: Callable[[int], Iterable[Job]],
+        jobs: Callable[[int, Collection[int], Mark | None], Iterable[Job]],
         filters: Mapping[str, Filter[Any]],
         *,
         first_annotation: int = 1,
@@ -164,17 +166,18 @@ class Accepted:
             fates = self._fates(judged)
             generated = run.marks.read("generate", shard)
             made = generated.files if generated else {}
-            for job in self._jobs(shard):
-                if job.id in held:
-                    annotations = tuple(islice(labels, held[job.id]))
-                    if split in {None, job.split}:
-                        image = run.files.inside(run.paths.image(shard, job.id))
-                        _, checksum = made.get(run.paths.name(image), (0, ""))
-                        verdict, reasons = fates.get(job.id, ("accepted", ()))
-                        yield Record(
-                            job, image, annotations, measures[job.id], checksum, verdict, reasons,
-                            self._looked_for(job), dropped.get(job.id, frozenset()),
-                        )  # fmt: skip
+            folder = run.paths.images(shard)
+            inside, prefix = run.files.inside_of(folder), f"{run.paths.name(folder)}/"
+            for job in self._jobs(shard, held, generated):
+                annotations = tuple(islice(labels, held[job.id]))
+                if split in {None, job.split}:
+                    image = inside(name := image_name(job.id))
+                    _, checksum = made.get(prefix + name, (0, ""))
+                    verdict, reasons = fates.get(job.id, ("accepted", ()))
+                    yield Record(
+                        job, image, annotations, measures[job.id], checksum, verdict, reasons,
+                        self._looked_for(job), dropped.get(job.id, frozenset()),
+                    )  # fmt: skip
 
     def _fates(self, judged: pa.Table) -> dict[int, tuple[str, tuple[str, ...]]]:
         """Image id -> its verdict and reasons; empty if all images are accepted."""
@@ -236,6 +239,10 @@ class Accepted:
         sizes = zip(rows["height"].to_pylist(), rows["width"].to_pylist(), strict=True)
         names = [name for name in rows.column_names if name not in LABEL_COLUMNS]
         scores = zip(*(rows[name].to_pylist() for name in names), strict=True) if names else repeat(())
+        if any(rows[name].null_count for name in names):
+            held = ({n: value for n, value in zip(names, row, strict=True) if value is not None} for row in scores)
+        else:
+            held = (dict(zip(names, row)) for row in scores)  # noqa: B905 - a check of each row takes a third longer
         # Rows become objects one at a time: a whole shard of objects would keep the garbage collector busy.
         return map(
             Annotation,
@@ -245,7 +252,7 @@ class Accepted:
             zip(x0.tolist(), y0.tolist(), (x1 - x0).tolist(), (y1 - y0).tolist(), strict=True),
             rows["area"].to_pylist(),
             pc.equal(kept["verdict"], "ignored").to_pylist(),
-            ({n: value for n, value in zip(names, row, strict=True) if value is not None} for row in scores),
+            held,
             kept["instance"].to_pylist(),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from pycocotools import mask as coco_mask
 
 from synthgen.errors import BackendError
 from synthgen.masks import encode_rle
+from synthgen.store.marks import Mark
 from synthgen.store.records import Accepted, instances_of, label_rows, label_schema
 from synthgen.store.run import Run
 from synthgen.types import Instances, Job, Record
@@ -54,8 +56,8 @@ def job(image_id: int) -> Job:
     )  # fmt: skip
 
 
-def jobs(shard: int) -> list[Job]:
-    return [job(i) for i in IMAGES if (i - 1) // SHARD == shard]
+def jobs(shard: int, image_ids: Collection[int] = IMAGES, generated: Mark | None = None) -> list[Job]:
+    return [job(i) for i in IMAGES if (i - 1) // SHARD == shard and i in image_ids]
 
 
 @pytest.fixture
