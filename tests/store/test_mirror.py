@@ -16,6 +16,7 @@ import aiobotocore.client
 import boto3
 import orjson
 import pytest
+from annotated import square
 from builds import is_halted
 from moto.server import ThreadedMotoServer
 from runs import results
@@ -29,11 +30,14 @@ from synthgen.errors import RunError, SynthgenError
 from synthgen.judging.reviews import Review, ReviewLog, read_reviews
 from synthgen.pipeline.build import Build
 from synthgen.pipeline.generate import generate_shard
+from synthgen.pipeline.judge import judge_run
+from synthgen.pipeline.label import labels_digests
 from synthgen.pipeline.plan import plan_shards
 from synthgen.pipeline.verification import inspect
 from synthgen.review.queue import ReviewQueue
 from synthgen.store import lease, objects
 from synthgen.store.location import address, local_folder, local_run_folder, runs_in_store
+from synthgen.store.records import read_corrections
 from synthgen.store.run import Run
 
 WRITES = {"PutObject", "CopyObject", "DeleteObject", "DeleteObjects"}
@@ -234,7 +238,7 @@ def test_a_changed_threshold_replaces_verdicts_and_export(
     assert content["verdicts.parquet"] != before["verdicts.parquet"]
     machine("first")  # where the earlier export is
     Run.at(local_folder(url), "fruit", 1).refresh(files=True)
-    assert {p.read_bytes() for p in local_folder(url).glob("*/*/coco/*/*")} == {
+    assert {p.read_bytes() for p in local_folder(url).glob("*/*/coco/**/*") if p.is_file()} == {
         d for n, d in content.items() if n.startswith("coco/")
     }
     assert len(list(local_folder(url).glob("*/*/coco/*/*.png"))) == len(images)
@@ -737,10 +741,31 @@ def test_verdicts_of_people_go_to_the_store(s3: Any, url: str, machine: Any, run
         other.refresh()
         assert read_reviews(other.paths.reviews).of == {said.about: said}
     with other.reviewing(), ReviewLog.open(other.paths.reviews, other.files.publish) as log:
-        assert log.undo() == said
+        assert log.undo() == (said,)
     with run.reviewing():
         assert read_reviews(run.paths.reviews).of == {}
     assert set(stored(s3, run.address)) & {".review", ".lock"} == set()
+
+
+def test_masks_of_people_go_to_the_store(s3: Any, url: str, machine: Any, run_through: Any, quick: Any) -> None:
+    build = run_through(quick, local_folder(url))
+    (label, *_) = build.run.tables.read(build.run.paths.table("labels", 0)).to_pylist()
+    mask = square(3, 4, 9)["counts"]
+    digest = labels_digests(build, 0, {label["image_id"]})[label["image_id"]]
+    with build.run.reviewing(), ReviewLog.open(build.run.paths.reviews, build.run.files.publish) as log:
+        log.add(Review(label["image_id"], label["instance"], "bad_mask", None, "import", digest, rle=mask))
+    with build.run.lock():
+        judge_run(build)
+    machine("second")
+    other = Run.at(local_folder(url), "fruit", 1)
+    other.refresh()
+    found = read_corrections(other)
+    assert found is not None and found["rle"].to_pylist() == [mask]
+    with build.run.reviewing(), ReviewLog.open(build.run.paths.reviews, build.run.files.publish) as log:
+        log.undo()
+    with other.lock():
+        judge_run(Build.open(other))
+    assert read_corrections(other) is None and "corrections.parquet" not in stored(s3, other.address)
 
 
 def test_a_dataset_grows_in_a_store(
