@@ -153,7 +153,7 @@ class Backend(Exporter[Config]):
         """Of each index: its name and colour, and the id that the class has in other exports."""
         found: list[dict[str, Any]] = []
         if self.config.background == "class":
-            found.append({"index": 0, "name": _background(categories), "id": None, "color": palette()[0]})
+            found.append({"index": 0, "name": _free("background", categories), "id": None, "color": palette()[0]})
         for index, c in enumerate(categories, self._first()):
             found.append({"index": index, "name": c.name, "id": c.exported_id, "color": palette()[index]})
         return [{**one, "color": [*one["color"]]} for one in found]
@@ -161,13 +161,13 @@ class Backend(Exporter[Config]):
     def _meta(self, categories: Sequence[Category]) -> dict[str, Any]:
         """The same for datumaro, which goes by the colours."""
         known = self._classes(categories)
-        names = [*(one["name"] for one in known), "ignored"]
+        names = [*(one["name"] for one in known), _free("ignored", categories)]
         colours = [*(one["color"] for one in known), [*palette()[IGNORED]]]
         return {"label_map": {str(i): name for i, name in enumerate(names)}, "segmentation_colors": colours}
 
 
-def _background(categories: Sequence[Category]) -> str:
-    name = "background"
+def _free(name: str, categories: Sequence[Category]) -> str:
+    """A name that no class has."""
     while name in {category.name for category in categories}:
         name = f"_{name}_"
     return name

@@ -62,7 +62,7 @@ def _loading(spec: DatasetSpec) -> str:
     return f"""
 ## Loading
 
-`datasets.load_dataset` gives the images alone. The labels are read as COCO:
+{_by_datasets(spec)} The labels are read as COCO:
 
 ```python
 from torchvision.datasets import CocoDetection  # and pip install pycocotools
@@ -71,6 +71,14 @@ dataset = CocoDetection({images}, {json.dumps(f"coco/annotations/instances_{spli
 image, labels = dataset[0]
 ```
 """
+
+
+def _by_datasets(spec: DatasetSpec) -> str:
+    """What `datasets` gives, in a sentence."""
+    exporters = (name for name, config in spec.exporters.items() if config.use == "huggingface")
+    if (name := next(exporters, None)) is None:
+        return "`datasets.load_dataset` gives the images alone."
+    return f"`datasets.load_dataset({json.dumps(name)})` gives images and labels."
 
 
 def models_of(quality: Mapping[str, Any]) -> list[UsedModel]:

@@ -1,6 +1,7 @@
 """`report.html`, as a browser shows it and as text."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,14 @@ def test_the_card_says_how_the_labels_are_loaded(run: Build, monkeypatch: pytest
     found: dict[str, Any] = {}
     exec(code, found)
     assert found["image"].width and all("bbox" in label for label in found["labels"])
+
+
+def test_the_card_names_the_export_that_datasets_loads_whole(run: Build) -> None:
+    assert "`datasets.load_dataset` gives the images alone." in run.run.paths.card.read_text(encoding="utf-8")
+    spec = DatasetSpec.parse({**run.spec.dump(), "exporters": {"coco": {}, "hub": {"use": "huggingface"}}})
+    assert '`datasets.load_dataset("hub")` gives images and labels.' in card.dataset_card(
+        replace(run, spec=spec), orjson.loads(run.run.paths.quality.read_bytes())
+    )
 
 
 @pytest.mark.parametrize(
