@@ -9,6 +9,8 @@ from typing import Any, Literal
 from synthgen.backends import Source
 from synthgen.errors import FULL, SynthgenError
 
+OFFLINE = "HF_HUB_OFFLINE is set, which forbids to ask the hub; unset it"
+
 
 @contextmanager
 def explained(source: Source, kind: Literal["model", "dataset"] = "model") -> Iterator[None]:
@@ -32,7 +34,7 @@ def explained(source: Source, kind: Literal["model", "dataset"] = "model") -> It
     except errors.RepositoryNotFoundError as error:
         raise ValueError(f"the hub has no {kind} of this name, or it is a private one: for those, {log_in}") from error
     except errors.OfflineModeIsEnabled as error:
-        raise ValueError("HF_HUB_OFFLINE is set, which forbids to ask the hub; unset it") from error
+        raise ValueError(OFFLINE) from error
     except errors.LocalEntryNotFoundError as error:
         raise ValueError(f"the hub cannot be reached ({first_line(error).removeprefix('Got: ')})") from error
     except errors.HfHubHTTPError as error:

@@ -13,7 +13,7 @@ from typing import Any
 from synthgen.backends import Source
 from synthgen.base.files import sha256
 from synthgen.base.interrupts import abandonable
-from synthgen.models.hub.client import explained, quiet_client
+from synthgen.models.hub.client import OFFLINE, explained, quiet_client
 from synthgen.models.transfer import Progress, Report
 
 CARD = "README.md"
@@ -99,7 +99,9 @@ class Upload:
         from huggingface_hub import HfApi, constants, errors, get_token
         from huggingface_hub.hf_api import RepoFile
 
-        if not constants.HF_HUB_OFFLINE and get_token() is None:
+        if constants.HF_HUB_OFFLINE:
+            raise ValueError(OFFLINE)  # before the client says that it has no token
+        if get_token() is None:
             raise ValueError("there is no token: log in with `hf auth login`, or set HF_TOKEN to one that may write")
         api = HfApi()
         with explained(Source(repository), "dataset"), quiet_client():
