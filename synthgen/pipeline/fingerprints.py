@@ -237,7 +237,7 @@ DEPENDENCIES: dict[StageName, Dependencies] = {
     "report": Dependencies(
         "run",
         lambda its, _: reported_by(its.spec),
-        (Upstream("judge"), Upstream("label"), Upstream("measure")),
+        (Upstream("judge"), Upstream("generate"), Upstream("label"), Upstream("measure")),
     ),
 }
 # The stages that every planned shard goes through, in order.

@@ -28,6 +28,19 @@ BROKEN = {
         {"grounder": {"use": "detector", "prompt": "{a}"}},
         "grounder.prompt: got '{a}'; takes text with one {} in it, where the word goes",
     ),
+    r"^(?!data$)[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$": (
+        {"exporters": {"huggingface": {"config_name": "data"}}},
+        "exporters.huggingface.config_name: got 'data'; takes letters, digits, _, . and -, at most 64 of them, a "
+        "letter or digit first; not data",
+    ),
+    r"^\d{4}-\d{2}-\d{2}$": (
+        {"publication": {"date": "today"}},
+        "publication.date: got 'today'; takes a date such as 2026-11-28",
+    ),
+    r"^https?://\S+$": (
+        {"publication": {"url": "example.org"}},
+        "publication.url: got 'example.org'; takes an address that begins with https:// or http://",
+    ),
     r"^(ray://)?[^\s:/]+:\d+$": (
         {"runner": "local", "address": "head"},
         "address: got 'head'; takes an address such as ray://head:10001 or head:6379",

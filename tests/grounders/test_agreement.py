@@ -210,7 +210,7 @@ def test_the_fingerprint_has_those_of_the_parts(folders):
 
 
 def test_scores_are_not_known_if_those_of_a_part_are_not(monkeypatch):
-    own = SimpleNamespace(Backend=lambda *_: SimpleNamespace(score_names=lambda: None))
+    own = SimpleNamespace(Backend=lambda *_: SimpleNamespace(score_names=lambda: None, looks_for="asked"))
     monkeypatch.setattr(agreement, "backend_module", lambda *_: own)
     config = agreement.Config(use="agreement", of=(layout.Config(use="layout"),) * 2)
     assert agreement.Backend(config, CATEGORIES).score_names() is None

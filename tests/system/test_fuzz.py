@@ -315,7 +315,12 @@ TABLES: list[tuple[str, Callable[[pa.Table], pa.Table], str, str]] = [
         "export",
         "of classes that its spec lacks",
     ),
-    ("verdicts.parquet", values("category_id", lambda old: [None] * len(old)), "report", "are not on its labels"),
+    (
+        "verdicts.parquet",
+        values("category_id", lambda old: [None] * len(old)),
+        "report",
+        "of classes that its spec lacks",
+    ),
 ]
 
 
