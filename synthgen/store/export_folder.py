@@ -15,7 +15,7 @@ from typing import IO, Any
 
 from synthgen.backends import ImageEncoding
 from synthgen.base.file_lists import Entry, NameSet, format_entry, read_entries
-from synthgen.base.files import naming_errors, read_bytes, remove_temporary, sha256
+from synthgen.base.files import naming_errors, read_bytes, remove_temporary, sha256, sync_disk
 from synthgen.errors import RunError
 from synthgen.store.encodings import Encoder, UnreadableImage
 from synthgen.store.images import committed_images
@@ -40,6 +40,7 @@ def exporting(run: Run, exporter: str, inputs: str, encoder: Encoder | None = No
         yield written
         written.remove_others(chain(mark.files.items() if mark else (), read_entries(list_file)))
         written.require_unique_names()
+        sync_disk(written.root)
     run.marks.commit(
         "export", exporter, inputs, [list_file], seconds=time.monotonic() - started, counts={"files": len(written)},
         notes=written.notes,
@@ -68,6 +69,11 @@ class ExportFolder:
 
     def __len__(self) -> int:
         return len(self._written)
+
+    @property
+    def root(self) -> Path:
+        """Where its files are, without links."""
+        return self._root if self._root.is_dir() else self._run.root
 
     def has(self, name: str) -> bool:
         """Whether a file of this name has been written."""
@@ -101,7 +107,7 @@ class ExportFolder:
     @contextmanager
     def open(self, name: str) -> Iterator[IO[bytes]]:
         path = self._path(name)
-        with self._run.files.writing(Path(path)) as file:
+        with self._run.files.writing(Path(path), synced=False) as file:
             yield file
         self._note(path, None)
 
@@ -109,12 +115,12 @@ class ExportFolder:
         path = self._path(name)
         self._run.files.confirm()
         if not self._encoder.keeps(encoding):
-            with self._run.files.writing(Path(path)) as file:
+            with self._run.files.writing(Path(path), synced=False) as file:
                 file.write(self.image_bytes(source, encoding=encoding))
             self._note(path, None)
             return
         if encoding == "copy" or not _linked(source, path):
-            with self._run.files.writing(Path(path)) as file:
+            with self._run.files.writing(Path(path), synced=False) as file:
                 file.write(read_bytes(source))
         self._note(path, self._entry_of(source))
 

@@ -97,10 +97,10 @@ class Files:
     # Writing
 
     @contextmanager
-    def writing(self, path: Path) -> Iterator[IO[bytes]]:
+    def writing(self, path: Path, *, synced: bool = True) -> Iterator[IO[bytes]]:
         """`atomic`, for a file of this folder."""
         self.confirm()  # before `atomic`, which would make the folder again if it is gone
-        with atomic(path) as file:
+        with atomic(path, synced=synced) as file:
             yield file
             self.confirm()
 

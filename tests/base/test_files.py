@@ -1,17 +1,19 @@
 """Files that are whole or not there."""
 
 import builtins
+import ctypes
 import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from folders import names, write
 
 from synthgen.base.file_lists import read_entries
-from synthgen.base.files import atomic, read_bytes, sha256
+from synthgen.base.files import atomic, read_bytes, sha256, sync_disk
 from synthgen.errors import OutOfRoom, of_system
 
 
@@ -88,3 +90,28 @@ def test_atomic_syncs_the_file_before_it_gets_its_name(tmp_path: Path, monkeypat
     monkeypatch.setattr(os, "fsync", lambda _: seen.append((tmp_path / "b.bin").exists()))
     write(tmp_path / "b.bin")
     assert seen == [False, True]  # the file, without its name; then the folder, with it
+
+
+def test_a_disk_is_synced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: pytest.fail("a file that the caller syncs later"))
+    with atomic(tmp_path / "a", synced=False) as file:
+        file.write(b"x")
+    sync_disk(tmp_path)
+    assert (tmp_path / "a").read_bytes() == b"x"
+    with pytest.raises(FileNotFoundError):
+        sync_disk(tmp_path / "none")
+    called: list[str] = []
+    monkeypatch.setattr(os, "sync", lambda: called.append("all disks"))
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
+    sync_disk(tmp_path)
+    assert called == ["all disks"], "where the system has no syncfs"
+
+
+def test_a_disk_that_cannot_be_synced_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> int:
+        ctypes.set_errno(errno.ENOSPC)
+        return -1
+
+    monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: SimpleNamespace(syncfs=full))
+    with pytest.raises(OutOfRoom, match=str(tmp_path)):
+        sync_disk(tmp_path)

@@ -14,6 +14,7 @@ from folders import names
 from synthgen.base.file_lists import format_entry, read_entries
 from synthgen.base.files import sha256
 from synthgen.errors import RunError
+from synthgen.store import export_folder
 from synthgen.store.export_folder import ExportedFolder, exporting
 from synthgen.store.marks import Mark, Marks
 from synthgen.store.run import Run
@@ -189,6 +190,28 @@ def test_a_list_that_was_written_without_its_mark_counts(run: Run, monkeypatch: 
     assert not run.marks.is_done("export", "coco", "inputs")
     exported(run, newest=b"3")
     assert names(run.root / "coco") == ["newest.json"]
+
+
+def test_the_disk_is_synced_once_before_the_mark(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for each file: there may be millions."""
+    synced: list[Path] = []
+
+    def sync(folder: Path) -> None:
+        assert names(run.root / "coco") == ["a.json", "b.json"] and not run.marks.is_done("export", "coco", "inputs")
+        synced.append(folder)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(export_folder, "sync_disk", sync)
+        exported(run, a=b"1", b=b"2")
+    assert synced == [run.root / "coco"] and run.marks.is_done("export", "coco", "inputs")
+
+    def fails(_: Path) -> None:
+        raise OSError(errno.EIO, "the disk fails")
+
+    monkeypatch.setattr(export_folder, "sync_disk", fails)
+    with pytest.raises(OSError, match="the disk fails"):
+        exported(run, c=b"3")
+    assert not run.marks.is_done("export", "coco", "inputs")
 
 
 def test_two_files_of_one_name_are_an_error(run: Run) -> None:
