@@ -39,8 +39,13 @@ OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "yolo_detect": ("yolo", {"task": "detect"}),
     "voc_png": ("voc", {"images": "link"}),
 }
-# Ours, beside what supervision and datumaro call it.
-BESIDE = {"coco": ("coco", "coco_instances"), "yolo": ("yolo", "yolo"), "voc_png": ("pascal_voc", "voc")}
+# Ours, beside other tools and what they call it. datumaro's YOLO has boxes alone.
+BESIDE = {
+    "coco": {"supervision": "coco", "datumaro": "coco_instances"},
+    "yolo": {"supervision": "yolo"},
+    "yolo_detect": {"datumaro": "yolo"},
+    "voc_png": {"supervision": "pascal_voc", "datumaro": "voc"},
+}
 READERS = Path(__file__).parents[1] / ".venv" / "readers" / "bin" / "python"
 OTHERS = """
 import json, sys, tempfile, time
@@ -176,7 +181,7 @@ def main() -> None:
             for case, forms in BESIDE.items():
                 ours = measured(command(case, root, Path(folder) / case))
                 print(f"{options.beside:,} images, {case:>15}: {shown(ours)}", flush=True)
-                for tool, form in zip(("supervision", "datumaro"), forms, strict=True):
+                for tool, form in forms.items():
                     what = [str(READERS), "-W", "ignore", "-c", OTHERS, tool, form, str(Path(folder) / "coco" / "coco")]
                     found = measured(what)
                     ratio = found["cpu"] / ours["cpu"]
