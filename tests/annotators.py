@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
+from drawn import SHAPES, ListedRecords, drawn
 from readers import run_reader
+
+from synthgen.types import Record
 
 
 def exported_by_cvat(file: Path, edit: Callable[[dict[str, Element]], None], to: Path) -> Path:
@@ -124,3 +128,26 @@ def annotated_tasks(folder: Path) -> list[dict[str, Any]]:
     return [
         {"id": i, "data": t["data"], "annotations": t["predictions"], "predictions": []} for i, t in enumerate(tasks, 1)
     ]
+
+
+# An image of every shape, an empty one, and one with a region to be ignored and an object without pixels.
+OBJECTS = [(1 + i % 4, name) for i, name in enumerate(SHAPES) if name != "empty"]
+
+
+def shown(folder: Path) -> list[Record]:
+    """The images that annotators get, with ids from 12."""
+    return drawn(
+        folder,
+        ("train", OBJECTS),
+        ("val", []),
+        ("train", [(1, "ring", True), (2, "empty"), (2, "disc")]),
+        first=12,
+    ).listed
+
+
+def boxed(folder: Path) -> ListedRecords:
+    """The same, where the object without pixels has a box."""
+    *others, last = shown(folder)
+    ring, empty, disc = last.annotations
+    box = replace(empty, bbox_xywh=(4.25, 4.0, 8.5, 7.5))
+    return ListedRecords([*others, replace(last, annotations=(ring, box, disc))])

@@ -76,6 +76,10 @@ class ImageOptions(SubsetOptions):
         """The ending of the names of image files."""
         return ENDINGS[self.images]
 
+    def image_name(self, image_id: int) -> str:
+        """The usual name of an image's file: 000000000001.png."""
+        return f"{image_id:012d}{self.image_ending}"
+
 
 class Folder(Protocol):
     """Where an exporter writes. A name is relative, has forward slashes and is given once; an exporter can reach

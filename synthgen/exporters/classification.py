@@ -13,17 +13,16 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from pydantic import Field
 
 from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records
 from synthgen.base.pictures import require_png
 from synthgen.errors import BackendError
+from synthgen.exporters._classes_file import CLASSES, faults_of_classes, write_classes
 from synthgen.exporters._file_names import file_names
 from synthgen.types import Annotation, Box, Category, DatasetInfo, Record
 
-CLASSES = "classes.json"
 CARD = "README.md"
 
 
@@ -69,11 +68,7 @@ class Backend(Exporter[Config]):
                 self._write(record, chosen, folders, folder)
         with folder.open(CARD) as file:
             file.write(_card([split for split in info.splits if split in files]))
-        with folder.open(CLASSES) as file:
-            subset = {"subset": info.subset} if info.subset else {}
-            said = {"name": info.name, "content_hash": records.content_hash, **subset}
-            classes = _classes(info.categories)
-            file.write(orjson.dumps({**said, "classes": classes}, option=orjson.OPT_INDENT_2) + b"\n")
+        write_classes(folder, info, records.content_hash, _classes(info.categories))
         for sentence in [*left_out.sentences(self.config.of), *_uneven(files)]:
             folder.report_loss(sentence)
 
@@ -87,17 +82,7 @@ class Backend(Exporter[Config]):
                     faulty.add(record.job.split)
                     yield name, fault
                     break
-        if not folder.has(CLASSES):
-            yield CLASSES, "is not among the exported files"
-            return
-        with folder.open(CLASSES) as file:
-            try:
-                found = orjson.loads(file.read())
-            except ValueError as error:
-                yield CLASSES, f"is no JSON: {error}"
-                return
-        if not isinstance(found, dict) or found.get("classes") != _classes(self.categories):
-            yield CLASSES, "does not have the classes of the spec"
+        yield from faults_of_classes(folder, _classes(self.categories))
 
     def _faults(self, folder: ExportedFolder, record: Record, folders: Mapping[int, str]) -> Iterator[tuple[str, str]]:
         chosen = self._chosen(record)

@@ -96,7 +96,7 @@ class Backend(Exporter[Config]):
                     file = stack.enter_context(folder.open(name))
                     files[name] = SplitFile(info, entries, file, stack.enter_context(folder.scratch()))
             for record in records:
-                split, image_name = record.job.split, self._image_name(record)
+                split, image_name = record.job.split, self.config.image_name(record.job.id)
                 path = f"{self._images_folder(split)}/{image_name}"
                 folder.image(record.image_path, path, encoding=self.config.images)
                 image = self._image(info, record, image_name)
@@ -132,7 +132,7 @@ class Backend(Exporter[Config]):
                     files = [stack.enter_context(folder.open(name)) for _ in range(2)]
                     readers[name] = self._reader(folder, match[1], match[2], files, stuff)
             for record in records:
-                image_name = self._image_name(record)
+                image_name = self.config.image_name(record.job.id)
                 for kind, part in self._parts(record, stuff).items():
                     name = f"annotations/{kind}_{record.job.split}.json"
                     if name in faults:
@@ -194,9 +194,6 @@ class Backend(Exporter[Config]):
                 return file.read()
 
         return PanopticReader(images, annotations, entries, stuff, pixels)
-
-    def _image_name(self, record: Record) -> str:
-        return f"{record.job.id:012d}{self.config.image_ending}"
 
     def _images_folder(self, split: str) -> str:
         return self.config.images_in.replace("{split}", split)

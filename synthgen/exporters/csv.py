@@ -129,7 +129,7 @@ class Backend(Exporter[Config]):
         return ""
 
     def _image(self, record: Record) -> str:
-        return f"images/{record.job.split}/{record.job.id:012d}{self.config.image_ending}"
+        return f"images/{record.job.split}/{self.config.image_name(record.job.id)}"
 
     def _rows(self, record: Record, categories: Sequence[Category]) -> Iterator[tuple[list[Any], Mapping[str, float]]]:
         """The cells of each row of an image without its scores, and the scores."""

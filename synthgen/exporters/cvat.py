@@ -54,7 +54,7 @@ class Backend(Exporter[Config]):
         lines, sizes, scores = _Lines(info.categories), Counter[str](), set[str]()
         with folder.scratch() as images:
             for index, record in enumerate(records):
-                name = self._image_name(record)
+                name = self.config.image_name(record.job.id)
                 folder.image(record.image_path, f"images/{name}", encoding=self.config.images)
                 images.write(lines.image(record, index, name).encode())
                 sizes[record.job.split] += 1
@@ -86,7 +86,7 @@ class Backend(Exporter[Config]):
         if labels[:-1] != [category.name for category in self.categories]:
             raise ValueError(f"has other classes: {shown(labels[:-1])}")
         for index, record in enumerate(records):
-            name, what = self._image_name(record), f"image {record.job.id}"
+            name, what = self.config.image_name(record.job.id), f"image {record.job.id}"
             element = next(found, None)
             (expected,) = children_of(BytesIO(f"<a>{lines.image(record, index, name)}</a>".encode()), "a")
             if element is None or _essence(element) != _essence(expected):
@@ -100,9 +100,6 @@ class Backend(Exporter[Config]):
                 raise ValueError(f"has {what}, whose file {path} is not among the exported files")
         if next(found, None) is not None:
             raise ValueError("does not have the accepted images: it has others besides")
-
-    def _image_name(self, record: Record) -> str:
-        return f"{record.job.id:012d}{self.config.image_ending}"
 
 
 def _fault(name: str) -> str:

@@ -95,7 +95,7 @@ class Backend(Exporter[Config]):
                 elif shards:
                     writers[split] = MetadataWriter(stack.enter_context(folder.open(*self._files(split, survey))))
             for record in records:
-                writer, row, name = writers[record.job.split], rows.row(record), self._image_name(record)
+                writer, row, name = writers[record.job.split], rows.row(record), self.config.image_name(record.job.id)
                 if self._is_parquet:
                     image = folder.image_bytes(record.image_path, encoding=self.config.images)
                     writer.add({"image": {"bytes": image, "path": name}, **row}, len(image))
@@ -130,7 +130,7 @@ class Backend(Exporter[Config]):
         readers = {split: SplitReader(folder, self._files(split, survey), schema) for split in survey.shards}
         is_same = self.config.images in {"link", "copy"}
         for record in records:
-            row, name = rows.row(record), self._image_name(record)
+            row, name = rows.row(record), self.config.image_name(record.job.id)
             if not self._is_parquet:
                 row, name = {"file_name": name, **row}, self._image_file(record)
             readers[record.job.split].compare(record, row, name, is_same=is_same)
@@ -167,9 +167,6 @@ class Backend(Exporter[Config]):
         """Which files `datasets` loads for a split."""
         return f"{self._folder}/{split_name(split)}{'-*' if self._is_parquet else '/**'}"
 
-    def _image_name(self, record: Record) -> str:
-        return f"{record.job.id:012d}{self.config.image_ending}"
-
     def _image_file(self, record: Record) -> str:
         """In an image folder."""
-        return f"{self._folder}/{split_name(record.job.split)}/{self._image_name(record)}"
+        return f"{self._folder}/{split_name(record.job.split)}/{self.config.image_name(record.job.id)}"

@@ -74,7 +74,7 @@ class Backend(Exporter[Config]):
             file.write(b"[")
             before = b"\n"
             for record in records:
-                name = self._image_name(record)
+                name = self.config.image_name(record.job.id)
                 folder.image(record.image_path, f"images/{name}", encoding=self.config.images)
                 file.write(before + orjson.dumps(self._task(record, name, names)))
                 before = b",\n"
@@ -107,7 +107,7 @@ class Backend(Exporter[Config]):
     def _compare(self, folder: ExportedFolder, found: Iterator[Any], records: Records) -> None:
         names = {category.id: category.name for category in self.categories}
         for record in records:
-            name, what = self._image_name(record), f"image {record.job.id}"
+            name, what = self.config.image_name(record.job.id), f"image {record.job.id}"
             expected = orjson.loads(orjson.dumps(self._task(record, name, names)))
             task = next(found, None)
             if not isinstance(task, dict) or task.get("data") != expected["data"]:
@@ -119,9 +119,6 @@ class Backend(Exporter[Config]):
                 raise ValueError(f"has {what}, whose file {path} is not among the exported files")
         if next(found, None) is not None:
             raise ValueError("does not have the accepted images: it has others besides")
-
-    def _image_name(self, record: Record) -> str:
-        return f"{record.job.id:012d}{self.config.image_ending}"
 
     def _task(self, record: Record, name: str, names: Mapping[int, str]) -> dict[str, Any]:
         job = record.job

@@ -108,7 +108,7 @@ class Backend(Exporter[Config]):
         yield from sorted(faults.items())
 
     def _path(self, record: Record) -> str:
-        return f"{record.job.split}/{record.job.id:012d}{self.config.image_ending}"
+        return f"{record.job.split}/{self.config.image_name(record.job.id)}"
 
     def _image(self, record: Record, ids: Mapping[int, int]) -> dict[str, Any]:
         shown = {a.category_id for a in _shown(record)}

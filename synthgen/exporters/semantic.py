@@ -17,12 +17,12 @@ from pydantic import Field
 
 from synthgen.backends import ExportedFolder, Exporter, Folder, ImageOptions, Records, Request
 from synthgen.errors import BackendError, Problem
+from synthgen.exporters._classes_file import faults_of_classes, write_classes
 from synthgen.exporters._painting import Covered, Painting, paint
 from synthgen.exporters._palette import decode_indices, encode_indices, palette
 from synthgen.types import Category, DatasetInfo, Record
 
 IGNORED = 255  # what PyTorch users and MMSegmentation leave out of losses and scores
-CLASSES = "classes.json"
 META = "dataset_meta.json"  # datumaro's
 
 
@@ -71,10 +71,8 @@ class Backend(Exporter[Config]):
             for split in sorted(splits):
                 with folder.open(f"{split}/{META}") as file:
                     file.write(_json(self._meta(info.categories)))
-        with folder.open(CLASSES) as file:
-            subset = {"subset": info.subset} if info.subset else {}
-            said = {"name": info.name, "content_hash": records.content_hash, **subset}
-            file.write(_json({**said, "ignore_index": IGNORED, "classes": self._classes(info.categories)}))
+        classes = self._classes(info.categories)
+        write_classes(folder, info, records.content_hash, classes, ignore_index=IGNORED)
         for sentence in covered.sentences("masks"):
             folder.report_loss(sentence)
 
@@ -87,17 +85,7 @@ class Backend(Exporter[Config]):
                 if fault := self._fault(folder, record, mask):
                     faulty.add(record.job.split)
                     yield mask, fault
-        if not folder.has(CLASSES):
-            yield CLASSES, "is not among the exported files"
-            return
-        with folder.open(CLASSES) as file:
-            try:
-                found = orjson.loads(file.read())
-            except ValueError as error:
-                yield CLASSES, f"is no JSON: {error}"
-                return
-        if not isinstance(found, dict) or found.get("classes") != self._classes(self.categories):
-            yield CLASSES, "does not have the classes of the spec"
+        yield from faults_of_classes(folder, self._classes(self.categories))
 
     def _fault(self, folder: ExportedFolder, record: Record, name: str) -> str:
         """What is wrong with an image and its mask: the end of a sentence that begins with the mask's name; "" if

@@ -184,7 +184,7 @@ class Backend(Exporter[Config]):
         lines = [
             "<annotation>",
             f"\t<folder>VOC{self.config.year}</folder>",
-            f"\t<filename>{job.id:012d}{self.config.image_ending}</filename>",
+            f"\t<filename>{self.config.image_name(job.id)}</filename>",
             "\t<source>\n\t\t<database>synthgen</database>\n\t</source>",
             f"\t<size>\n\t\t<width>{job.width}</width>\n\t\t<height>{job.height}</height>",
             "\t\t<depth>3</depth>\n\t</size>",

@@ -67,7 +67,7 @@ class Backend(Exporter[Config]):
                 if split not in writers:
                     writers[split] = _TarWriter(folder, split, self.config.max_shard_bytes, stack)
                 image = folder.image_bytes(record.image_path, encoding=self.config.images)
-                members = [(self._image_name(record), image), (_labels_name(record), names.line(record))]
+                members = [(self.config.image_name(record.job.id), image), (_labels_name(record), names.line(record))]
                 survey.add(record, is_first=writers[split].add(members, len(record.annotations)))
             for writer in writers.values():
                 writer.finish()
@@ -93,16 +93,13 @@ class Backend(Exporter[Config]):
         is_same = self.config.images in {"link", "copy"}
         for record in records:
             reader = readers.setdefault(record.job.split, _TarReader(folder, record.job.split))
-            reader.compare(record, self._image_name(record), names.line(record), is_same=is_same)
+            reader.compare(record, self.config.image_name(record.job.id), names.line(record), is_same=is_same)
         found = [fault for reader in readers.values() if (fault := reader.finish())]
         found += [(name, NOT_EXPORTED) for name in (INDEX, CARD) if not folder.has(name)]
         if not found:
             shards = {split: reader.shards for split, reader in readers.items()}
             found += _index_faults(folder, _index(records.content_hash, self.categories, shards))
         yield from sorted(found)
-
-    def _image_name(self, record: Record) -> str:
-        return f"{record.job.id:012d}{self.config.image_ending}"
 
 
 def _labels_name(record: Record) -> str:

@@ -19,7 +19,7 @@ from synthgen.pipeline.licences import licensed_models
 from synthgen.pipeline.responsible_ai import Making
 from synthgen.pipeline.signing import signer_of
 from synthgen.pipeline.stages import Stages
-from synthgen.pipeline.subset import subset_of
+from synthgen.pipeline.subset import part_options, subset_of
 from synthgen.spec import DatasetSpec
 from synthgen.store.content import Content, Stored
 from synthgen.store.encodings import Encoder
@@ -147,9 +147,8 @@ def content_hash(build: Build) -> str:
         RunError: the run has not been judged yet, or a record is damaged.
     """
     for name, exporter in build.stages.exporters.items():
-        mark = build.run.marks.read("export", name)
-        part, _ = subset_of(whole := accepted_images(build), info_of(build), exporter.config)
-        if mark and part is whole and build.is_done("export", name) and "content_hash" in mark.notes:
+        mark = None if part_options(exporter.config) else build.run.marks.read("export", name)
+        if mark and "content_hash" in mark.notes and build.is_done("export", name):
             return str(mark.notes["content_hash"])
     return Content(accepted_images(build), build.spec.categories).content_hash
 

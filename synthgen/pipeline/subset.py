@@ -96,11 +96,18 @@ class Subset:
         return "; ".join(said)
 
 
+def part_options(options: object) -> SubsetOptions | None:
+    """The options of an exporter if they ask for a part of the dataset; None if they take all of it."""
+    if isinstance(options, SubsetOptions) and not SubsetOptions.added <= options.untouched():
+        return options
+    return None
+
+
 def subset_of(records: Stored, info: DatasetInfo, options: object) -> tuple[Stored, DatasetInfo]:
     """The part that the options of an exporter ask for, and what it says of itself."""
-    if not isinstance(options, SubsetOptions) or SubsetOptions.added <= options.untouched():
+    if (asked := part_options(options)) is None:
         return records, info
-    part = Subset(records, info.categories, options)
+    part = Subset(records, info.categories, asked)
     return part, part.info(info)
 
 

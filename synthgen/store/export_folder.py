@@ -115,14 +115,18 @@ class ExportFolder:
         path = self._path(name)
         self._run.files.confirm()
         if not self._encoder.keeps(encoding):
-            with self._run.files.writing(Path(path), synced=False) as file:
-                file.write(self.image_bytes(source, encoding=encoding))
-            self._note(path, None)
+            self._write(path, self.image_bytes(source, encoding=encoding))
             return
         if encoding == "copy" or not _linked(source, path):
             with self._run.files.writing(Path(path), synced=False) as file:
                 file.write(read_bytes(source))
         self._note(path, self._entry_of(source))
+
+    def _write(self, path: str, data: bytes) -> None:
+        """A whole file at once, which need not be read again for its checksum."""
+        with self._run.files.writing(Path(path), synced=False) as file:
+            file.write(data)
+        self._note(path, (len(data), hashlib.sha256(data).hexdigest()))
 
     def image_bytes(self, source: Path, *, encoding: ImageEncoding = "link") -> bytes:
         with _naming(source, encoding):
@@ -132,8 +136,7 @@ class ExportFolder:
         with _naming(source, encoding):
             files = self._encoder.crops(self._read(source), boxes.values(), encoding)
             for name, data in zip(boxes, files, strict=True):
-                with self.open(name) as file:
-                    file.write(data)
+                self._write(self._path(name), data)
 
     def report_loss(self, sentence: str) -> None:
         self.notes.setdefault("losses", []).append(sentence)

@@ -7,25 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, contents, drawn, export, verified
+from annotators import OBJECTS, shown
+from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, contents, export, verified
 from readers import run_reader
 
 from synthgen.backends import Request
 from synthgen.exporters.cvat import Backend, Config
 from synthgen.types import Category
 
-# An image of every shape, an empty one, and one with a region to be ignored and an object without pixels.
-OBJECTS = [(1 + i % 4, name) for i, name in enumerate(SHAPES) if name != "empty"]
 SAID = {12: "accepted", 13: "rejected, sharpness, stability", 14: "accepted"}
 REQUEST = Request(HEIGHT, WIDTH, has_layout=False, words=frozenset())
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> ListedRecords:
-    listed = drawn(
-        tmp_path_factory.mktemp("images"),
-        ("train", OBJECTS), ("val", []), ("train", [(1, "ring", True), (2, "empty"), (2, "disc")]), first=12,
-    ).listed  # fmt: skip
+    listed = shown(tmp_path_factory.mktemp("images"))
     last = listed[2]
     ring, empty, disc = last.annotations
     boxed = replace(empty, bbox_xywh=(4.25, 4.0, 8.5, 7.125), instance=4)  # Labels 1 to 3 were dropped.

@@ -7,24 +7,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, contents, drawn, export, verified
+from annotators import OBJECTS, shown
+from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, contents, export, verified
 from readers import run_reader
 
 from synthgen.backends import Request
 from synthgen.exporters.label_studio import Backend, Config
 from synthgen.types import Category
 
-OBJECTS = [(1 + i % 4, name) for i, name in enumerate(SHAPES) if name != "empty"]
 REQUEST = Request(HEIGHT, WIDTH, has_layout=False, words=frozenset())
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> ListedRecords:
     """An image of every shape, an empty one, and one with a region to be ignored and an object without pixels."""
-    listed = drawn(
-        tmp_path_factory.mktemp("images"),
-        ("train", OBJECTS), ("val", []), ("train", [(1, "ring", True), (2, "empty"), (2, "disc")]), first=12,
-    ).listed  # fmt: skip
+    listed = shown(tmp_path_factory.mktemp("images"))
     ring, empty, disc = listed[2].annotations
     boxed = replace(empty, bbox_xywh=(4.25, 4.0, 8.5, 7.125), instance=4, scores={"predicted_iou": 0.25})
     rejected = replace(listed[1], verdict="rejected", reasons=("sharpness",))

@@ -2,15 +2,14 @@
 
 import re
 import zipfile
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from xml.etree.ElementTree import Element, SubElement
 
 import numpy as np
 import pytest
-from annotators import as_cvat, draw, exported_by_cvat, instances
-from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, drawn, export
+from annotators import as_cvat, boxed, draw, exported_by_cvat, instances
+from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, export
 from pycocotools import mask as coco_mask
 
 from synthgen.errors import RunError
@@ -20,19 +19,12 @@ from synthgen.review.annotated import AnnotatedImage, AnnotatedObject
 from synthgen.review.cvat import read_cvat
 from synthgen.review.formats import read_annotations
 
-OBJECTS = [(1 + i % 4, name) for i, name in enumerate(SHAPES) if name != "empty"]
 NAMES = {c.id: c.name for c in INFO.categories}
 
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> ListedRecords:
-    listed = drawn(
-        tmp_path_factory.mktemp("images"),
-        ("train", OBJECTS), ("val", []), ("train", [(1, "ring", True), (2, "empty"), (2, "disc")]), first=12,
-    ).listed  # fmt: skip
-    ring, empty, disc = listed[2].annotations
-    boxed = replace(empty, bbox_xywh=(4.25, 4.0, 8.5, 7.5))
-    return ListedRecords([*listed[:2], replace(listed[2], annotations=(ring, boxed, disc))])
+    return boxed(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")

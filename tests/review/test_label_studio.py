@@ -3,15 +3,14 @@
 import json
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-from annotators import annotated_tasks, exported_by_label_studio
-from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, drawn, export
+from annotators import OBJECTS, annotated_tasks, boxed, exported_by_label_studio
+from drawn import HEIGHT, HOSTILE, INFO, SHAPES, WIDTH, ListedRecords, export
 from pycocotools import mask as coco_mask
 
 from synthgen.base.brush_rle import encode_brush
@@ -22,7 +21,6 @@ from synthgen.review.annotated import AnnotatedImage, AnnotatedObject
 from synthgen.review.formats import read_annotations
 from synthgen.review.label_studio import read_label_studio
 
-OBJECTS = [(1 + i % 4, name) for i, name in enumerate(SHAPES) if name != "empty"]
 NAMES = {c.id: c.name for c in INFO.categories}
 SIZE = {"original_width": WIDTH, "original_height": HEIGHT}
 TRIANGLE = [(10.5, 5.0), (40.25, 8.5), (22.0, 30.75)]
@@ -30,13 +28,7 @@ TRIANGLE = [(10.5, 5.0), (40.25, 8.5), (22.0, 30.75)]
 
 @pytest.fixture(scope="module")
 def records(tmp_path_factory: pytest.TempPathFactory) -> ListedRecords:
-    listed = drawn(
-        tmp_path_factory.mktemp("images"),
-        ("train", OBJECTS), ("val", []), ("train", [(1, "ring", True), (2, "empty"), (2, "disc")]), first=12,
-    ).listed  # fmt: skip
-    ring, empty, disc = listed[2].annotations
-    boxed = replace(empty, bbox_xywh=(4.25, 4.0, 8.5, 7.5))
-    return ListedRecords([*listed[:2], replace(listed[2], annotations=(ring, boxed, disc))])
+    return boxed(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
